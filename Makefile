@@ -1,0 +1,53 @@
+# Set-up and checks. Each target builds .venv from constraints.txt when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH ?= torch==2.13.0
+export HF_HUB_OFFLINE = 1
+export HF_DATASETS_OFFLINE = 1
+export HF_HUB_DISABLE_PROGRESS_BARS = 1
+export TOKENIZERS_PARALLELISM = true
+
+.PHONY: help install demo test test-slow check fix bench clean
+help:           ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
+
+.venv/.python:
+	$(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	@touch $@
+
+.venv/.demo: .venv/.python pyproject.toml constraints.txt
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.demo pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+install: .venv/.dev     ## editable install with everything that the tests need
+
+demo: .venv/.demo       ## Banking-77 on MiniLM: features, kNN table, neighbours (FULL=1: no subset)
+	$(BIN)/python -m recipes.demo $(if $(FULL),--full)
+
+check: .venv/.dev       ## format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fix: .venv/.dev         ## format and safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check             ## the default suite, offline
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-slow: .venv/.dev   ## real weights and long runs
+	$(BIN)/python -m pytest -q -m slow
+
+bench: .venv/.dev       ## every speed and memory claim; JSON into benchmarks/results
+	$(BIN)/python -m benchmarks.run
+
+clean:                  ## remove the environment
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Gradient features (FUNGI) for frozen Hugging Face encoders."""

@@ -1,0 +1,52 @@
+"""The only source of randomness: every random object has a name, every sample its own stream.
+
+Nothing here reads or moves a global generator. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def derive(seed: int, *names: str | bytes) -> int:
+    """Give the 63-bit integer that belongs to a root seed and a path of names.
+
+    Formula: the first 8 bytes (little-endian, halved) of sha256 over the seed and the
+    length-prefixed names, so that ("ab", "c") and ("a", "bc") differ.
+    """
+    digest = hashlib.sha256(str(int(seed)).encode())
+    for name in names:
+        data = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return int.from_bytes(digest.digest()[:8], "little") >> 1
+
+
+def torch_generator(seed: int, *names: str | bytes) -> torch.Generator:
+    """Give a private CPU generator for the named random object."""
+    import torch
+
+    return torch.Generator(device="cpu").manual_seed(derive(seed, *names))
+
+
+def numpy_generator(seed: int, *names: str | bytes) -> np.random.Generator:
+    """Give a private numpy generator for the named random object."""
+    return np.random.default_rng(derive(seed, *names))
+
+
+def sample_generator(seed: int, name: str, content: str | bytes) -> random.Random:
+    """Give the generator of one sample, keyed by what the sample holds and nothing else.
+
+    Args:
+        seed: The root seed.
+        name: The consumer, e.g. an objective's name.
+        content: The sample itself: its text, or the bytes of its samples or pixels.
+    """
+    return random.Random(derive(seed, name, content))
