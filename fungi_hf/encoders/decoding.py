@@ -1,0 +1,192 @@
+"""Turn any clip a user hands over into mono float32 samples at the encoder's rate.
+
+Invariants: memory is bounded by the encoder's limit, not by the file, because decoding,
+downmixing and resampling go block by block and stop at the limit; the samples are the same
+whether the clip came as a path, as bytes or as an array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fungi_hf.encoders.soundfiles import open_source
+from fungi_hf.encoders.sources import recognise
+from fungi_hf.errors import AudioError, InputTypeError, OptionalDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from fungi_hf.encoders.soundfiles import Opened
+    from fungi_hf.types import Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A decoded clip; equal to another clip when their samples are equal.
+
+    Attributes:
+        samples: [samples] float32, mono, -1..1 for files, at `rate`.
+        rate: Sampling rate of `samples` in Hz.
+        source: Where it came from, for messages.
+        seconds: Length of the whole source, before any cut.
+        cut: Whether the source is longer than the limit, so that its end is missing here.
+        content: Digest of rate and samples: what views are keyed by.
+    """
+
+    samples: Float32Array
+    rate: int
+    source: str
+    seconds: float
+    cut: bool
+    content: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the digest once; every objective and view asks for it."""
+        digest = hashlib.sha256(self.rate.to_bytes(4, "little"))
+        digest.update(np.ascontiguousarray(self.samples).data)
+        object.__setattr__(self, "content", digest.digest())
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by content."""
+        return isinstance(other, Clip) and self.content == other.content
+
+    def __hash__(self) -> int:
+        """Hash by content."""
+        return hash(self.content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A clip that could not be used: its place in the input, its source and the reason."""
+
+    index: int
+    source: str
+    reason: str
+
+
+def decode(
+    raw: object, rate: int, *, limit_s: float | None = None, sampling_rate: int | None = None
+) -> Clip:
+    """Decode, downmix (mean over channels) and resample (soxr, HQ) one clip.
+
+    Integers are scaled to -1..1 by their type's range. Digital silence, constants and clipped
+    samples are sound like any other.
+
+    Args:
+        raw: A path, the bytes of a sound file, an array with `sampling_rate`, an (array, rate)
+            pair, {"array" or "raw", "sampling_rate"}, {"bytes", "path"}, or a torchcodec object.
+            An array's shorter axis is its channels.
+        rate: Wanted sampling rate in Hz.
+        limit_s: Longest part in seconds that is kept, from the start; None keeps all.
+        sampling_rate: Hz, of a bare array.
+
+    Returns:
+        The clip; `cut` says whether the limit applied.
+
+    Raises:
+        AudioError: If the clip is missing, unreadable, not sound, truncated, empty, or holds
+            NaN or Inf.
+    """
+    if isinstance(raw, Clip) and raw.rate == rate:
+        return raw
+    source = recognise(raw, sampling_rate)
+    limit = None if limit_s is None else max(1, round(limit_s * rate))
+    with open_source(source) as opened:
+        samples = _resample(opened, rate, limit, source.name)
+        seconds = opened.seconds if opened.seconds is not None else opened.taken / opened.rate
+    if samples.size == 0:
+        raise AudioError(f"{source.name} has no samples")
+    cut = limit is not None and seconds * rate > limit + 1
+    return Clip(samples, rate, source.name, seconds, cut)
+
+
+def decode_all(
+    items: Iterable[object],
+    rate: int,
+    *,
+    limit_s: float | None = None,
+    sampling_rate: int | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Iterator[Clip | Failure]:
+    """Decode clips one by one, naming those that fail by index and source.
+
+    Args:
+        items: Clips as `decode` takes them.
+        rate: Wanted sampling rate in Hz.
+        limit_s: Longest part in seconds that is kept.
+        sampling_rate: Hz, of bare arrays.
+        on_error: `raise` stops at the first failure; `skip` yields a Failure in its place.
+
+    Yields:
+        A clip, or the record of its failure, in the order of the input. With "raise" the error
+        is an AudioError (unusable value) or InputTypeError (unusable type).
+    """
+    for index, raw in enumerate(items):
+        try:
+            yield decode(raw, rate, limit_s=limit_s, sampling_rate=sampling_rate)
+        except (AudioError, InputTypeError) as error:
+            if on_error == "skip":
+                yield Failure(index=index, source=describe(raw), reason=str(error))
+                continue
+            kind = InputTypeError if isinstance(error, InputTypeError) else AudioError
+            raise kind(f"item {index} ({describe(raw)}): {error}") from None
+
+
+def describe(raw: object) -> str:
+    """Give a short name of a clip for messages, whatever it is."""
+    if isinstance(raw, Clip):
+        return raw.source
+    try:
+        return recognise(raw, 1000).name
+    except (AudioError, InputTypeError):
+        shown = repr(raw)
+        return f"{type(raw).__name__} {shown[:60]}{'...' if len(shown) > 60 else ''}"
+
+
+def _resample(opened: Opened, rate: int, limit: int | None, name: str) -> Float32Array:
+    stream = None
+    if opened.rate != rate:
+        stream = _soxr().ResampleStream(opened.rate, rate, 1, dtype="float32", quality="HQ")
+    parts: list[npt.NDArray[Any]] = []
+    got = 0
+    for block in opened.blocks:
+        mono = _mono(block, opened.taken, name)
+        opened.taken += len(mono)
+        part = mono if stream is None else stream.resample_chunk(mono)
+        parts.append(part)
+        got += len(part)
+        if limit is not None and got >= limit:
+            break
+    else:
+        if stream is not None and opened.taken:
+            parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    joined = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return np.ascontiguousarray(joined[:limit], dtype=np.float32)
+
+
+def _soxr() -> Any:  # noqa: ANN401 - an untyped optional module
+    try:
+        import soxr
+    except (ImportError, OSError) as error:
+        reason = "" if isinstance(error, ModuleNotFoundError) else f"soxr is broken: {error}"
+        raise OptionalDependencyError("soxr", "audio", reason) from None
+    return soxr
+
+
+def _mono(block: npt.NDArray[Any], taken: int, name: str) -> npt.NDArray[Any]:
+    flat = block.mean(axis=1, dtype=np.float32) if block.ndim == 2 else block
+    flat = flat.astype(np.float32, copy=False)
+    finite = np.isfinite(flat)
+    if not finite.all():
+        bad = len(flat) - int(finite.sum())
+        raise AudioError(
+            f"{name} holds NaN or infinite samples ({bad} in one block, the first at sample "
+            f"{taken + int(np.argmin(finite))})"
+        )
+    return flat
