@@ -1,0 +1,175 @@
+"""Reading a label out of a model's answer: a status, and never a guess.
+
+The first rule that decides wins: an empty answer; a label as it is; a label after peeling quotes,
+fences, lead-ins and JSON; exactly one label named, with no denial around it; else invalid.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from fungi_hf.errors import InputTypeError
+
+Status = Literal["ok", "empty", "ambiguous", "invalid"]
+
+_GLUE = re.compile(r"[\s_\-]+")
+_FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
+_PAIRS = ('""', "''", "``", "**", "[]", "()", "{}", "<>", "“”", "‘’", "«»", "„“")
+_LEAD_IN = re.compile(
+    r"""\A[*_]*(?:(?:the|my|final|predicted|correct|best|most\ likely)\s+)*
+        (?:label|answer|intent|class|category|classification|output|prediction)
+        [*_]*\s*(?:[:=]|\bis\b:?)[*_]*\s*(?=\S)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# Words that may deny a label; "don't", "isn't" and the like end in "n't".
+_DENIAL = re.compile(
+    r"""(?<!\w)(?:not|never|neither|nor|cannot|except|rather\ than|instead\ of|no|none|non|without
+        |other\ than|anything\ but|far\ from|un(?:like|likely|related|sure)|wrong|incorrect|exclud\w+
+        |isnt|arent|wasnt|doesnt|dont|cant|wont)(?!\w)|n't(?!\w)""",
+    re.VERBOSE,
+)
+
+
+def key(text: str) -> str:
+    """Fold case, Unicode compatibility forms and the glue between words (space, `_`, `-`)."""
+    return _GLUE.sub(" ", _folded(text)).strip()
+
+
+def bare(text: str) -> str:
+    """Give `key(text)` without trailing `. , ; : ! ?`."""
+    return key(text).rstrip(".,;:!? ")
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an answer says.
+
+    Attributes:
+        status: "ok", "empty", "ambiguous" (several labels) or "invalid" (none, or a denied one).
+        label: The label id if the status is "ok", else None.
+        reason: What a model should be told about an answer that is not ok; "" if it is.
+    """
+
+    status: Status
+    label: int | None = None
+    reason: str = ""
+
+
+class AnswerParser:
+    """Reads answers against a fixed list of surfaces that are distinct under both keys."""
+
+    def __init__(self, surfaces: tuple[str, ...]) -> None:
+        self._exact = {surface.strip(): label for label, surface in enumerate(surfaces)}
+        self._keys = {key(surface): label for label, surface in enumerate(surfaces)}
+        self._bare = {bare(surface): label for label, surface in enumerate(surfaces)}
+        self._surfaces = surfaces
+        self._patterns = [_whole_words(surface) for surface in surfaces]
+
+    def parse(self, answer: str | None) -> Answer:
+        """Apply the rules in order.
+
+        Raises:
+            InputTypeError: If the answer is neither a text nor None.
+        """
+        if answer is None:
+            return Answer("empty", reason="the answer is empty")
+        if not isinstance(answer, str):
+            raise InputTypeError(f"answer is {type(answer).__name__}; a text or None is needed")
+        text = answer.strip()
+        if not text:
+            return Answer("empty", reason="the answer is empty")
+        if text in self._exact:
+            return Answer("ok", self._exact[text])
+        seen: set[str] = set()
+        while text not in seen:  # each pass peels one layer; a text that stays is the core
+            seen.add(text)
+            found = self._lookup(text)
+            if found is not None:
+                return Answer("ok", found)
+            peeled = _peel(text)
+            if peeled is None:
+                return Answer("invalid", reason="the JSON answer has no single text under 'label'")
+            text = peeled or text
+        return self._search(text)
+
+    def _lookup(self, text: str) -> int | None:
+        found = self._exact.get(text)
+        if found is None:
+            found = self._keys.get(key(text))
+        return self._bare.get(bare(text)) if found is None else found
+
+    def _search(self, text: str) -> Answer:
+        """Find labels as whole words; accept one, if nothing outside its words denies it."""
+        folded = _folded(text)
+        spans = [
+            (match.start(), match.end(), label)
+            for label, pattern in enumerate(self._patterns)
+            for match in pattern.finditer(folded)
+        ]
+        # A label inside a longer one was not said: "exchange rate" in "wrong exchange rate".
+        outer = [span for span in spans if not any(_inside(span, other) for other in spans)]
+        labels = sorted({label for _, _, label in outer})
+        if not labels:
+            return Answer("invalid", reason=f"{text[:80]!r} names none of the labels")
+        if len(labels) > 1:
+            names = ", ".join(repr(self._surfaces[label]) for label in labels[:5])
+            return Answer("ambiguous", reason=f"the answer names {len(labels)} labels: {names}")
+        rest = list(folded)
+        for start, end, _ in outer:
+            rest[start:end] = "\n" * (end - start)
+        denial = _DENIAL.search(re.sub(r"[ \t]+", " ", "".join(rest)))
+        if denial:
+            name = self._surfaces[labels[0]]
+            return Answer("invalid", reason=f"{denial.group()!r} stands beside {name!r}")
+        return Answer("ok", labels[0])
+
+
+def _inside(span: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    longer = other[1] - other[0] > span[1] - span[0]
+    return longer and other[0] <= span[0] and span[1] <= other[1]
+
+
+def _whole_words(surface: str) -> re.Pattern[str]:
+    """Match the surface's words with any glue between, but not as a part of a glued longer name."""
+    words = bare(surface).split(" ")
+    return re.compile(
+        r"(?<!\w)(?<!\w-)" + r"[\s_\-]+".join(map(re.escape, words)) + r"(?!\w)(?!-\w)"
+    )
+
+
+def _peel(text: str) -> str | None:
+    """Take one layer off; None if the text is JSON that states its label in an unusable way."""
+    if text.startswith("{"):
+        stated = _stated_label(text)
+        if stated is not False:
+            return stated if isinstance(stated, str) else None
+    fence = _FENCE.match(text)
+    if fence and "```" not in fence.group(1):
+        return fence.group(1).strip()
+    for pair in _PAIRS:
+        if len(text) > 2 and text[0] == pair[0] and text[-1] == pair[1]:
+            return text[1:-1].strip()
+    lead_in = _LEAD_IN.match(text)
+    if lead_in:
+        return text[lead_in.end() :].strip()
+    return text[:-1].strip() if text[-1] in ".,;" else text
+
+
+def _stated_label(text: str) -> str | bool | None:
+    """Give the text under "label" of a JSON object, None if unusable, False if there is none."""
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return False
+    stated = [value for name, value in pairs if name == "label"]
+    if not stated:
+        return False
+    return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None

@@ -1,0 +1,253 @@
+"""Labelled or unlabelled items: the one place where a user's inputs are checked.
+
+Whatever leaves this module is a matrix of finite numbers, a tuple of contents, a tuple of
+targets and a tuple of ids, all of one length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fungi_hf.errors import FeatureError, InputError, InputTypeError, LabelError
+from fungi_hf.icl.audio import AudioClip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Content: TypeAlias = str | AudioClip
+Target: TypeAlias = int | str | float | bool
+RowId: TypeAlias = int | str
+
+
+def first_of(rows: Iterable[int]) -> str:
+    """Give at most ten row numbers as words, then a count."""
+    listed = [int(row) for row in rows]
+    more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return ", ".join(map(str, listed[:10])) + more
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Items to choose from, or to choose for; two of them are equal only if they are the same.
+
+    Attributes:
+        features: [N, F] numbers: an array, a tensor, nested lists, or anything with `.array` and
+            `.fingerprint`. Never modified. May be absent for "bm25" and "random".
+        contents: N texts or `AudioClip`s, kept verbatim.
+        targets: N labels (ids or names) or free-form answers. 0, False and "" are labels.
+        ids: N distinct ids, str or int. Only explicit ids are compared; row numbers are not ids.
+        allow_empty: Accept texts that are empty or white space.
+        fingerprint: Where the features come from; None for plain arrays.
+    """
+
+    features: npt.NDArray[np.floating] | None = None
+    contents: tuple[Content, ...] | None = None
+    targets: tuple[Target, ...] | None = None
+    ids: tuple[RowId, ...] | None = None
+    allow_empty: bool = False
+    fingerprint: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        fingerprint = getattr(self.features, "fingerprint", None)
+        checked = {
+            "features": None if self.features is None else feature_matrix(self.features),
+            "contents": None
+            if self.contents is None
+            else _contents(self.contents, allow_empty=self.allow_empty),
+            "targets": None if self.targets is None else checked_targets(self.targets),
+            "ids": None if self.ids is None else _ids(self.ids),
+        }
+        lengths = {name: len(value) for name, value in checked.items() if value is not None}
+        if "features" not in lengths and "contents" not in lengths:
+            raise InputError("Examples needs features or contents; both are missing")
+        if len(set(lengths.values())) > 1:
+            words = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InputError(f"lengths differ: {words}; one row per item is needed")
+        if not next(iter(lengths.values())):
+            raise InputError("Examples has 0 rows; at least one is needed")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "fingerprint", None if fingerprint is None else str(fingerprint))
+
+    def __len__(self) -> int:
+        for part in (self.features, self.contents):
+            if part is not None:
+                return len(part)
+        return 0
+
+    def __repr__(self) -> str:
+        width = "no features" if self.features is None else f"{self.features.shape[1]} features"
+        given = [name for name in ("contents", "targets", "ids") if getattr(self, name) is not None]
+        return f"Examples({len(self)} rows, {', '.join([width, *given])})"
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """The contents if every one is a text, else None."""
+        if self.contents is None:
+            return None
+        texts = tuple(content for content in self.contents if isinstance(content, str))
+        return texts if len(texts) == len(self.contents) else None
+
+    def key(self, row: int) -> bytes:
+        """Give bytes that stand for what the row holds: its content, else its features."""
+        content = None if self.contents is None else self.contents[row]
+        if isinstance(content, str):
+            return b"text:" + content.encode("utf-8", "surrogatepass")
+        if isinstance(content, AudioClip):
+            return b"clip:" + content.digest.encode()
+        if self.features is None:
+            return b""
+        return b"vector:" + (self.features[row].astype("<f8") + 0.0).tobytes()
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Examples:
+        """Give new Examples with the given rows, in that order.
+
+        Raises:
+            InputError: If a row is out of range.
+        """
+        chosen = [int(row) for row in rows]
+        outside = [row for row in chosen if not 0 <= row < len(self)]
+        if outside:
+            raise InputError(f"rows {first_of(outside)} are outside 0..{len(self) - 1}")
+        taken = Examples(
+            features=None if self.features is None else self.features[chosen],
+            contents=None if self.contents is None else tuple(self.contents[r] for r in chosen),
+            targets=None if self.targets is None else tuple(self.targets[r] for r in chosen),
+            ids=None if self.ids is None else tuple(self.ids[r] for r in chosen),
+            allow_empty=self.allow_empty,
+        )
+        object.__setattr__(taken, "fingerprint", self.fingerprint)
+        return taken
+
+
+def label_codes(targets: tuple[Target, ...]) -> tuple[npt.NDArray[np.int64], list[Target]]:
+    """Give a code per row and the label of each code, in sorted order where labels can be sorted.
+
+    Returns:
+        codes [N] int64 in [0, L), and the L distinct labels.
+    """
+    distinct = list(dict.fromkeys(targets))
+    numbers = [label for label in distinct if not isinstance(label, str)]
+    names = [label for label in distinct if isinstance(label, str)]
+    ordered: list[Target] = [*sorted(numbers), *sorted(names)]
+    index = {label: code for code, label in enumerate(ordered)}
+    return np.array([index[target] for target in targets], dtype=np.int64), ordered
+
+
+def feature_matrix(features: object) -> npt.NDArray[np.floating]:
+    """Give finite numbers [N, F], float32 or float64, or say what is wrong; copies only if needed.
+
+    Raises:
+        FeatureError: If the input is not a numeric, finite, non-empty matrix.
+    """
+    array = _as_array(features)
+    if array.ndim != 2:
+        raise FeatureError(f"features have shape {array.shape}; a matrix [N, F] is needed")
+    if array.dtype.kind not in "fiu":
+        raise FeatureError(f"features are {array.dtype}; real numbers are needed")
+    if not array.size:
+        raise FeatureError(f"features have shape {array.shape}; at least 1 x 1 is needed")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise FeatureError(
+            f"features have {len(bad)} of {len(array)} rows with NaN or Inf, rows {first_of(bad)}"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _as_array(features: object) -> npt.NDArray[np.generic]:
+    inner = getattr(features, "array", None)
+    if inner is not None and not callable(inner):
+        features = inner
+    if hasattr(features, "detach"):
+        features = features.detach().cpu()
+        if str(features.dtype) == "torch.bfloat16":
+            features = features.float()
+        features = features.numpy()
+    try:
+        return np.asarray(features)
+    except ValueError:
+        raise FeatureError("features have rows of different widths; a matrix is needed") from None
+
+
+def _listed(values: object, name: str) -> list[object]:
+    """Give the values as a list; a lone string or a lone clip is a mistake."""
+    if isinstance(values, (str, bytes, AudioClip)):
+        kind = "string" if isinstance(values, str) else type(values).__name__
+        raise InputTypeError(f"{name} is one {kind}, pass a list")
+    if isinstance(values, dict):
+        raise InputTypeError(f"{name} is a dict, pass a list with one value per row")
+    for method in ("to_pylist", "tolist"):
+        if hasattr(values, method):
+            listed = getattr(values, method)()
+            return listed if isinstance(listed, list) else [listed]
+    try:
+        return list(values)  # type: ignore[call-overload]
+    except TypeError:
+        raise InputTypeError(f"{name} is {type(values).__name__}, pass a list") from None
+
+
+def _contents(values: object, *, allow_empty: bool) -> tuple[Content, ...]:
+    listed = _listed(values, "contents")
+    for row, value in enumerate(listed):
+        if not isinstance(value, (str, AudioClip)):
+            raise InputTypeError(
+                f"contents[{row}] is {type(value).__name__}; texts and AudioClips are allowed"
+            )
+    contents: tuple[Content, ...] = tuple(v for v in listed if isinstance(v, (str, AudioClip)))
+    empty = [row for row, v in enumerate(contents) if isinstance(v, str) and not v.strip()]
+    if empty and not allow_empty:
+        raise InputError(
+            f"contents have {len(empty)} empty texts, rows {first_of(empty)}; "
+            "pass allow_empty=True to keep them"
+        )
+    return contents
+
+
+def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]:
+    """Give the labels as plain Python values; only None and NaN count as missing.
+
+    Raises:
+        InputTypeError: If the input is no list or a value is neither a number nor a text.
+        LabelError: If labels are missing.
+    """
+    listed = _listed(values, name)
+    missing = [
+        row
+        for row, value in enumerate(listed)
+        if value is None or (isinstance(value, float) and math.isnan(value))
+    ]
+    if missing:
+        raise LabelError(f"{name} have {len(missing)} missing labels, rows {first_of(missing)}")
+    targets: list[Target] = []
+    for row, value in enumerate(listed):
+        plain = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(plain, (int, str, float)):
+            raise InputTypeError(
+                f"{name}[{row}] is {type(value).__name__}; a label is an id or a text"
+            )
+        targets.append(plain)
+    return tuple(targets)
+
+
+def _ids(values: object) -> tuple[RowId, ...]:
+    listed = _listed(values, "ids")
+    ids: list[RowId] = []
+    for row, value in enumerate(listed):
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(plain, bool) or not isinstance(plain, (int, str)):
+            raise InputTypeError(f"ids[{row}] is {type(value).__name__}; an id is an int or a text")
+        ids.append(plain)
+    seen: dict[RowId, int] = {}
+    repeats = [(seen[i], row, i) for row, i in enumerate(ids) if seen.setdefault(i, row) != row]
+    if repeats:
+        shown = "; ".join(f"{i!r} in rows {a} and {b}" for a, b, i in repeats[:5])
+        raise InputError(f"ids have {len(repeats)} repeats: {shown}")
+    return tuple(ids)

@@ -1,0 +1,339 @@
+"""Prompts: instruction and labels, demonstrations in their order, the query.
+
+Texts are inserted, never formatted, and never cut. The prompt is this project's own.
+
+Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if output is JSON):
+- "multiturn": system, then a user and an assistant message per demonstration, then the query.
+- "block": system, then one user message. Each demonstration is the line `Text: <JSON string>` and
+  the line `Label: <answer>`, then an empty line; the last line is the query's `Text:` line.
+- "completion": system text, empty line, block text and a last line `Label:`, as one text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from fungi_hf.errors import (
+    DemoConfigError,
+    InputError,
+    InputTypeError,
+    PromptOverflowError,
+    choices,
+)
+from fungi_hf.icl.audio import AudioClip
+from fungi_hf.icl.fitting import CountTokens, TokenCounter, fit
+from fungi_hf.icl.labels import LabelSpace
+from fungi_hf.icl.preview import preview
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fungi_hf.icl.demos import Demonstration
+    from fungi_hf.icl.examples import Content
+
+PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
+
+Style = Literal["multiturn", "block", "completion"]
+Output = Literal["text", "enum", "json"]
+Overflow = Literal["error", "skip"]
+Message: TypeAlias = dict[str, object]
+
+DEFAULT_INSTRUCTION = (
+    "Classify the text into exactly one of the labels listed below. "
+    "Answer with the label alone, spelled exactly as listed."
+)
+AUDIO_INSTRUCTION = DEFAULT_INSTRUCTION.replace("the text", "the audio clip")
+JSON_REQUEST = 'Write the answer as a JSON object: {"label": "<the label>"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A demonstration that did not fit: its pool row, and why."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is sent for one query.
+
+    Attributes:
+        messages: Chat messages, in order; empty if the query alone exceeds the budget.
+        kept: Pool rows of the demonstrations shown, in prompt order.
+        dropped: Demonstrations that did not fit, nearest first.
+        input_tokens: Tokens of the messages, chat overhead included.
+        exact_count: Whether the tokens were counted by the user's function rather than estimated.
+        budget: The budget in tokens, None if there is none.
+        style: The style that made the messages.
+        audio_s: Seconds of audio in the messages.
+    """
+
+    messages: tuple[Message, ...]
+    kept: tuple[int, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    input_tokens: int = 0
+    exact_count: bool = False
+    budget: int | None = None
+    style: Style = "multiturn"
+    audio_s: float = 0.0
+
+    @property
+    def is_overflow(self) -> bool:
+        """Whether the query did not fit even without demonstrations."""
+        return not self.messages
+
+    @property
+    def text(self) -> str:
+        """The whole prompt as one text, for a model without a chat template.
+
+        Raises:
+            InputError: If a message holds audio.
+        """
+        contents = [message["content"] for message in self.messages]
+        texts = [content for content in contents if isinstance(content, str)]
+        if len(texts) < len(contents):
+            raise InputError("a prompt with audio has no text form; send its messages")
+        return "\n\n".join(texts)
+
+    def preview(self) -> str:
+        """Give the messages, what was kept and dropped, and the tokens, for people to read."""
+        return preview(self)
+
+
+class PromptBuilder:
+    """Builds prompts; the same settings and demonstrations give the same bytes."""
+
+    def __init__(
+        self,
+        labels: LabelSpace,
+        *,
+        style: Style = "multiturn",
+        instruction: str | None = None,
+        show_labels: bool = True,
+        max_input_tokens: int | None = None,
+        count_tokens: CountTokens | TokenCounter | None = None,
+        on_overflow: Overflow = "error",
+    ) -> None:
+        """Check the settings.
+
+        Args:
+            labels: The label space.
+            style: "multiturn", "block" or "completion".
+            instruction: First words of the system text; None takes the default.
+            show_labels: List all surfaces, in id order.
+            max_input_tokens: Budget per prompt; None sets no limit.
+            count_tokens: Text -> tokens, or a `TokenCounter`; None estimates.
+            on_overflow: What happens if a query alone is over the budget: "error" raises, "skip"
+                gives a prompt without messages.
+
+        Raises:
+            InputTypeError: If labels, instruction or count_tokens have a wrong type.
+            DemoConfigError: If a choice is unknown or the budget is not a positive whole number.
+        """
+        if not isinstance(labels, LabelSpace):
+            raise InputTypeError(f"labels is {type(labels).__name__}; a LabelSpace is needed")
+        if instruction is not None and not isinstance(instruction, str):
+            raise InputTypeError(f"instruction is {type(instruction).__name__}; a text is needed")
+        _check_choice("style", style, get_args(Style))
+        _check_choice("on_overflow", on_overflow, get_args(Overflow))
+        if max_input_tokens is not None and (
+            isinstance(max_input_tokens, bool)
+            or not isinstance(max_input_tokens, int)
+            or max_input_tokens < 1
+        ):
+            raise DemoConfigError(
+                f"max_input_tokens is {max_input_tokens!r}; it is a whole number >= 1 or None"
+            )
+        counter = count_tokens if isinstance(count_tokens, TokenCounter) else None
+        self.labels = labels
+        self.style: Style = style
+        self.instruction = instruction
+        self.show_labels = bool(show_labels)
+        self.max_input_tokens = max_input_tokens
+        self.counter = counter or TokenCounter(count_tokens)  # type: ignore[arg-type]
+        self.on_overflow: Overflow = on_overflow
+        # Demonstrations repeat between queries, so their counts are kept.
+        self._tokens = functools.lru_cache(maxsize=1 << 16)(self.counter.tokens)
+
+    def build(
+        self,
+        query: Content,
+        demonstrations: Sequence[Demonstration] = (),
+        *,
+        output: Output = "text",
+        row: int | None = None,
+        reserve_tokens: int = 0,
+    ) -> Prompt:
+        """Build the prompt of one query.
+
+        Args:
+            query: A text or a clip, inserted verbatim.
+            demonstrations: In prompt order, e.g. `demos[i]`.
+            output: Form of the answers: "text", or a JSON object for "enum" and "json".
+            row: The query's row, for messages.
+            reserve_tokens: Part of the budget that is kept free, e.g. for a label to be scored.
+
+        Returns:
+            The prompt; without messages if it overflows and `on_overflow="skip"`.
+
+        Raises:
+            InputTypeError: If the query is neither a text nor a clip.
+            InputError: If clips meet another style than "multiturn", or a demonstration has no
+                label.
+            DemoConfigError: If the output is unknown.
+            PromptOverflowError: If the query alone exceeds the budget and `on_overflow="error"`.
+        """
+        _check_choice("output", output, get_args(Output))
+        where = "" if row is None else f" (query row {row})"
+        if not isinstance(query, (str, AudioClip)):
+            raise InputTypeError(
+                f"query is {type(query).__name__}{where}; texts and AudioClips are allowed"
+            )
+        self._check_demonstrations(query, demonstrations, where)
+        nearest = sorted(range(len(demonstrations)), key=lambda i: demonstrations[i].rank)
+
+        def shown(items: Sequence[int]) -> list[Demonstration]:
+            places = sorted(nearest[item] for item in items)  # back to prompt order
+            return [demonstrations[place] for place in places]
+
+        def cost(items: Sequence[int]) -> int:
+            return self._cost(self._turns(query, shown(items), output)) + reserve_tokens
+
+        kept, over = list(range(len(demonstrations))), [0] * len(demonstrations)
+        budget = self.max_input_tokens
+        if budget is not None:
+            alone = cost([])
+            if alone > budget:
+                return self._overflow(alone, where)
+            kept, over = fit(len(demonstrations), cost, budget)
+        turns = self._turns(query, shown(kept), output)
+        contents = [content for _, content in turns]
+        return Prompt(
+            messages=tuple(_message(role, content) for role, content in turns),
+            kept=tuple(demonstration.row for demonstration in shown(kept)),
+            dropped=tuple(
+                Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
+                for item, excess in enumerate(over)
+                if excess
+            ),
+            input_tokens=self._cost(turns),
+            exact_count=all(map(self.counter.counts, contents)),
+            budget=budget,
+            style=self.style,
+            audio_s=sum(c.seconds for c in contents if isinstance(c, AudioClip)),
+        )
+
+    def answer(self, target: int | str | float, output: Output = "text") -> str:
+        """Give the words of a label as a demonstration shows them.
+
+        Raises:
+            LabelError: If the label is not in the space.
+        """
+        surface = self.labels.surface_of(target)
+        if output == "text":
+            return surface
+        return json.dumps({"label": surface}, ensure_ascii=False)
+
+    def longest_label_tokens(self, output: Output = "text") -> int:
+        """Give the tokens of the longest answer, to be reserved when every label is scored."""
+        return max(self._tokens(self.answer(label, output)) for label in range(len(self.labels)))
+
+    def system(self, output: Output = "text", *, audio: bool = False) -> str:
+        """Give the system text: instruction, list of labels, form of the answer."""
+        default = AUDIO_INSTRUCTION if audio else DEFAULT_INSTRUCTION
+        parts = [default if self.instruction is None else self.instruction]
+        if self.show_labels:
+            parts.append("\n".join(["Labels:", *self.labels.surfaces]))
+        if output != "text":
+            parts.append(JSON_REQUEST)
+        return "\n\n".join(part for part in parts if part)
+
+    def describe(self) -> dict[str, object]:
+        """Give what a run folder records about the prompts."""
+        return {
+            "prompt_version": PROMPT_VERSION,
+            "style": self.style,
+            "instruction": self.instruction,
+            "show_labels": self.show_labels,
+            "max_input_tokens": self.max_input_tokens,
+            "counts_tokens": self.counter.count is not None,
+            "on_overflow": self.on_overflow,
+            "labels": self.labels.describe(),
+        }
+
+    def _turns(
+        self, query: Content, demonstrations: Sequence[Demonstration], output: Output
+    ) -> list[tuple[str, Content]]:
+        system = self.system(output, audio=isinstance(query, AudioClip))
+        if self.style == "multiturn":
+            turns: list[tuple[str, Content]] = [("system", system)] if system else []
+            for demonstration in demonstrations:
+                turns.append(("user", demonstration.content))
+                turns.append(("assistant", self.answer(demonstration.label, output)))
+            return [*turns, ("user", query)]
+        block = "".join(
+            f"{_text_line(d.content)}\nLabel: {self.answer(d.label, output)}\n\n"
+            for d in demonstrations
+        ) + _text_line(query)
+        if self.style == "block":
+            return [("system", system), ("user", block)] if system else [("user", block)]
+        return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
+
+    def _cost(self, turns: list[tuple[str, Content]]) -> int:
+        overhead = self.counter.per_prompt + self.counter.per_message * len(turns)
+        return overhead + sum(self._tokens(content) for _, content in turns)
+
+    def _overflow(self, tokens: int, where: str) -> Prompt:
+        if self.on_overflow == "error":
+            raise PromptOverflowError(
+                f"the query alone takes {tokens} tokens{where}, the budget is "
+                f"{self.max_input_tokens}; raise max_input_tokens or pass on_overflow='skip'"
+            )
+        return Prompt(
+            messages=(),
+            input_tokens=tokens,
+            exact_count=self.counter.count is not None,
+            budget=self.max_input_tokens,
+            style=self.style,
+        )
+
+    def _check_demonstrations(
+        self, query: Content, demonstrations: Sequence[Demonstration], where: str
+    ) -> None:
+        for demonstration in demonstrations:
+            if demonstration.target is None or demonstration.content is None:
+                missing = "label" if demonstration.target is None else "content"
+                raise InputError(
+                    f"the demonstration in pool row {demonstration.row} has no {missing}; "
+                    "fit the selector on Examples with contents and targets"
+                )
+            if self.style != "multiturn" and isinstance(demonstration.content, AudioClip):
+                raise InputError(
+                    f"pool row {demonstration.row} is audio, which style {self.style!r} cannot "
+                    "hold; use style='multiturn'"
+                )
+        if self.style != "multiturn" and isinstance(query, AudioClip):
+            raise InputError(
+                f"the query is audio{where}, which style {self.style!r} cannot hold; "
+                "use style='multiturn'"
+            )
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DemoConfigError(f"{name} is {choices(value, allowed)}")
+
+
+def _text_line(content: Content) -> str:
+    return f"Text: {json.dumps(str(content), ensure_ascii=False)}"
+
+
+def _message(role: str, content: Content) -> Message:
+    return {
+        "role": role,
+        "content": [content.part()] if isinstance(content, AudioClip) else content,
+    }
