@@ -56,10 +56,11 @@ class Shown:
 
     def place(self, label: str) -> int:
         """Give where the label stands in the prompt's list of labels; unlisted ones come last."""
-        if label in self.enum:
-            return self.enum.index(label)
+        listed = [*self.enum, *self.system.split("\n")]
+        if label in listed:
+            return listed.index(label)
         found = re.search(rf"(?<!\w){re.escape(label)}(?!\w)", self.system)
-        return found.start() if found else len(self.system) + len(self.enum)
+        return len(listed) + (found.start() if found else len(self.system))
 
 
 Policy: TypeAlias = str | Sequence[str | FakeReply] | Callable[[Json], str | FakeReply]
@@ -85,6 +86,7 @@ def read_prompt(body: Json) -> Shown:
             if answered["role"] == "assistant":
                 pairs.append((message_text(asked), message_text(answered)))
     else:
+        system = system or query.partition("Text: ")[0]
         pairs, query = _read_lines(query)
     keys = {key for key in (_answer(label)[1] for _, label in pairs) if key}
     enum, key = _read_schema(body)

@@ -1,0 +1,288 @@
+"""Ask any OpenAI-compatible server: one retry loop, shared limits, no equal request sent twice.
+
+The key is sent to the server and stored nowhere: not in the cache, not in records, not in errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from fungi_hf.errors import (
+    ConfigError,
+    LLMAuthError,
+    OptionalDependencyError,
+    choices,
+)
+from fungi_hf.icl.cache import AnswerCache, request_key
+from fungi_hf.icl.connection import Connection
+from fungi_hf.icl.limits import Gate, Limits, SlidingWindow
+from fungi_hf.icl.prompt import PROMPT_VERSION
+from fungi_hf.icl.reply import Reply, read_alternatives, read_reply, read_usage
+from fungi_hf.icl.retry import Failure, persist
+from fungi_hf.icl.sampling import OutputMode, Sampling, first_token_scores, response_format
+from fungi_hf.icl.transport import Transport, checked_url, is_loopback
+from fungi_hf.icl.wire import schema_fits
+from fungi_hf.seeding import sample_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fungi_hf.icl.labels import LabelSpace
+    from fungi_hf.icl.prompt import Prompt
+
+DEFAULT_URL = "https://api.openai.com/v1"
+_DUMMY_KEY = "none"
+
+
+class ChatLLM:
+    """A chat model behind an OpenAI-compatible endpoint.
+
+    Args:
+        model: The model's name, as the server knows it.
+        base_url: e.g. "http://127.0.0.1:8000/v1"; else the environment's OPENAI_BASE_URL, else
+            OpenAI's own.
+        api_key: The bearer key; else the environment's OPENAI_API_KEY; a loopback server needs
+            none.
+        output: "enum" (a JSON schema that allows the labels only), "text" (the label alone), or
+            "json" (a JSON object without schema). Answers are parsed here in every mode.
+        limits: Concurrency, rates, attempts and waits.
+        sampling: Temperature and the like.
+        cache: A path or an `AnswerCache`; complete answers with a label are kept there.
+
+    Raises:
+        ConfigError: If an argument is unusable.
+        CacheError: If the cache is.
+    """
+
+    kind = "chat"
+    draws = True  # `answer` takes a draw number
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        output: OutputMode = "enum",
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        cache: AnswerCache | str | Path | None = None,
+    ) -> None:
+        if not isinstance(model, str) or not model.strip():
+            raise ConfigError(f"model must be a name, got {model!r}")
+        if output not in get_args(OutputMode):
+            raise ConfigError(f"unknown output {choices(output, get_args(OutputMode))}")
+        if api_key is not None and not (isinstance(api_key, str) and api_key.strip()):
+            raise ConfigError("api_key must be a non-empty string or None")
+        self.model, self.output = model, output
+        self.base_url = checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
+        self.limits, self.sampling = limits or Limits(), sampling or Sampling()
+        self._api_key = api_key
+        self._owns_cache = not isinstance(cache, AnswerCache)
+        self.cache = AnswerCache(cache) if isinstance(cache, (str, Path)) else cache
+        self._window = SlidingWindow(self.limits.rpm, self.limits.tpm)
+        self._draw = sample_generator(0, "retry waits", model).random
+        self._connection: Connection | None = None
+        self._warned = False
+
+    def __repr__(self) -> str:
+        return f"ChatLLM({self.model!r}, base_url={self.base_url!r}, output={self.output!r})"
+
+    @property
+    def name(self) -> str:
+        """Kind and model."""
+        return f"chat:{self.model}"
+
+    def describe(self) -> dict[str, object]:
+        """Give everything that an answer depends on, for a run's record; no secrets."""
+        return {
+            "kind": self.kind,
+            "model": self.model,
+            "base_url": self.base_url,
+            "output": self.output,
+            "sampling": self.sampling.fields(),
+            "repair": self.limits.repair,
+        }
+
+    def prompt_output(self, labels: LabelSpace) -> OutputMode:
+        """Give the form of answers that prompts should show.
+
+        Args:
+            labels: The label space.
+
+        Returns:
+            The output mode; "text" instead of "enum", with one warning, if there are more labels
+            than a schema may hold.
+        """
+        if self.output != "enum" or schema_fits(list(labels.surfaces)):
+            return self.output
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{len(labels)} labels with {sum(map(len, labels.surfaces))} characters are more "
+                "than a response schema may hold; output='text' is used instead of 'enum'",
+                stacklevel=2,
+            )
+        return "text"
+
+    def request(self, prompt: Prompt, labels: LabelSpace) -> dict[str, Any]:
+        """Give the body that would be sent."""
+        body = {"model": self.model, "messages": list(prompt.messages), **self.sampling.fields()}
+        form = response_format(self.prompt_output(labels), labels.surfaces)
+        return body if form is None else {**body, "response_format": form}
+
+    def key(self, prompt: Prompt, labels: LabelSpace, draw: int = 0) -> str:
+        """Give the cache key of a prompt."""
+        return self._key(self.request(prompt, labels), draw)
+
+    def _key(self, body: Mapping[str, object], draw: int) -> str:
+        return request_key(
+            {
+                "prompt_version": PROMPT_VERSION,
+                "kind": self.kind,
+                "base_url": self.base_url,
+                "request": body,
+                "draw": draw,
+            }
+        )
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse what can be known to fail before the first request.
+
+        Args:
+            prompts: All prompts of a run, in row order.
+
+        A missing key raises `LLMAuthError`, a missing package `OptionalDependencyError`.
+
+        Raises:
+            ConfigError: If a request is larger than `limits.tpm`.
+        """
+        self._key_to_send()
+        _require_openai()
+        tpm = self.limits.tpm
+        for row, prompt in enumerate(prompts):
+            tokens = self._estimate(prompt)
+            if tpm is not None and tokens > tpm:
+                raise ConfigError(
+                    f"row {row} takes {tokens} tokens (input {prompt.input_tokens}, output up to "
+                    f"{self.sampling.max_output_tokens}), more than tpm={tpm}"
+                )
+
+    async def answer(self, prompt: Prompt, labels: LabelSpace, *, draw: int = 0) -> Reply:
+        """Answer one prompt, from the cache if it was answered before.
+
+        Args:
+            prompt: What to send.
+            labels: The label space.
+            draw: Number of the repetition; equal prompts with other numbers are asked anew.
+
+        Returns:
+            The reply. A refusal, an empty or a truncated answer is a reply too; see
+            `Reply.failure`. `RequestFailedError` is raised if all attempts of this request
+            failed, any other `LLMError` if the whole run has to stop.
+        """
+        connection = self._connected()
+        body = self.request(prompt, labels)
+        key = self._key(body, draw)
+        shared = connection.in_flight.get(key)
+        if shared is not None:
+            return (await asyncio.shield(shared)).free()
+        task = connection.start(key, self._answer(connection, body, key, labels, prompt))
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Stop what is in flight and close the connections; the next answer opens new ones."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.close()
+
+    def close(self) -> None:
+        """Close the cache if it was opened here."""
+        if self.cache is not None and self._owns_cache:
+            self.cache.close()
+
+    async def _answer(
+        self,
+        connection: Connection,
+        body: dict[str, Any],
+        key: str,
+        labels: LabelSpace,
+        prompt: Prompt,
+    ) -> Reply:
+        if self.cache is not None:
+            stored = await asyncio.wrap_future(self.cache.read(key))
+            if stored is not None:
+                return self._reply(stored, labels).free()
+        reply, payload = await self._ask(connection, body, labels, self._estimate(prompt))
+        for _ in range(self.limits.repair):
+            answer = labels.parse(reply.content)
+            if reply.failure or answer.status == "ok":
+                break
+            body = _repaired(body, reply.content or "", answer.reason)
+            again, payload = await self._ask(connection, body, labels, self._estimate(prompt))
+            reply = again.after(reply)
+        parsed = reply.failure is None and labels.parse(reply.content).status == "ok"
+        if self.cache is not None and parsed and reply.finish_reason == "stop":
+            await asyncio.wrap_future(self.cache.write(key, payload))
+        return reply
+
+    async def _ask(
+        self, connection: Connection, body: dict[str, Any], labels: LabelSpace, estimate: int
+    ) -> tuple[Reply, dict[str, Any]]:
+        outcome, attempts = await persist(
+            connection.sender(body), connection.gate, self.limits, (estimate, _tokens), self._draw
+        )
+        if isinstance(outcome, Failure):
+            reason = "overflow" if outcome.kind == "overflow" else "content_filter"
+            return Reply(finish_reason=reason, attempts=attempts), {}
+        return self._reply(outcome, labels, attempts), outcome
+
+    def _reply(self, payload: Mapping[str, Any], labels: LabelSpace, attempts: int = 0) -> Reply:
+        reply = read_reply(payload, attempts)
+        if self.sampling.top_logprobs is None or self.prompt_output(labels) != "text":
+            return reply
+        scores = first_token_scores(read_alternatives(payload), labels.surfaces)
+        return replace(reply, label_scores=scores)
+
+    def _estimate(self, prompt: Prompt) -> int:
+        return prompt.input_tokens + self.sampling.max_output_tokens
+
+    def _key_to_send(self) -> str:
+        if self._api_key:
+            return self._api_key
+        if os.environ.get("OPENAI_API_KEY"):
+            return os.environ["OPENAI_API_KEY"]
+        if is_loopback(self.base_url):
+            return _DUMMY_KEY
+        raise LLMAuthError(
+            f"no API key for {self.base_url}; pass api_key= or set OPENAI_API_KEY "
+            "(only servers on this machine need none)"
+        )
+
+    def _connected(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop is not loop:
+            transport = Transport(self.base_url, self._key_to_send(), self.limits)
+            self._connection = Connection(loop, transport, Gate(self.limits, self._window))
+        return self._connection
+
+
+def _tokens(payload: Mapping[str, Any]) -> int:
+    return read_usage(payload).total_tokens
+
+
+def _require_openai() -> None:
+    if importlib.util.find_spec("openai") is None:
+        raise OptionalDependencyError("openai", "icl")
+
+
+def _repaired(body: dict[str, Any], answer: str, reason: str) -> dict[str, Any]:
+    complaint = f"{reason} Answer with one of the labels listed, spelled exactly as listed."
+    turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
+    return {**body, "messages": [*body["messages"], *turns]}

@@ -1,0 +1,226 @@
+"""Hold requests back: never more in flight, per minute or in tokens per minute than allowed.
+
+Time comes from a clock that can be replaced, so that minutes of waiting are testable at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+from fungi_hf.errors import ConfigError, choices
+
+WINDOW_S = 60.0
+Retryable = Literal["refused", "empty", "length"]
+
+
+class Clock(Protocol):
+    """A source of time and sleep."""
+
+    def now(self) -> float:
+        """Give seconds from any fixed start."""
+
+    def wall(self) -> float:
+        """Give seconds since 1970, to read dates in headers."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock:
+    """The machine's own time; event loops use the same monotonic clock."""
+
+    def now(self) -> float:
+        """Give the monotonic time in seconds."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Give seconds since 1970."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait without blocking the event loop."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How fast and how persistently requests are sent.
+
+    Attributes:
+        concurrency: Most requests in flight.
+        rpm: Most requests in any 60 seconds; None for no limit. Retries count.
+        tpm: Most tokens in any 60 seconds, input plus output; None for no limit.
+        max_attempts: Most requests for one row, the first included.
+        timeout: Seconds after which an attempt counts as failed.
+        max_wait: Longest wait in seconds that a server may ask for; a longer one stops the run.
+        repair: How often an answer outside the label list is sent back for correction.
+        ask_again: Statuses that a resumed run asks again: "refused", "empty", "length".
+        clock: Where time comes from.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    concurrency: int = 16
+    rpm: int | None = None
+    tpm: int | None = None
+    max_attempts: int = 6
+    timeout: float = 60.0
+    max_wait: float = 120.0
+    repair: int = 0
+    ask_again: tuple[Retryable, ...] = ()
+    clock: Clock = field(default_factory=SystemClock, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("max_attempts", 1), ("repair", 0)):
+            _check_int(name, getattr(self, name), least)
+        for name in ("rpm", "tpm"):
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), 1)
+        for name in ("timeout", "max_wait"):
+            _check_positive(name, getattr(self, name))
+        if isinstance(self.ask_again, str):
+            raise ConfigError(f"ask_again is one string ({self.ask_again!r}); pass a tuple")
+        for status in self.ask_again:
+            if status not in get_args(Retryable):
+                raise ConfigError(
+                    f"unknown status in ask_again {choices(status, get_args(Retryable))}"
+                )
+
+
+def _check_int(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} must be a positive number of seconds, got {value!r}")
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One admitted request: when it last could have reached the server, and its tokens."""
+
+    time_s: float
+    tokens: int
+    open: bool = True
+
+
+class SlidingWindow:
+    """Bounds on requests and tokens in any window of `WINDOW_S` seconds.
+
+    A request counts from its admission until `WINDOW_S` seconds after its answer: whenever
+    between the two the server saw it, no window of the server's holds more than allowed.
+
+    Args:
+        rpm: Most requests per window, or None.
+        tpm: Most tokens per window, or None.
+    """
+
+    def __init__(self, rpm: int | None, tpm: int | None) -> None:
+        self.rpm, self.tpm = rpm, tpm
+        self._closed: deque[Ticket] = deque()  # in order of time_s
+        self._open = 0
+        self._charged = 0
+
+    def delay(self, now: float, tokens: int) -> float | None:
+        """Say how long a request of that many tokens has to wait.
+
+        Args:
+            now: The present time in seconds.
+            tokens: Its estimated tokens.
+
+        Returns:
+            Seconds, 0 if it may start now; None if only an answer in flight can make room.
+        """
+        while self._closed and self._closed[0].time_s <= now - WINDOW_S:
+            self._charged -= self._closed.popleft().tokens
+        count, charged, wait = len(self._closed) + self._open, self._charged, 0.0
+        waiting = iter(self._closed)
+        while not self._admits(count, charged, tokens):
+            ticket = next(waiting, None)
+            if ticket is None:
+                return None
+            count, charged = count - 1, charged - ticket.tokens
+            wait = ticket.time_s + WINDOW_S - now
+        return wait
+
+    def admit(self, now: float, tokens: int) -> Ticket:
+        """Count a request as started."""
+        ticket = Ticket(now, tokens)
+        self._open += 1
+        self._charged += tokens
+        return ticket
+
+    def settle(self, ticket: Ticket, now: float, tokens: int) -> None:
+        """Count a request as answered, with the tokens that it really took."""
+        if not ticket.open:
+            return
+        ticket.open = False
+        self._open -= 1
+        self._charged += tokens - ticket.tokens
+        ticket.time_s, ticket.tokens = now, tokens
+        self._closed.append(ticket)
+
+    def _admits(self, count: int, charged: int, tokens: int) -> bool:
+        if self.rpm is not None and count >= self.rpm:
+            return False
+        return self.tpm is None or charged + tokens <= self.tpm
+
+
+class Gate:
+    """The one door through which every attempt of a run passes, in order of arrival.
+
+    It belongs to one event loop; the window may outlive it.
+
+    Args:
+        limits: Concurrency and clock.
+        window: The shared window.
+    """
+
+    def __init__(self, limits: Limits, window: SlidingWindow) -> None:
+        self._clock = limits.clock
+        self._window = window
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._queue = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._closed_until = -math.inf
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody start before that many seconds have passed."""
+        self._closed_until = max(self._closed_until, self._clock.now() + seconds)
+
+    async def enter(self, tokens: int) -> Ticket:
+        """Wait for room, then count the request as started."""
+        async with self._queue:
+            await self._slots.acquire()
+            try:
+                while True:
+                    now = self._clock.now()
+                    # Cleared before the question, so that an answer meanwhile is not missed.
+                    self._settled.clear()
+                    room = self._window.delay(now, tokens)
+                    if room is None:
+                        await self._settled.wait()
+                        continue
+                    wait = max(room, self._closed_until - now)
+                    if wait <= 0:
+                        return self._window.admit(now, tokens)
+                    await self._clock.sleep(wait)
+            except BaseException:
+                self._slots.release()
+                raise
+
+    def leave(self, ticket: Ticket, tokens: int) -> None:
+        """Count the request as answered."""
+        if ticket.open:
+            self._window.settle(ticket, self._clock.now(), tokens)
+            self._slots.release()
+            self._settled.set()

@@ -1,0 +1,70 @@
+"""What the tests of the serving half share: a tiny task, a clock without waiting, prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+
+from fungi_hf.icl.examples import Examples
+from fungi_hf.icl.labels import LabelSpace
+from fungi_hf.icl.prompt import Prompt
+
+NAMES = ["card arrival", "top up", "exchange rate", "lost card"]
+LABELS = LabelSpace(NAMES)
+
+
+def prompt(text="where is it", demos=(("text a", "top up"),), tokens=20) -> Prompt:
+    """A hand-made multi-turn prompt."""
+    messages = [{"role": "system", "content": "Labels:\n" + "\n".join(NAMES)}]
+    for shown, label in demos:
+        messages += [{"role": "user", "content": shown}, {"role": "assistant", "content": label}]
+    messages.append({"role": "user", "content": text})
+    return Prompt(messages=tuple(messages), input_tokens=tokens)
+
+
+def task(n_test=20, n_train=40):
+    """Train and test examples whose texts share words with their label."""
+    words = ["card arrive mail", "top money add", "rate currency euro", "lost stolen gone"]
+    train = [(f"{words[i % 4]} sample {i}", i % 4) for i in range(n_train)]
+    test = [(f"{words[i % 4]} question {i}", i % 4) for i in range(n_test)]
+    return tuple(
+        Examples(contents=[t for t, _ in rows], targets=[y for _, y in rows])
+        for rows in (train, test)
+    )
+
+
+class FastClock:
+    """Virtual time: a sleeper wakes when the loop has nothing else to do, at its own time."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.slept: list[float] = []
+        self._heap: list = []
+        self._order = itertools.count()
+        self._driver: asyncio.Task | None = None
+
+    def now(self) -> float:
+        return self.time
+
+    def wall(self) -> float:
+        return 1_700_000_000.0 + self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._heap, (self.time + seconds, next(self._order), future))
+        if self._driver is None or self._driver.done():
+            self._driver = asyncio.ensure_future(self._drive())
+        await future
+
+    async def _drive(self) -> None:
+        while self._heap:
+            # Let everything that is ready, real answers included, happen before time moves.
+            for _ in range(20):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
+            when, _, future = heapq.heappop(self._heap)
+            self.time = max(self.time, when)
+            if not future.done():
+                future.set_result(None)
