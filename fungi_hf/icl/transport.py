@@ -81,9 +81,10 @@ class Transport:
         http_client = None
         if is_loopback(base_url):
             # A proxy from the environment cannot reach this machine's own servers.
-            name = "DefaultAsyncHttpx2Client"
-            make = getattr(openai, name, None) or openai.DefaultAsyncHttpxClient
-            http_client = make(trust_env=False)
+            # 2.x names the second client too, but brings only the first.
+            is_new = int(openai.__version__.partition(".")[0]) >= 3
+            name = "DefaultAsyncHttpx2Client" if is_new else "DefaultAsyncHttpxClient"
+            http_client = getattr(openai, name)(trust_env=False)
         self._client: Any = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
