@@ -1,1 +1,41 @@
-"""Gradient features (FUNGI) for frozen Hugging Face encoders."""
+"""Gradient features (FUNGI) for frozen Hugging Face encoders: no training, one extra small backward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
+from fungi_hf.errors import FungiError
+
+if TYPE_CHECKING:
+    from fungi_hf.extractor import FungiExtractor
+    from fungi_hf.features import FungiFeatures
+
+__version__ = "0.1.0"
+__all__ = [
+    "KL",
+    "PCA",
+    "Activation",
+    "Custom",
+    "FungiConfig",
+    "FungiError",
+    "FungiExtractor",
+    "FungiFeatures",
+    "SimCLR",
+    "register_objective",
+]
+
+_HOMES = {
+    "FungiExtractor": "fungi_hf.extractor",
+    "FungiFeatures": "fungi_hf.features",
+    "register_objective": "fungi_hf.objectives",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy names when they are first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

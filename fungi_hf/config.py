@@ -1,0 +1,307 @@
+"""What a feature is, as frozen data: JSON in and out, every default written, nothing unknown accepted.
+
+Only the standard library is imported, so a config can be read anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+
+from fungi_hf.errors import ConfigError, choices
+from fungi_hf.specs import OBJECTIVE_SPECS, PCA, KL, Activation, Custom, SimCLR, parse_objective
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fungi_hf.specs import ObjectiveSpec
+
+CONFIG_VERSION: Final = 1
+
+Pooling: TypeAlias = Literal["auto", "cls", "first", "last", "mean", "model"]
+SketchKind: TypeAlias = Literal["khatri_rao", "rademacher", "gaussian", "sparse", "none"]
+Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"]
+Tokens: TypeAlias = Literal["all", "first"]
+Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_commands", "fit"]
+
+__all__ = [
+    "CONFIG_VERSION",
+    "KL",
+    "OBJECTIVE_SPECS",
+    "PCA",
+    "Activation",
+    "Custom",
+    "FungiConfig",
+    "SimCLR",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FungiConfig:
+    """The choices that decide a feature vector, apart from the encoder's weights.
+
+    Attributes:
+        objectives: Gradient blocks in order: names ("kl", "simclr", "activation", a registered
+            name) or spec objects (`KL(temperature=15)`). May be empty: the embedding alone.
+        embedding_weight: Factor of the L2-normalised embedding; 0 leaves the embedding out.
+        target_layer: Dotted path of an `nn.Linear`, or "auto": the last block's attention
+            output projection.
+        pooling: How tokens become one embedding. "auto" is what the encoder's folder says it was
+            trained with (a sentence-transformers pooling file), else the masked mean.
+        gradient_tokens: Which tokens' outer products are summed: "all", or "first" as in the
+            published audio code.
+        sketch: How a gradient becomes P numbers; "none" keeps exact low-rank factors.
+        sketch_dim: P; None means the embedding width D.
+        sketch_rank: Terms of the Khatri-Rao sketch, or of the exact factors with "none".
+        published_signs: Draw the Rademacher matrix as the published code does (one float32
+            stream, seeded with `seed`) instead of by name.
+        round_sketch: Round sketched gradients to bfloat16 as the published code does.
+        center: Subtract each block's training mean (learned by `fit`) before normalising.
+        reduction: None, a number of principal components, or `PCA(...)`.
+        max_length: Tokens (or seconds-derived frames) per input; None is the encoder's limit.
+        audio_statistics: Source of the spectrogram mean and deviation; "processor" is the
+            encoder's own preprocessor, "fit" estimates them from the training set.
+        dtype: Floating type of the encoder's forward pass; heads and losses use float64.
+        seed: Root of every named random object.
+    """
+
+    objectives: tuple[ObjectiveSpec, ...] = ("kl",)  # type: ignore[assignment]
+    embedding_weight: float = 1.0
+    target_layer: str = "auto"
+    pooling: Pooling = "auto"
+    gradient_tokens: Tokens = "all"
+    sketch: SketchKind = "khatri_rao"
+    sketch_dim: int | None = None
+    sketch_rank: int = 4
+    published_signs: bool = False
+    round_sketch: bool = False
+    center: bool = False
+    reduction: PCA | None = None
+    max_length: int | None = None
+    audio_statistics: Statistics = "processor"
+    dtype: Dtype = "float32"
+    seed: int = 42
+    version: int = field(default=CONFIG_VERSION)
+
+    def __post_init__(self) -> None:
+        """Normalise shorthand and check every field against the others."""
+        given: Any = self.objectives
+        if isinstance(given, str) or not isinstance(given, (tuple, list)):
+            raise ConfigError(f"objectives must be a tuple of names or specs; got {given!r}")
+        object.__setattr__(self, "objectives", tuple(parse_objective(item) for item in given))
+        reduction: Any = self.reduction
+        if isinstance(reduction, int) and not isinstance(reduction, bool):
+            object.__setattr__(self, "reduction", PCA(n_components=reduction))
+        elif reduction is not None and not isinstance(reduction, PCA):
+            raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
+        self._check_choices()
+        self._check_numbers()
+        self._check_together()
+
+    def _check_choices(self) -> None:
+        for name, literal in (
+            ("pooling", Pooling),
+            ("gradient_tokens", Tokens),
+            ("sketch", SketchKind),
+            ("audio_statistics", Statistics),
+            ("dtype", Dtype),
+        ):
+            value = getattr(self, name)
+            if value not in get_args(literal):
+                raise ConfigError(f"{name} is {choices(value, get_args(literal))}")
+        if not isinstance(self.target_layer, str) or not self.target_layer:
+            raise ConfigError(
+                f"target_layer must be 'auto' or a dotted path; got {self.target_layer!r}"
+            )
+        for name in ("published_signs", "round_sketch", "center"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r}")
+
+    def _check_numbers(self) -> None:
+        for name, optional in (
+            ("sketch_dim", True),
+            ("sketch_rank", False),
+            ("max_length", True),
+            ("version", False),
+        ):
+            _check_count(name, getattr(self, name), optional=optional)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError(f"seed must be an integer; got {self.seed!r}")
+        weight = self.embedding_weight
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, (int, float))
+            or not 0 <= weight < 1e9
+        ):
+            raise ConfigError(f"embedding_weight must be a number >= 0; got {weight!r}")
+        object.__setattr__(self, "embedding_weight", float(weight))
+
+    def _check_together(self) -> None:
+        names = [spec.name for spec in self.objectives]
+        if "embedding" in names or len(set(names)) != len(names):
+            raise ConfigError(
+                f"objective names must be unique and not 'embedding'; got {names}; "
+                "give one of them another name=..."
+            )
+        if not names and self.embedding_weight == 0:
+            raise ConfigError("objectives is empty and embedding_weight is 0: nothing to extract")
+        if self.sketch == "none" and (self.center or self.reduction is not None):
+            raise ConfigError(
+                "sketch='none' keeps exact factors, which cannot be centred or PCA-reduced; "
+                "set center=False and reduction=None, or choose a sketch"
+            )
+        if self.published_signs and self.sketch != "rademacher":
+            raise ConfigError(
+                f"published_signs needs sketch='rademacher'; got sketch={self.sketch!r}"
+            )
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether features can only be computed after `fit`."""
+        fitted = any(spec.needs_fit for spec in self.objectives)
+        return fitted or self.center or self.reduction is not None or self.audio_statistics == "fit"
+
+    @classmethod
+    def paper(cls, modality: str) -> FungiConfig:
+        """Give the published code's choices for one modality, its quirks included.
+
+        Args:
+            modality: "text", "audio" or "vision".
+
+        Returns:
+            The preset. Head weights, negatives and views follow the published distributions;
+            their draws cannot be reproduced, since the published code does not seed them apart.
+
+        Raises:
+            ConfigError: If the modality is unknown.
+
+        Reference: Simoncini et al. 2024; the job scripts of the published code.
+        """
+        presets = {"text": _PAPER_TEXT, "audio": _PAPER_AUDIO}
+        if modality not in presets:
+            raise ConfigError(f"no paper preset for modality {choices(modality, presets)}")
+        return cls(
+            **presets[modality],
+            sketch="rademacher",
+            published_signs=True,
+            reduction=PCA(n_components=512, normalize=False),
+        )
+
+    def replace(self, **changes: Any) -> FungiConfig:
+        """Give a copy with some fields changed, checked again.
+
+        Raises:
+            ConfigError: If a field does not exist or its value is not allowed.
+        """
+        _refuse_unknown(changes, [item.name for item in dataclasses.fields(self)], "FungiConfig")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON data with every default written out."""
+        data = dataclasses.asdict(self)
+        data["objectives"] = [spec.to_dict() for spec in self.objectives]
+        return data
+
+    def to_json(self) -> str:
+        """Give the JSON text that `from_json` reads."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FungiConfig:
+        """Read what `to_dict` wrote.
+
+        Args:
+            data: The fields; a missing one takes its default.
+
+        Returns:
+            The config, stamped with this version.
+
+        Raises:
+            ConfigError: If a key is unknown or a value is not allowed.
+        """
+        if not isinstance(data, dict):
+            raise ConfigError(f"a config must be a JSON object; got {type(data).__name__}")
+        values = dict(data)
+        version = values.pop("version", CONFIG_VERSION)
+        _check_count("version", version, optional=False)
+        if version > CONFIG_VERSION:
+            warnings.warn(
+                f"this config has version {version}, the package knows {CONFIG_VERSION}; "
+                "fields may have changed their meaning: upgrade fungi-hf",
+                stacklevel=2,
+            )
+        _refuse_unknown(values, [f.name for f in dataclasses.fields(cls)], "FungiConfig")
+        if isinstance(values.get("reduction"), dict):
+            _refuse_unknown(values["reduction"], [f.name for f in dataclasses.fields(PCA)], "PCA")
+            values["reduction"] = PCA(**values["reduction"])
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> FungiConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: If the text is not JSON or holds an unknown key or value.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"the config is not JSON: {error}") from None
+        return cls.from_dict(data)
+
+    def fingerprint(self) -> str:
+        """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_PAPER_TEXT: dict[str, Any] = {
+    "objectives": (
+        KL(temperature=15.0, latent_dim=768),
+        SimCLR(
+            temperature=0.07,
+            logsumexp_temperature=1.0,
+            latent_dim=256,
+            n_views=12,
+            views="nlpaug_deletion",
+            n_negatives=256,
+            negative_views=2,
+        ),
+    ),
+    "pooling": "first",
+}
+_PAPER_AUDIO: dict[str, Any] = {
+    "objectives": (
+        KL(temperature=15.0, latent_dim=768),
+        SimCLR(
+            temperature=0.07,
+            logsumexp_temperature=1.0,
+            latent_dim=768,
+            n_views=16,
+            views="noise_roll",
+            n_negatives=64,
+            negative_views=2,
+        ),
+    ),
+    "pooling": "cls",
+    "gradient_tokens": "first",
+    "audio_statistics": "esc50",
+}
+
+
+def _check_count(name: str, value: object, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        allowed = "None or an integer >= 1" if optional else "an integer >= 1"
+        raise ConfigError(f"{name} must be {allowed}; got {value!r}")
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], owner: str) -> None:
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"{owner} has no field {choices(key, known)}")

@@ -1,0 +1,151 @@
+"""The last block computed for the first token only: exact, and cheaper than the plain block.
+
+The embedding reads position 0 of the last hidden state, so the last block needs one query, one
+output projection and one MLP row per input. Keys and values are never formed: with one query,
+`q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum_t p_t h_t)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Blocks whose attention is plain softmax(q k / sqrt(d)) followed by the modules named below.
+BERT_BLOCKS: Final = frozenset(
+    {"BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "CamembertLayer"}
+)
+T5_BLOCKS: Final = frozenset({"T5Block", "MT5Block"})
+
+
+class FirstTokenBlock:
+    """Stands in for a block's `forward` while installed; the block then gives [N, 1, D]."""
+
+    def __init__(self, block: nn.Module, forward: Callable[..., Any]) -> None:
+        """Keep the block and its replacement."""
+        self._block, self._forward = block, forward
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Shadow `forward` on the instance, and give back what was there."""
+        before = self._block.__dict__.get("forward")
+        self._block.forward = self._forward
+        try:
+            yield
+        finally:
+            del self._block.__dict__["forward"]
+            if before is not None:
+                self._block.forward = before
+
+
+def _bert_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
+    """BERT, RoBERTa, ELECTRA: post-norm, scores scaled by 1/sqrt(d)."""
+    attention = block.attention.self
+    attend = _Attention(
+        attention.query, attention.key, attention.value, attention.num_attention_heads, layer
+    )
+
+    def forward(
+        hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        context = attend(hidden_states, attention.scaling, attention_mask)
+        out: Tensor = block.feed_forward_chunk(
+            block.attention.output(context, hidden_states[:, :1])
+        )
+        return out
+
+    return forward
+
+
+def _t5_forward(block: Any, layer: nn.Linear) -> Callable[..., tuple[Tensor, Tensor | None, None]]:
+    """T5, mT5: pre-norm, unscaled scores, a relative position bias handed from block to block."""
+    inner, attention = block.layer[0], block.layer[0].SelfAttention
+    attend = _Attention(attention.q, attention.k, attention.v, attention.n_heads, layer)
+
+    def forward(
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        if attention.has_relative_attention_bias and position_bias is None:
+            length = hidden_states.shape[1]
+            position_bias = attention.compute_bias(length, length, device=hidden_states.device)
+        normed = inner.layer_norm(hidden_states)
+        context = attend(normed, attention.scaling, attention_mask, position_bias)
+        out = hidden_states[:, :1] + attention.o(context)
+        return block.layer[-1](out), position_bias, None
+
+    return forward
+
+
+class _Attention:
+    """Attention from position 0 to all positions."""
+
+    def __init__(
+        self, query: nn.Linear, key: nn.Linear, value: nn.Linear, n_heads: int, layer: nn.Linear
+    ) -> None:
+        """Fold keys and values, unless one of them is the target layer and must be called."""
+        self._query, self._key, self._value, self._n_heads = query, key, value, n_heads
+        self._folded = layer is not key and layer is not value
+
+    def __call__(
+        self, hidden: Tensor, scaling: float, mask: Tensor | None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Give [N, 1, heads * d] from [N, T, D]."""
+        n, t, width = hidden.shape
+        q = self._query(hidden[:, :1]).view(n, self._n_heads, -1) * scaling  # [N, H, d]
+        if self._folded:
+            W = self._key.weight.view(self._n_heads, -1, width)  # [H, d, D]
+            lifted = torch.bmm(q.transpose(0, 1), W).transpose(0, 1)  # [N, H, D]
+            # The key's bias adds one number to all scores of a head: softmax does not see it.
+            scores = torch.bmm(lifted, hidden.transpose(1, 2))  # [N, H, T]
+        else:
+            scores = torch.einsum("nhd,nthd->nht", q, self._key(hidden).view(n, t, *q.shape[1:]))
+        if bias is not None:
+            scores = scores + bias[:, :, 0]
+        weights = _masked(scores, mask).softmax(-1)  # [N, H, T]
+        if not self._folded:
+            v = self._value(hidden).view(n, t, self._n_heads, -1)
+            return torch.einsum("nht,nthd->nhd", weights, v).reshape(n, 1, -1)
+        mixed = torch.bmm(weights, hidden).transpose(0, 1)  # [H, N, D]
+        V = self._value.weight.view(self._n_heads, -1, width)  # [H, d, D]
+        context = torch.bmm(mixed, V.transpose(1, 2)).transpose(0, 1).reshape(n, 1, -1)
+        return context if self._value.bias is None else context + self._value.bias
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Apply a boolean (True attends) or additive mask [N, 1 or H, 1 or T, T] at query 0."""
+    if mask is None:
+        return scores
+    row = mask[:, :, 0]
+    if row.dtype == torch.bool:
+        return scores.masked_fill(~row, -torch.inf)
+    return scores + row
+
+
+def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | None:
+    """Give the stand-in for the model's last block, or None where the family is not known.
+
+    Args:
+        model: The encoder; only its structure is read.
+        layer: The target layer.
+
+    Returns:
+        None also for decoders and for attention other than sdpa and eager.
+    """
+    config: Any = model.config
+    if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
+        return None
+    blocks = [m for m in model.modules() if type(m).__name__ in BERT_BLOCKS | T5_BLOCKS]
+    if not blocks or getattr(blocks[-1], "is_decoder", False):
+        return None
+    if type(blocks[-1]).__name__ in T5_BLOCKS:
+        return FirstTokenBlock(blocks[-1], _t5_forward(blocks[-1], layer))
+    return FirstTokenBlock(blocks[-1], _bert_forward(blocks[-1], layer))

@@ -1,0 +1,285 @@
+"""From a name, folder or model object to an encoder; `trust_remote_code` is never set here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+from fungi_hf.encoders.text import TextEncoder
+from fungi_hf.errors import ConfigError, EncoderError, StorageError, choices
+from fungi_hf.hub.store import HubOptions, find_file
+from fungi_hf.state import tensor_digest
+
+if TYPE_CHECKING:
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
+
+_POOLING_MODES: Final = {
+    "cls": "cls",
+    "cls_token": "cls",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "lasttoken": "last",
+    # The same direction as the mean, and every block is normalised.
+    "mean_sqrt_len_tokens": "mean",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where an encoder came from.
+
+    Attributes:
+        name: Repository id or folder; empty for a model object without one.
+        revision: Commit of a repository.
+        pooling: What its folder says it was trained with.
+        max_length: The length its folder says.
+    """
+
+    name: str = ""
+    revision: str | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def load_encoder(
+    model: str | Path | nn.Module,
+    config: FungiConfig,
+    *,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+    hub: HubOptions | None = None,
+) -> tuple[Encoder, Source]:
+    """Give an encoder for a repository id, a folder, or a loaded model.
+
+    Args:
+        model: What to load; a loaded model is used as it is and never changed.
+        config: Layer, pooling, length, dtype.
+        processor: Tokenizer, feature extractor or image processor; loaded if None.
+        device: Moves a model that is loaded here; must be None for a model object.
+        hub: How to reach a repository.
+
+    Raises:
+        EncoderError: If the model or its preprocessor is unusable.
+        ConfigError: If the config asks for another dtype than the model object has.
+    """
+    hub = hub or HubOptions()
+    if isinstance(model, nn.Module):
+        if device is not None:
+            raise ConfigError("device is only for models loaded by name; move the model yourself")
+        module = unwrap(model)
+        source = _source_of(module)
+    else:
+        module = load_model(model, config, hub)
+        source = _read_source(str(model), module, hub)
+        if device is not None:
+            module = module.to(device)
+    _check_dtype(module, config)
+    builder = _builder(module)
+    if processor is None:
+        name = source.name or str(getattr(module, "name_or_path", ""))
+        processor = load_processor(module, name, hub)
+    return builder(module, processor, config, source), source
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Give the encoder inside a compiled, encoder-decoder or task model.
+
+    `torch.compile`'s wrapper is taken off: hooks registered on it never fire. The weights are
+    shared, nothing is copied.
+    """
+    model = getattr(model, "_orig_mod", model)
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+        encoder: nn.Module = model.get_encoder()
+        return encoder
+    base: nn.Module = getattr(model, "base_model", model)
+    return base
+
+
+def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Module:
+    """Load an encoder in the config's dtype, encoder-decoders as encoder only.
+
+    Raises:
+        EncoderError: If it cannot be loaded; the message is the library's first line.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    reach = {
+        "revision": hub.revision,
+        "token": hub.token,
+        "cache_dir": hub.cache_dir,
+        "local_files_only": hub.local_files_only,
+    }
+    try:
+        settings = AutoConfig.from_pretrained(str(name), **reach)
+        architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
+        loader: Any = AutoModel
+        if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+            loader = AutoModelForTextEncoding
+        elif architecture.endswith("Encoder") and hasattr(transformers, architecture):
+            loader = getattr(transformers, architecture)
+        elif architecture == "WhisperEncoder":
+            from transformers.models.whisper.modeling_whisper import WhisperEncoder as loader  # noqa: N813
+        model, report = loader.from_pretrained(
+            str(name), dtype=getattr(torch, config.dtype), output_loading_info=True, **reach
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise EncoderError(
+            f"cannot load an encoder from {str(name)!r}: {str(error).splitlines()[0]}"
+        ) from None
+    model.eval()
+    _refuse_random_weights(str(name), report, config)
+    return unwrap(model)
+
+
+def _refuse_random_weights(name: str, report: dict[str, Any], config: FungiConfig) -> None:
+    missing = sorted(report.get("missing_keys", ()))
+    if config.pooling != "model":
+        missing = [key for key in missing if "pooler" not in key]
+    if missing:
+        shown = ", ".join(missing[:5])
+        raise EncoderError(
+            f"{name!r} lacks {len(missing)} of the model's weights (they would be random): {shown}"
+        )
+
+
+def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
+    """Load the preprocessor that the model's main input needs.
+
+    Raises:
+        EncoderError: If it is missing; the message names it and the library's reason.
+    """
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+
+    kinds: dict[str, tuple[str, Any]] = {
+        "input_ids": ("tokenizer", AutoTokenizer),
+        "input_values": ("feature extractor", AutoFeatureExtractor),
+        "input_features": ("feature extractor", AutoFeatureExtractor),
+        "pixel_values": ("image processor", AutoImageProcessor),
+    }
+    kind, loader = kinds[str(getattr(model, "main_input_name", "input_ids"))]
+    if not name:
+        raise EncoderError(f"{type(model).__name__} needs its {kind}: pass processor=")
+    try:
+        return loader.from_pretrained(
+            name,
+            revision=hub.revision,
+            token=hub.token,
+            cache_dir=hub.cache_dir,
+            local_files_only=hub.local_files_only,
+        )
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise EncoderError(
+            f"{type(model).__name__} needs its {kind}, which {name!r} does not give: "
+            f"{str(error).splitlines()[0]}; pass processor="
+        ) from None
+
+
+def _builder(model: nn.Module) -> Any:
+    """Give (model, processor, config, source) -> Encoder by the model's main input."""
+    builders: dict[str, Any] = {"input_ids": _build_text}
+    main = str(getattr(model, "main_input_name", ""))
+    if main not in builders:
+        raise EncoderError(
+            f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
+            f"{choices(main, builders)} (for a two-tower model pass its text or vision model)"
+        )
+    return builders[main]
+
+
+def _build_text(model: nn.Module, processor: Any, config: FungiConfig, source: Source) -> Encoder:
+    return TextEncoder(
+        model,
+        processor,
+        config,
+        trained_pooling=source.pooling,
+        trained_length=source.max_length,
+    )
+
+
+def _check_dtype(model: nn.Module, config: FungiConfig) -> None:
+    got = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if got != config.dtype:
+        raise ConfigError(
+            f"the model is {got}, the config says dtype={config.dtype!r}; set dtype={got!r} in "
+            "the config, or load the model in the other dtype"
+        )
+
+
+def _source_of(model: nn.Module) -> Source:
+    name = str(getattr(model, "name_or_path", "") or "")
+    config = getattr(model, "config", None)
+    if name and Path(name).is_dir():
+        return _read_source(name, model, HubOptions())
+    return Source(name=name, revision=getattr(config, "_commit_hash", None))
+
+
+def _read_source(name: str, model: nn.Module, hub: HubOptions) -> Source:
+    """Read what a sentence-transformers folder says of pooling and length."""
+    revision = getattr(getattr(model, "config", None), "_commit_hash", None)
+    try:
+        modules = _read_json(name, "modules.json", hub) or []
+        paths = [
+            str(module.get("path", ""))
+            for module in modules
+            if str(module.get("type", "")).endswith("Pooling")
+        ]
+        pooling = _read_json(name, f"{paths[0]}/config.json", hub) if paths else None
+        transformer = _read_json(name, "sentence_bert_config.json", hub) or {}
+    except (StorageError, AttributeError):
+        return Source(name=name, revision=revision)
+    length = transformer.get("max_seq_length") if isinstance(transformer, dict) else None
+    return Source(
+        name=name,
+        revision=revision,
+        pooling=_trained_pooling(pooling) if pooling else None,
+        max_length=length if isinstance(length, int) and length > 0 else None,
+    )
+
+
+def _trained_pooling(pooling: dict[str, Any]) -> str:
+    """Give our name of a pooling mode, or its own name where we have none."""
+    mode = pooling.get("pooling_mode")
+    if mode is None:
+        prefix = "pooling_mode_"
+        mode = "+".join(
+            key.removeprefix(prefix)
+            for key, value in pooling.items()
+            if key.startswith(prefix) and value is True
+        )
+    return _POOLING_MODES.get(str(mode), str(mode))
+
+
+def _read_json(name: str, file: str, hub: HubOptions) -> Any:
+    path = find_file(name, file, hub)
+    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def encoder_digest(encoder: Encoder) -> str:
+    """Digest of the weights and of the preprocessor, whatever they were loaded from."""
+    digest = hashlib.sha256(tensor_digest(dict(encoder.model.named_parameters())).encode())
+    for preprocessor in (getattr(encoder, "tokenizer", None), getattr(encoder, "processor", None)):
+        if preprocessor is not None:
+            digest.update(_preprocessor_text(preprocessor).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+def _preprocessor_text(preprocessor: Any) -> str:
+    backend = getattr(preprocessor, "backend_tokenizer", None)
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        return json.dumps({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
+    if hasattr(preprocessor, "get_vocab"):
+        return json.dumps(preprocessor.get_vocab(), sort_keys=True)
+    to_dict = getattr(preprocessor, "to_dict", None)
+    return json.dumps(to_dict(), sort_keys=True, default=str) if callable(to_dict) else ""

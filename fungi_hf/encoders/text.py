@@ -1,0 +1,299 @@
+"""Text encoders: any Hugging Face encoder with a tokenizer, its pooling, its last block made cheap."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.lastblock import first_token_block
+from fungi_hf.encoders.words import word_spans
+from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, choices
+from fungi_hf.layers import resolve_layer
+from fungi_hf.views.base import REGISTERED_VIEWS
+from fungi_hf.views.text import PublishedDeletion, WordDeletion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Batch
+    from fungi_hf.views.base import ViewGenerator
+
+POOLINGS: Final = ("cls", "first", "last", "mean", "model")
+
+
+class TextEncoder:
+    """A tokenizer and a text model, pooled to one embedding.
+
+    Attributes:
+        NOTES: What can be said of an input that is usable but not as the user may think.
+    """
+
+    modality = "text"
+    chunk_size = 4096
+    NOTES: Final = {
+        "truncated": "{n} of the texts are longer than {limit} tokens and were truncated",
+        "empty": "{n} of the texts are empty or only white space; they share the features of the "
+        "empty sequence",
+        "control": "{n} of the texts hold NUL or other control characters, which the tokenizer "
+        "may drop",
+        "unknown": "{n} of the texts consist of unknown tokens only; different texts may share "
+        "their features",
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        config: FungiConfig,
+        *,
+        trained_pooling: str | None = None,
+        trained_length: int | None = None,
+    ) -> None:
+        """Resolve layer, pooling and length; nothing of the model is changed.
+
+        Args:
+            model: An encoder whose forward takes `input_ids` and gives `last_hidden_state`.
+            tokenizer: Its Hugging Face tokenizer.
+            config: Says layer, pooling and length.
+            trained_pooling: What the encoder's folder says it was trained with.
+            trained_length: The length its folder says, in tokens.
+
+        Raises:
+            EncoderError: If the tokenizer is missing or cannot pad.
+        """
+        if tokenizer is None or not callable(tokenizer):
+            raise EncoderError(
+                f"{type(model).__name__} needs its tokenizer; got {tokenizer!r}: pass tokenizer="
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.layer_path, self.layer = resolve_layer(model, config.target_layer)
+        self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
+        self.max_length = self._resolve_length(config.max_length, trained_length)
+        self.width = self._probe_width()
+        self._block = first_token_block(model, self.layer) if self.reads_first_token else None
+
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether the embedding depends on position 0 of the last hidden state alone."""
+        return self.pooling in ("cls", "first")
+
+    @property
+    def uses_short_last_block(self) -> bool:
+        """Whether the last block is computed for the pooled token only."""
+        return self._block is not None
+
+    def use_full_last_block(self) -> None:
+        """Compute the last block for all tokens, as the plain forward pass does."""
+        self._block = None
+
+    def _resolve_pooling(self, asked: str, trained: str | None) -> str:
+        pooling = (trained or "mean") if asked == "auto" else asked
+        if pooling not in POOLINGS:
+            raise ConfigError(
+                f"the encoder's folder says pooling {pooling!r}, which is not offered; set pooling "
+                f"to one of {', '.join(map(repr, POOLINGS))}"
+            )
+        if pooling == "cls" and not self._starts_with_class_token():
+            raise ConfigError(
+                f"pooling='cls' needs a class token at position 0, which the tokenizer of "
+                f"{type(self.model).__name__} does not put there; use 'first' or 'mean'"
+            )
+        if pooling == "model" and getattr(self.model, "pooler", None) is None:
+            raise ConfigError(
+                f"pooling='model' needs a pooler, which this {type(self.model).__name__} does not "
+                "have; use 'cls', 'first' or 'mean'"
+            )
+        return pooling
+
+    def _starts_with_class_token(self) -> bool:
+        cls_id = getattr(self.tokenizer, "cls_token_id", None)
+        ids = self.tokenizer([""], add_special_tokens=True)["input_ids"][0]
+        return cls_id is not None and len(ids) > 0 and ids[0] == cls_id
+
+    def _resolve_length(self, asked: int | None, trained: int | None) -> int:
+        limit = int(min(getattr(self.tokenizer, "model_max_length", 10**9), 10**9))
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(positions, int) and positions > 0 and not self._has_relative_positions():
+            # RoBERTa-like tables begin after the padding index.
+            offset = self._position_offset()
+            limit = min(limit, positions - offset)
+        if trained is not None:
+            limit = min(limit, trained)
+        if asked is not None:
+            if asked > limit:
+                raise ConfigError(
+                    f"max_length={asked} is more than the encoder's limit of {limit} tokens"
+                )
+            limit = asked
+        special = len(self.tokenizer([""], add_special_tokens=True)["input_ids"][0])
+        if limit <= special:
+            raise ConfigError(f"max_length={limit} leaves no room beside {special} special tokens")
+        return limit
+
+    def _has_relative_positions(self) -> bool:
+        config = self.model.config
+        return bool(getattr(config, "relative_attention", False)) and not getattr(
+            config, "position_biased_input", True
+        )
+
+    def _position_offset(self) -> int:
+        for module in self.model.modules():
+            table = getattr(module, "position_embeddings", None)
+            if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
+                return int(table.padding_idx) + 1
+        return 0
+
+    def _probe_width(self) -> int:
+        for name in ("hidden_size", "d_model", "dim"):
+            width = getattr(self.model.config, name, None)
+            if isinstance(width, int):
+                return width
+        raise EncoderError(f"{type(self.model).__name__} does not say its width (hidden_size)")
+
+    def check(self, raw: object, index: int) -> str:
+        """Give the text, or say what is wrong with it.
+
+        Raises:
+            InputTypeError: If it is not a string.
+            InputError: If it is not valid Unicode.
+        """
+        if not isinstance(raw, str):
+            raise InputTypeError(
+                f"input {index} must be a text (str); got {type(raw).__name__}: {_short(raw)}"
+            )
+        try:
+            raw.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"input {index} has a lone surrogate at character {error.start}, which is not "
+                "valid Unicode; decode the source again, or use "
+                "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            ) from None
+        return str(raw)
+
+    def content(self, raw: str) -> bytes:
+        """Give the text in UTF-8."""
+        return raw.encode()
+
+    def prepare(self, raws: Sequence[str]) -> list[Prepared]:
+        """Tokenise, truncate and note what was special; padding comes later."""
+        if not raws:
+            return []
+        encoded = self.tokenizer(
+            list(raws),
+            add_special_tokens=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        return [self._prepared(raw, ids) for raw, ids in zip(raws, encoded, strict=True)]
+
+    def _prepared(self, raw: str, ids: list[int]) -> Prepared:
+        array = np.asarray(ids, dtype=np.int64)
+        notes = []
+        if not raw.strip():
+            notes.append("empty")
+        elif len(ids) >= self.max_length and self._n_tokens(raw) > self.max_length:
+            notes.append("truncated")
+        if not raw.isprintable() and any(ord(c) < 32 and c not in "\t\n\r\f\v" for c in raw):
+            notes.append("control")
+        if not notes and self._is_unknown(ids):
+            notes.append("unknown")
+        return Prepared(array, len(ids), array.tobytes(), tuple(notes))
+
+    def _n_tokens(self, raw: str) -> int:
+        encoded = self.tokenizer([raw], add_special_tokens=True, truncation=False, verbose=False)
+        return len(encoded["input_ids"][0])
+
+    def _is_unknown(self, ids: list[int]) -> bool:
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if unknown is None or unknown not in ids:
+            return False
+        special = set(self.tokenizer.all_special_ids) - {unknown}
+        return all(token == unknown or token in special for token in ids)
+
+    def collate(self, items: Sequence[Prepared]) -> Batch:
+        """Pad on the right to the longest item: `input_ids`, `attention_mask` [N, T]."""
+        longest = max(item.cost for item in items)
+        if self.device.type != "cpu":
+            longest = min(-(-longest // 8) * 8, self.max_length)
+        padding = getattr(self.tokenizer, "pad_token_id", None)
+        ids = np.full((len(items), longest), padding or 0, dtype=np.int64)
+        mask = np.zeros((len(items), longest), dtype=np.int64)
+        for row, item in enumerate(items):
+            ids[row, : item.cost] = item.data
+            mask[row, : item.cost] = 1
+        return {
+            "input_ids": torch.from_numpy(ids).to(self.device),
+            "attention_mask": torch.from_numpy(mask).to(self.device),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Give pooled embeddings [N, D] in the model's dtype."""
+        with contextlib.ExitStack() as stack:
+            if self._block is not None:
+                stack.enter_context(self._block.installed())
+            output = self.model(**batch, return_dict=True)
+        if self.pooling == "model":
+            pooled: Tensor = output.pooler_output
+            return pooled
+        return self._pool(output.last_hidden_state, batch["attention_mask"])
+
+    def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
+        """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""
+        return self._pool(a, batch["attention_mask"])
+
+    def _pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        if tokens.shape[1] == 1 or self.pooling in ("cls", "first", "model"):
+            return tokens[:, 0]
+        if self.pooling == "last":
+            last = mask.sum(1) - 1
+            return tokens[torch.arange(len(tokens), device=tokens.device), last]
+        weights = mask[:, :, None].to(tokens.dtype)
+        return (tokens * weights).sum(1) / weights.sum(1)
+
+    def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
+        """Build a view generator: "word_deletion" (the default), "nlpaug_deletion" or a registered one.
+
+        Raises:
+            ConfigError: If the name or an option is unknown.
+        """
+        builders: dict[str, Any] = {
+            "word_deletion": self._word_deletion,
+            "nlpaug_deletion": PublishedDeletion,
+            **REGISTERED_VIEWS,
+        }
+        wanted = "word_deletion" if name == "auto" else name
+        if wanted not in builders:
+            raise ConfigError(f"views is {choices(wanted, builders)}")
+        try:
+            generator: ViewGenerator = builders[wanted](n_views=n_views, **options)
+        except TypeError as error:
+            raise ConfigError(
+                f"views {wanted!r} refused its options {dict(options)!r}: {error}"
+            ) from None
+        return generator
+
+    def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:
+        return WordDeletion(
+            n_views, probability, spans=lambda text: word_spans(text, self.tokenizer)
+        )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

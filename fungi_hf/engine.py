@@ -1,0 +1,168 @@
+"""One group of samples from model inputs to raw blocks: encode once, one pullback per objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fungi_hf.batching import cut_batches
+from fungi_hf.errors import ObjectiveError
+from fungi_hf.factors import compress
+from fungi_hf.gradients import LayerFactors, Tape, concatenate, gradients_allowed, record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fungi_hf.batching import Budget, Sample
+    from fungi_hf.encoders.base import Encoder, Prepared
+    from fungi_hf.objectives.base import Objective
+    from fungi_hf.sketches import Sketch
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """One forward pass: which units, their tape, their pooled layer inputs."""
+
+    units: Tensor  # [n] positions among the group's units
+    tape: Tape
+    activation: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to compute of every sample; fixed for one extractor.
+
+    Attributes:
+        encoder: Gives embeddings, holds the target layer.
+        objectives: Block name -> objective; None marks the activation block.
+        sketch: None keeps exact factors.
+        rank: Terms kept without a sketch.
+        tokens: Which tokens' outer products are summed.
+        round_sketch: Round sketches to bfloat16.
+    """
+
+    encoder: Encoder
+    objectives: Mapping[str, Objective | None]
+    sketch: Sketch | None
+    rank: int = 4
+    tokens: str = "all"
+    round_sketch: bool = False
+
+
+class Group:
+    """Samples whose graphs are alive together; the model must be held by `untouched`."""
+
+    def __init__(self, samples: Sequence[Sample], plan: Plan, budget: Budget) -> None:
+        """Encode every distinct input of every sample once."""
+        self._plan, self._n = plan, len(samples)
+        units: list[Prepared] = []
+        owners: list[int] = []
+        known: dict[tuple[int, bytes], int] = {}
+
+        def unit(owner: int, item: Prepared) -> int:
+            key = (owner, item.key)
+            if key not in known:
+                known[key] = len(units)
+                units.append(item)
+                owners.append(owner)
+            return known[key]
+
+        self._base = torch.tensor([unit(i, sample.original) for i, sample in enumerate(samples)])
+        self._rows = {
+            name: torch.tensor(
+                [[unit(i, view) for view in sample.views[name]] for i, sample in enumerate(samples)]
+            )
+            for name in (samples[0].views if samples else {})
+        }
+        self._owner = torch.tensor(owners)
+        # Originals apart from views: an objective's pullback touches its own batches only.
+        self._segments = [
+            *self._encode(units, 0, self._n, budget),
+            *self._encode(units, self._n, len(units), budget),
+        ]
+        device = self._segments[0].tape.embeddings.device
+        embeddings = torch.cat([segment.tape.embeddings for segment in self._segments])
+        order = torch.cat([segment.units for segment in self._segments]).to(device)
+        self._embeddings = torch.empty_like(embeddings).index_copy_(0, order, embeddings)
+
+    def _encode(
+        self, units: Sequence[Prepared], start: int, stop: int, budget: Budget
+    ) -> list[_Segment]:
+        encoder = self._plan.encoder
+        wants_activation = start == 0 and any(o is None for o in self._plan.objectives.values())
+        segments = []
+        for places in cut_batches(units[start:stop], budget):
+            batch = encoder.collate([units[start + place] for place in places])
+            tape = record(
+                encoder.layer, encoder.layer_path, lambda batch=batch: encoder.embed(batch)
+            )
+            activation = None
+            if wants_activation:
+                with torch.no_grad():
+                    activation = encoder.pool_activation(tape.a, batch)
+            segments.append(_Segment(torch.tensor(places) + start, tape, activation))
+        return segments
+
+    def blocks(self) -> dict[str, Tensor]:
+        """Give the embedding and every objective's block, [B, width], raw and on the CPU."""
+        blocks = {"embedding": self._embeddings[self._base.to(self._embeddings.device)]}
+        for name, objective in self._plan.objectives.items():
+            if objective is None:
+                blocks[name] = self._activation()
+            else:
+                blocks[name] = self._finish(self.factors(name, objective))
+        return {name: block.detach().float().cpu() for name, block in blocks.items()}
+
+    def view_embeddings(self, name: str) -> Tensor:
+        """Give one objective's view embeddings, [B, V, D], for its `fit`."""
+        return self._embeddings[self._rows[name].to(self._embeddings.device)]
+
+    def factors(self, name: str, objective: Objective) -> LayerFactors:
+        """Give the exact gradients of one objective."""
+        rows = self._rows.get(name, self._base[:, None])
+        with gradients_allowed():
+            leaf = _head_precision(self._embeddings).requires_grad_(True)
+            losses = objective.loss(leaf[rows.to(leaf.device)])
+            if losses.shape != (self._n,):
+                raise ObjectiveError(
+                    f"objective {name!r} must give one loss per sample, shape ({self._n},); "
+                    f"got {tuple(losses.shape)}"
+                )
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        used = torch.zeros(len(leaf), dtype=torch.bool)
+        used[rows.flatten()] = True
+        parts = [
+            segment.tape.pull_back(
+                gradient[segment.units.to(gradient.device)],
+                self._owner[segment.units],
+                self._n,
+                tokens=self._plan.tokens,
+            )
+            for segment in self._segments
+            if used[segment.units].any()
+        ]
+        return concatenate(parts)
+
+    def _finish(self, factors: LayerFactors) -> Tensor:
+        plan = self._plan
+        with torch.no_grad():
+            if plan.sketch is None:
+                return compress(factors, plan.rank)[0]
+            y = plan.sketch(factors)
+            return y.bfloat16().float() if plan.round_sketch else y
+
+    def _activation(self) -> Tensor:
+        parts = [segment for segment in self._segments if segment.activation is not None]
+        pooled = torch.cat([part.activation for part in parts if part.activation is not None])
+        order = torch.cat([part.units for part in parts]).to(pooled.device)
+        return torch.empty_like(pooled).index_copy_(0, order, pooled)
+
+
+def _head_precision(embeddings: Tensor) -> Tensor:
+    """Heads and losses run in float64: the KL gradient loses three digits to cancellation."""
+    if embeddings.device.type == "mps":
+        return embeddings.detach().float()
+    return embeddings.detach().double()

@@ -1,0 +1,123 @@
+"""From raw blocks to feature vectors: centre, normalise, weight, concatenate, reduce."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fungi_hf.features import check_finite, make_layout, unit_rows
+from fungi_hf.reduction import PrincipalComponents
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.types import Float32Array, Layout
+
+
+class Finisher:
+    """The last steps of a feature, row by row; what it learns is a mean per block and a PCA."""
+
+    def __init__(
+        self, config: FungiConfig, widths: dict[str, int], factors: dict[str, tuple[int, int]]
+    ) -> None:
+        """Keep the blocks with a positive weight, the embedding first.
+
+        Args:
+            config: Weights, centring, reduction.
+            widths: Raw block name -> width.
+            factors: Blocks of exact factors, which are already of unit norm.
+        """
+        self._config = config
+        weights = {spec.name: spec.weight for spec in config.objectives}
+        if config.embedding_weight > 0:
+            weights = {"embedding": config.embedding_weight, **weights}
+        self._weights, self._factors = weights, factors
+        self._widths = {name: widths[name] for name in weights}
+        self._means: dict[str, Tensor] = {}
+        self._components: PrincipalComponents | None = None
+        self._skipped = ""
+
+    @property
+    def has_reduction(self) -> bool:
+        """Whether a PCA was fitted, or found unnecessary, by `fit`."""
+        return self._components is not None or bool(self._skipped)
+
+    @property
+    def layout(self) -> Layout:
+        """Block name -> slice; one block "reduced" after a PCA."""
+        if self._components is not None:
+            return make_layout({"reduced": len(self._components.components)})
+        return make_layout(self._widths)
+
+    @property
+    def width(self) -> int:
+        """F."""
+        return max(columns.stop for columns in self.layout.values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why a PCA was skipped, if it was."""
+        return (self._skipped,) if self._skipped else ()
+
+    def load(self, means: dict[str, Tensor], components: PrincipalComponents | None) -> None:
+        """Take fitted state back."""
+        self._means, self._components = means, components
+        if components is None and means == {} and self._config.reduction is None:
+            self._skipped = ""
+
+    def fit(
+        self, blocks: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], PrincipalComponents | None]:
+        """Learn block means and the PCA from raw training blocks.
+
+        Args:
+            blocks: Name -> [N, width].
+
+        Returns:
+            The means (empty without centring) and the PCA (None where it would not reduce).
+        """
+        self._means, self._components, self._skipped = {}, None, ""
+        if self._config.center:
+            self._means = {
+                name: self._directions(name, blocks[name]).double().mean(0) for name in self._widths
+            }
+        wanted = self._config.reduction
+        if wanted is not None:
+            rows = self._concatenate(blocks)
+            if wanted.n_components < min(rows.shape):
+                self._components = PrincipalComponents.fit(rows, wanted.n_components)
+            else:
+                self._skipped = (
+                    f"PCA to {wanted.n_components} components was skipped: "
+                    f"the training features are {rows.shape[0]} x {rows.shape[1]}"
+                )
+        return self._means, self._components
+
+    def finish(self, blocks: dict[str, Tensor]) -> Float32Array:
+        """Give feature vectors [N, F] float32 from raw blocks."""
+        rows = self._concatenate(blocks)
+        if self._components is not None:
+            rows = self._components.transform(rows)
+            if self._config.reduction is not None and self._config.reduction.normalize:
+                rows = unit_rows(rows)
+        array: Float32Array = rows.numpy()
+        return array
+
+    def _directions(self, name: str, block: Tensor) -> Tensor:
+        check_finite(block, name, 0)
+        return block if name in self._factors else unit_rows(block)
+
+    def _concatenate(self, blocks: dict[str, Tensor]) -> Tensor:
+        parts = []
+        for name, weight in self._weights.items():
+            rows = self._directions(name, blocks[name])
+            if name in self._means:
+                live = (blocks[name] != 0).any(-1, keepdim=True)
+                rows = unit_rows((rows.double() - self._means[name]).float()) * live
+            if name in self._factors:
+                parts.append(rows * weight**0.5)
+            else:
+                parts.append(rows * weight)
+        return torch.cat(parts, dim=1)

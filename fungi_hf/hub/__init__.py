@@ -1,0 +1,1 @@
+"""Folders and repositories that hold configs and fitted state."""

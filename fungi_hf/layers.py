@@ -1,0 +1,111 @@
+"""Which Linear layer the gradient is taken at, found on the loaded module and never guessed silently."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from torch import nn
+
+from fungi_hf.errors import LayerNotFoundError, LayerUseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Output projections of self-attention inside one block, by family. Order decides when two fit.
+ATTENTION_OUTPUTS: Final = (
+    "attention.output.dense",  # BERT, RoBERTa, ELECTRA, DeBERTa, version-4 ViT
+    "attention.attn.o",  # MPNet
+    "attention.out_lin",  # DistilBERT
+    "attn.Wo",  # ModernBERT
+    "SelfAttention.o",  # T5, mT5
+    "attention.o_proj",  # ViT, DeiT, AST, DINOv2, DINOv3
+    "attention.out_proj",  # wav2vec2, HuBERT, WavLM
+    "self_attn.out_proj",  # Whisper, CLIP, SigLIP
+    "self_attn.o_proj",  # Llama-like
+    "attn.proj",  # timm
+)
+
+
+def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linear]:
+    """Find the target layer.
+
+    Args:
+        model: A loaded model; not modified.
+        target: A dotted path, or "auto" for the last block's attention output projection.
+
+    Returns:
+        The dotted path and the layer.
+
+    Raises:
+        LayerNotFoundError: If nothing fits; the message lists the last block's Linear layers.
+        LayerUseError: If the layer's weight is tied, or its attention never calls it.
+    """
+    path = _last_attention_output(model) if target == "auto" else target
+    modules = dict(model.named_modules())
+    layer = modules.get(path)
+    if layer is None:
+        raise LayerNotFoundError(
+            f"layer {path!r} is not in {type(model).__name__}; "
+            f"linear layers of its last block: {_last_block_layers(model)}"
+        )
+    if not isinstance(layer, nn.Linear):
+        raise LayerNotFoundError(
+            f"layer {path!r} is a {type(layer).__name__}, not a Linear; "
+            f"linear layers of the last block: {_last_block_layers(model)}"
+        )
+    _refuse_unusable(model, path, layer)
+    return path, layer
+
+
+def _last_attention_output(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for suffix in ATTENTION_OUTPUTS:
+        found = [name for name in names if name == suffix or name.endswith("." + suffix)]
+        if found:
+            return max(found, key=_numbers)
+    raise LayerNotFoundError(
+        f"{type(model).__name__} has no attention output projection with a known name; "
+        f"pass target_layer, e.g. one of {_last_block_layers(model)}"
+    )
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    """Order by block numbers as numbers: layer 11 comes after layer 9."""
+    return tuple(int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", name))
+
+
+def _last_block_layers(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        return "none at all"
+    numbered = [name for name in names if _numbers(name)]
+    if numbered:
+        top = max(_numbers(name)[0] for name in numbered)
+        names = [name for name in numbered if _numbers(name)[0] == top]
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _refuse_unusable(model: nn.Module, path: str, layer: nn.Linear) -> None:
+    aliases = [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name != path
+        and (module is layer or any(own is layer.weight for own in _own_parameters(module)))
+    ]
+    if aliases:
+        raise LayerUseError(
+            f"layer {path!r} is tied: its weight is also used by {', '.join(aliases[:10])}; "
+            "a gradient at one of them is only a part: choose an untied target_layer"
+        )
+    parent = dict(model.named_modules()).get(path.rpartition(".")[0])
+    if isinstance(parent, nn.MultiheadAttention):
+        raise LayerUseError(
+            f"layer {path!r} belongs to nn.MultiheadAttention, which never calls it as a module; "
+            "choose another target_layer, or a Hugging Face implementation of this model"
+        )
+
+
+def _own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    yield from module.parameters(recurse=False)

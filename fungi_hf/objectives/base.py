@@ -1,0 +1,159 @@
+"""The objective's contract and the registry; an objective knows no model and no modality."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
+from fungi_hf.seeding import torch_generator
+from fungi_hf.specs import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, Custom, KL, SimCLR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fungi_hf.specs import ObjectiveSpec
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss of one sample's embeddings.
+
+    Requirements: samples must not interact (no batch statistics, no in-batch negatives), nothing
+    is reduced over the batch, no state changes between calls, all randomness comes from the seed
+    given at construction. `fungi_hf.testing.check_objective` proves the first.
+
+    Attributes:
+        n_views: V, the views it wants; 1 means the untouched input.
+    """
+
+    n_views: int
+
+    def fit(self, embeddings: Tensor) -> None:
+        """Learn from training samples' views [N, V', D]; most objectives learn nothing."""
+
+    def loss(self, embeddings: Tensor) -> Tensor:
+        """Give one loss per sample [B] from embeddings [B, V, D]."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `fit` learned, as tensors to be stored."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+
+    def digest(self) -> str:
+        """Give a digest of the random numbers drawn at construction."""
+
+
+class Head:
+    """A fixed random linear map with PyTorch's default initialisation, seeded by name.
+
+    Formula: z = H e + b, entries uniform in +-1/sqrt(D).
+    """
+
+    def __init__(self, width: int, latent_dim: int, *, seed: int, name: str) -> None:
+        """Draw H [L, D] and b [L] in float32 from a private generator, kept in float64."""
+        bound = 1 / math.sqrt(width)
+        generator = torch_generator(seed, "head", name)
+        uniform = torch.rand(latent_dim, width + 1, generator=generator).mul_(2).sub_(1).mul_(bound)
+        self.weight = uniform[:, :-1].double().contiguous()
+        self.bias = uniform[:, -1].double().contiguous()
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Give latents [..., L] from embeddings [..., D], in their dtype."""
+        weight, bias = self.weight.to(embeddings), self.bias.to(embeddings)
+        return torch.nn.functional.linear(embeddings, weight, bias)
+
+    def digest(self) -> str:
+        """Digest of both tensors."""
+        digest = hashlib.sha256()
+        for tensor in (self.weight, self.bias):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def register_objective(name: str, factory: Callable[..., Objective]) -> None:
+    """Make a third-party objective usable by name in `FungiConfig(objectives=(name,))`.
+
+    Args:
+        name: Its name; also the block's default name.
+        factory: The class: called with `width=D, seed=...` and the options of `Custom`.
+
+    Raises:
+        ConfigError: If the name is taken by another factory, or not an identifier.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ConfigError(f"an objective's name must be an identifier; got {name!r}")
+    taken = REGISTERED_OBJECTIVES.get(name)
+    if name in OBJECTIVE_SPECS or name in ("embedding", "custom") or taken not in (None, factory):
+        raise ConfigError(f"the objective name {name!r} is taken; choose another")
+    if not callable(factory):
+        raise ConfigError(f"the factory of objective {name!r} must be callable; got {factory!r}")
+    REGISTERED_OBJECTIVES[name] = factory
+
+
+def make_objective(spec: ObjectiveSpec, *, width: int, seed: int) -> Objective | None:
+    """Build the torch side of a spec.
+
+    Args:
+        spec: What the config says.
+        width: D.
+        seed: Root seed; the head's stream is keyed by the spec's name.
+
+    Returns:
+        The objective, or None for `Activation`, which has no loss.
+
+    Raises:
+        ObjectiveError: If a third-party factory fails or breaks the contract.
+    """
+    from fungi_hf.objectives.kl import KLObjective
+    from fungi_hf.objectives.simclr import SimCLRObjective
+
+    if isinstance(spec, Activation):
+        return None
+    if isinstance(spec, KL):
+        return KLObjective(
+            width=width,
+            seed=seed,
+            temperature=spec.temperature,
+            latent_dim=spec.latent_dim,
+            name=spec.name,
+        )
+    if isinstance(spec, SimCLR):
+        return SimCLRObjective.from_spec(spec, width=width, seed=seed)
+    return _make_custom(spec, width=width, seed=seed)
+
+
+def _make_custom(spec: Custom, *, width: int, seed: int) -> Objective:
+    factory = cast("Callable[..., Any]", REGISTERED_OBJECTIVES[spec.objective])
+    try:
+        objective = factory(width=width, seed=seed, **spec.options)
+    except TypeError as error:
+        raise ObjectiveError(
+            f"objective {spec.objective!r} refused width, seed and options {spec.options!r}: {error}"
+        ) from None
+    missing = [name for name in ("n_views", "loss") if not hasattr(objective, name)]
+    if missing:
+        raise ObjectiveError(f"objective {spec.objective!r} lacks {' and '.join(missing)}")
+    if objective.n_views != spec.n_views:
+        raise ObjectiveError(
+            f"objective {spec.objective!r} wants {objective.n_views} views, its spec says "
+            f"{spec.n_views}; set Custom(n_views={objective.n_views})"
+        )
+    return cast("Objective", objective)
+
+
+def check_views(embeddings: Tensor, n_views: int, name: str) -> None:
+    """Refuse anything but [B, n_views, D].
+
+    Raises:
+        ShapeError: Naming the objective and both shapes.
+    """
+    if embeddings.dim() != 3 or embeddings.shape[1] != n_views:
+        raise ShapeError(
+            f"objective {name!r} needs embeddings [B, {n_views}, D]; got {list(embeddings.shape)}"
+        )

@@ -1,0 +1,286 @@
+"""Objectives and reductions as frozen data: what to compute, not how.
+
+A spec names its block and holds its options; `fungi_hf.objectives` builds the torch side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, TypeAlias
+
+from fungi_hf.errors import ConfigError, choices
+
+REGISTERED_OBJECTIVES: Final[dict[str, object]] = {}
+"""Factories of third-party objectives by name; filled by `fungi_hf.objectives.register_objective`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec:
+    """What every block has: a name, a weight, a number of views."""
+
+    kind: ClassVar[str]
+    n_views: int = 1
+    weight: float = 1.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the name and check the fields."""
+        if not self.name:
+            object.__setattr__(self, "name", self.default_name())
+        if not isinstance(self.name, str) or not self.name.replace("_", "").isalnum():
+            raise ConfigError(
+                f"an objective's name must be letters, digits and underscores; got {self.name!r}"
+            )
+        check_number(self, "weight", above=0)
+        check_integer(self, "n_views")
+        self.check()
+
+    def default_name(self) -> str:
+        """Give the block name used when none was given."""
+        return self.kind
+
+    def check(self) -> None:
+        """Check the fields of the subclass."""
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the objective learns something from training inputs."""
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON data, the kind included."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KL(_Spec):
+    """Divergence of the uniform distribution from the latent softmax of the untouched input.
+
+    Attributes:
+        temperature: Divides the logits; hardly matters above 1.
+        latent_dim: L, the width of the random head.
+        weight: Factor of the normalised block.
+    """
+
+    kind: ClassVar[str] = "kl"
+    temperature: float = 15.0
+    latent_dim: int = 768
+
+    def check(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If there is more than one view.
+        """
+        check_number(self, "temperature", above=0)
+        check_integer(self, "latent_dim")
+        if self.n_views != 1:
+            raise ConfigError(f"KL uses the untouched input: n_views must be 1; got {self.n_views}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLR(_Spec):
+    """InfoNCE between V views of one input against a fixed bank of negatives.
+
+    Attributes:
+        n_views: V, at least 2.
+        temperature: Divides the similarities.
+        logsumexp_temperature: Divides them inside the log-sum-exp; None means `temperature`
+            (the published vision code), 1.0 leaves that term untempered (published text, audio).
+        latent_dim: L, the width of the random head.
+        views: Name of the view generator; "auto" is the encoder's default.
+        view_options: Options of the view generator.
+        n_negatives: Training inputs whose views form the negative bank.
+        negative_views: Views of each of them.
+        weight: Factor of the normalised block.
+    """
+
+    kind: ClassVar[str] = "simclr"
+    n_views: int = 12
+    temperature: float = 0.07
+    logsumexp_temperature: float | None = None
+    latent_dim: int = 256
+    views: str = "auto"
+    view_options: dict[str, Any] = field(default_factory=dict)
+    n_negatives: int = 256
+    negative_views: int = 2
+
+    def check(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If a field is out of range.
+        """
+        if self.n_views < 2:
+            raise ConfigError(f"SimCLR compares views: n_views must be >= 2; got {self.n_views}")
+        check_number(self, "temperature", above=0)
+        if self.logsumexp_temperature is not None:
+            check_number(self, "logsumexp_temperature", above=0)
+        for name in ("latent_dim", "n_negatives", "negative_views"):
+            check_integer(self, name)
+        _check_views(self.views, self.view_options)
+
+    @property
+    def needs_fit(self) -> bool:
+        """The negative bank comes from training inputs."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(_Spec):
+    """The target layer's pooled input: no loss, no backward; the control of every gradient."""
+
+    kind: ClassVar[str] = "activation"
+
+    def check(self) -> None:
+        """Check the views.
+
+        Raises:
+            ConfigError: If there is more than one view.
+        """
+        if self.n_views != 1:
+            raise ConfigError(f"activation has one view; got n_views={self.n_views}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(_Spec):
+    """A registered third-party objective.
+
+    Attributes:
+        objective: Its name in the registry.
+        options: Keyword arguments of its constructor beside `width` and `seed`.
+        n_views: V; 1 means the untouched input.
+        views: Name of the view generator; "auto" is the encoder's default.
+        view_options: Options of the view generator.
+        n_fit: Training inputs that `fit` passes to the objective; 0 when it learns nothing.
+        weight: Factor of the normalised block.
+    """
+
+    kind: ClassVar[str] = "custom"
+    objective: str
+    options: dict[str, Any] = field(default_factory=dict)
+    views: str = "auto"
+    view_options: dict[str, Any] = field(default_factory=dict)
+    n_fit: int = 0
+
+    def default_name(self) -> str:
+        """Take the objective's registered name."""
+        return self.objective
+
+    def check(self) -> None:
+        """Check that the objective is registered.
+
+        Raises:
+            ConfigError: If it is not, or a field is out of range.
+        """
+        if self.objective not in REGISTERED_OBJECTIVES:
+            known = [*REGISTERED_OBJECTIVES, *OBJECTIVE_SPECS]
+            raise ConfigError(
+                f"no objective is registered as {choices(self.objective, known)}, "
+                "or call fungi_hf.register_objective first"
+            )
+        if isinstance(self.n_fit, bool) or not isinstance(self.n_fit, int) or self.n_fit < 0:
+            raise ConfigError(f"n_fit must be an integer >= 0; got {self.n_fit!r}")
+        _check_views(self.views, self.view_options)
+
+    @property
+    def needs_fit(self) -> bool:
+        """As the user said."""
+        return self.n_fit > 0
+
+
+ObjectiveSpec: TypeAlias = KL | SimCLR | Activation | Custom
+OBJECTIVE_SPECS: Final[dict[str, type[KL] | type[SimCLR] | type[Activation]]] = {
+    "kl": KL,
+    "simclr": SimCLR,
+    "activation": Activation,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCA:
+    """Principal components of the concatenated features, fitted on the training rows.
+
+    Attributes:
+        n_components: Width afterwards; skipped (and recorded as skipped) unless smaller than
+            both the feature width and the number of training rows.
+        normalize: L2-normalise the reduced vectors.
+    """
+
+    n_components: int = 512
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_integer(self, "n_components")
+        if not isinstance(self.normalize, bool):
+            raise ConfigError(f"PCA.normalize must be True or False; got {self.normalize!r}")
+
+
+def parse_objective(item: object) -> ObjectiveSpec:
+    """Read an objective from a name, a spec object or its JSON form.
+
+    Raises:
+        ConfigError: If the name or a field is unknown.
+    """
+    if isinstance(item, (KL, SimCLR, Activation, Custom)):
+        return item
+    if isinstance(item, str):
+        if item in OBJECTIVE_SPECS:
+            return OBJECTIVE_SPECS[item]()
+        if item in REGISTERED_OBJECTIVES:
+            return Custom(objective=item)
+        known = [*OBJECTIVE_SPECS, *REGISTERED_OBJECTIVES]
+        raise ConfigError(f"unknown objective {choices(item, known)}")
+    if isinstance(item, dict):
+        return _objective_from_dict(item)
+    raise ConfigError(
+        f"an objective must be a name or one of KL, SimCLR, Activation, Custom; got {item!r}"
+    )
+
+
+def _objective_from_dict(data: dict[str, Any]) -> ObjectiveSpec:
+    values = dict(data)
+    kind = values.pop("kind", None)
+    kinds: dict[str, Any] = {**OBJECTIVE_SPECS, "custom": Custom}
+    if kind not in kinds:
+        raise ConfigError(f"objective kind is {choices(kind, kinds)}")
+    known = [item.name for item in dataclasses.fields(kinds[kind])]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"objective {kind!r} has no field {choices(key, known)}")
+    spec: ObjectiveSpec = kinds[kind](**values)
+    return spec
+
+
+def check_integer(owner: object, name: str) -> None:
+    """Refuse anything but an integer >= 1.
+
+    Raises:
+        ConfigError: Naming owner, field and value.
+    """
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{type(owner).__name__}.{name} must be an integer >= 1; got {value!r}")
+
+
+def check_number(owner: object, name: str, *, above: float) -> None:
+    """Refuse anything but a finite number above a bound; store it as a float.
+
+    Raises:
+        ConfigError: Naming owner, field and value.
+    """
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < 1e9:
+        raise ConfigError(
+            f"{type(owner).__name__}.{name} must be a number > {above}; got {value!r}"
+        )
+    object.__setattr__(owner, name, float(value))
+
+
+def _check_views(views: object, options: object) -> None:
+    if not isinstance(views, str) or not views:
+        raise ConfigError(f"views must be the name of a view generator or 'auto'; got {views!r}")
+    if not isinstance(options, dict):
+        raise ConfigError(f"view_options must be a dict; got {options!r}")

@@ -1,0 +1,88 @@
+"""What `fit` learned: objective state, block means, principal components; as tensors and back."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fungi_hf.errors import StateError
+from fungi_hf.reduction import PrincipalComponents
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedState:
+    """Everything a feature depends on beside config and encoder.
+
+    Attributes:
+        objectives: Block name -> tensors of its objective.
+        means: Block name -> [width] training mean of the raw block.
+        components: The fitted PCA.
+        encoder: Tensors that the encoder learned (e.g. spectrogram statistics).
+    """
+
+    objectives: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    means: dict[str, Tensor] = field(default_factory=dict)
+    components: PrincipalComponents | None = None
+    encoder: dict[str, Tensor] = field(default_factory=dict)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Give a flat dictionary with path-like names."""
+        flat = {
+            f"objective/{name}/{key}": tensor
+            for name, state in self.objectives.items()
+            for key, tensor in state.items()
+        }
+        flat |= {f"mean/{name}": mean for name, mean in self.means.items()}
+        flat |= {f"encoder/{name}": tensor for name, tensor in self.encoder.items()}
+        if self.components is not None:
+            flat["pca/mean"] = self.components.mean
+            flat["pca/components"] = self.components.components
+        return flat
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, Tensor]) -> FittedState:
+        """Read what `to_tensors` gave.
+
+        Raises:
+            StateError: If a name is not one that `to_tensors` writes.
+        """
+        objectives: dict[str, dict[str, Tensor]] = {}
+        means, encoder, pca = {}, {}, {}
+        for path, tensor in flat.items():
+            room, _, name = path.partition("/")
+            block, _, key = name.partition("/")
+            if room == "objective" and key:
+                objectives.setdefault(block, {})[key] = tensor
+            elif room == "mean" and name:
+                means[name] = tensor
+            elif room == "encoder" and name:
+                encoder[name] = tensor
+            elif room == "pca" and name in ("mean", "components"):
+                pca[name] = tensor
+            else:
+                raise StateError(f"the stored state has an unknown tensor {path!r}")
+        if len(pca) == 1:
+            raise StateError("the stored state has half a PCA: both mean and components are needed")
+        components = PrincipalComponents(pca["mean"], pca["components"]) if pca else None
+        return cls(objectives, means, components, encoder)
+
+    def digest(self) -> str:
+        """Digest of all names, shapes and values."""
+        return tensor_digest(self.to_tensors())
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Give a 16-digit digest of named tensors, independent of their order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
