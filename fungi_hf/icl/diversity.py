@@ -1,0 +1,173 @@
+"""Greedy choices that trade nearness for difference: MMR and DPP.
+
+Many queries advance one pick at a time together. Gains are rounded to 9 decimals and ties go to
+the lowest pool row, as everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fungi_hf.icl.picking import already_held
+from fungi_hf.icl.rankings import matrix_of, unit
+from fungi_hf.icl.strategies import DPP, MMR
+
+if TYPE_CHECKING:
+    from fungi_hf.icl.examples import Examples
+    from fungi_hf.icl.picking import Quota
+    from fungi_hf.icl.rankings import Asked, DenseRanking, Rows, Scores
+
+_NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
+_LEAST_GAIN = float(np.log(1e-10))  # under it the ranking decides
+_NOISE = 1e-12  # a conditional variance below this is rounding noise
+
+
+class _Gain(Protocol):
+    """What a next pick would add, updated after each pick."""
+
+    least: float  # where no eligible gain reaches it, the ranking decides
+
+    def values(self) -> Scores:
+        """Give the gains, [b, C]."""
+
+    def add(self, picked: Rows) -> None:
+        """Take in the picks [b]."""
+
+
+class _Relevance:
+    """MMR: relevance less the largest similarity to a chosen row."""
+
+    least = -np.inf
+
+    def __init__(self, near: Scores, alike: Scores, lam: float) -> None:
+        self._near, self._alike, self._lam = near, alike, lam
+        self._closest: Scores | None = None
+
+    def values(self) -> Scores:
+        if self._closest is None:  # the nearest row first, whatever lam is
+            return np.full(self._near.shape, -np.inf)
+        return self._lam * self._near - (1 - self._lam) * self._closest
+
+    def add(self, picked: Rows) -> None:
+        similar = self._alike[np.arange(len(picked)), picked]
+        self._closest = similar if self._closest is None else np.maximum(self._closest, similar)
+
+
+class _LogVolume:
+    """DPP: gain in log determinant, by Cholesky updates of the kernel without relevance.
+
+    The relevance factors out of the determinant, so it is added as a logarithm; the update works
+    on entries of at most 1 and keeps its precision for any scale.
+    """
+
+    least = _LEAST_GAIN
+
+    def __init__(self, near: Scores, alike: Scores, scale: float, steps: int) -> None:
+        similarity = (1 + near) / 2
+        self._kernel = (1 + alike) / 2
+        self._log_relevance = (similarity - similarity.max(axis=1, keepdims=True)) / scale
+        self._left = np.diagonal(self._kernel, axis1=1, axis2=2).copy()  # conditional variances
+        self._factors = np.zeros((*near.shape, steps))  # rows c_i of the Cholesky factor
+        self._step = 0
+
+    def values(self) -> Scores:
+        gains = np.full(self._left.shape, -np.inf)
+        np.log(self._left, where=self._left > 0, out=gains)
+        return gains + self._log_relevance
+
+    def add(self, picked: Rows) -> None:
+        queries = np.arange(len(picked))
+        own = self._factors[queries, picked]  # [b, steps]
+        left = self._left[queries, picked]
+        rest = self._kernel[queries, picked] - np.einsum("bcs,bs->bc", self._factors, own)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = rest / np.sqrt(left)[:, None]
+        factor[~(left > _NOISE)] = 0  # picked by rank: it spans nothing new
+        self._factors[:, :, self._step] = factor
+        self._left -= factor**2
+        self._left[queries, picked] = 0
+        self._step += 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DiversePicker:
+    """Chooses among the nearest candidates by MMR or DPP.
+
+    Attributes:
+        pool: The pool.
+        ranker: The cosine ranking of it.
+        options: MMR or DPP.
+    """
+
+    pool: Examples
+    ranker: DenseRanking
+    options: MMR | DPP
+
+    def pick(self, asked: Asked, quota: Quota) -> tuple[Rows, Scores]:
+        """Choose k rows for each query.
+
+        Args:
+            asked: The queries.
+            quota: k, and the cap if there is one.
+
+        Returns:
+            [n, k] rows in rank order and their cosines; -1 where candidates ran out.
+        """
+        features = matrix_of(self.pool)
+        n_candidates = min(self.options.candidates, len(features))
+        rows = np.full((len(asked.rows), quota.k), -1, np.int64)
+        scores = np.full((len(asked.rows), quota.k), -np.inf)
+        step = max(1, _NUMBERS // (n_candidates * (features.shape[1] + n_candidates + quota.k)))
+        found, values = self.ranker.search(asked, n_candidates)
+        for start in range(0, len(asked.rows), step):
+            part = slice(start, start + step)
+            places = self._places(asked.only(part), found[part], quota, quota.held[part])
+            places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
+            places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
+            safe = np.maximum(places, 0)
+            rows[part] = np.where(places < 0, -1, np.take_along_axis(found[part], safe, 1))
+            scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
+        return rows, scores
+
+    def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows) -> Rows:
+        """Pick greedily; places among the candidates [b, k], in the order of picking."""
+        vectors = unit(matrix_of(self.pool)[np.maximum(found, 0)].astype(np.float64))  # [b, C, F]
+        queries = unit(matrix_of(asked.examples)[asked.rows].astype(np.float64))
+        near = np.einsum("bcf,bf->bc", vectors, queries)
+        near[found < 0] = -1
+        alike = vectors @ vectors.transpose(0, 2, 1)  # [b, C, C]
+        gain: _Gain
+        if isinstance(self.options, MMR):
+            gain = _Relevance(near, alike, self.options.lam)
+        else:
+            gain = _LogVolume(near, alike, self.options.scale, quota.k)
+        free = found >= 0
+        codes = None if quota.codes is None or quota.cap is None else quota.codes[found]
+        taken = np.zeros(found.shape, np.int64)
+        if codes is not None and quota.codes is not None:
+            taken += already_held(quota.codes, codes, held)
+        places = np.full((len(found), quota.k), -1, np.int64)
+        everyone = np.arange(len(found))
+        for step in range(quota.k):
+            eligible = free if quota.cap is None else free & (taken < quota.cap)
+            picked = _best(gain, found, eligible)
+            alive = eligible[everyone, picked]
+            places[alive, step] = picked[alive]
+            free[everyone, picked] = False
+            if codes is not None:
+                taken += (codes == codes[everyone, picked][:, None]) & alive[:, None]
+            gain.add(picked)
+        return places
+
+
+def _best(gain: _Gain, rows: Rows, eligible: np.ndarray) -> Rows:
+    """Return the eligible place of the largest gain, ties to the lowest row; else by rank."""
+    open_gains = np.where(eligible, np.round(gain.values(), 9), -np.inf)
+    largest = open_gains.max(axis=1, keepdims=True)
+    tied = np.where(eligible & (open_gains == largest), rows, np.iinfo(np.int64).max)
+    by_rank = eligible.argmax(axis=1)
+    decided = (largest[:, 0] > -np.inf) & (largest[:, 0] >= gain.least)
+    return np.where(decided, tied.argmin(axis=1), by_rank)

@@ -1,0 +1,130 @@
+"""The leak guard: no query sees itself, nor a copy of itself, among its demonstrations."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from fungi_hf.errors import DemoConfigError, InputTypeError, choices
+from fungi_hf.icl.audio import AudioClip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from fungi_hf.icl.examples import Examples
+
+LeakAction = Literal["drop", "keep", "error"]
+ACTIONS: tuple[str, ...] = get_args(LeakAction)
+TEXT_KEYS: tuple[str, ...] = ("default", "tokens")
+_SPACE = re.compile(r"\s+")
+_TOKEN = re.compile(r"[^\W_]+")
+
+
+def text_key(text: str) -> str:
+    """Return the text under NFKC, case folding, and with single spaces between its parts."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def token_key(text: str) -> str:
+    """Return the letters and digits of the text; the text itself if it has none."""
+    folded = text_key(text)
+    return " ".join(_TOKEN.findall(folded)) or folded
+
+
+@dataclass(frozen=True, slots=True)
+class LeakGuard:
+    """What counts as a copy, and what happens to it.
+
+    A pool row is a copy if both sides carry equal ids, if the query is that very row (leave-one-
+    out: the queries are the pool object itself), if the texts have equal keys, or, with
+    `vectors`, if the features are equal as float32.
+
+    Attributes:
+        action: "drop" takes copies out of the ranking before anything is chosen, "keep" only
+            counts them, "error" refuses.
+        text_key: "default" (case, white space and Unicode forms are ignored), "tokens"
+            (punctuation too), or a function text -> key.
+        vectors: Compare features; None does so where contents are not all texts.
+    """
+
+    action: LeakAction = "drop"
+    text_key: str | Callable[[str], Hashable] = "default"
+    vectors: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise DemoConfigError(f"leaks is {choices(self.action, ACTIONS)}")
+        if not callable(self.text_key) and self.text_key not in TEXT_KEYS:
+            raise DemoConfigError(f"text_key is {choices(self.text_key, TEXT_KEYS)}, or a function")
+        if self.vectors is not None and not isinstance(self.vectors, bool):
+            raise DemoConfigError(f"vectors is {self.vectors!r}; it is True, False or None")
+
+    def copies(self, pool: Examples, queries: Examples) -> dict[int, tuple[int, ...]]:
+        """Find the copies.
+
+        Args:
+            pool: The labelled examples.
+            queries: The queries; the pool object itself for leave-one-out.
+
+        Returns:
+            Query row -> its copies in the pool, ascending; only queries that have some.
+        """
+        found: dict[int, set[int]] = {}
+        if queries is pool:
+            found = {row: {row} for row in range(len(pool))}
+        for pool_keys, query_keys in self._keys(pool, queries):
+            rows_by_key: dict[Hashable, list[int]] = {}
+            for row, key in enumerate(pool_keys):
+                if key is not None:
+                    rows_by_key.setdefault(key, []).append(row)
+            for query, key in enumerate(query_keys):
+                if key in rows_by_key:
+                    found.setdefault(query, set()).update(rows_by_key[key])
+        return {query: tuple(sorted(rows)) for query, rows in sorted(found.items())}
+
+    def _keys(
+        self, pool: Examples, queries: Examples
+    ) -> list[tuple[Sequence[Hashable], Sequence[Hashable]]]:
+        """List the keys of pool and queries, one pair per rule that applies."""
+        pairs: list[tuple[Sequence[Hashable], Sequence[Hashable]]] = []
+        if pool.ids is not None and queries.ids is not None:
+            pairs.append((pool.ids, queries.ids))
+        if pool.contents is not None and queries.contents is not None:
+            pairs.append((self._content_keys(pool), self._content_keys(queries)))
+        texts = pool.texts is not None and queries.texts is not None
+        if self.vectors or (self.vectors is None and not texts):
+            if pool.features is not None and queries.features is not None:
+                pairs.append((_vector_keys(pool.features), _vector_keys(queries.features)))
+        return pairs
+
+    def _content_keys(self, examples: Examples) -> list[Hashable]:
+        named = {"default": text_key, "tokens": token_key}
+        fold = self.text_key if callable(self.text_key) else named[self.text_key]
+        return [
+            ("clip", content.digest) if isinstance(content, AudioClip) else ("text", fold(content))
+            for content in examples.contents or ()
+        ]
+
+
+def as_guard(leaks: object) -> LeakGuard:
+    """Return the guard that is meant by an action's name or given as a record.
+
+    Raises:
+        InputTypeError: If it is neither.
+    """
+    if isinstance(leaks, LeakGuard):
+        return leaks
+    if not isinstance(leaks, str):
+        raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
+    return LeakGuard(leaks)  # type: ignore[arg-type]
+
+
+def _vector_keys(features: np.typing.NDArray[np.floating]) -> list[bytes]:
+    with np.errstate(over="ignore"):
+        rows = features.astype(np.float32) + np.float32(0)  # -0.0 equals 0.0
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

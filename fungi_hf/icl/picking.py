@@ -1,0 +1,133 @@
+"""Choosing from a ranking with regard to labels: a cap per label, or rounds over the labels.
+
+The ranking is walked as far as it takes, so a list is never short while rows are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fungi_hf.icl.rankings import Asked, Ranker, Rows, Scores
+
+_CELLS = 1 << 22  # ranked rows held at once
+_QUERIES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Quota:
+    """What is chosen from each ranking.
+
+    Attributes:
+        k: Rows per query.
+        codes: [N] label of each pool row, None where labels do not matter.
+        cap: Most rows of one label, None for no cap.
+        held: [n, m] pool rows that every query has already (they count for the cap).
+        in_rounds: Take labels in rounds instead of in rank order.
+    """
+
+    k: int
+    codes: Rows | None
+    cap: int | None
+    held: Rows
+    in_rounds: bool = False
+
+
+def pick(ranker: Ranker, asked: Asked, quota: Quota, n_pool: int) -> tuple[Rows, Scores]:
+    """Choose k rows for each query.
+
+    Args:
+        ranker: The ranking.
+        asked: The queries.
+        quota: What to take.
+        n_pool: Rows in the pool.
+
+    Returns:
+        [n, k] rows in rank order and their scores; -1 where the ranking ran out.
+    """
+    if quota.codes is None or (quota.cap is None and not quota.in_rounds):
+        return ranker.search(asked, quota.k)
+    rows = np.full((len(asked.rows), quota.k), -1, np.int64)
+    scores = np.full((len(asked.rows), quota.k), -np.inf)
+    pending = np.arange(len(asked.rows))
+    depth = min(n_pool, max(4 * quota.k, 64))
+    while len(pending):
+        left = []
+        step = max(1, min(_QUERIES, _CELLS // depth))
+        for start in range(0, len(pending), step):
+            some = pending[start : start + step]
+            ranked, values = ranker.search(asked.only(some), depth)
+            chosen, done = _choose(ranked, quota, quota.held[some])
+            done |= depth == n_pool
+            order = _first_true(chosen[done], quota.k)
+            rows[some[done]] = _taken(ranked[done], order, -1)
+            scores[some[done]] = _taken(values[done], order, -np.inf)
+            left.append(some[~done])
+        pending = np.concatenate(left)
+        depth = min(n_pool, depth * 8)
+    return rows, scores
+
+
+def occurrences(codes: Rows) -> Rows:
+    """Count, at each place of each row, the earlier places with the same code; [b, m]."""
+    order = np.argsort(codes, axis=1, kind="stable")
+    grouped = np.take_along_axis(codes, order, axis=1)
+    places = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)
+    is_first = np.ones(codes.shape, dtype=bool)
+    is_first[:, 1:] = grouped[:, 1:] != grouped[:, :-1]
+    starts = np.maximum.accumulate(np.where(is_first, places, 0), axis=1)
+    counts = np.empty_like(codes)
+    np.put_along_axis(counts, order, places - starts, axis=1)
+    return counts
+
+
+def already_held(codes: Rows, ranked_codes: Rows, held: Rows) -> Rows:
+    """Count, for each ranked row, the held rows of its label; [b, m]."""
+    counts = np.zeros(ranked_codes.shape, np.int64)
+    for column in codes[held].T:  # one held row of every query at a time
+        counts += ranked_codes == column[:, None]
+    return counts
+
+
+def _choose(ranked: Rows, quota: Quota, held: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Mark the chosen places [b, depth], and say which rows could not change further down."""
+    codes = quota.codes[ranked]  # type: ignore[index]
+    nth = occurrences(np.where(ranked >= 0, codes, -1))
+    eligible = ranked >= 0
+    if quota.cap is not None:
+        eligible &= nth + already_held(quota.codes, codes, held) < quota.cap  # type: ignore[arg-type]
+    if not quota.in_rounds:
+        chosen = eligible & (np.cumsum(eligible, axis=1) <= quota.k)
+        return chosen, chosen.sum(axis=1) == quota.k
+    last = np.iinfo(np.int64).max
+    keys = np.where(eligible, nth * ranked.shape[1] + np.arange(ranked.shape[1]), last)
+    best = np.argsort(keys, axis=1, kind="stable")[:, : quota.k]
+    chosen = np.zeros(ranked.shape, dtype=bool)
+    np.put_along_axis(chosen, best, np.take_along_axis(eligible, best, axis=1), axis=1)
+    # Final once every label has shown all the rows that an earlier round could take.
+    rounds = np.where(chosen, nth, 0).max(axis=1, initial=0)
+    totals = np.bincount(quota.codes)  # type: ignore[arg-type]
+    wanted = np.minimum(rounds[:, None], totals)
+    return chosen, (chosen.sum(axis=1) == quota.k) & (_seen(ranked, codes, totals) >= wanted).all(1)
+
+
+def _seen(ranked: Rows, codes: Rows, totals: Rows) -> Rows:
+    """Count the ranked rows of each label, [b, L]."""
+    n_labels = len(totals)
+    owners = np.arange(len(ranked))[:, None] * n_labels + codes
+    counts = np.bincount(owners[ranked >= 0], minlength=len(ranked) * n_labels)
+    return counts.reshape(len(ranked), n_labels)
+
+
+def _first_true(marked: np.ndarray, k: int) -> Rows:
+    """List the marked places of each row in order, [b, k]; -1 where there are fewer."""
+    places = np.argsort(~marked, axis=1, kind="stable")[:, :k]
+    return np.where(np.take_along_axis(marked, places, axis=1), places, -1)
+
+
+def _taken(values: np.ndarray, places: Rows, filler: float) -> np.ndarray:
+    taken = np.take_along_axis(values, np.maximum(places, 0), axis=1)
+    return np.where(places >= 0, taken, filler)
