@@ -1,0 +1,306 @@
+"""Audio views: what is drawn, per sample and on the CPU; how it is applied is in `audio_ops`.
+
+Invariant: a view is the untouched clip and a few drawn numbers, in units that do not depend on
+the clip (fractions, decibels, seconds). So drawing costs nothing, and the encoder applies all
+views of a batch at once, on its own device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+
+from fungi_hf.errors import ConfigError, choices
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping
+
+    from fungi_hf.views.base import ViewGenerator
+
+Range: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRollDraw:
+    """Noise of `amplitude` log-mel units from the stream `seed`, then a roll of `shift` frames."""
+
+    seed: int
+    amplitude: float
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class CropDraw:
+    """A box in fractions of the clip: extents, and offsets as fractions of the room left."""
+
+    time: float
+    time_offset: float
+    frequency: float
+    frequency_offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class MaskDraw:
+    """Masks as (width, offset) pairs in 0..1; fractions are of the widest mask and of the rest."""
+
+    time: tuple[Range, ...]
+    frequency: tuple[Range, ...]
+    time_fraction: float
+    frequency_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class GainShiftDraw:
+    """A gain in decibels and a circular shift in seconds, both of the waveform."""
+
+    gain_db: float
+    shift_s: float
+
+
+SpectrogramDraw: TypeAlias = NoiseRollDraw | CropDraw | MaskDraw
+Draw: TypeAlias = SpectrogramDraw | GainShiftDraw
+
+
+@dataclass(frozen=True, slots=True)
+class AudioView:
+    """A clip and what to do to it.
+
+    Attributes:
+        clip: The canonical clip that the generator was called with.
+        draw: The drawn numbers.
+    """
+
+    clip: Any
+    draw: Draw
+
+    @property
+    def content(self) -> bytes:
+        """Digest of clip and draw; equal views of one clip are encoded once."""
+        digest = hashlib.sha256(self.clip.content)
+        digest.update(repr(self.draw).encode())
+        return digest.digest()
+
+
+class _Family:
+    """V independent draws of one kind."""
+
+    on_waveform: ClassVar[bool] = False
+    n_views: int
+
+    def __call__(self, raw: Any, generator: random.Random) -> list[AudioView]:  # noqa: ANN401
+        """Give V views of a clip."""
+        return [AudioView(raw, self.draw(generator)) for _ in range(self.n_views)]
+
+    def draw(self, generator: random.Random) -> Draw:
+        """Draw one view's numbers."""
+        raise NotImplementedError
+
+
+class NoiseRoll(_Family):
+    """The published audio views: additive noise, then a roll along time.
+
+    Formula: x + noise * c * U, U uniform in [0, 1) per entry, c one uniform draw in [0, 1) per
+    view; then a circular shift by an integer number of 10 ms frames, uniform from -roll to
+    roll - 1. Both before normalisation and over the padded input, its padding included; with an
+    encoder that reads only the frames of the clip, over these.
+
+    Reference: the published audio code; noise = 0.1 log-mel units, roll = 10 frames, 16 views.
+    """
+
+    def __init__(self, n_views: int = 16, noise: float = 0.1, roll: int = 10) -> None:
+        """Remember the options.
+
+        Args:
+            n_views: V.
+            noise: Largest amplitude in log-mel units, at least 0.
+            roll: Largest shift in frames, at least 0 (0: none).
+        """
+        self.n_views = _count("n_views", n_views, 1)
+        self.noise = _number("noise", noise, 0, 100)
+        self.roll = _count("roll", roll, 0)
+
+    def draw(self, generator: random.Random) -> NoiseRollDraw:
+        """Draw seed, amplitude and shift."""
+        seed = generator.getrandbits(63)
+        amplitude = self.noise * generator.random()
+        shift = generator.randrange(-self.roll, self.roll) if self.roll else 0
+        return NoiseRollDraw(seed, amplitude, shift)
+
+
+class SpectrogramCrop(_Family):
+    """Random-resized crops: a box of the spectrogram, stretched back to its full size.
+
+    The box's extents along time and frequency are independent and uniform in their ranges, as
+    fractions of the clip's frames and of the mel bins; its place is uniform. Stretching is
+    bilinear. (1, 1) leaves an axis alone: crops in time only, or in frequency only.
+    """
+
+    def __init__(
+        self, n_views: int = 12, time: Range = (0.5, 1.0), frequency: Range = (0.8, 1.0)
+    ) -> None:
+        """Remember the options.
+
+        Args:
+            n_views: V.
+            time: Smallest and largest extent as a fraction of the clip, in (0, 1].
+            frequency: The same for the mel bins.
+        """
+        self.n_views = _count("n_views", n_views, 1)
+        self.time = _range("time", time, 0.01, 1)
+        self.frequency = _range("frequency", frequency, 0.01, 1)
+
+    def draw(self, generator: random.Random) -> CropDraw:
+        """Draw the box."""
+        return CropDraw(
+            generator.uniform(*self.time),
+            generator.random(),
+            generator.uniform(*self.frequency),
+            generator.random(),
+        )
+
+
+class SpecAugment(_Family):
+    """Time and frequency masks, without warping.
+
+    Each mask's width is a uniform integer from 0 to the stated fraction of the clip's frames (or
+    of the mel bins), rounded down; its place is uniform among those where it fits. Masked values
+    become the clip's mean log-mel, so a mask adds no energy of its own.
+
+    Reference: Park et al. 2019; widths are fractions here, since clips differ in length.
+    """
+
+    def __init__(
+        self,
+        n_views: int = 12,
+        time_masks: int = 2,
+        frequency_masks: int = 2,
+        time_fraction: float = 0.2,
+        frequency_fraction: float = 0.2,
+    ) -> None:
+        """Remember the options.
+
+        Args:
+            n_views: V.
+            time_masks: Masks along time.
+            frequency_masks: Masks along frequency.
+            time_fraction: Widest time mask as a fraction of the clip's frames, in (0, 1].
+            frequency_fraction: Widest frequency mask as a fraction of the bins, in (0, 1].
+
+        Raises:
+            ConfigError: If an option is out of range, or there is no mask at all.
+        """
+        self.n_views = _count("n_views", n_views, 1)
+        self.time_masks = _count("time_masks", time_masks, 0)
+        self.frequency_masks = _count("frequency_masks", frequency_masks, 0)
+        self.time_fraction = _number("time_fraction", time_fraction, 1e-9, 1)
+        self.frequency_fraction = _number("frequency_fraction", frequency_fraction, 1e-9, 1)
+        if time_masks + frequency_masks == 0:
+            raise ConfigError("time_masks and frequency_masks are both 0: every view is the clip")
+
+    def draw(self, generator: random.Random) -> MaskDraw:
+        """Draw the masks."""
+
+        def pairs(count: int) -> tuple[Range, ...]:
+            return tuple((generator.random(), generator.random()) for _ in range(count))
+
+        return MaskDraw(
+            pairs(self.time_masks),
+            pairs(self.frequency_masks),
+            self.time_fraction,
+            self.frequency_fraction,
+        )
+
+
+class GainShift(_Family):
+    """Louder or softer, earlier or later: the waveform scaled and shifted circularly.
+
+    The gain is uniform in decibels, the shift uniform in seconds. An encoder that normalises each
+    clip's loudness (wav2vec2) does not hear the gain.
+    """
+
+    on_waveform = True
+
+    def __init__(
+        self, n_views: int = 12, gain_db: Range = (-6.0, 6.0), shift_s: Range = (-0.1, 0.1)
+    ) -> None:
+        """Remember the options.
+
+        Args:
+            n_views: V.
+            gain_db: Smallest and largest gain in dB, between -60 and 60.
+            shift_s: Smallest and largest shift in seconds; positive is later.
+        """
+        self.n_views = _count("n_views", n_views, 1)
+        self.gain_db = _range("gain_db", gain_db, -60, 60)
+        self.shift_s = _range("shift_s", shift_s, -3600, 3600)
+
+    def draw(self, generator: random.Random) -> GainShiftDraw:
+        """Draw gain and shift."""
+        return GainShiftDraw(generator.uniform(*self.gain_db), generator.uniform(*self.shift_s))
+
+
+AUDIO_VIEWS: Final[dict[str, Callable[..., _Family]]] = {
+    "crop": SpectrogramCrop,
+    "gain_shift": GainShift,
+    "noise_roll": NoiseRoll,
+    "spec_augment": SpecAugment,
+}
+
+
+def audio_views(
+    name: str, n_views: int, options: Mapping[str, Any], *, spectrogram: bool = True
+) -> ViewGenerator:
+    """Give the view generator of that name.
+
+    Args:
+        name: One of `AUDIO_VIEWS`; "auto" is "crop" on spectrograms, "gain_shift" on waveforms.
+        n_views: V.
+        options: Further arguments of its class; lists stand for ranges, as in JSON.
+        spectrogram: Whether the encoder reads spectrograms.
+
+    Returns:
+        The generator.
+
+    Raises:
+        ConfigError: If the name or an option is unknown, or the family does not fit the encoder.
+    """
+    if name == "auto":
+        name = "crop" if spectrogram else "gain_shift"
+    if name not in AUDIO_VIEWS:
+        raise ConfigError(f"unknown audio views {choices(name, AUDIO_VIEWS)}")
+    family = AUDIO_VIEWS[name]
+    if not spectrogram and not getattr(family, "on_waveform", False):
+        raise ConfigError(
+            f"views {name!r} work on a spectrogram and this encoder reads the waveform; "
+            "choose 'gain_shift'"
+        )
+    known = [key for key in family.__init__.__annotations__ if key not in ("n_views", "return")]
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"views {name!r} have no option {choices(key, known)}")
+    return family(n_views=n_views, **options)
+
+
+def _count(name: str, value: object, lowest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ConfigError(f"{name} must be an integer >= {lowest}; got {value!r}")
+    return value
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
+        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _range(name: str, value: object, low: float, high: float) -> Range:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ConfigError(f"{name} must be a pair (lowest, highest); got {value!r}")
+    first, last = (_number(f"{name}[{i}]", item, low, high) for i, item in enumerate(value))
+    if first > last:
+        raise ConfigError(f"{name} must be (lowest, highest); got {value!r}")
+    return first, last
