@@ -1,0 +1,147 @@
+"""What every index answers with and offers, so that exact and approximate search are exchangeable.
+
+Scores are similarities: larger is nearer, whatever the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, get_args, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from fungi_hf.errors import ConfigError, InputError, InputTypeError, choices
+from fungi_hf.types import Features
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fungi_hf.types import Float32Array, Float64Array, Int64Array
+
+Metric = Literal["cosine", "dot", "euclidean"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+Vectors: TypeAlias = npt.ArrayLike | Features
+Exclusions: TypeAlias = Mapping[int, Sequence[int] | npt.NDArray[np.integer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbors:
+    """The nearest pool rows of each query, nearest first.
+
+    Attributes:
+        indices: [N, K] int64, pool rows; -1 where exclusions left fewer than K rows.
+        scores: [N, K] float32, larger is nearer: the cosine, the dot product, or minus the
+            squared Euclidean distance; -inf where the index is -1.
+        metric: Which of the three.
+    """
+
+    indices: Int64Array
+    scores: Float32Array
+    metric: Metric
+
+    @property
+    def distances(self) -> Float32Array:
+        """[N, K] float32, smaller is nearer: 1 - cosine, minus the dot product, or Euclidean."""
+        if self.metric == "cosine":
+            return np.asarray(1 - self.scores, np.float32)
+        if self.metric == "dot":
+            return np.asarray(-self.scores, np.float32)
+        return np.asarray(np.sqrt(np.maximum(-self.scores, 0)), np.float32)
+
+
+@runtime_checkable
+class Index(Protocol):
+    """A set of vectors that can be searched.
+
+    Equal scores (rounded to 9 decimals, in float64) are ordered by row, lowest first.
+    """
+
+    metric: Metric
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Where the stored vectors come from, if they said so."""
+
+    def __len__(self) -> int:
+        """Number of stored rows; 0 before `fit`."""
+
+    def fit(self, vectors: Vectors) -> Self:
+        """Store [N, F] vectors in place of earlier ones."""
+
+    def add(self, vectors: Vectors) -> Self:
+        """Append [N, F] vectors; their rows are numbered on."""
+
+    def search(self, queries: Vectors, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
+        """Give the k nearest rows of each query, leaving out `exclude[query row]`."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index, its vectors and their fingerprint."""
+
+
+def check_metric(metric: object) -> Metric:
+    """Give the metric, or say which there are.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    for known in METRICS:
+        if metric == known:
+            return known
+    raise ConfigError(f"unknown metric {choices(metric, METRICS)}")
+
+
+def check_count(value: object, name: str, low: int, high: int | None, of: str = "") -> int:
+    """Give a whole number within [low, high]; booleans and floats are not whole numbers.
+
+    Raises:
+        InputTypeError: If it is not an integer.
+        InputError: If it is out of range.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise InputTypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        allowed = f"{low} to {high}{of}" if high is not None else f"at least {low}"
+        raise InputError(f"{name} is {number}; allowed: {allowed}")
+    return number
+
+
+def check_exclusions(
+    exclude: Exclusions | None, n_queries: int, n_pool: int
+) -> dict[int, Int64Array] | None:
+    """Give distinct, sorted rows per query.
+
+    Raises:
+        InputTypeError: If it is not a mapping, or rows are not integers.
+        InputError: If a query or pool row does not exist.
+    """
+    if exclude is None:
+        return None
+    if not isinstance(exclude, Mapping):
+        raise InputTypeError(
+            f"exclude is a {type(exclude).__name__}; it maps a query row to the pool rows to skip"
+        )
+    checked: dict[int, Int64Array] = {}
+    for query, rows in exclude.items():
+        if isinstance(query, bool) or not isinstance(query, int | np.integer):
+            raise InputTypeError(f"exclude has the key {query!r}; keys are query rows (integers)")
+        if not 0 <= query < n_queries:
+            raise InputError(f"exclude names query row {query}; there are {n_queries} queries")
+        array = np.asarray(rows)
+        if array.size and not np.issubdtype(array.dtype, np.integer):
+            raise InputTypeError(f"exclude[{query}] holds {array.dtype}; pool rows are integers")
+        unique = np.unique(array.astype(np.int64))
+        if unique.size and (unique[0] < 0 or unique[-1] >= n_pool):
+            wrong = unique[0] if unique[0] < 0 else unique[-1]
+            raise InputError(f"exclude[{query}] names pool row {wrong}; there are {n_pool} rows")
+        checked[int(query)] = unique
+    return checked
+
+
+def as_scores(scores: Float64Array) -> Float32Array:
+    """Give float32 scores; huge dot products saturate instead of warning."""
+    with np.errstate(over="ignore"):
+        return scores.astype(np.float32)

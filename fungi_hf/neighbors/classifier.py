@@ -1,0 +1,259 @@
+"""k-nearest-neighbour classification whose every tie has a rule.
+
+Neighbours with equal scores are ordered by row; classes with equal votes by the chosen rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self, get_args
+
+import numpy as np
+
+from fungi_hf.errors import ConfigError, InputError, NotFittedError, choices
+from fungi_hf.neighbors.base import (
+    Index,
+    check_count,
+    check_exclusions,
+    check_metric,
+)
+from fungi_hf.neighbors.exact import ExactIndex
+from fungi_hf.neighbors.labels import encode_known, encode_labels
+from fungi_hf.neighbors.vectors import as_matrix
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fungi_hf.neighbors.base import (
+        Exclusions,
+        Metric,
+        Neighbors,
+        Vectors,
+    )
+    from fungi_hf.neighbors.labels import LabelArray, Labels
+    from fungi_hf.types import Float32Array, Float64Array, Int64Array
+
+Weights = Literal["uniform", "similarity"]
+Tie = Literal["smallest", "nearest"]
+_VOTE_NUMBERS = 1 << 22
+
+
+def count_votes(
+    codes: Int64Array,
+    scores: npt.NDArray[np.floating],
+    n_classes: int,
+    weights: Weights,
+    metric: Metric,
+) -> Float64Array:
+    """Give the votes that each class gets, [Q, C].
+
+    Formula: uniform counts neighbours; similarity sums max(score, 0) for `cosine` and `dot`, and
+    1 / (1 + distance) for `euclidean`. A query whose weights are all 0 gets uniform votes.
+
+    Args:
+        codes: [Q, K] class numbers of the neighbours, -1 for none.
+        scores: [Q, K] similarities, larger is nearer.
+        n_classes: C.
+        weights: Which formula.
+        metric: What the scores are.
+    """
+    held = codes >= 0
+    values = held.astype(np.float64)
+    if weights == "similarity":
+        exact = np.where(held, scores.astype(np.float64), 0)
+        if metric == "euclidean":
+            weight = 1 / (1 + np.sqrt(np.maximum(-exact, 0)))
+        else:
+            weight = np.maximum(exact, 0)
+        weight = np.where(held, weight, 0)
+        values = np.where(weight.any(axis=1, keepdims=True), weight, values)
+    cells = codes + np.arange(len(codes))[:, None] * n_classes
+    votes = np.bincount(cells[held], values[held], len(codes) * n_classes).astype(np.float64)
+    return votes.reshape(len(codes), n_classes)
+
+
+def decide(votes: Float64Array, codes: Int64Array, tie: Tie) -> Int64Array:
+    """Give the class with most votes (rounded to 9 decimals), [Q].
+
+    Args:
+        votes: [Q, C].
+        codes: [Q, K] class numbers of the neighbours, nearest first, -1 for none.
+        tie: `smallest` class number, or the class whose nearest neighbour ranks first.
+    """
+    rounded = np.round(votes, 9)
+    if tie == "smallest":
+        return np.argmax(rounded, axis=1)
+    best = rounded == rounded.max(axis=1, keepdims=True)
+    leads = np.take_along_axis(best, np.maximum(codes, 0), axis=1) & (codes >= 0)
+    first = np.take_along_axis(codes, np.argmax(leads, axis=1)[:, None], axis=1)[:, 0]
+    return np.where(leads.any(axis=1), first, np.argmax(rounded, axis=1))
+
+
+class KNNClassifier:
+    """Classify by the labels of the nearest training rows.
+
+    With uniform votes and `tie="smallest"` it predicts what scikit-learn's KNeighborsClassifier
+    predicts, where no two training rows are equally far from a query.
+
+    Attributes:
+        classes_: [C] sorted labels, after `fit`.
+
+    Example:
+        >>> knn = KNNClassifier(n_neighbors=1).fit([[1.0, 0.0], [0.0, 1.0]], ["right", "up"])
+        >>> knn.predict([[0.2, 0.9]])
+        array(['up'], dtype='<U5')
+    """
+
+    classes_: LabelArray
+
+    def __init__(
+        self,
+        n_neighbors: int = 20,
+        *,
+        weights: Weights = "uniform",
+        metric: Metric | None = None,
+        tie: Tie = "smallest",
+        index: Index | None = None,
+    ) -> None:
+        """Choose how to vote.
+
+        Args:
+            n_neighbors: K.
+            weights: `uniform`, or `similarity`: nearer neighbours count more (`count_votes`).
+            metric: `cosine` (default), `dot` or `euclidean`; that of the index, if one is given.
+            tie: Classes with equal votes: the `smallest` label, or the label whose `nearest`
+                training row ranks first.
+            index: What searches, e.g. a `FaissIndex`; it is filled by `fit`. Default: exact.
+
+        Raises:
+            ConfigError: If a choice is unknown, or the metric is not the index's.
+        """
+        self.n_neighbors = check_count(n_neighbors, "n_neighbors", 1, None)
+        if weights not in get_args(Weights):
+            raise ConfigError(f"unknown weights {choices(weights, get_args(Weights))}")
+        if tie not in get_args(Tie):
+            raise ConfigError(f"unknown tie {choices(tie, get_args(Tie))}")
+        if index is not None and not isinstance(index, Index):
+            raise ConfigError(f"index is a {type(index).__name__}; it must fit, search and save")
+        if index is not None and metric is not None and metric != index.metric:
+            raise ConfigError(f"metric is {metric!r}, but the index compares by {index.metric!r}")
+        chosen = check_metric(metric if metric is not None else "cosine")
+        self.index: Index = ExactIndex(chosen) if index is None else index
+        self.metric: Metric = self.index.metric
+        self.weights: Weights = weights
+        self.tie: Tie = tie
+        self._codes: Int64Array | None = None
+        self._vectors: Vectors = ()
+
+    def fit(self, X: Vectors, y: Labels) -> Self:
+        """Store the training rows; float arrays are kept, not copied.
+
+        Args:
+            X: [N, F] vectors or features.
+            y: [N] integers or strings, at least two classes.
+
+        Returns:
+            The classifier itself.
+
+        Raises:
+            InputError: If there are fewer rows than neighbours.
+        """
+        n_rows = len(as_matrix(getattr(X, "array", X), "X"))
+        classes, codes = encode_labels(y, "y", n_rows)
+        if self.n_neighbors > n_rows:
+            raise InputError(
+                f"n_neighbors is {self.n_neighbors}, but there are {n_rows} training rows; "
+                f"allowed: 1 to {n_rows}"
+            )
+        self.index.fit(X)
+        self.classes_, self._codes, self._vectors = classes, codes, X
+        return self
+
+    def predict(self, X: Vectors) -> LabelArray:
+        """Give the label of each row, [Q]."""
+        return self._labels(self._search(X))
+
+    def predict_proba(self, X: Vectors) -> Float64Array:
+        """Give each class's share of the votes, [Q, C] in the order of `classes_`."""
+        found = self._search(X)
+        votes = count_votes(
+            self._neighbor_codes(found), found.scores, len(self.classes_), self.weights, self.metric
+        )
+        return votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+
+    def kneighbors(
+        self, X: Vectors, n_neighbors: int | None = None
+    ) -> tuple[Float32Array, Int64Array]:
+        """Give distances [Q, K] and training rows [Q, K], nearest first.
+
+        Args:
+            X: [Q, F].
+            n_neighbors: K, unless that of the classifier.
+
+        Returns:
+            Distances as `Neighbors.distances` defines them, and row numbers.
+        """
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        k = check_count(k, "n_neighbors", 1, len(self._fitted()), " (training rows)")
+        found = self.index.search(X, k)
+        return found.distances, found.indices
+
+    def score(self, X: Vectors, y: Labels) -> float:
+        """Give the share of rows whose label is predicted; labels not seen in `fit` are wrong.
+
+        Raises:
+            InputError: If there are no rows.
+        """
+        predicted = encode_known(self.predict(X), self.classes_, "predictions")
+        if not len(predicted):
+            raise InputError("X has 0 rows; accuracy needs at least 1")
+        return float(np.mean(predicted == encode_known(y, self.classes_, "y", len(predicted))))
+
+    def leave_one_out(self, *, exclude: Exclusions | None = None) -> LabelArray:
+        """Predict each training row from the others, [N].
+
+        Args:
+            exclude: Training row -> further rows that it may not use, e.g. its copies.
+
+        Returns:
+            Predicted labels.
+
+        Raises:
+            InputError: If fewer than `n_neighbors` other rows exist, or none is left for a row.
+        """
+        codes, vectors = self._fitted(), self._vectors
+        if self.n_neighbors >= len(codes):
+            raise InputError(
+                f"n_neighbors is {self.n_neighbors}, but a row has {len(codes) - 1} others; "
+                f"allowed: 1 to {len(codes) - 1}"
+            )
+        further = check_exclusions(exclude, len(codes), len(codes)) or {}
+        none = np.empty(0, np.int64)
+        skipped = {row: np.union1d(further.get(row, none), row) for row in range(len(codes))}
+        alone = [row for row, rows in skipped.items() if len(rows) == len(codes)]
+        if alone:
+            raise InputError(f"exclude leaves no neighbours for row {alone[0]}")
+        return self._labels(self.index.search(vectors, self.n_neighbors, exclude=skipped))
+
+    def _search(self, X: Vectors) -> Neighbors:
+        self._fitted()
+        return self.index.search(X, self.n_neighbors)
+
+    def _labels(self, found: Neighbors) -> LabelArray:
+        n_classes, codes = len(self.classes_), self._neighbor_codes(found)
+        chosen = np.empty(len(codes), np.int64)
+        step = max(1, _VOTE_NUMBERS // n_classes)
+        for start in range(0, len(codes), step):
+            part = slice(start, start + step)
+            votes = count_votes(
+                codes[part], found.scores[part], n_classes, self.weights, self.metric
+            )
+            chosen[part] = decide(votes, codes[part], self.tie)
+        return self.classes_[chosen]
+
+    def _neighbor_codes(self, found: Neighbors) -> Int64Array:
+        return np.where(found.indices < 0, -1, self._fitted()[found.indices])
+
+    def _fitted(self) -> Int64Array:
+        if self._codes is None:
+            raise NotFittedError("this KNNClassifier has no training rows; call fit(X, y) first")
+        return self._codes

@@ -1,0 +1,203 @@
+"""Exact search: the answer of a float64 brute force, at nearly the price of one float32 product.
+
+Blocks of float32 similarities pick candidates; a proven bound on their error decides how many are
+needed; the candidates are scored again in float64. Neither the matrix of similarities nor a
+float64 copy of the vectors is ever whole in memory, and a memory-mapped pool stays on disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from fungi_hf.errors import InputError, NotFittedError
+from fungi_hf.neighbors import storage
+from fungi_hf.neighbors.base import (
+    Neighbors,
+    as_scores,
+    check_count,
+    check_exclusions,
+    check_metric,
+)
+from fungi_hf.neighbors.pool import Pool
+from fungi_hf.neighbors.topk import Refinement, search_similarity, sorts_all
+from fungi_hf.neighbors.vectors import check_fingerprint, check_same_origin, read_rows, warn_zero
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fungi_hf.neighbors.base import (
+        Exclusions,
+        Metric,
+        Vectors,
+    )
+
+_RANKING_QUERIES = 64
+
+
+class ExactIndex:
+    """Search by comparing every query with every row.
+
+    Scores are computed in float64. Order: scores rounded to 9 decimals, highest first, ties to
+    the lowest row; so the answer does not depend on the vectors' float width, on block sizes or
+    on threads.
+
+    Example:
+        >>> index = ExactIndex().fit([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+        >>> index.search([[0.0, 1.0]], k=2).indices
+        array([[1, 2]])
+    """
+
+    def __init__(self, metric: Metric = "cosine") -> None:
+        """Choose the similarity.
+
+        Args:
+            metric: `cosine` (an all-zero row has 0 with everything), `dot`, or `euclidean`
+                (minus the squared distance).
+        """
+        self.metric: Metric = check_metric(metric)
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """The stored rows.
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        if self._pool is None:
+            raise NotFittedError("the index is empty; call fit(vectors) first")
+        return self._pool
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Where the stored vectors come from, None if they did not say."""
+        return None if self._pool is None else self._pool.rows.fingerprint
+
+    def __len__(self) -> int:
+        """Number of stored rows."""
+        return 0 if self._pool is None else len(self._pool.rows)
+
+    def fit(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
+        """Store vectors in place of earlier ones; float arrays are kept, not copied.
+
+        Args:
+            vectors: [N, F] float16, float32, float64 (memory-mapped, if large), or features.
+            fingerprint: Their origin, where the vectors do not carry one.
+
+        Returns:
+            The index itself.
+
+        Raises:
+            InputError: If there is no row.
+        """
+        rows = read_rows(vectors, "vectors", fingerprint)
+        if not len(rows):
+            raise InputError("vectors have 0 rows; an index needs at least 1")
+        if self.metric == "cosine":
+            warn_zero(rows, "vectors")
+        self._pool = Pool(rows, self.metric)
+        return self
+
+    def add(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
+        """Append vectors; their rows are numbered on. Copies all vectors into memory.
+
+        Args:
+            vectors: [N, F], of the same width and origin as those stored.
+            fingerprint: Their origin, where the vectors do not carry one.
+
+        Returns:
+            The index itself.
+        """
+        if self._pool is None:
+            return self.fit(vectors, fingerprint=fingerprint)
+        old, new = self._pool.rows, read_rows(vectors, "vectors", fingerprint)
+        check_same_origin(old, new, "vectors")
+        array = np.concatenate([old.array, new.array])
+        return self.fit(array, fingerprint=old.fingerprint or new.fingerprint)
+
+    def search(self, queries: Vectors, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
+        """Give the k nearest rows of each query.
+
+        Args:
+            queries: [Q, F], not modified; features of another fingerprint are refused.
+            k: 1 to the number of rows.
+            exclude: Query row -> pool rows that it may not get, e.g. itself or its copies.
+
+        Returns:
+            Indices [Q, k] and scores [Q, k], nearest first; -1 and -inf at the end where
+            exclusions leave fewer than k rows.
+        """
+        pool, rows = self.pool, read_rows(queries, "queries")
+        k = check_count(k, "k", 1, len(self), f" (rows in the index: {len(self)})")
+        check_same_origin(pool.rows, rows)
+        pool.check_range(rows, "queries")
+        if self.metric == "cosine":
+            warn_zero(rows, "queries")
+        dense = sorts_all(k, len(self))
+        similarity = pool.exact_similarity(rows) if dense else pool.similarity(rows)
+        refinement = (
+            None if dense else Refinement(margin=pool.margin(rows), rescore=pool.rescorer(rows))
+        )
+        found, scores = search_similarity(
+            similarity, len(pool.rows), len(rows), k, exclude=exclude, refinement=refinement
+        )
+        return Neighbors(indices=found, scores=as_scores(scores), metric=self.metric)
+
+    def rankings(
+        self, queries: Vectors, *, exclude: Exclusions | None = None
+    ) -> Iterator[Neighbors]:
+        """Give the ranking of all rows for one query after the other, a few ahead at a time.
+
+        Args:
+            queries: [Q, F].
+            exclude: Query row -> pool rows that it may not get; they stand at the end as -1.
+
+        Yields:
+            Indices [1, N] and scores [1, N].
+        """
+        rows = read_rows(queries, "queries")
+        check_same_origin(self.pool.rows, rows)
+        skipped = check_exclusions(exclude, len(rows), len(self)) or {}
+        for start in range(0, len(rows), _RANKING_QUERIES):
+            part = rows.array[start : start + _RANKING_QUERIES]
+            own = {
+                query: skipped[start + query]
+                for query in range(len(part))
+                if start + query in skipped
+            }
+            ranked = self.search(part, len(self), exclude=own)
+            for query in range(len(part)):
+                yield Neighbors(
+                    indices=ranked.indices[query : query + 1],
+                    scores=ranked.scores[query : query + 1],
+                    metric=self.metric,
+                )
+
+    def save(self, folder: str | Path) -> None:
+        """Write `index.json` and `vectors.npy`, which `load` can memory-map.
+
+        Args:
+            folder: Created if needed; an index in it is replaced.
+        """
+        storage.write(folder, "exact", self.metric, self.pool.rows, {})
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, mmap: bool = False, fingerprint: str | None = None
+    ) -> Self:
+        """Read a saved index.
+
+        Args:
+            folder: What `save` wrote.
+            mmap: Leave the vectors on disk.
+            fingerprint: The origin that the caller expects; another one is refused.
+
+        Returns:
+            An index that answers as the saved one did.
+        """
+        stored = storage.read(folder, "exact", mmap=mmap)
+        check_fingerprint(stored.fingerprint, fingerprint, "the expected vectors")
+        return cls(stored.metric).fit(stored.array, fingerprint=stored.fingerprint)

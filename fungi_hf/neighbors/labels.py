@@ -1,0 +1,120 @@
+"""Class labels at the border: one label a row, all of one kind, none missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fungi_hf.errors import LabelError, ShapeError
+
+if TYPE_CHECKING:
+    from fungi_hf.types import Int64Array
+
+Labels: TypeAlias = npt.ArrayLike | Iterable[str] | Iterable[int]
+LabelArray: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.str_]
+
+
+def read_labels(labels: Labels, name: str, n_rows: int | None = None) -> LabelArray:
+    """Give labels as an array of integers or of strings.
+
+    Args:
+        labels: One integer, string or boolean a row; floats must be whole numbers.
+        name: What the caller calls them, for messages.
+        n_rows: How many there should be.
+
+    Returns:
+        [N] int64 or str.
+
+    Raises:
+        LabelError: If labels are missing, of mixed kinds, not whole numbers, or several a row.
+        ShapeError: If there are more or fewer than rows.
+    """
+    values = _as_list(labels, name)
+    if n_rows is not None and len(values) != n_rows:
+        raise ShapeError(f"{name} has {len(values)} labels for {n_rows} rows; one a row is needed")
+    several = [i for i, value in enumerate(values) if isinstance(value, list | tuple | set | dict)]
+    if several:
+        raise LabelError(
+            f"{name} has several labels in a row, first in row {several[0]}: "
+            f"{values[several[0]]!r}; multi-label data is not supported, give one label a row"
+        )
+    missing = [i for i, value in enumerate(values) if value is None or value != value]  # noqa: PLR0124
+    if missing:
+        rows = ", ".join(map(str, missing[:10]))
+        raise LabelError(f"{name} has {len(missing)} missing labels (None or NaN): rows {rows}")
+    kinds = sorted({_kind(value) for value in values})
+    if len(kinds) > 1:
+        raise LabelError(f"{name} mixes {' and '.join(kinds)}; labels must be of one kind")
+    if kinds == ["strings"]:
+        return np.asarray(values, np.str_)
+    if kinds not in ([], ["integers"]):
+        odd = next(value for value in values if _kind(value) == kinds[0])
+        raise LabelError(f"{name} holds {kinds[0]}, e.g. {odd!r}; labels are integers or strings")
+    try:
+        return np.asarray([int(value) for value in values], np.int64)
+    except OverflowError:
+        raise LabelError(f"{name} has an integer that does not fit in 64 bits") from None
+
+
+def encode_labels(
+    labels: Labels, name: str, n_rows: int | None = None
+) -> tuple[LabelArray, Int64Array]:
+    """Give the sorted classes [C] and each row's class number [N].
+
+    Raises:
+        LabelError: If there are fewer than two classes.
+    """
+    array = read_labels(labels, name, n_rows)
+    classes: LabelArray
+    classes, codes = np.unique(array, return_inverse=True)  # type: ignore[assignment]
+    if len(classes) < 2:
+        held = f"only the class {classes[0]!r}" if len(classes) else "no labels"
+        raise LabelError(f"{name} has {held}; at least 2 classes are needed")
+    return classes, codes.astype(np.int64)
+
+
+def encode_known(
+    labels: Labels, classes: LabelArray, name: str, n_rows: int | None = None
+) -> Int64Array:
+    """Give each row's class number among known classes, -1 for a class that is not among them.
+
+    Raises:
+        LabelError: If the labels are of another kind than the classes.
+    """
+    array = read_labels(labels, name, n_rows)
+    if len(array) and array.dtype.kind != classes.dtype.kind:
+        raise LabelError(
+            f"{name} holds {array.dtype.kind!r} labels such as {array[0]!r}, "
+            f"the training labels are {classes.dtype.kind!r} such as {classes[0]!r}"
+        )
+    places = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
+    return np.where(classes[places] == array, places, -1).astype(np.int64)
+
+
+def _as_list(labels: Labels, name: str) -> list[Any]:
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        raise LabelError(f"{name} is a {type(labels).__name__}; it must hold one label a row")
+    shape = getattr(labels, "shape", None)
+    if shape is not None and len(shape) == 2 and shape[1] == 1:
+        labels = np.asarray(labels)[:, 0]
+    elif shape is not None and len(shape) != 1:
+        raise LabelError(
+            f"{name} has shape {tuple(shape)}; multi-label data is not supported, give one a row"
+        )
+    if hasattr(labels, "tolist"):
+        values: list[Any] = labels.tolist()
+        return values
+    return [value.item() if isinstance(value, np.generic) else value for value in labels]
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "strings"
+    if isinstance(value, bool | int | np.integer | np.bool_):
+        return "integers"
+    if isinstance(value, float):
+        return "integers" if value.is_integer() else "fractions"
+    return f"{type(value).__name__} objects"

@@ -1,0 +1,172 @@
+"""Vectors at the border: any array-like comes in, checked rows with their norms go on.
+
+Nothing is copied that need not be: a memory-mapped array is read block by block, never whole.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputTypeError, ShapeError
+from fungi_hf.types import Features
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fungi_hf.neighbors.base import Vectors
+    from fungi_hf.types import Float64Array
+
+RealArray: TypeAlias = npt.NDArray[np.floating]
+_BLOCK_NUMBERS = 1 << 22  # 32 MB as float64
+_SAFE = (1e-140, 1e140)  # norms whose squares neither overflow nor underflow in float64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Checked vectors.
+
+    Attributes:
+        array: [N, F] float16, float32 or float64; the caller's own memory, never written.
+        norms: [N] float64, Euclidean.
+        fingerprint: Where the vectors come from, None if unknown.
+    """
+
+    array: RealArray
+    norms: Float64Array
+    fingerprint: str | None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.array)
+
+    @property
+    def width(self) -> int:
+        """F."""
+        return int(self.array.shape[1])
+
+    @property
+    def n_zero(self) -> int:
+        """Number of rows that are zero throughout."""
+        return int(np.count_nonzero(self.norms == 0))
+
+
+def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Rows:
+    """Check vectors and measure them, in blocks.
+
+    Args:
+        vectors: [N, F], anything numpy understands, or features with `.array`, `.fingerprint`.
+        name: What the caller calls them, for messages.
+        fingerprint: Their origin, where the vectors do not carry one.
+
+    Returns:
+        The rows; float arrays are kept as they are, integers become float64.
+
+    Raises:
+        InputTypeError: If they are not real numbers.
+        ShapeError: If they are not a matrix with at least one column.
+        FeatureError: If rows hold NaN or infinity.
+    """
+    if isinstance(vectors, Features):
+        fingerprint, vectors = vectors.fingerprint, vectors.array
+    array = as_matrix(vectors, name)
+    norms = np.empty(len(array))
+    bad: list[int] = []
+    for rows in blocks(len(array), array.shape[1]):
+        block = array[rows].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms[rows] = np.sqrt(np.einsum("ij,ij->i", block, block))
+        odd = np.flatnonzero(~((norms[rows] > _SAFE[0]) & (norms[rows] < _SAFE[1])))
+        for row in odd:
+            norms[rows.start + row] = _careful_norm(block[row])
+        bad.extend((rows.start + np.flatnonzero(~np.isfinite(norms[rows]))).tolist())
+    if bad:
+        shown = ", ".join(map(str, bad[:10])) + (" ..." if len(bad) > 10 else "")
+        raise FeatureError(
+            f"{name} has {len(bad)} of {len(array)} rows with NaN, Inf or an overflowing norm: "
+            f"rows {shown}; all values must be finite"
+        )
+    return Rows(array=array, norms=norms, fingerprint=fingerprint)
+
+
+def as_matrix(vectors: Vectors, name: str) -> RealArray:
+    """Give [N, F] floats without copying floats.
+
+    Raises:
+        InputTypeError: If they are not real numbers.
+        ShapeError: If they are not a matrix with at least one column.
+    """
+    try:
+        array = np.asarray(vectors)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(
+            f"{name} ({type(vectors).__name__}) cannot be read as an array: {error}"
+        ) from None
+    kind = array.dtype.kind
+    if kind not in "fiu" or array.dtype.itemsize > 8:
+        raise InputTypeError(
+            f"{name} has dtype {array.dtype}; it must hold float16, float32, float64 or integers"
+        )
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ShapeError(f"{name} has shape {array.shape}; it must be [N, F] with F at least 1")
+    return array if kind == "f" else array.astype(np.float64)
+
+
+def blocks(n_rows: int, width: int) -> Iterator[slice]:
+    """Cut rows into slices of at most 32 MB as float64."""
+    step = max(1, _BLOCK_NUMBERS // width)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def check_same_origin(pool: Rows, queries: Rows, name: str = "queries") -> None:
+    """Refuse queries that cannot be compared with the pool.
+
+    Raises:
+        ShapeError: If the widths differ.
+        FingerprintMismatchError: If both say where they come from and it differs.
+    """
+    if pool.width != queries.width:
+        raise ShapeError(
+            f"{name} have {queries.width} columns, the index holds vectors of {pool.width}"
+        )
+    check_fingerprint(pool.fingerprint, queries.fingerprint, name)
+
+
+def check_fingerprint(stored: str | None, other: str | None, what: str) -> None:
+    """Compare two origins where both are known.
+
+    Raises:
+        FingerprintMismatchError: If they differ.
+    """
+    if stored is not None and other is not None and stored != other:
+        raise FingerprintMismatchError(
+            f"{what} come from {other!r}, the index holds vectors from {stored!r}; "
+            "extract both with the same config, model and state"
+        )
+
+
+def warn_zero(rows: Rows, name: str) -> None:
+    """Warn once with the count of all-zero rows, which have no direction."""
+    if rows.n_zero:
+        warnings.warn(
+            f"{rows.n_zero} of {len(rows)} rows of {name} are all zeros; "
+            "their cosine similarity to everything is 0",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _careful_norm(row: Float64Array) -> float:
+    """Give the norm of a row whose squares leave float64's range."""
+    largest = float(np.abs(row).max())
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    # Two steps: the inverse of a subnormal number would overflow.
+    scaled = row / largest
+    with np.errstate(over="ignore"):
+        return float(np.float64(largest) * np.sqrt(scaled @ scaled))
