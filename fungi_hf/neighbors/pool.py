@@ -78,13 +78,13 @@ class Pool:
         """
         prepared: dict[str, tuple[slice, npt.NDArray[np.float32]]] = {}
         memory = np.empty(0, np.float32)
-        scales = self._query_scales(queries)
+        scales = self.query_scales(queries)
 
         def compare(some: slice, part: slice) -> Float32Array:
             nonlocal memory
             if prepared.get("pool", (None,))[0] != part:
-                prepared["pool"] = part, self._fast_rows(part)
-            own = self._fast_queries(queries, some, scales)
+                prepared["pool"] = part, self.fast_rows(part)
+            own = self.fast_queries(queries, some, scales)
             shape = (len(own), part.stop - part.start)
             if memory.size < shape[0] * shape[1]:
                 memory = np.empty(shape[0] * shape[1], np.float32)
@@ -105,7 +105,7 @@ class Pool:
         if self.metric == "cosine":
             return np.full(len(queries), 2 * error + units)
         with np.errstate(divide="ignore", over="ignore"):
-            scale = self._largest * self._query_scales(queries)
+            scale = self._largest * self.query_scales(queries)
             if self.metric == "euclidean":
                 # The score is twice the similarity times this scale; |p|^2 / 2 adds its own error.
                 return np.minimum(3 * error + units / (2 * scale), 1e30)
@@ -173,7 +173,8 @@ class Pool:
             return -np.einsum("gwf,gwf->gw", vectors, vectors)
         return np.einsum("gwf,gf->gw", vectors, queries)
 
-    def _fast_rows(self, part: slice) -> Float32Array:
+    def fast_rows(self, part: slice | Int64Array) -> Float32Array:
+        """Give pool rows scaled for the fast similarity; one more column for `euclidean`."""
         norms = self._norms[part]
         if self.metric == "cosine":
             return _divided(self.rows.array[part], _nonzero(norms))
@@ -184,15 +185,22 @@ class Pool:
         rows[:, -1] = (norms / self._largest) ** 2 / 2
         return rows
 
-    def _fast_queries(self, queries: Rows, some: slice, scales: Float64Array) -> Float32Array:
+    def fast_queries(
+        self, queries: Rows, some: slice | Int64Array, scales: Float64Array
+    ) -> Float32Array:
+        """Give queries whose dot products with `fast_rows` are the fast similarities."""
         if self._center is None:
             return _divided(queries.array[some], scales[some])
-        own = np.empty((some.stop - some.start, queries.width + 1), np.float32)
-        own[:, :-1] = self._centred(queries.array[some]) / scales[some, None]
-        own[:, -1] = -self._largest / scales[some]
-        return own
+        own = self._centred(queries.array[some]) / scales[some][:, None]
+        last = -self._largest / scales[some]
+        return np.concatenate([own, last[:, None]], axis=1).astype(np.float32)
 
-    def _query_scales(self, queries: Rows) -> Float64Array:
+    def placed(self, queries: Rows, some: slice | Int64Array) -> Float32Array:
+        """Give queries on the scale of `fast_rows` without their last column (`euclidean`)."""
+        return np.asarray(self._centred(queries.array[some]) / self._largest, np.float32)
+
+    def query_scales(self, queries: Rows) -> Float64Array:
+        """Give what each query is divided by for the fast similarity, [Q]."""
         if self._center is None:
             return _nonzero(queries.norms)
         return np.maximum(self._centred_norms(queries), self._largest)
