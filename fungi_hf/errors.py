@@ -89,7 +89,13 @@ class PromptOverflowError(FungiError, ValueError):
 
 
 class LLMError(FungiError, RuntimeError):
-    """An LLM server refused the run for good."""
+    """An LLM server refused the run for good.
+
+    Attributes:
+        partial: The rows that were finished before, if a run was stopped.
+    """
+
+    partial: object | None = None
 
 
 class LLMAuthError(LLMError):

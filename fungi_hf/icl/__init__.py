@@ -1,7 +1,7 @@
 """Demonstrations for LLM prompts: select, show, ask, score.
 
-Importing this package loads neither an LLM client nor a model library; each name is loaded when
-it is first used.
+Importing this package loads neither an LLM client nor a model library; most names are loaded when
+they are first used.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+# Two modules are named like their function: imported here, the function wins for good.
+from fungi_hf.icl.compare import compare
+from fungi_hf.icl.evaluate import evaluate
+
 if TYPE_CHECKING:
-    from fungi_hf.icl.compare import compare
-    from fungi_hf.icl.evaluate import evaluate
     from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.fake_server import FakeOpenAIServer
     from fungi_hf.icl.labels import LabelSpace
@@ -42,8 +44,6 @@ _HOMES = {
     "LabelSpace": "labels",
     "LocalLLM": "local",
     "PromptBuilder": "prompt",
-    "compare": "compare",
-    "evaluate": "evaluate",
     "vote_k_pool": "vote_k",
 }
 
@@ -52,7 +52,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # `compare` and `evaluate` are modules too: the function must win
+    globals()[name] = value
     return value
 
 

@@ -141,6 +141,10 @@ class ChatLLM:
         """Give the cache key of a prompt."""
         return self._key(self.request(prompt, labels), draw)
 
+    def is_cached(self, prompt: Prompt, labels: LabelSpace, draw: int = 0) -> bool:
+        """Say whether the answer is in the cache, so that nothing would be sent."""
+        return self.cache is not None and self.cache.get(self.key(prompt, labels, draw)) is not None
+
     def _key(self, body: Mapping[str, object], draw: int) -> str:
         return request_key(
             {

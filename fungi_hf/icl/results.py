@@ -1,0 +1,319 @@
+"""What came out of a run: one record per row, and totals that hide nothing.
+
+Every row that has no readable answer is wrong, and is counted under its own status.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from fungi_hf.errors import ConfigError
+from fungi_hf.icl.reply import Usage
+from fungi_hf.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+STATUSES = (
+    "ok", "invalid", "ambiguous", "empty", "refused", "length", "overflow", "failed",
+)  # fmt: skip
+_Z = 1.959964
+_RESAMPLES = 10_000
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Give the 95 % Wilson interval of a share.
+
+    Formula: (p + z^2/2n) / (1 + z^2/n) +- z / (1 + z^2/n) * sqrt(p(1-p)/n + z^2/4n^2).
+
+    Args:
+        right: Successes.
+        n: Trials.
+
+    Returns:
+        Lower and upper bound, within [0, 1].
+
+    Raises:
+        ConfigError: If not 0 <= right <= n, or n is 0.
+    """
+    if not 0 <= right <= n or n == 0:
+        raise ConfigError(f"a share needs 0 <= right <= n and n > 0, got {right} of {n}")
+    share, spread = right / n, _Z * _Z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    """One query's outcome.
+
+    Attributes:
+        id: The query's id; its row number if it has none.
+        gold: Name of the right label.
+        status: "ok", or why there is no label: "invalid" (off the list), "ambiguous", "empty",
+            "refused", "length" (cut off), "overflow" (prompt too long), "failed" (not answered).
+        label: Name of the label that was read; None unless the status is "ok".
+        answer: The model's words.
+        demonstrations: Pool rows shown, in prompt order.
+        dropped: Pool rows that did not fit.
+        input_tokens: Tokens of the prompt, as counted before sending.
+        covered: The gold label is among the demonstrations shown.
+        vote: The majority label of the demonstrations shown; ties to the nearest.
+        repeat: Which repetition, from 0.
+        label_scores: [C] log probabilities by label id, if they were computed.
+    """
+
+    id: int | str
+    gold: str
+    status: str
+    label: str | None = None
+    answer: str | None = None
+    demonstrations: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+    input_tokens: int = 0
+    covered: bool = False
+    vote: str | None = None
+    repeat: int = 0
+    label_scores: tuple[float, ...] | None = None
+
+    @property
+    def correct(self) -> bool:
+        """The label was read and is the right one."""
+        return self.status == "ok" and self.label == self.gold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON values; the same row always gives the same ones, in the same order."""
+        record: dict[str, Any] = {
+            "id": self.id,
+            "gold": self.gold,
+            "status": self.status,
+            "label": self.label,
+            "correct": self.correct,
+            "answer": self.answer,
+            "demonstrations": list(self.demonstrations),
+            "dropped": list(self.dropped),
+            "input_tokens": self.input_tokens,
+            "covered": self.covered,
+            "vote": self.vote,
+        }
+        if self.repeat:
+            record["repeat"] = self.repeat
+        if self.label_scores is not None:
+            record["label_scores"] = list(self.label_scores)
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Rebuild a row from `to_dict`."""
+        fields = {key: value for key, value in record.items() if key != "correct"}
+        for name in ("demonstrations", "dropped", "label_scores"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EvalResult:
+    """The outcome of a run, complete or not.
+
+    Attributes:
+        all_rows: Finished rows, by repetition, then in query order.
+        n_rows: Queries of the run, finished or not.
+        repeats: Repetitions of the run.
+        usage: Tokens billed for the whole run, all processes that worked on it together.
+        requests: Requests sent by this call.
+        n_leaks: Queries whose own copies the leak guard removed.
+        unreachable: Queries whose gold label does not occur in the pool.
+        config: What was run, as recorded.
+        folder: The run folder, if there is one.
+    """
+
+    all_rows: tuple[RowResult, ...]
+    n_rows: int
+    repeats: int = 1
+    usage: Usage = field(default_factory=Usage)
+    requests: int = 0
+    n_leaks: int = 0
+    unreachable: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @classmethod
+    def load(cls, out: str | Path) -> EvalResult:
+        """Read a run folder, finished or not.
+
+        Args:
+            out: The folder.
+
+        Returns:
+            Its rows so far; `complete` says whether they are all.
+        """
+        from fungi_hf.icl.journal import load_result
+
+        return load_result(Path(out))
+
+    @property
+    def rows(self) -> tuple[RowResult, ...]:
+        """The rows of the first repetition, in query order: what `compare` pairs."""
+        return tuple(row for row in self.all_rows if row.repeat == 0)
+
+    @property
+    def complete(self) -> bool:
+        """Every row of every repetition is there, and none failed."""
+        n_failed = self.statuses.get("failed", 0)
+        return len(self.all_rows) == self.n_rows * self.repeats and not n_failed
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many rows have each status that occurs."""
+        counts = Counter(row.status for row in self.all_rows)
+        return {status: counts[status] for status in STATUSES if counts[status]}
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right rows among all finished ones."""
+        return _share(row.correct for row in self.all_rows)
+
+    @property
+    def accuracy_answered(self) -> float:
+        """Share of right rows among those with status "ok"."""
+        return _share(row.correct for row in self.all_rows if row.status == "ok")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy.
+
+        Wilson's for one repetition; for several, rows are resampled (10,000 times, seeded) with
+        all their repetitions together, since those are not independent.
+        """
+        if not self.all_rows:
+            return 0.0, 1.0
+        if self.repeats == 1:
+            return wilson(sum(row.correct for row in self.all_rows), len(self.all_rows))
+        outcomes: dict[int | str, list[bool]] = {}
+        for row in self.all_rows:
+            outcomes.setdefault(row.id, []).append(row.correct)
+        means = np.array([np.mean(values) for values in outcomes.values()])
+        values, counts = np.unique(means, return_counts=True)
+        generator = numpy_generator(0, "accuracy interval")
+        draws = generator.multinomial(len(means), counts / len(means), size=_RESAMPLES)
+        low, high = np.percentile(draws @ values / len(means), [2.5, 97.5])
+        return float(low), float(high)
+
+    @property
+    def by_repeat(self) -> tuple[float, ...]:
+        """The accuracy of each repetition."""
+        return tuple(
+            _share(row.correct for row in self.all_rows if row.repeat == repeat)
+            for repeat in range(self.repeats)
+        )
+
+    @property
+    def coverage(self) -> float:
+        """Share of rows whose gold label is among their demonstrations."""
+        return _share(row.covered for row in self.all_rows)
+
+    @property
+    def accuracy_covered(self) -> float:
+        """Accuracy where the gold label is among the demonstrations."""
+        return _share(row.correct for row in self.all_rows if row.covered)
+
+    @property
+    def accuracy_uncovered(self) -> float:
+        """Accuracy where it is not."""
+        return _share(row.correct for row in self.all_rows if not row.covered)
+
+    @property
+    def vote_accuracy(self) -> float:
+        """Accuracy of the demonstrations' own majority vote: k-NN without a model."""
+        return _share(row.vote == row.gold for row in self.all_rows)
+
+    @property
+    def agreement(self) -> float:
+        """Share of rows in which the model says what the vote says."""
+        return _share(row.status == "ok" and row.vote == row.label for row in self.all_rows)
+
+    @property
+    def per_label(self) -> dict[str, tuple[float, int]]:
+        """Gold label -> its accuracy and its number of rows."""
+        groups: dict[str, list[bool]] = {}
+        for row in self.all_rows:
+            groups.setdefault(row.gold, []).append(row.correct)
+        return {name: (_share(groups[name]), len(groups[name])) for name in sorted(groups)}
+
+    @property
+    def macro_accuracy(self) -> float:
+        """Mean of the labels' accuracies."""
+        return _mean([accuracy for accuracy, _ in self.per_label.values()])
+
+    @property
+    def mean_kept(self) -> float:
+        """Mean number of demonstrations shown."""
+        return _mean([len(row.demonstrations) for row in self.all_rows])
+
+    def summary(self) -> dict[str, Any]:
+        """Give the totals as JSON values; an undefined share is None."""
+        shares = {
+            name: _known(getattr(self, name))
+            for name in (
+                "accuracy", "accuracy_answered", "macro_accuracy", "coverage",
+                "accuracy_covered", "accuracy_uncovered", "vote_accuracy", "agreement",
+                "mean_kept",
+            )
+        }  # fmt: skip
+        return {
+            "complete": self.complete,
+            "rows": self.n_rows,
+            "finished": len(self.all_rows),
+            "repeats": self.repeats,
+            **shares,
+            "interval": list(self.interval),
+            "by_repeat": [_known(value) for value in self.by_repeat],
+            "statuses": self.statuses,
+            "n_leaks": self.n_leaks,
+            "unreachable": self.unreachable,
+            "usage": self.usage.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        n_failed = self.statuses.get("failed", 0)
+        lines = []
+        if not self.complete:
+            open_rows = self.n_rows * self.repeats - len(self.all_rows)
+            lines.append(f"INCOMPLETE: {n_failed} rows failed, {open_rows} not asked")
+        lines += [
+            f"accuracy        {self.accuracy:.4f}  95 % [{low:.4f}, {high:.4f}]  "
+            f"{len(self.all_rows)} rows",
+            f"coverage        {self.coverage:.4f}  accuracy {self.accuracy_covered:.4f} covered, "
+            f"{self.accuracy_uncovered:.4f} not",
+            f"vote alone      {self.vote_accuracy:.4f}  agreement {self.agreement:.4f}",
+            "statuses        " + ", ".join(f"{k} {v}" for k, v in self.statuses.items()),
+            f"tokens          {self.usage.input_tokens} in "
+            f"({self.usage.cached_input_tokens} cached), {self.usage.output_tokens} out",
+        ]
+        if self.repeats > 1:
+            spread = self.by_repeat
+            lines.append(
+                f"repeats         {self.repeats}, from {min(spread):.4f} to {max(spread):.4f}"
+            )
+        return "\n".join(lines)
+
+
+def _share(values: Iterable[bool]) -> float:
+    return _mean([float(value) for value in values])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

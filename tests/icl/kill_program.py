@@ -1,0 +1,26 @@
+"""A run that a test kills: python kill_program.py URL FOLDER CACHE ROWS CONCURRENCY."""
+
+from __future__ import annotations
+
+import sys
+
+from fungi_hf.icl import ChatLLM, DemoSelector, LabelSpace, PromptBuilder, evaluate
+from fungi_hf.icl.limits import Limits
+from tests.icl.chat_kit import NAMES, task
+
+
+def main(url, folder, cache, rows, concurrency):
+    train, test = task(n_test=int(rows))
+    llm = ChatLLM(
+        "fake",
+        base_url=url,
+        cache=None if cache == "none" else cache,
+        limits=Limits(concurrency=int(concurrency)),
+    )
+    selector = DemoSelector("bm25", k=5).fit(train)
+    result = evaluate(selector, PromptBuilder(LabelSpace(NAMES)), llm, test, out=folder)
+    print(result.requests, result.accuracy)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
