@@ -19,8 +19,10 @@ def main(url, folder, cache, rows, concurrency):
     )
     selector = DemoSelector("bm25", k=5).fit(train)
     result = evaluate(selector, PromptBuilder(LabelSpace(NAMES)), llm, test, out=folder)
-    print(result.requests, result.accuracy)
+    llm.close()
+    return result
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    done = main(*sys.argv[1:])
+    print(done.requests, done.accuracy)
