@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -171,13 +172,16 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     if not name:
         raise EncoderError(f"{type(model).__name__} needs its {kind}: pass processor=")
     try:
-        return loader.from_pretrained(
-            name,
-            revision=hub.revision,
-            token=hub.token,
-            cache_dir=hub.cache_dir,
-            local_files_only=hub.local_files_only,
-        )
+        with warnings.catch_warnings():
+            # One of AST's 128 mel filters is empty, in training as well.
+            warnings.filterwarnings("ignore", message=".*all zero values.*")
+            return loader.from_pretrained(
+                name,
+                revision=hub.revision,
+                token=hub.token,
+                cache_dir=hub.cache_dir,
+                local_files_only=hub.local_files_only,
+            )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise EncoderError(
             f"{type(model).__name__} needs its {kind}, which {name!r} does not give: "
@@ -187,7 +191,11 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
 
 def _builder(model: nn.Module) -> Any:
     """Give (model, processor, config, source) -> Encoder by the model's main input."""
-    builders: dict[str, Any] = {"input_ids": _build_text}
+    builders: dict[str, Any] = {
+        "input_ids": _build_text,
+        "input_values": _build_audio,
+        "input_features": _build_audio,
+    }
     main = str(getattr(model, "main_input_name", ""))
     if main not in builders:
         raise EncoderError(
@@ -205,6 +213,12 @@ def _build_text(model: nn.Module, processor: Any, config: FungiConfig, source: S
         trained_pooling=source.pooling,
         trained_length=source.max_length,
     )
+
+
+def _build_audio(model: nn.Module, processor: Any, config: FungiConfig, _: Source) -> Encoder:
+    from fungi_hf.encoders.audio import AudioEncoder
+
+    return AudioEncoder(model, processor, config)
 
 
 def _check_dtype(model: nn.Module, config: FungiConfig) -> None:

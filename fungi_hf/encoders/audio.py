@@ -1,0 +1,267 @@
+"""Audio encoders: any clip in, one embedding out, for AST, Whisper and wav2vec2-like models.
+
+Invariant: a clip is decoded once; its views are drawn numbers beside it and are applied when a
+batch is put together, on the model's device.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from fungi_hf.encoders.audio_bodies import BODIES
+from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.decoding import Clip, decode, describe
+from fungi_hf.encoders.frontends import Statistics, estimate_statistics, statistics
+from fungi_hf.errors import (
+    AudioError,
+    ConfigError,
+    EncoderError,
+    InputError,
+    InputTypeError,
+    choices,
+)
+from fungi_hf.layers import resolve_layer
+from fungi_hf.views.audio import AUDIO_VIEWS, AudioView, GainShiftDraw, audio_views
+from fungi_hf.views.audio_ops import apply_to_wave
+from fungi_hf.views.base import REGISTERED_VIEWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.audio_bodies import Body
+    from fungi_hf.encoders.base import Batch
+    from fungi_hf.views.audio import Draw
+    from fungi_hf.views.base import ViewGenerator
+
+FRAMES_PER_SECOND: Final = 100  # of spectrograms, and the unit of every audio encoder's max_length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioInput:
+    """What a batch is made of: a waveform, its log-mel if there is one, what to do to it.
+
+    Attributes:
+        wave: [samples] float32, with waveform draws applied.
+        mel: [frames, n_mels] before normalisation, or None for waveform encoders.
+        draw: A spectrogram draw still to be applied, or None.
+    """
+
+    wave: Tensor
+    mel: Tensor | None
+    draw: Draw | None
+
+
+class AudioEncoder:
+    """An audio model, its front-end and its pooling.
+
+    Attributes:
+        NOTES: What can be said of a clip that is usable but not as the user may think.
+    """
+
+    modality = "audio"
+    chunk_size = 64
+    NOTES: Final = {
+        "cut": "{n} of the clips are longer than {limit} frames of 10 ms and were cut at the end",
+        "silent": "{n} of the clips are digital silence; they share their features",
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        config: FungiConfig,
+        *,
+        sampling_rate: int | None = None,
+    ) -> None:
+        """Resolve layer, pooling, length and statistics; nothing of the model is changed.
+
+        Args:
+            model: An AST, a Whisper encoder, or a model with wav2vec2's parts.
+            processor: Its Hugging Face feature extractor.
+            config: Says layer, pooling, length and statistics.
+            sampling_rate: Hz, of bare arrays that come without one.
+
+        Raises:
+            EncoderError: If the model is of no known family, or the feature extractor is
+                missing or of another family.
+        """
+        family = next((body for body in BODIES if body.fits(model)), None)
+        if family is None:
+            raise EncoderError(
+                f"{type(model).__name__} is no audio encoder of a known family; expected AST or "
+                "SSAST, a Whisper encoder, or wav2vec2, HuBERT or WavLM"
+            )
+        if processor is None or not hasattr(processor, "sampling_rate"):
+            raise EncoderError(
+                f"{type(model).__name__} needs its feature extractor; got {processor!r}: "
+                "pass processor="
+            )
+        self.model, self.processor, self.sampling_rate = model, processor, sampling_rate
+        self.layer_path, self.layer = resolve_layer(model, config.target_layer)
+        self._body: Body = family(model, processor, config)
+        self.pooling = self._resolve_pooling(config.pooling)
+        self.max_length = self._body.max_frames
+        settings: Any = model.config
+        self.width = int(settings.hidden_size)
+        self._peak = bool(getattr(config, "audio_peak", False))
+        self._fits_statistics = config.audio_statistics == "fit"
+        self._resolve_statistics(config.audio_statistics)
+        # Views follow their original within a chunk; the log-mel is computed once for them.
+        self._mels: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def _resolve_pooling(self, asked: str) -> str:
+        pooling = self._body.default_pooling if asked == "auto" else asked
+        if pooling not in self._body.poolings:
+            raise ConfigError(
+                f"pooling of {type(self.model).__name__} is {choices(pooling, self._body.poolings)}"
+            )
+        return pooling
+
+    def _resolve_statistics(self, source: str) -> None:
+        if source == "processor":
+            return
+        if not self._body.takes_statistics:
+            raise ConfigError(
+                f"audio_statistics={source!r} is for AST and SSAST; {type(self.model).__name__} "
+                "normalises each clip by itself: set 'processor'"
+            )
+        if source != "fit":
+            self._body.statistics = statistics(source)
+
+    def check(self, raw: object, index: int) -> Clip:
+        """Decode a clip, or say which one cannot be used and why.
+
+        Raises:
+            AudioError: If it has an unusable value.
+            InputTypeError: If it has an unusable type.
+        """
+        try:
+            return self._decode(raw)
+        except InputTypeError as error:
+            raise InputTypeError(f"input {index} ({describe(raw)}): {error}") from None
+        except AudioError as error:
+            raise AudioError(f"input {index} ({describe(raw)}): {error}") from None
+
+    def _decode(self, raw: object) -> Clip:
+        body = self._body
+        clip = decode(raw, body.rate, limit_s=body.limit_s, sampling_rate=self.sampling_rate)
+        if len(clip.samples) < body.min_samples:
+            raise AudioError(
+                f"{len(clip.samples)} samples at {body.rate} Hz are too few; "
+                f"{type(self.model).__name__} needs at least {body.min_samples} "
+                f"({1000 * body.min_samples / body.rate:g} ms)"
+            )
+        return clip
+
+    def content(self, raw: Any) -> bytes:
+        """Give the digest of a clip or view."""
+        content: bytes = (raw if isinstance(raw, (Clip, AudioView)) else self._decode(raw)).content
+        return content
+
+    def prepare(self, raws: Sequence[Any]) -> list[Prepared]:
+        """Compute log-mels, once per clip, and hang the views' draws beside them."""
+        return [self._prepared(raw) for raw in raws]
+
+    def _prepared(self, raw: Any) -> Prepared:
+        view = raw if isinstance(raw, AudioView) else None
+        clip = view.clip if view else raw if isinstance(raw, Clip) else self._decode(raw)
+        draw = view.draw if view else None
+        wave = self._wave(clip)
+        if isinstance(draw, GainShiftDraw):
+            wave = apply_to_wave(wave, draw, clip.rate)
+            mel = self._body.log_mel(wave)
+            draw = None
+        else:
+            mel = self._mel_of(clip, wave)
+        notes = () if view else self._notes(clip)
+        key = view.content if view else clip.content
+        return Prepared(AudioInput(wave, mel, draw), self._body.cost(len(wave)), key, notes)
+
+    def _mel_of(self, clip: Clip, wave: Tensor) -> Tensor | None:
+        if not self._body.spectrogram:
+            return None
+        if clip.content not in self._mels:
+            mel = self._body.log_mel(wave)
+            if mel is None:
+                return None
+            self._mels[clip.content] = mel
+            if len(self._mels) > self.chunk_size:
+                self._mels.popitem(last=False)
+        return self._mels[clip.content]
+
+    def _notes(self, clip: Clip) -> tuple[str, ...]:
+        notes = ["cut"] if clip.cut else []
+        return (*notes, *(["silent"] if not clip.samples.any() else []))
+
+    def collate(self, items: Sequence[Prepared]) -> Batch:
+        """Apply the views, normalise, pad and stack on the model's device."""
+        dtype = next(self.model.parameters()).dtype
+        return self._body.collate([item.data for item in items], self.device, dtype)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Give pooled embeddings [N, D] in the model's dtype."""
+        return self._body.pool(self._body.tokens(batch), batch, self.pooling)
+
+    def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
+        """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""
+        return self._body.pool(a, batch, self.pooling)
+
+    def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
+        """Build a view generator: one of the audio families or a registered one.
+
+        Raises:
+            ConfigError: If the name or an option is unknown.
+        """
+        if name in REGISTERED_VIEWS and name not in AUDIO_VIEWS:
+            try:
+                return REGISTERED_VIEWS[name](n_views=n_views, **options)
+            except TypeError as error:
+                raise ConfigError(
+                    f"views {name!r} refused its options {dict(options)!r}: {error}"
+                ) from None
+        return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
+
+    def fit(self, items: Sequence[Clip]) -> None:
+        """Estimate the log-mel statistics from training clips, if the config asks for it."""
+        if self._fits_statistics:
+            self._body.statistics = estimate_statistics(
+                mel for clip in items if (mel := self._body.log_mel(self._wave(clip))) is not None
+            )
+
+    def _wave(self, clip: Clip) -> Tensor:
+        wave = torch.from_numpy(clip.samples).to(self.device)
+        return wave / wave.abs().max().clamp_min(1e-9) if self._peak else wave
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `fit` estimated: "statistics" [mean, std], or nothing."""
+        stats = self._body.statistics
+        if not self._fits_statistics or stats is None:
+            return {}
+        return {"statistics": torch.tensor([stats.mean, stats.std], dtype=torch.float64)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave.
+
+        Raises:
+            InputError: If it holds anything else.
+        """
+        if set(state) != {"statistics"} or state["statistics"].shape != (2,):
+            raise InputError(f"an audio encoder's state holds 'statistics' [2]; got {list(state)}")
+        mean, std = state["statistics"].tolist()
+        self._body.statistics = Statistics(mean=mean, std=std)
+
+    def identity(self) -> dict[str, str]:
+        """Say which model this is."""
+        return {"name": str(getattr(self.model, "name_or_path", "")), "family": self._body.name}
