@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from fungi_hf.icl.picking import already_held
-from fungi_hf.icl.rankings import matrix_of, unit
+from fungi_hf.icl.rankings import matrix_of, nonzero_norms, unit
 from fungi_hf.icl.strategies import DPP, MMR
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class _LogVolume:
         self._kernel = (1 + alike) / 2
         self._log_relevance = (similarity - similarity.max(axis=1, keepdims=True)) / scale
         self._left = np.diagonal(self._kernel, axis1=1, axis2=2).copy()  # conditional variances
-        self._factors = np.zeros((*near.shape, steps))  # rows c_i of the Cholesky factor
+        self._factors = np.zeros((len(near), steps, near.shape[1]))  # Cholesky rows
         self._step = 0
 
     def values(self) -> Scores:
@@ -80,13 +80,14 @@ class _LogVolume:
 
     def add(self, picked: Rows) -> None:
         queries = np.arange(len(picked))
-        own = self._factors[queries, picked]  # [b, steps]
+        before = self._factors[:, : self._step]  # [b, s, C]
+        own = np.take_along_axis(before, picked[:, None, None], axis=2)  # [b, s, 1]
         left = self._left[queries, picked]
-        rest = self._kernel[queries, picked] - np.einsum("bcs,bs->bc", self._factors, own)
+        rest = self._kernel[queries, picked] - (own.transpose(0, 2, 1) @ before)[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = rest / np.sqrt(left)[:, None]
         factor[~(left > _NOISE)] = 0  # picked by rank: it spans nothing new
-        self._factors[:, :, self._step] = factor
+        self._factors[:, self._step] = factor
         self._left -= factor**2
         self._left[queries, picked] = 0
         self._step += 1
@@ -122,9 +123,10 @@ class DiversePicker:
         scores = np.full((len(asked.rows), quota.k), -np.inf)
         step = max(1, _NUMBERS // (n_candidates * (features.shape[1] + n_candidates + quota.k)))
         found, values = self.ranker.search(asked, n_candidates)
+        norms = nonzero_norms(features)
         for start in range(0, len(asked.rows), step):
             part = slice(start, start + step)
-            places = self._places(asked.only(part), found[part], quota, quota.held[part])
+            places = self._places(asked.only(part), found[part], quota, quota.held[part], norms)
             places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
             places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
             safe = np.maximum(places, 0)
@@ -132,11 +134,13 @@ class DiversePicker:
             scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
         return rows, scores
 
-    def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows) -> Rows:
+    def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows, norms: Scores) -> Rows:
         """Pick greedily; places among the candidates [b, k], in the order of picking."""
-        vectors = unit(matrix_of(self.pool)[np.maximum(found, 0)].astype(np.float64))  # [b, C, F]
+        candidates = np.maximum(found, 0)
+        vectors = matrix_of(self.pool)[candidates].astype(np.float64)  # [b, C, F]
+        vectors /= norms[candidates][:, :, None]
         queries = unit(matrix_of(asked.examples)[asked.rows].astype(np.float64))
-        near = np.einsum("bcf,bf->bc", vectors, queries)
+        near = (vectors @ queries[:, :, None])[:, :, 0]
         near[found < 0] = -1
         alike = vectors @ vectors.transpose(0, 2, 1)  # [b, C, C]
         gain: _Gain

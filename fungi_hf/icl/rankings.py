@@ -199,28 +199,29 @@ class FusedRanking:
     def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
         """Fuse, a few queries at a time."""
         fuse = self._by_ranks if self._options.fusion == "rrf" else self._by_scores
-        parts = [_best(fuse(part), part, depth) for part in asked.parts(_QUERIES)]
+        first = min(self._options.depth, self._n_rows)
+        lists = [ranker.search(asked, first)[0] for ranker in self._rankers]
+        parts = []
+        for start in range(0, len(asked.rows), _QUERIES):
+            part = asked.only(slice(start, start + _QUERIES))
+            fused = fuse(part, [rows[start : start + _QUERIES] for rows in lists])
+            parts.append(_best(fused, part, depth))
         return _stacked(parts, depth)
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
         """Give 0: rows outside the ranking, as shared ones are, have no fused score."""
         return np.zeros((len(asked.rows), rows.shape[1]))
 
-    def _lists(self, asked: Asked) -> list[Rows]:
-        depth = min(self._options.depth, self._n_rows)
-        return [ranker.search(asked, depth)[0] for ranker in self._rankers]
-
-    def _by_ranks(self, asked: Asked) -> Scores:
+    def _by_ranks(self, asked: Asked, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
         weights = self._options.weights or (1.0,) * len(self._rankers)
-        for weight, rows in zip(weights, self._lists(asked), strict=True):
+        for weight, rows in zip(weights, lists, strict=True):
             queries, places = np.nonzero(rows >= 0)
             fused[queries, rows[queries, places]] += weight / (_RRF + 1 + places)
         return fused
 
-    def _by_scores(self, asked: Asked) -> Scores:
+    def _by_scores(self, asked: Asked, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
-        lists = self._lists(asked)
         shares = (self._options.alpha, 1 - self._options.alpha)
         for query in range(len(asked.rows)):
             union = np.unique(np.concatenate([rows[query] for rows in lists]))
@@ -270,6 +271,21 @@ def unit(vectors: Scores) -> Scores:
     scaled = vectors / np.where(largest == 0, 1, largest)  # squares stay in range
     norms = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))
     return scaled / np.where(norms == 0, 1, norms)
+
+
+def nonzero_norms(matrix: npt.NDArray[np.floating]) -> Scores:
+    """Return the length of each row, [N]; 1 for all-zero rows."""
+    norms = np.empty(len(matrix))
+    step = max(1, _NUMBERS // matrix.shape[1])
+    for start in range(0, len(matrix), step):
+        part = matrix[start : start + step].astype(np.float64)
+        largest = np.abs(part).max(axis=1)
+        largest[largest == 0] = 1
+        norms[start : start + step] = largest * np.sqrt(
+            ((part / largest[:, None]) ** 2).sum(axis=1)
+        )
+    norms[norms == 0] = 1
+    return norms
 
 
 def _best(scores: Scores, asked: Asked, depth: int) -> tuple[Rows, Scores]:

@@ -1,0 +1,136 @@
+"""Calibration of label scores: what a model prefers before it has read the text is taken out.
+
+Pure functions on arrays [n, C] of log scores (natural logarithm, any constant per row); the label
+is the argmax of what they return, ties to the lowest id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from fungi_hf.errors import InputError, InputTypeError, ShapeError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Scores = npt.NDArray[np.float64]
+
+Calibration = Literal["contextual", "batch"]
+CALIBRATIONS: tuple[str, ...] = get_args(Calibration)
+CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
+_LEAST = 1e-12
+
+
+def probabilities(scores: npt.ArrayLike) -> Scores:
+    """Return the softmax over labels, along the last axis."""
+    checked = _checked(scores, "scores")
+    shifted = np.exp(checked - checked.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def length_normalised(scores: npt.ArrayLike, lengths: npt.ArrayLike) -> Scores:
+    """Divide summed log probabilities by the number of tokens of each label.
+
+    Args:
+        scores: [n, C] sums over the tokens of a label.
+        lengths: [C] tokens per label, each at least 1.
+
+    Returns:
+        [n, C] means per token.
+
+    Raises:
+        ShapeError: If there is not one length per label.
+        InputError: If a length is below 1.
+    """
+    checked = _matrix(scores, "scores")
+    tokens = np.asarray(lengths, dtype=np.float64)
+    if tokens.shape != (checked.shape[1],):
+        raise ShapeError(f"lengths have shape {tokens.shape}, scores {checked.shape}")
+    if not (tokens >= 1).all():
+        raise InputError(f"lengths go down to {tokens.min():g}; a label has at least 1 token")
+    return np.asarray(checked / tokens)
+
+
+def contextual(scores: npt.ArrayLike, content_free: npt.ArrayLike) -> Scores:
+    """Take out what the model says without content (Zhao et al. 2021).
+
+    Formula: z_i(y) - ln p_cf(y), p_cf the mean over the content-free inputs of their softmax,
+    clipped at 1e-12.
+
+    Args:
+        scores: [n, C].
+        content_free: [n, M, C] scores of M content-free inputs with each query's own
+            demonstrations, or [M, C] if one set serves all queries.
+
+    Returns:
+        [n, C].
+
+    Raises:
+        ShapeError: If the shapes do not fit.
+    """
+    checked, free = _matrix(scores, "scores"), _checked(content_free, "content_free")
+    wanted = (len(checked), checked.shape[1]) if free.ndim == 3 else (checked.shape[1],)
+    got = (len(free), free.shape[-1]) if free.ndim == 3 else (free.shape[-1],)
+    if free.ndim not in (2, 3) or wanted != got or not free.shape[-2]:
+        raise ShapeError(
+            f"content_free has shape {free.shape}, scores {checked.shape}; "
+            "[n, M, C] or [M, C] with the same n and C is needed"
+        )
+    prior = probabilities(free).mean(axis=-2)  # [n, C] or [C]
+    return np.asarray(checked - np.log(np.maximum(prior, _LEAST)))
+
+
+def batch(scores: npt.ArrayLike, reference: npt.ArrayLike | None = None) -> Scores:
+    """Take out the mean prediction over many texts (Zhou et al. 2024).
+
+    Formula: z_i(y) - ln mean_j p_j(y), the mean clipped at 1e-12.
+
+    Args:
+        scores: [n, C].
+        reference: [R, C] scores of the texts that the mean is taken over, e.g. of training texts
+            with leave-one-out prompts; None takes the scores themselves (transductive).
+
+    Returns:
+        [n, C].
+
+    Raises:
+        ShapeError: If the numbers of labels differ.
+    """
+    checked = _matrix(scores, "scores")
+    basis = checked if reference is None else _matrix(reference, "reference")
+    if basis.shape[1] != checked.shape[1]:
+        raise ShapeError(f"reference has shape {basis.shape}, scores {checked.shape}")
+    prior = probabilities(basis).mean(axis=0)
+    return np.asarray(checked - np.log(np.maximum(prior, _LEAST)))
+
+
+def _matrix(scores: npt.ArrayLike, name: str) -> Scores:
+    checked = _checked(scores, name)
+    if checked.ndim != 2:
+        raise ShapeError(f"{name} have shape {checked.shape}; [n, C] is needed")
+    return checked
+
+
+def _checked(scores: npt.ArrayLike | None, name: str) -> Scores:
+    """Refuse what is no table of log scores; -inf is a score, NaN and +inf are not."""
+    if scores is None:
+        raise InputTypeError(
+            f"{name} are missing; label scores come from LocalLLM(output='score'), or from a "
+            "server with top_logprobs"
+        )
+    try:
+        array = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"{name} are not numbers for every label; label scores come from "
+            "LocalLLM(output='score'), or from a server with top_logprobs"
+        ) from None
+    if array.ndim < 1 or not array.size:
+        raise ShapeError(f"{name} have shape {array.shape}; at least one row and label are needed")
+    if np.isnan(array).any() or (array == np.inf).any():
+        raise InputError(f"{name} hold NaN or +Inf; log scores are finite or -Inf")
+    if (array == -np.inf).all(axis=-1).any():
+        raise InputError(f"{name} have rows in which every label is at -Inf")
+    return array

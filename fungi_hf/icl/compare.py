@@ -1,0 +1,176 @@
+"""A paired comparison of two runs over the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+from fungi_hf.errors import ComparisonError, InputTypeError, choices
+from fungi_hf.icl.significance import bootstrap_difference, mcnemar, smallest_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fungi_hf.icl.examples import RowId
+
+Scope = Literal["all", "common"]
+
+
+class ResultRow(Protocol):
+    """What a comparison reads of a row."""
+
+    @property
+    def id(self) -> RowId:
+        """The row's id."""
+
+    @property
+    def gold(self) -> object:
+        """The right label."""
+
+    @property
+    def status(self) -> str:
+        """ "ok", or why there is no answer; "failed" rows have none yet."""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is the gold label."""
+
+
+class Result(Protocol):
+    """What a comparison reads of a run."""
+
+    @property
+    def rows(self) -> Sequence[ResultRow]:
+        """The rows."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has its final status."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How run a differs from run b, row by row.
+
+    Attributes:
+        n: Rows compared.
+        n_right_a: Rows that a has right.
+        n_right_b: Rows that b has right.
+        gained: Ids that only a has right.
+        lost: Ids that only b has right.
+        delta: Accuracy of a less accuracy of b.
+        interval: 95 % paired bootstrap interval of delta.
+        p: Exact two-sided McNemar p-value.
+        smallest_delta: The difference that n rows would show with 80 % power.
+        n_left_out: Rows that only one run has, or that one has not finished.
+    """
+
+    n: int
+    n_right_a: int
+    n_right_b: int
+    gained: tuple[RowId, ...]
+    lost: tuple[RowId, ...]
+    delta: float
+    interval: tuple[float, float]
+    p: float
+    smallest_delta: float
+    n_left_out: int = 0
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        lines = [
+            f"rows        {self.n}" + (f" ({self.n_left_out} left out)" if self.n_left_out else ""),
+            f"accuracy    {self.n_right_a / self.n:.4f} against {self.n_right_b / self.n:.4f}",
+            f"difference  {self.delta:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}]",
+            f"McNemar     p = {self.p:.4g} (exact, two-sided)",
+            f"gained      {len(self.gained)}{_some(self.gained)}",
+            f"lost        {len(self.lost)}{_some(self.lost)}",
+            f"detectable  {self.smallest_delta:.4f} with 80 % power at this share of flips",
+        ]
+        return "\n".join(lines)
+
+
+def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comparison:
+    """Compare two runs over the same queries.
+
+    Args:
+        a: The run of interest.
+        b: The run that it is measured against.
+        rows: "all" needs two complete runs over the same ids; "common" takes the rows that both
+            have finished.
+        seed: For the bootstrap.
+
+    Returns:
+        Differences are a less b.
+
+    Raises:
+        InputTypeError: If a or b is not a result.
+        ComparisonError: If scope, ids or gold labels do not fit, or a run is incomplete.
+    """
+    if rows not in get_args(Scope):
+        raise ComparisonError(f"rows is {choices(rows, get_args(Scope))}")
+    first, second = _by_id(a, "a", rows), _by_id(b, "b", rows)
+    common = [key for key in first if key in second]
+    n_left_out = len(first.keys() | second.keys()) - len(common)
+    if n_left_out and rows == "all":
+        only_a = [key for key in first if key not in second]
+        only_b = [key for key in second if key not in first]
+        raise ComparisonError(
+            f"the runs have different ids: {len(only_a)} only in a{_some(only_a)}, {len(only_b)} "
+            f"only in b{_some(only_b)}; pass rows='common' to compare the {len(common)} others"
+        )
+    if not common:
+        raise ComparisonError("the runs have no finished row in common")
+    unequal = [key for key in common if first[key].gold != second[key].gold]
+    if unequal:
+        key = unequal[0]
+        raise ComparisonError(
+            f"{len(unequal)} rows have different gold labels: id {key!r} has {first[key].gold!r} "
+            f"in a and {second[key].gold!r} in b"
+        )
+    gained = tuple(key for key in common if first[key].correct and not second[key].correct)
+    lost = tuple(key for key in common if second[key].correct and not first[key].correct)
+    counts = len(gained), len(lost), len(common)
+    return Comparison(
+        n=len(common),
+        n_right_a=sum(bool(first[key].correct) for key in common),
+        n_right_b=sum(bool(second[key].correct) for key in common),
+        gained=gained,
+        lost=lost,
+        delta=(len(gained) - len(lost)) / len(common),
+        interval=bootstrap_difference(*counts, seed=seed),
+        p=mcnemar(len(gained), len(lost)),
+        smallest_delta=smallest_difference(*counts),
+        n_left_out=n_left_out + (_n_unfinished(a, b) if rows == "common" else 0),
+    )
+
+
+def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
+    if not hasattr(result, "rows") or not hasattr(result, "complete"):
+        raise InputTypeError(f"{name} is {type(result).__name__}; an EvalResult is needed")
+    failed = [row.id for row in result.rows if row.status == "failed"]
+    if scope == "all" and (failed or not result.complete):
+        raise ComparisonError(
+            f"run {name} is incomplete ({len(failed)} failed rows{_some(failed)}); run it again "
+            "to finish it, or pass rows='common'"
+        )
+    by_id: dict[RowId, ResultRow] = {}
+    for row in result.rows:
+        if row.id in by_id:
+            raise ComparisonError(f"run {name} has id {row.id!r} twice")
+        if row.status != "failed":
+            by_id[row.id] = row
+    return by_id
+
+
+def _n_unfinished(a: Result, b: Result) -> int:
+    """Count the ids that no run has finished: they appear in neither table."""
+    done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
+    return len({row.id for result in (a, b) for row in result.rows} - done)
+
+
+def _some(ids: Sequence[RowId]) -> str:
+    if not ids:
+        return ""
+    more = ", ..." if len(ids) > 5 else ""
+    return f" ({', '.join(map(repr, ids[:5]))}{more})"
