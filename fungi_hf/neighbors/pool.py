@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.vectors import RealArray, Rows
     from fungi_hf.types import Float32Array, Float64Array, Int64Array
 
-_PAIR_NUMBERS = 1 << 17  # 1 MB as float64: stays in a core's cache
+_PAIR_NUMBERS = 1 << 16  # 0.5 MB as float64: stays in a core's cache
 _PLAIN = (1e-30, 1e30)  # float32 rows can be divided by such numbers in float32
 _LARGEST = 1e150  # products of such norms stay within float64
 
@@ -74,21 +74,22 @@ class Pool:
     def similarity(self, queries: Rows) -> SimilarityBlock:
         """Give the fast similarity: (query slice, pool slice) -> [q, b] float32.
 
-        The result's memory is used again by the next call.
+        Two pieces of memory take turns as the result.
         """
         prepared: dict[str, tuple[slice, npt.NDArray[np.float32]]] = {}
-        memory = np.empty(0, np.float32)
+        memory = [np.empty(0, np.float32), np.empty(0, np.float32)]
         scales = self.query_scales(queries)
 
         def compare(some: slice, part: slice) -> Float32Array:
-            nonlocal memory
             if prepared.get("pool", (None,))[0] != part:
                 prepared["pool"] = part, self.fast_rows(part)
             own = self.fast_queries(queries, some, scales)
             shape = (len(own), part.stop - part.start)
-            if memory.size < shape[0] * shape[1]:
-                memory = np.empty(shape[0] * shape[1], np.float32)
-            out = memory[: shape[0] * shape[1]].reshape(shape)
+            numbers = shape[0] * shape[1]
+            memory.reverse()
+            if memory[0].size < numbers:
+                memory[0] = np.empty(numbers, np.float32)
+            out = memory[0][:numbers].reshape(shape)
             return np.matmul(own, prepared["pool"][1].T, out=out)
 
         return compare

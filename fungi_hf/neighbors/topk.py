@@ -7,7 +7,6 @@ candidates are scored again exactly before anything is decided.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -20,13 +19,14 @@ from fungi_hf.neighbors.base import check_count, check_exclusions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from fungi_hf.neighbors.base import Exclusions
     from fungi_hf.neighbors.vectors import RealArray
     from fungi_hf.types import Float64Array, Int64Array
 
 DECIMALS = 9
-QUERY_ROWS, POOL_ROWS = 256, 10240  # a float32 block of 10 MB
+QUERY_ROWS, POOL_ROWS = 512, 10240  # a float32 block of 20 MB
 _DENSE_NUMBERS = 1 << 22
 
 Owners: TypeAlias = npt.NDArray[np.int16]  # query within a chunk; stable sorting is a radix sort
@@ -43,7 +43,7 @@ class Refinement:
         margin: [Q] a row more than this below k others, by the approximate similarity, is
             certainly not among the k nearest by the exact one.
         rescore: (query rows [q], pool rows [q, w], how many of the w count [q]) -> exact scores
-            [q, w], -inf for those that do not count. Called from several threads.
+            [q, w], -inf for those that do not count.
     """
 
     margin: Float64Array
@@ -63,7 +63,8 @@ def search_similarity(
 
     Args:
         similarity: (slice of queries, slice of pool rows) -> [q, b] floats. Blocks are asked for
-            in no promised order, one at a time; the result may be overwritten.
+            in no promised order, one at a time. The result may be overwritten; its memory may be
+            used again by the next call but one.
         n_pool: Number of pool rows.
         n_queries: Number of queries.
         k: 1 to n_pool.
@@ -90,16 +91,24 @@ def search_similarity(
         _Chunk(slice(start, min(start + QUERY_ROWS, n_queries)), k, skipped, refinement)
         for start in range(0, n_queries, QUERY_ROWS)
     ]
-    for start in range(0, n_pool, POOL_ROWS):
-        pool = slice(start, min(start + POOL_ROWS, n_pool))
-        for chunk in chunks:
-            chunk.offer(_checked(similarity(chunk.queries, pool), chunk.queries, pool), pool)
 
-    def finish(chunk: _Chunk) -> None:
-        chunk.finish(rows[chunk.queries], scores[chunk.queries])
+    def take(chunk: _Chunk, block: RealArray, pool: slice) -> None:
+        chunk.offer(block, pool)
+        if pool.stop == n_pool:
+            chunk.finish(rows[chunk.queries], scores[chunk.queries])
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as workers:
-        list(workers.map(finish, chunks))
+    # One worker sorts out a block while the next is computed.
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        busy: Future[None] | None = None
+        for start in range(0, n_pool, POOL_ROWS):
+            pool = slice(start, min(start + POOL_ROWS, n_pool))
+            for chunk in chunks:
+                block = _checked(similarity(chunk.queries, pool), chunk.queries, pool)
+                if busy is not None:
+                    busy.result()
+                busy = worker.submit(take, chunk, block, pool)
+        if busy is not None:
+            busy.result()
     left = n_pool - np.bincount(skipped[0], minlength=n_queries)
     short = np.flatnonzero((rows >= 0).sum(1) < np.minimum(k, left))
     if len(short):
