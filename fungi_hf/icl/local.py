@@ -1,0 +1,339 @@
+"""A transformers causal model that scores every label, or writes one of them.
+
+The prompt is computed once for all labels, and the model is left as it was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from fungi_hf.errors import ConfigError, InputError, InputTypeError, choices
+from fungi_hf.icl import calibration as calibrating
+from fungi_hf.icl.reply import Reply, Usage
+from fungi_hf.icl.scoring import (
+    constrained_choice,
+    shared_prefix_scores,
+    split_shared,
+)
+from fungi_hf.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fungi_hf.icl.calibration import Calibration
+    from fungi_hf.icl.labels import LabelSpace
+    from fungi_hf.icl.prompt import Prompt, PromptBuilder
+    from fungi_hf.icl.scoring import (
+        Encoded,
+    )
+    from fungi_hf.icl.selector import DemoSelector
+    from fungi_hf.types import Float64Array
+
+LocalOutput = Literal["score", "generate"]
+Reduce = Literal["sum", "mean"]
+
+
+class LocalLLM:
+    """A causal language model in this process.
+
+    Prompts go through the tokenizer's chat template if it has one; else build them with
+    `style="completion"`.
+
+    Args:
+        model: A transformers causal model, on its device.
+        tokenizer: Its tokenizer, with an end token.
+        output: "score" takes the label with the highest log probability; "generate" decodes
+            greedily among the labels' tokens only.
+        reduce: "sum" adds the log probabilities of a label's tokens, "mean" averages them.
+        calibration: None; "contextual" (three content-free inputs with the query's own
+            demonstrations, or those of the prompts given to `calibrate`); or "batch" (the mean
+            prediction on the prompts given to `calibrate`).
+        max_batch_tokens: Most tokens, cached ones included, in one forward pass.
+
+    Raises:
+        ConfigError: If a choice is unknown, or scores are needed and not computed.
+    """
+
+    kind = "local"
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 - any causal model
+        tokenizer: Any,  # noqa: ANN401 - any tokenizer
+        *,
+        output: LocalOutput = "score",
+        reduce: Reduce = "sum",
+        calibration: Calibration | None = None,
+        max_batch_tokens: int = 1 << 15,
+    ) -> None:
+        for name, value, allowed in (
+            ("output", output, get_args(LocalOutput)),
+            ("reduce", reduce, get_args(Reduce)),
+            ("calibration", calibration, (None, *calibrating.CALIBRATIONS)),
+        ):
+            if value not in allowed:
+                raise ConfigError(
+                    f"unknown {name} {choices(value, [word for word in allowed if word])}"
+                )
+        if calibration is not None and output != "score":
+            raise ConfigError(f"calibration={calibration!r} needs label scores: output='score'")
+        if isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int):
+            raise ConfigError(f"max_batch_tokens must be an integer, got {max_batch_tokens!r}")
+        if max_batch_tokens < 1:
+            raise ConfigError(f"max_batch_tokens must be at least 1, got {max_batch_tokens}")
+        if not (hasattr(model, "forward") and hasattr(model, "config")) or not callable(tokenizer):
+            raise ConfigError("model and tokenizer must be a transformers causal model and its own")
+        if getattr(tokenizer, "eos_token_id", None) is None:
+            raise ConfigError("the tokenizer has no end token, so labels cannot be told apart")
+        self.model, self.tokenizer = model, tokenizer
+        self.output, self.reduce, self.calibration = output, reduce, calibration
+        self.max_batch_tokens = max_batch_tokens
+        self._reference: Float64Array | None = None
+        self._digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Kind and model."""
+        return f"local:{getattr(self.model.config, 'name_or_path', '') or 'model'}"
+
+    @property
+    def scores_labels(self) -> bool:
+        """Every label is scored with the same demonstrations, so prompts keep room for one."""
+        return True
+
+    def describe(self) -> dict[str, object]:
+        """Give everything that an answer depends on, for a run's record."""
+        reference = self._reference
+        return {
+            "kind": self.kind,
+            "model": self.name,
+            "weights": self._weights(),
+            "output": self.output,
+            "reduce": self.reduce,
+            "calibration": self.calibration,
+            "calibration_rows": None if reference is None else len(reference),
+            "calibration_scores": None
+            if reference is None
+            else hashlib.sha256(np.round(reference, 6).tobytes()).hexdigest(),
+        }
+
+    def prompt_output(self, labels: LabelSpace) -> Literal["text"]:  # noqa: ARG002 - the protocol's
+        """Answers are label names."""
+        return "text"
+
+    def calibrate(self, prompts: Sequence[Prompt], labels: LabelSpace) -> None:
+        """Learn what the model says whatever the text is.
+
+        Args:
+            prompts: For "batch" e.g. `training_prompts(...)`; for "contextual" prompts whose
+                query is to be replaced by content-free inputs, averaged over all of them.
+            labels: The label space.
+
+        Raises:
+            ConfigError: If there is no calibration to be fitted.
+            InputError: If there are no prompts.
+        """
+        if self.calibration is None:
+            raise ConfigError("calibration is None; choose 'batch' or 'contextual' first")
+        if not prompts:
+            raise InputError("calibrate needs at least one prompt")
+        if self.calibration == "contextual":
+            prompts = [free for prompt in prompts for free in content_free(prompt)]
+        encoded = [self.encode(prompt, labels) for prompt in prompts]
+        with _undisturbed(self.model):
+            self._reference = np.stack([self._scores(one) for one in encoded])
+
+    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
+        """Answer one prompt."""
+        return self.answer_batch([prompt], labels)[0]
+
+    def answer_batch(self, prompts: Sequence[Prompt], labels: LabelSpace) -> list[Reply]:
+        """Answer prompts, the longest first so that a lack of memory shows at once.
+
+        Args:
+            prompts: What to answer.
+            labels: The label space.
+
+        Returns:
+            One reply per prompt, in their order; its content is a label. A prompt that is longer
+            than the model's positions gets the finish reason "overflow".
+
+        Raises:
+            ConfigError: If "batch" calibration was not given its prompts.
+        """
+        if self.calibration == "batch" and self._reference is None:
+            raise ConfigError(
+                "calibration='batch' needs prompts to average over: call calibrate("
+                "training_prompts(selector, builder), labels) first"
+            )
+        encoded = [self.encode(prompt, labels) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: -encoded[i].longest)
+        replies: list[Reply] = [Reply()] * len(prompts)
+        with _undisturbed(self.model):
+            for i in order:
+                replies[i] = self._answer(prompts[i], encoded[i], labels)
+        return replies
+
+    def encode(self, prompt: Prompt, labels: LabelSpace) -> Encoded:
+        """Give the prompt with each label after it, as tokens.
+
+        Args:
+            prompt: The prompt.
+            labels: The label space.
+
+        Returns:
+            The shared prefix and the labels' own tokens.
+
+        Raises:
+            InputError: If there is no chat template and the style is not "completion", or the
+                prompt has no token in common for all labels.
+        """
+        if prompt.style == "completion":
+            words, glue, is_raw = prompt.text, " ", True
+        elif getattr(self.tokenizer, "chat_template", None):
+            messages = list(prompt.messages)
+            words = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            glue, is_raw = "", False
+        else:
+            raise InputError(
+                f"the tokenizer has no chat template for style {prompt.style!r}; build prompts "
+                "with style='completion'"
+            )
+        texts = [words + glue + surface for surface in labels.surfaces]
+        end = self.tokenizer.eos_token_id
+        batch = self.tokenizer(texts, add_special_tokens=is_raw)["input_ids"]
+        encoded = split_shared([[*ids, end] if ids[-1] != end else ids for ids in batch])
+        if not encoded.prefix:
+            raise InputError("the prompt has no tokens that come before every label")
+        return encoded
+
+    def _answer(self, prompt: Prompt, encoded: Encoded, labels: LabelSpace) -> Reply:
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most is not None and encoded.longest > most:
+            return Reply(finish_reason="overflow")
+        scores = None
+        if self.output == "generate":
+            label = constrained_choice(self.model, encoded)
+        else:
+            scores = self._scores(encoded)
+            label = int(np.argmax(self._calibrated(scores, prompt, labels)))
+        usage = Usage(input_tokens=len(encoded.prefix), output_tokens=encoded.lengths[label])
+        return Reply(
+            content=labels.surfaces[label],
+            usage=usage,
+            model=self.name,
+            label_scores=None if scores is None else tuple(map(float, scores)),
+            attempts=1,
+        )
+
+    def _scores(self, encoded: Encoded) -> Float64Array:
+        sums = shared_prefix_scores(self.model, encoded, self.max_batch_tokens)
+        return sums / np.array(encoded.lengths) if self.reduce == "mean" else sums
+
+    def _calibrated(self, scores: Float64Array, prompt: Prompt, labels: LabelSpace) -> Float64Array:
+        if self.calibration is None:
+            return scores
+        if self.calibration == "batch":
+            return calibrating.batch(scores[None], self._reference)[0]
+        free = self._reference
+        if free is None:
+            own = [self.encode(one, labels) for one in content_free(prompt)]
+            free = np.stack([self._scores(one) for one in own])
+        return calibrating.contextual(scores[None], free)[0]
+
+    def _weights(self) -> str:
+        """Give a sha256 of all weights; computed once, since they are not to change."""
+        if self._digest is None:
+            import torch
+
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.model.state_dict().items()):
+                digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
+            self._digest = digest.hexdigest()
+        return self._digest
+
+
+def content_free(prompt: Prompt) -> list[Prompt]:
+    """Give the prompt with its query replaced by each content-free input.
+
+    Args:
+        prompt: A prompt of any style, without audio.
+
+    Returns:
+        Three prompts with the same demonstrations.
+
+    Raises:
+        InputTypeError: If the query is audio.
+    """
+    *before, last = prompt.messages
+    content = last["content"]
+    if not isinstance(content, str):
+        raise InputTypeError("there is no content-free audio; use calibration='batch'")
+    prompts = []
+    for words in calibrating.CONTENT_FREE:
+        if prompt.style == "multiturn":
+            empty = words
+        else:
+            # Texts are JSON strings on one line, so the last `Text:` line is the query's.
+            lines = content.split("\n")
+            at = max(i for i, line in enumerate(lines) if line.startswith("Text: "))
+            lines[at] = f"Text: {json.dumps(words)}"
+            empty = "\n".join(lines)
+        messages = (*before, {**last, "content": empty})
+        prompts.append(replace(prompt, messages=messages))
+    return prompts
+
+
+def training_prompts(
+    selector: DemoSelector, builder: PromptBuilder, *, n: int = 64, seed: int = 0
+) -> list[Prompt]:
+    """Give prompts for training texts that do not see themselves, to calibrate on.
+
+    Args:
+        selector: A fitted selector that drops leaks.
+        builder: Builds prompts.
+        n: Training rows drawn.
+        seed: For the draw.
+
+    Returns:
+        n prompts, or one per row of a smaller pool.
+
+    Raises:
+        ConfigError: If the selector shows leaks.
+        InputError: If the pool has no contents.
+    """
+    if selector.leaks.action != "drop":
+        raise ConfigError("training prompts would show their own text; use leaks='drop'")
+    pool = selector.pool
+    if pool.contents is None:
+        raise InputError("the pool has no contents to build prompts from")
+    rows = numpy_generator(seed, "calibration rows").permutation(len(pool))[:n]
+    queries = pool.take(rows.tolist())
+    demos = selector.select(queries)
+    return [
+        builder.build(queries.contents[i], demos[i], row=i)  # type: ignore[index]
+        for i in range(len(queries))
+    ]
+
+
+@contextlib.contextmanager
+def _undisturbed(model: Any) -> Iterator[None]:  # noqa: ANN401 - any causal model
+    """Use the model in evaluation mode and put every module's mode back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

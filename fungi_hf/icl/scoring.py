@@ -1,0 +1,230 @@
+"""Log probabilities of label token sequences after a prompt, with the prompt computed once.
+
+`naive_scores` is the slow twin: one full forward pass per label, obviously right.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from fungi_hf.types import Float64Array
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One prompt with every label after it, as tokens.
+
+    Attributes:
+        prefix: Tokens that all labels' sequences share, at least one.
+        suffixes: [C] the rest of each sequence, end token included; none is empty.
+    """
+
+    prefix: tuple[int, ...]
+    suffixes: tuple[tuple[int, ...], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return len(self.prefix) + max(map(len, self.suffixes))
+
+    @property
+    def lengths(self) -> list[int]:
+        """[C] tokens of each label that are scored."""
+        return [len(suffix) for suffix in self.suffixes]
+
+
+def split_shared(sequences: Sequence[Sequence[int]]) -> Encoded:
+    """Cut sequences after their longest common prefix.
+
+    Working on whole sequences makes this safe where the tokenizer merges the prompt's last
+    letters with the label's first ones.
+
+    Args:
+        sequences: [C] token sequences, none a prefix of another (each ends with an end token).
+
+    Returns:
+        The shared prefix and what follows.
+    """
+    rows = [tuple(sequence) for sequence in sequences]
+    first, last = min(rows), max(rows)  # what these two share, all share
+    shared = 0
+    while shared < min(len(first), len(last)) - 1 and first[shared] == last[shared]:
+        shared += 1
+    return Encoded(first[:shared], tuple(row[shared:] for row in rows))
+
+
+def _accepts(model: Any, name: str) -> bool:  # noqa: ANN401 - any causal model
+    return name in inspect.signature(model.forward).parameters
+
+
+def _forward(
+    model: Any,  # noqa: ANN401 - any causal model
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    cache: Any = None,  # noqa: ANN401 - the model's own cache
+    keep: int = 0,
+) -> Any:  # noqa: ANN401 - the model's own output
+    """Run the model on new tokens [B, S] after what the cache holds; mask is [B, P + S]."""
+    import torch
+
+    options: dict[str, Any] = {"use_cache": keep == 1 or cache is not None}
+    past = mask.shape[1] - tokens.shape[1]
+    if _accepts(model, "position_ids"):
+        steps = torch.arange(past, mask.shape[1], device=tokens.device)
+        options["position_ids"] = steps.expand(len(tokens), -1)
+    if keep and _accepts(model, "logits_to_keep"):
+        options["logits_to_keep"] = keep
+    if cache is not None:
+        options["past_key_values"] = cache
+    return model(input_ids=tokens, attention_mask=mask, **options)
+
+
+def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Give the log probability of each target: [B, S, V], [B, S] -> [B, S] float64."""
+    import torch
+
+    wanted = logits.gather(-1, targets[..., None])[..., 0].double()  # [B, S]
+    return wanted - torch.logsumexp(logits.double(), dim=-1)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+    """Pad on the right: tokens and mask, both [B, S]."""
+    import torch
+
+    width = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return tokens, mask
+
+
+def shared_prefix_scores(
+    model: Any,  # noqa: ANN401 - any causal model
+    encoded: Encoded,
+    max_batch_tokens: int,
+) -> Float64Array:
+    """Give log p(label | prompt), summed over the label's tokens, for every label.
+
+    One forward pass over the prefix, its key-value cache repeated per label, one padded pass over
+    the suffixes (several if they exceed the batch size).
+
+    Args:
+        model: A causal model in evaluation mode.
+        encoded: The tokens; the prefix must not be empty.
+        max_batch_tokens: Most cached and new tokens in one pass.
+
+    Returns:
+        [C] natural logarithms.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    with torch.no_grad():
+        prefix = torch.tensor([encoded.prefix], device=model.device)  # [1, P]
+        start = _forward(model, prefix, torch.ones_like(prefix), keep=1)
+        cache = start.past_key_values
+        if not isinstance(cache, DynamicCache):
+            return naive_scores(model, encoded, max_batch_tokens)
+        first = torch.log_softmax(start.logits[0, -1].double(), dim=-1)  # [V]
+        at_once = max(1, max_batch_tokens // encoded.longest)
+        chunks = range(0, len(encoded.suffixes), at_once)
+        scores = []
+        for begin in chunks:
+            rows = encoded.suffixes[begin : begin + at_once]
+            is_last = begin == chunks[-1]
+            own = cache if is_last else copy.deepcopy(cache)
+            scores.append(_suffix_scores(model, rows, own, len(encoded.prefix), first))
+        return np.concatenate(scores)
+
+
+def _suffix_scores(
+    model: Any,  # noqa: ANN401 - any causal model
+    rows: Sequence[Sequence[int]],
+    cache: Any,  # noqa: ANN401 - the model's own cache
+    n_prefix: int,
+    first: torch.Tensor,
+) -> Float64Array:
+    import torch
+
+    tokens, mask = _padded(rows, first.device)  # [C, S]
+    scores = first[tokens[:, 0]]  # the prefix's last position predicts the first token
+    if tokens.shape[1] > 1:
+        cache.batch_repeat_interleave(len(rows))
+        before = torch.ones(len(rows), n_prefix, dtype=mask.dtype, device=mask.device)
+        seen = torch.cat([before, mask[:, :-1]], dim=1)  # [C, P + S - 1]
+        logits = _forward(model, tokens[:, :-1], seen, cache).logits  # [C, S - 1, V]
+        later = _token_scores(logits, tokens[:, 1:]) * mask[:, 1:]
+        scores = scores + later.sum(dim=1)
+    return np.asarray(scores.cpu().numpy(), dtype=np.float64)
+
+
+def naive_scores(
+    model: Any,  # noqa: ANN401 - any causal model
+    encoded: Encoded,
+    max_batch_tokens: int,
+) -> Float64Array:
+    """Give the same as `shared_prefix_scores` by full forward passes over every sequence.
+
+    Args:
+        model: A causal model in evaluation mode.
+        encoded: The tokens; the prefix must not be empty.
+        max_batch_tokens: Most tokens in one pass.
+
+    Returns:
+        [C] natural logarithms.
+    """
+    import torch
+
+    at_once, n_prefix = max(1, max_batch_tokens // encoded.longest), len(encoded.prefix)
+    scores = []
+    with torch.no_grad():
+        for begin in range(0, len(encoded.suffixes), at_once):
+            rows = [encoded.prefix + s for s in encoded.suffixes[begin : begin + at_once]]
+            tokens, mask = _padded(rows, model.device)  # [C, P + S]
+            logits = _forward(model, tokens, mask).logits[:, n_prefix - 1 : -1]
+            later = _token_scores(logits, tokens[:, n_prefix:]) * mask[:, n_prefix:]
+            scores.append(later.sum(dim=1).cpu().numpy())
+    return np.concatenate(scores).astype(np.float64)
+
+
+def constrained_choice(model: Any, encoded: Encoded) -> int:  # noqa: ANN401 - any causal model
+    """Decode greedily through the tree of the labels' tokens.
+
+    Args:
+        model: A causal model in evaluation mode.
+        encoded: The tokens; the prefix must not be empty.
+
+    Returns:
+        The label whose tokens were chosen: always one of them, whatever the model prefers.
+    """
+    import torch
+
+    alive, depth = list(range(len(encoded.suffixes))), 0
+    fresh, cache, n_seen = list(encoded.prefix), None, 0
+    with torch.no_grad():
+        while True:
+            options = sorted({encoded.suffixes[label][depth] for label in alive})
+            if len(options) > 1:
+                tokens = torch.tensor([fresh], device=model.device)
+                n_seen += len(fresh)
+                mask = torch.ones(1, n_seen, dtype=torch.long, device=model.device)
+                out = _forward(model, tokens, mask, cache, keep=1)
+                cache, fresh = out.past_key_values, []
+                logits = out.logits[0, -1, torch.tensor(options, device=model.device)]
+                chosen = options[int(logits.argmax())]
+            else:
+                chosen = options[0]
+            alive = [label for label in alive if encoded.suffixes[label][depth] == chosen]
+            if len(alive) == 1:
+                return alive[0]
+            fresh.append(chosen)
+            depth += 1
