@@ -18,7 +18,21 @@ Status = Literal["ok", "empty", "ambiguous", "invalid"]
 
 _GLUE = re.compile(r"[\s_\-]+")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
-_PAIRS = ('""', "''", "``", "**", "[]", "()", "{}", "<>", "“”", "‘’", "«»", "„“")
+_PAIRS = (
+    "** **",
+    '" "',
+    "' '",
+    "` `",
+    "* *",
+    "[ ]",
+    "( )",
+    "{ }",
+    "< >",
+    "“ ”",
+    "‘ ’",
+    "« »",
+    "„ “",
+)
 _LEAD_IN = re.compile(
     r"""\A[*_]*(?:(?:the|my|final|predicted|correct|best|most\ likely)\s+)*
         (?:label|answer|intent|class|category|classification|output|prediction)
@@ -27,9 +41,10 @@ _LEAD_IN = re.compile(
 )
 # Words that may deny a label; "don't", "isn't" and the like end in "n't".
 _DENIAL = re.compile(
-    r"""(?<!\w)(?:not|never|neither|nor|cannot|except|rather\ than|instead\ of|no|none|non|without
-        |other\ than|anything\ but|far\ from|un(?:like|likely|related|sure)|wrong|incorrect|exclud\w+
-        |isnt|arent|wasnt|doesnt|dont|cant|wont)(?!\w)|n't(?!\w)""",
+    r"""(?<!\w)(?:not|never|neither|nor|cannot|except|rather\ than|instead\ of|no|none|non|nothing
+        |without|hardly|opposite|(?:other|different)\ than|(?:any|every)thing\ but|all\ but|far\ from
+        |un(?:like|likely|related|sure|true)|wrong|incorrect|false|doubt\w*|exclud\w+|reject\w*
+        |rul(?:e|es|ed|ing)\ out|isnt|arent|wasnt|doesnt|dont|cant|wont)(?!\w)|n't(?!\w)""",
     re.VERBOSE,
 )
 
@@ -98,7 +113,13 @@ class AnswerParser:
             if peeled is None:
                 return Answer("invalid", reason="the JSON answer has no single text under 'label'")
             text = peeled or text
+        if not self._is_usable(_embedded_label(text)):
+            return Answer("invalid", reason="the JSON in the answer states no known label")
         return self._search(text)
+
+    def _is_usable(self, stated: str | bool | None) -> bool:
+        """Say whether JSON within other words leaves the answer open: it has no label, or one."""
+        return stated is False or (isinstance(stated, str) and self._lookup(stated) is not None)
 
     def _lookup(self, text: str) -> int | None:
         found = self._exact.get(text)
@@ -124,8 +145,8 @@ class AnswerParser:
             return Answer("ambiguous", reason=f"the answer names {len(labels)} labels: {names}")
         rest = list(folded)
         for start, end, _ in outer:
-            rest[start:end] = "\n" * (end - start)
-        denial = _DENIAL.search(re.sub(r"[ \t]+", " ", "".join(rest)))
+            rest[start:end] = "|" * (end - start)
+        denial = _DENIAL.search(re.sub(r"\s+", " ", "".join(rest)))
         if denial:
             name = self._surfaces[labels[0]]
             return Answer("invalid", reason=f"{denial.group()!r} stands beside {name!r}")
@@ -154,9 +175,11 @@ def _peel(text: str) -> str | None:
     fence = _FENCE.match(text)
     if fence and "```" not in fence.group(1):
         return fence.group(1).strip()
-    for pair in _PAIRS:
-        if len(text) > 2 and text[0] == pair[0] and text[-1] == pair[1]:
-            return text[1:-1].strip()
+    for before, after in map(str.split, _PAIRS):
+        inner = text[len(before) : -len(after)]
+        is_pair = text.startswith(before) and text.endswith(after) and inner
+        if is_pair and before not in inner and after not in inner:
+            return inner.strip()
     lead_in = _LEAD_IN.match(text)
     if lead_in:
         return text[lead_in.end() :].strip()
@@ -164,12 +187,30 @@ def _peel(text: str) -> str | None:
 
 
 def _stated_label(text: str) -> str | bool | None:
-    """Give the text under "label" of a JSON object, None if unusable, False if there is none."""
+    """Return the text under "label" of a JSON object, None if unusable, False if there is none."""
     try:
-        pairs = json.loads(text, object_pairs_hook=list)
+        return _label_of(json.loads(text, object_pairs_hook=_Pairs))
     except (ValueError, RecursionError):
         return False
-    stated = [value for name, value in pairs if name == "label"]
+
+
+def _embedded_label(text: str) -> str | bool | None:
+    """Do the same for the first JSON object within other words."""
+    start = text.find("{")
+    if start < 0:
+        return False
+    try:
+        return _label_of(json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text, start)[0])
+    except (ValueError, RecursionError):
+        return False
+
+
+class _Pairs(list[tuple[str, object]]):
+    """The members of a JSON object, repeated names included."""
+
+
+def _label_of(value: object) -> str | bool | None:
+    stated = [v for name, v in value if name == "label"] if isinstance(value, _Pairs) else []
     if not stated:
         return False
     return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None
