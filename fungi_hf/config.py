@@ -56,7 +56,9 @@ class FungiConfig:
             published audio code.
         sketch: How a gradient becomes P numbers; "none" keeps exact low-rank factors.
         sketch_dim: P; None means the embedding width D.
-        sketch_rank: Terms of the Khatri-Rao sketch, or of the exact factors with "none".
+        sketch_rank: Terms of the Khatri-Rao sketch, or of the exact factors with "none". None is
+            4, and 2 for a Khatri-Rao sketch under a pooling that reads every token, where each
+            term costs one product per token and buys little (docs/ablations.md).
         published_signs: Draw the Rademacher matrix as the published code does (one float32
             stream, seeded with `seed`) instead of by name.
         round_sketch: Round sketched gradients to bfloat16 as the published code does.
@@ -76,7 +78,7 @@ class FungiConfig:
     gradient_tokens: Tokens = "all"
     sketch: SketchKind = "khatri_rao"
     sketch_dim: int | None = None
-    sketch_rank: int = 4
+    sketch_rank: int | None = None
     published_signs: bool = False
     round_sketch: bool = False
     center: bool = False
@@ -124,7 +126,7 @@ class FungiConfig:
     def _check_numbers(self) -> None:
         for name, optional in (
             ("sketch_dim", True),
-            ("sketch_rank", False),
+            ("sketch_rank", True),
             ("max_length", True),
             ("version", False),
         ):

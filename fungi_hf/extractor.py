@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder, Prepared
+    from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.types import Float32Array
     from fungi_hf.views.base import ViewGenerator
 
@@ -83,10 +84,13 @@ class FungiExtractor:
             for spec in self.config.objectives
             if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
         }
+        self._streams = {spec.name: _stream(spec) for spec in self.config.objectives}
         layer = encoder.layer
         self._gradient_shape = (layer.out_features, layer.in_features + (layer.bias is not None))
         self._sketch_width = self.config.sketch_dim or encoder.width
         exact = self.config.sketch == "none"
+        reads_one = getattr(encoder, "reads_first_token", False)
+        self._rank = self.config.sketch_rank or (4 if exact or reads_one else 2)
         has_gradients = any(objective is not None for objective in self._objectives.values())
         self.sketch = (
             None
@@ -96,7 +100,7 @@ class FungiExtractor:
                 *self._gradient_shape,
                 self._sketch_width,
                 seed=self.config.seed,
-                rank=self.config.sketch_rank,
+                rank=self._rank,
                 published=self.config.published_signs,
             )
         )
@@ -386,7 +390,7 @@ class FungiExtractor:
         views = self.encoder.views(spec.views, per_input, spec.view_options)
         prepared = self._prepare(chosen)
         samples = [
-            Sample(i, item, {spec.name: self._make_views(raw, views, spec.name)})
+            Sample(i, item, {spec.name: self._make_views(raw, views, _stream(spec))})
             for i, (raw, item) in enumerate(zip(chosen, prepared, strict=True))
         ]
         plan = Plan(encoder=self.encoder, objectives={}, sketch=None)
@@ -520,7 +524,10 @@ class FungiExtractor:
             Sample(
                 place,
                 item,
-                {name: self._make_views(raw, views, name) for name, views in self._views.items()},
+                {
+                    name: self._make_views(raw, views, self._streams[name])
+                    for name, views in self._views.items()
+                },
             )
             for place, (raw, item) in enumerate(zip(raws, prepared, strict=True))
         ]
@@ -528,8 +535,8 @@ class FungiExtractor:
     def _prepare(self, raws: list[Any]) -> list[Prepared]:
         return self.encoder.prepare(raws)
 
-    def _make_views(self, raw: Any, views: ViewGenerator, name: str) -> list[Prepared]:
-        generator = sample_generator(self.config.seed, f"views/{name}", self.encoder.content(raw))
+    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Prepared]:
+        generator = sample_generator(self.config.seed, f"views/{stream}", self.encoder.content(raw))
         made = views(raw, generator)
         distinct: dict[bytes, Any] = {self.encoder.content(view): view for view in made}
         prepared = dict(zip(distinct, self.encoder.prepare(list(distinct.values())), strict=True))
@@ -541,7 +548,7 @@ class FungiExtractor:
             encoder=self.encoder,
             objectives=self._objectives,
             sketch=self.sketch,
-            rank=self.config.sketch_rank,
+            rank=self._rank,
             tokens=self.config.gradient_tokens,
             round_sketch=self.config.round_sketch,
         )
@@ -555,7 +562,7 @@ class FungiExtractor:
 
     def _widths(self) -> dict[str, int]:
         widths = {"embedding": self.encoder.width}
-        exact = self.config.sketch_rank * sum(self._gradient_shape)
+        exact = self._rank * sum(self._gradient_shape)
         for name, objective in self._objectives.items():
             if objective is None:
                 widths[name] = self.encoder.layer.in_features
@@ -572,6 +579,11 @@ class FungiExtractor:
         for name, count in notes.items():
             message = self.encoder.NOTES[name].format(n=count, limit=self.encoder.max_length)
             warnings.warn(message, stacklevel=3)
+
+
+def _stream(spec: ObjectiveSpec) -> str:
+    """Name the random stream of an objective's views: variants of one objective share them."""
+    return spec.objective if isinstance(spec, Custom) else spec.kind
 
 
 def _items(inputs: Any) -> Iterator[Any]:
