@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fungi_hf.batching import Budget, Sample
+    from fungi_hf.buffering import SketchBuffer
     from fungi_hf.encoders.base import Encoder, Prepared
     from fungi_hf.objectives.base import Objective
     from fungi_hf.sketches import Sketch
@@ -106,12 +107,22 @@ class Group:
             segments.append(_Segment(torch.tensor(places) + start, tape, activation))
         return segments
 
-    def blocks(self) -> dict[str, Tensor]:
-        """Give the embedding and every objective's block, [B, width], raw and on the CPU."""
+    def blocks(self, waiting: Mapping[str, SketchBuffer], rows: Tensor) -> dict[str, Tensor]:
+        """Give the embedding and every objective's block, [B, width], raw and on the CPU.
+
+        Args:
+            waiting: Block name -> buffer that takes the factors instead.
+            rows: [B] places of the samples in the buffers' outputs.
+
+        Returns:
+            The blocks that are not waiting.
+        """
         blocks = {"embedding": self._embeddings[self._base.to(self._embeddings.device)]}
         for name, objective in self._plan.objectives.items():
             if objective is None:
                 blocks[name] = self._activation()
+            elif name in waiting:
+                waiting[name].add(rows, self.factors(name, objective))
             else:
                 blocks[name] = self._finish(self.factors(name, objective))
         return {name: block.detach().float().cpu() for name, block in blocks.items()}

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fungi_hf.batching import Budget, Sample, cut_groups
+from fungi_hf.buffering import SketchBuffer
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import Source, encoder_digest, load_encoder
 from fungi_hf.engine import Group, Plan
@@ -36,7 +37,7 @@ from fungi_hf.hub.store import CONFIG_NAME, STATE_NAME, HubOptions
 from fungi_hf.hub.store import find_file, read_document, read_tensors, write_folder
 from fungi_hf.objectives.base import make_objective
 from fungi_hf.seeding import derive, sample_generator
-from fungi_hf.sketches import make_sketch
+from fungi_hf.sketches import DenseSketch, make_sketch
 from fungi_hf.specs import Custom, SimCLR
 from fungi_hf.state import FittedState
 
@@ -553,11 +554,20 @@ class FungiExtractor:
             round_sketch=self.config.round_sketch,
         )
         blocks = {name: torch.empty(len(samples), width) for name, width in self._widths().items()}
+        waiting = {}
+        if isinstance(self.sketch, DenseSketch):
+            waiting = {
+                name: SketchBuffer(self.sketch, blocks[name], rounded=plan.round_sketch)
+                for name, objective in self._objectives.items()
+                if objective is not None
+            }
         with untouched(self.encoder.model):
             for group in cut_groups(samples, budget):
                 rows = torch.tensor([sample.index for sample in group])
-                for name, block in Group(group, plan, budget).blocks().items():
+                for name, block in Group(group, plan, budget).blocks(waiting, rows).items():
                     blocks[name][rows] = block
+        for buffer in waiting.values():
+            buffer.flush()
         return blocks
 
     def _widths(self) -> dict[str, int]:

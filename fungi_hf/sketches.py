@@ -156,17 +156,22 @@ class DenseSketch:
         return signs.mul_(math.sqrt(3))
 
     def __call__(self, factors: LayerFactors) -> Tensor:
-        """Give [B, P]; one pass over the matrix per block of samples."""
+        """Give [B, P] in one pass over the matrix; G is formed again for each of its row blocks."""
         _check_shape(factors, self._m, self._n1)
         step = max(1, _BLOCK_BYTES // (4 * self._m * self._n1))
-        parts = []
-        for start in range(0, factors.n_samples, step):
-            block = _sample_range(factors, start, min(start + step, factors.n_samples))
-            G = _gradients(block)  # [b, m n1]
-            parts.append(torch.cat([G @ rows.to(G).T for rows in self._rows()], dim=1))
-        if not parts:
-            return factors.delta.new_zeros(0, self.width)
-        return torch.cat(parts).mul_(1 / math.sqrt(self.width))
+        blocks = [
+            (start, _sample_range(factors, start, min(start + step, factors.n_samples)))
+            for start in range(0, factors.n_samples, step)
+        ]
+        y = factors.delta.new_empty(factors.n_samples, self.width)
+        column = 0
+        for rows in self._rows():
+            matrix = rows.to(y)
+            for start, block in blocks:
+                part = y[start : start + block.n_samples, column : column + len(matrix)]
+                part.copy_(_gradients(block) @ matrix.T)
+            column += len(matrix)
+        return y.mul_(1 / math.sqrt(self.width))
 
     def digest(self) -> str:
         """Digest of the first block's first row and of the kind: the stream's fingerprint."""

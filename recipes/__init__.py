@@ -1,0 +1,1 @@
+"""Experiments: one config file each, results beside them, one runner."""
