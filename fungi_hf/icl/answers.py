@@ -18,21 +18,8 @@ Status = Literal["ok", "empty", "ambiguous", "invalid"]
 
 _GLUE = re.compile(r"[\s_\-]+")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
-_PAIRS = (
-    "** **",
-    '" "',
-    "' '",
-    "` `",
-    "* *",
-    "[ ]",
-    "( )",
-    "{ }",
-    "< >",
-    "“ ”",
-    "‘ ’",
-    "« »",
-    "„ “",
-)
+# Opening and closing marks, in the same places.
+_PAIRS = (("**", "**"), *zip("\"'`*[({<“\u2018«„", "\"'`*])}>”\u2019»“", strict=True))
 _LEAD_IN = re.compile(
     r"""\A[*_]*(?:(?:the|my|final|predicted|correct|best|most\ likely)\s+)*
         (?:label|answer|intent|class|category|classification|output|prediction)
@@ -42,7 +29,8 @@ _LEAD_IN = re.compile(
 # Words that may deny a label; "don't", "isn't" and the like end in "n't".
 _DENIAL = re.compile(
     r"""(?<!\w)(?:not|never|neither|nor|cannot|except|rather\ than|instead\ of|no|none|non|nothing
-        |without|hardly|opposite|(?:other|different)\ than|(?:any|every)thing\ but|all\ but|far\ from
+        |without|hardly|opposite|(?:other|different)\ than|(?:any|every)thing\ but|all\ but
+        |far\ from
         |un(?:like|likely|related|sure|true)|wrong|incorrect|false|doubt\w*|exclud\w+|reject\w*
         |rul(?:e|es|ed|ing)\ out|isnt|arent|wasnt|doesnt|dont|cant|wont)(?!\w)|n't(?!\w)""",
     re.VERBOSE,
@@ -50,17 +38,17 @@ _DENIAL = re.compile(
 
 
 def key(text: str) -> str:
-    """Fold case, Unicode compatibility forms and the glue between words (space, `_`, `-`)."""
+    """Return the text without regard to case, Unicode form, and the glue between words."""
     return _GLUE.sub(" ", _folded(text)).strip()
 
 
 def bare(text: str) -> str:
-    """Give `key(text)` without trailing `. , ; : ! ?`."""
+    """Return `key(text)` without trailing `. , ; : ! ?`."""
     return key(text).rstrip(".,;:!? ")
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'").casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +79,31 @@ class AnswerParser:
     def parse(self, answer: str | None) -> Answer:
         """Apply the rules in order.
 
+        Args:
+            answer: What the model said; None stands for nothing.
+
+        Returns:
+            The status, with the label if it is "ok".
+
         Raises:
             InputTypeError: If the answer is neither a text nor None.
         """
-        if answer is None:
-            return Answer("empty", reason="the answer is empty")
-        if not isinstance(answer, str):
+        if answer is not None and not isinstance(answer, str):
             raise InputTypeError(f"answer is {type(answer).__name__}; a text or None is needed")
-        text = answer.strip()
+        text = (answer or "").strip()
         if not text:
             return Answer("empty", reason="the answer is empty")
         if text in self._exact:
             return Answer("ok", self._exact[text])
+        core = self._peeled(text)
+        if isinstance(core, Answer):
+            return core
+        if not self._is_usable(_embedded_label(core)):
+            return Answer("invalid", reason="the JSON in the answer states no known label")
+        return self._search(core)
+
+    def _peeled(self, text: str) -> Answer | str:
+        """Return the answer if a layer of the text is a label, else the core of the text."""
         seen: set[str] = set()
         while text not in seen:  # each pass peels one layer; a text that stays is the core
             seen.add(text)
@@ -113,12 +114,10 @@ class AnswerParser:
             if peeled is None:
                 return Answer("invalid", reason="the JSON answer has no single text under 'label'")
             text = peeled or text
-        if not self._is_usable(_embedded_label(text)):
-            return Answer("invalid", reason="the JSON in the answer states no known label")
-        return self._search(text)
+        return text
 
     def _is_usable(self, stated: str | bool | None) -> bool:
-        """Say whether JSON within other words leaves the answer open: it has no label, or one."""
+        """Return whether JSON within other words states no label, or a known one."""
         return stated is False or (isinstance(stated, str) and self._lookup(stated) is not None)
 
     def _lookup(self, text: str) -> int | None:
@@ -128,7 +127,7 @@ class AnswerParser:
         return self._bare.get(bare(text)) if found is None else found
 
     def _search(self, text: str) -> Answer:
-        """Find labels as whole words; accept one, if nothing outside its words denies it."""
+        """Return the one label named as whole words, if nothing outside its words denies it."""
         folded = _folded(text)
         spans = [
             (match.start(), match.end(), label)
@@ -159,7 +158,7 @@ def _inside(span: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
 
 
 def _whole_words(surface: str) -> re.Pattern[str]:
-    """Match the surface's words with any glue between, but not as a part of a glued longer name."""
+    """Return a pattern of the surface's words, with any glue between, outside longer names."""
     words = bare(surface).split(" ")
     return re.compile(
         r"(?<!\w)(?<!\w-)" + r"[\s_\-]+".join(map(re.escape, words)) + r"(?!\w)(?!-\w)"
@@ -167,7 +166,7 @@ def _whole_words(surface: str) -> re.Pattern[str]:
 
 
 def _peel(text: str) -> str | None:
-    """Take one layer off; None if the text is JSON that states its label in an unusable way."""
+    """Return the text less one layer; None if it is JSON with an unusable label."""
     if text.startswith("{"):
         stated = _stated_label(text)
         if stated is not False:
@@ -175,7 +174,7 @@ def _peel(text: str) -> str | None:
     fence = _FENCE.match(text)
     if fence and "```" not in fence.group(1):
         return fence.group(1).strip()
-    for before, after in map(str.split, _PAIRS):
+    for before, after in _PAIRS:
         inner = text[len(before) : -len(after)]
         is_pair = text.startswith(before) and text.endswith(after) and inner
         if is_pair and before not in inner and after not in inner:
@@ -183,7 +182,7 @@ def _peel(text: str) -> str | None:
     lead_in = _LEAD_IN.match(text)
     if lead_in:
         return text[lead_in.end() :].strip()
-    return text[:-1].strip() if text[-1] in ".,;" else text
+    return text.rstrip(".,; ")
 
 
 def _stated_label(text: str) -> str | bool | None:
@@ -195,7 +194,7 @@ def _stated_label(text: str) -> str | bool | None:
 
 
 def _embedded_label(text: str) -> str | bool | None:
-    """Do the same for the first JSON object within other words."""
+    """Return the same for the first JSON object within other words."""
     start = text.find("{")
     if start < 0:
         return False

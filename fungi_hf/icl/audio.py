@@ -10,11 +10,14 @@ import hashlib
 import io
 import wave
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from fungi_hf.errors import AudioError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +65,7 @@ class AudioClip:
         return hashlib.sha256(head + self.samples.astype("<f4").tobytes()).hexdigest()
 
     def wav(self) -> bytes:
-        """Give the clip as a 16-bit mono PCM file, clipped to [-1, 1]."""
+        """Return the clip as a 16-bit mono PCM file, clipped to [-1, 1]."""
         pcm = np.rint(np.clip(self.samples, -1.0, 1.0).astype(np.float64) * 32767).astype("<i2")
         buffer = io.BytesIO()
         with wave.open(buffer, "wb") as file:
@@ -73,7 +76,7 @@ class AudioClip:
         return buffer.getvalue()
 
     def part(self) -> dict[str, object]:
-        """Give the message part that carries the clip to an OpenAI-compatible server."""
+        """Return the message part that carries the clip to an OpenAI-compatible server."""
         data = base64.b64encode(self.wav()).decode("ascii")
         return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
@@ -82,7 +85,11 @@ class AudioClip:
 
 
 def _checked_samples(samples: object) -> npt.NDArray[np.float32]:
-    """Give a read-only float32 copy, or say what is wrong."""
+    """Return a read-only float32 copy.
+
+    Raises:
+        AudioError: If the samples are not one channel of finite floats.
+    """
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu().float().numpy()
     array = np.asarray(samples)

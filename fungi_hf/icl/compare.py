@@ -29,7 +29,7 @@ class ResultRow(Protocol):
 
     @property
     def status(self) -> str:
-        """ "ok", or why there is no answer; "failed" rows have none yet."""
+        """The word "ok", or why there is no answer; "failed" rows have none yet."""
 
     @property
     def correct(self) -> bool:
@@ -104,8 +104,8 @@ def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comp
         Differences are a less b.
 
     Raises:
-        InputTypeError: If a or b is not a result.
-        ComparisonError: If scope, ids or gold labels do not fit, or a run is incomplete.
+        ComparisonError: If scope, ids or gold labels do not fit. A run that is incomplete, or no
+            run at all, is refused too.
     """
     if rows not in get_args(Scope):
         raise ComparisonError(f"rows is {choices(rows, get_args(Scope))}")
@@ -164,7 +164,7 @@ def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
 
 
 def _n_unfinished(a: Result, b: Result) -> int:
-    """Count the ids that no run has finished: they appear in neither table."""
+    """Return the number of ids that no run has finished: they appear in neither table."""
     done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
     return len({row.id for result in (a, b) for row in result.rows} - done)
 

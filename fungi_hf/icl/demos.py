@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fungi_hf.errors import DemoConfigError, InputError, choices
 from fungi_hf.icl.examples import checked_targets, label_codes
@@ -18,6 +17,8 @@ from fungi_hf.icl.voting import VOTES, majority, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy.typing as npt
 
     from fungi_hf.icl.examples import Content, Examples, Target
 
@@ -43,8 +44,23 @@ class Demonstration:
     target: Target | None
 
     @property
+    def item(self) -> Content:
+        """The content, known to be there.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if self.content is None:
+            raise InputError(f"pool row {self.row} has no content")
+        return self.content
+
+    @property
     def label(self) -> Target:
-        """The target, known to be there."""
+        """The target, known to be there.
+
+        Raises:
+            InputError: If there is none.
+        """
         if self.target is None:
             raise InputError(f"pool row {self.row} has no target")
         return self.target
@@ -84,7 +100,12 @@ class DemoSet:
         return f"DemoSet({n} queries, k={k}, order={self.order!r}, n_leaks={self.n_leaks})"
 
     def __getitem__(self, query: int) -> tuple[Demonstration, ...]:
-        """Give the demonstrations of one query, in prompt order."""
+        """Return the demonstrations of one query, in prompt order.
+
+        Raises:
+            TypeError: If the query row is not an int.
+            IndexError: If there is no such query.
+        """
         if isinstance(query, bool) or not isinstance(query, (int, np.integer)):
             raise TypeError(f"a query row is an int, not {type(query).__name__}")
         if not -len(self) <= query < len(self):
@@ -125,7 +146,7 @@ class DemoSet:
         return (codes[self.indices] == gold_codes[:, None]).any(axis=1)
 
     def coverage(self, gold: object) -> float:
-        """Give the share of queries whose gold label is among their demonstrations."""
+        """Return the share of queries whose gold label is among their demonstrations."""
         return float(self.covered(gold).mean())
 
     def vote(self, kind: str = "majority") -> npt.NDArray[np.generic]:
@@ -140,8 +161,8 @@ class DemoSet:
             [n] labels: int64 if the pool's targets are ints, else objects.
 
         Raises:
-            InputError: If the pool has no targets.
-            DemoConfigError: If the kind is unknown, or scores cannot serve as weights.
+            DemoConfigError: If the kind is unknown, or scores cannot serve as weights. A pool
+                without targets is an `InputError`.
         """
         if kind not in VOTES:
             raise DemoConfigError(f"vote is {choices(kind, VOTES)}")

@@ -13,12 +13,13 @@ import numpy as np
 
 from fungi_hf.icl.picking import already_held
 from fungi_hf.icl.rankings import matrix_of, nonzero_norms, unit
-from fungi_hf.icl.strategies import DPP, MMR
+from fungi_hf.icl.strategies import MMR
 
 if TYPE_CHECKING:
     from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.picking import Quota
     from fungi_hf.icl.rankings import Asked, DenseRanking, Rows, Scores
+    from fungi_hf.icl.strategies import DPP
 
 _NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
 _LEAST_GAIN = float(np.log(1e-10))  # under it the ranking decides
@@ -135,7 +136,7 @@ class DiversePicker:
         return rows, scores
 
     def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows, norms: Scores) -> Rows:
-        """Pick greedily; places among the candidates [b, k], in the order of picking."""
+        """Return places among the candidates [b, k], in the order of picking."""
         candidates = np.maximum(found, 0)
         vectors = matrix_of(self.pool)[candidates].astype(np.float64)  # [b, C, F]
         vectors /= norms[candidates][:, :, None]

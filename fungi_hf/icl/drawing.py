@@ -57,7 +57,7 @@ def _without(order: Rows, exclude: Mapping[int, Rows], query: int) -> Rows:
 
 
 def _capped(order: Rows, quota: Quota, held: Rows) -> Rows:
-    """Skip rows whose label is full."""
+    """Return the rows in order, less those whose label is full."""
     if quota.codes is None or quota.cap is None:
         return order
     counts: dict[int, int] = {}

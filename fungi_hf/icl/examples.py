@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, InputError, InputTypeError, LabelError
 from fungi_hf.icl.audio import AudioClip
+from fungi_hf.types import Features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
 
 Content: TypeAlias = str | AudioClip
 Target: TypeAlias = int | str | float | bool
@@ -25,7 +27,7 @@ RowId: TypeAlias = int | str
 
 
 def first_of(rows: Iterable[int]) -> str:
-    """Give at most ten row numbers as words, then a count."""
+    """Return at most ten row numbers as words, then a count."""
     listed = [int(row) for row in rows]
     more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
     return ", ".join(map(str, listed[:10])) + more
@@ -53,7 +55,8 @@ class Examples:
     fingerprint: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        fingerprint = getattr(self.features, "fingerprint", None)
+        given = self.features
+        fingerprint = given.fingerprint if isinstance(given, Features) else None
         checked = {
             "features": None if self.features is None else feature_matrix(self.features),
             "contents": None
@@ -94,7 +97,7 @@ class Examples:
         return texts if len(texts) == len(self.contents) else None
 
     def key(self, row: int) -> bytes:
-        """Give bytes that stand for what the row holds: its content, else its features."""
+        """Return bytes that stand for what the row holds: its content, else its features."""
         content = None if self.contents is None else self.contents[row]
         if isinstance(content, str):
             return b"text:" + content.encode("utf-8", "surrogatepass")
@@ -105,7 +108,7 @@ class Examples:
         return b"vector:" + (self.features[row].astype("<f8") + 0.0).tobytes()
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Examples:
-        """Give new Examples with the given rows, in that order.
+        """Return new Examples with the given rows, in that order.
 
         Raises:
             InputError: If a row is out of range.
@@ -140,7 +143,7 @@ def label_codes(targets: tuple[Target, ...]) -> tuple[npt.NDArray[np.int64], lis
 
 
 def feature_matrix(features: object) -> npt.NDArray[np.floating]:
-    """Give finite numbers [N, F], float32 or float64, or say what is wrong; copies only if needed.
+    """Return finite numbers [N, F], float32 or float64, copied only if needed.
 
     Raises:
         FeatureError: If the input is not a numeric, finite, non-empty matrix.
@@ -163,22 +166,24 @@ def feature_matrix(features: object) -> npt.NDArray[np.floating]:
 
 
 def _as_array(features: object) -> npt.NDArray[np.generic]:
-    inner = getattr(features, "array", None)
-    if inner is not None and not callable(inner):
-        features = inner
-    if hasattr(features, "detach"):
-        features = features.detach().cpu()
-        if str(features.dtype) == "torch.bfloat16":
-            features = features.float()
-        features = features.numpy()
+    given: Any = features
+    if isinstance(given, Features):
+        given = given.array
+    if hasattr(given, "detach"):  # a tensor, which may be on a device or have a gradient
+        given = given.detach().cpu()
+        given = (given.float() if str(given.dtype) == "torch.bfloat16" else given).numpy()
     try:
-        return np.asarray(features)
+        return np.asarray(given)
     except ValueError:
         raise FeatureError("features have rows of different widths; a matrix is needed") from None
 
 
 def _listed(values: object, name: str) -> list[object]:
-    """Give the values as a list; a lone string or a lone clip is a mistake."""
+    """Return the values as a list; a lone string or a lone clip is a mistake.
+
+    Raises:
+        InputTypeError: If they are no list.
+    """
     if isinstance(values, (str, bytes, AudioClip)):
         kind = "string" if isinstance(values, str) else type(values).__name__
         raise InputTypeError(f"{name} is one {kind}, pass a list")
@@ -212,7 +217,7 @@ def _contents(values: object, *, allow_empty: bool) -> tuple[Content, ...]:
 
 
 def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]:
-    """Give the labels as plain Python values; only None and NaN count as missing.
+    """Return the labels as plain Python values; only None and NaN count as missing.
 
     Raises:
         InputTypeError: If the input is no list or a value is neither a number nor a text.

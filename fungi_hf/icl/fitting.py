@@ -50,7 +50,7 @@ class TokenCounter:
             raise DemoConfigError("takes_audio needs a count function")
 
     def tokens(self, content: Content) -> int:
-        """Count the tokens of one message's content.
+        """Return the tokens of one message's content.
 
         Raises:
             InputTypeError: If the count function returns something else than a whole number.
@@ -72,7 +72,7 @@ class TokenCounter:
         return number
 
     def counts(self, content: Content) -> bool:
-        """Say whether the count of this content is exact."""
+        """Return whether the count of this content is exact."""
         return self.count is not None and (self.takes_audio or not isinstance(content, AudioClip))
 
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fungi_hf.errors import InputTypeError, LabelError
-from fungi_hf.icl.answers import Answer, AnswerParser, bare, key
+from fungi_hf.icl.answers import AnswerParser, bare, key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import numpy.typing as npt
+
+    from fungi_hf.icl.answers import Answer
     from fungi_hf.icl.examples import Target
 
     Verbalizers: TypeAlias = Mapping[str, str] | Sequence[str] | Callable[[str], str]
@@ -48,9 +50,8 @@ class LabelSpace:
             names: At least two distinct texts.
             verbalizers: See the class.
 
-        Raises:
-            InputTypeError: If names is one string or holds something else than texts.
-            LabelError: If there are fewer than two labels, or surfaces are empty or alike.
+        Names that are no list of texts are an `InputTypeError`; fewer than two of them, and
+        surfaces that are empty or alike, a `LabelError`.
         """
         checked = _checked_names(names)
         surfaces = _surfaces(checked, verbalizers)
@@ -73,7 +74,7 @@ class LabelSpace:
         return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
     def id_of(self, target: Target) -> int:
-        """Give the id of a label that is stated by id or by name.
+        """Return the id of a label that is stated by id or by name.
 
         Raises:
             LabelError: If the id is out of range or the name unknown.
@@ -87,7 +88,7 @@ class LabelSpace:
         raise LabelError(f"label id {target!r} is outside 0..{len(self) - 1}")
 
     def ids_of(self, targets: Iterable[Target]) -> npt.NDArray[np.int64]:
-        """Give the ids [n] of many labels.
+        """Return the ids [n] of many labels.
 
         Raises:
             LabelError: If a label is not in the space; the message names its row.
@@ -103,26 +104,22 @@ class LabelSpace:
         return np.array(ids, dtype=np.int64)
 
     def surface_of(self, target: Target) -> str:
-        """Give the surface form of a label that is stated by id or by name.
-
-        Raises:
-            LabelError: If the label is not in the space.
-        """
+        """Return the surface form of a label that is stated by id or by name."""
         return self.surfaces[self.id_of(target)]
 
     def parse(self, answer: str | None) -> Answer:
         """Read the label from a model's answer; a status, and an id only if there is no doubt.
 
+        Args:
+            answer: What the model said; None stands for nothing.
+
         Returns:
             An `Answer` whose status is "ok", "empty", "ambiguous" or "invalid".
-
-        Raises:
-            InputTypeError: If the answer is neither a text nor None.
         """
         return self._parser.parse(answer)
 
     def describe(self) -> dict[str, object]:
-        """Give what a run folder records about the labels."""
+        """Return what a run folder records about the labels."""
         return {"n_labels": len(self), "digest": self.digest}
 
 
@@ -170,7 +167,11 @@ def _surfaces(names: tuple[str, ...], verbalizers: object) -> tuple[str, ...]:
 
 
 def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
-    """Refuse surfaces that are empty, span lines, or are equal under one of the keys."""
+    """Refuse surfaces that are empty, span lines, or are equal under one of the keys.
+
+    Raises:
+        LabelError: If there are some.
+    """
     for name, surface in zip(names, surfaces, strict=True):
         if not bare(surface):
             raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")

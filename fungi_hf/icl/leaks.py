@@ -90,16 +90,16 @@ class LeakGuard:
     def _keys(
         self, pool: Examples, queries: Examples
     ) -> list[tuple[Sequence[Hashable], Sequence[Hashable]]]:
-        """List the keys of pool and queries, one pair per rule that applies."""
+        """Return the keys of pool and queries, one pair per rule that applies."""
         pairs: list[tuple[Sequence[Hashable], Sequence[Hashable]]] = []
         if pool.ids is not None and queries.ids is not None:
             pairs.append((pool.ids, queries.ids))
         if pool.contents is not None and queries.contents is not None:
             pairs.append((self._content_keys(pool), self._content_keys(queries)))
         texts = pool.texts is not None and queries.texts is not None
-        if self.vectors or (self.vectors is None and not texts):
-            if pool.features is not None and queries.features is not None:
-                pairs.append((_vector_keys(pool.features), _vector_keys(queries.features)))
+        compare_vectors = not texts if self.vectors is None else self.vectors
+        if compare_vectors and pool.features is not None and queries.features is not None:
+            pairs.append((_vector_keys(pool.features), _vector_keys(queries.features)))
         return pairs
 
     def _content_keys(self, examples: Examples) -> list[Hashable]:

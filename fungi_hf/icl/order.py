@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy.typing as npt
 
 Order = Literal["nearest_last", "nearest_first", "alternate", "shuffled"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -46,7 +47,7 @@ def _shuffled(k: int, seed: int, key: bytes) -> npt.NDArray[np.int64]:
 
 
 def _alternate(k: int) -> npt.NDArray[np.int64]:
-    """Put strong demonstrations at both ends: rank 0 last, 1 first, 2 last but one, ..."""
+    """Return ranks with strong ones at both ends: 0 last, 1 first, 2 last but one, ..."""
     return np.concatenate([np.arange(1, k, 2), np.arange(0, k, 2)[::-1]])
 
 

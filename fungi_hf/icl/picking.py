@@ -60,7 +60,7 @@ def pick(ranker: Ranker, asked: Asked, quota: Quota, n_pool: int) -> tuple[Rows,
         for start in range(0, len(pending), step):
             some = pending[start : start + step]
             ranked, values = ranker.search(asked.only(some), depth)
-            chosen, done = _choose(ranked, quota, quota.held[some])
+            chosen, done = _choose(ranked, quota.codes, quota, quota.held[some])
             done |= depth == n_pool
             order = _first_true(chosen[done], quota.k)
             rows[some[done]] = _taken(ranked[done], order, -1)
@@ -72,7 +72,7 @@ def pick(ranker: Ranker, asked: Asked, quota: Quota, n_pool: int) -> tuple[Rows,
 
 
 def occurrences(codes: Rows) -> Rows:
-    """Count, at each place of each row, the earlier places with the same code; [b, m]."""
+    """Return how many earlier places of its row share the code of each place, [b, m]."""
     order = np.argsort(codes, axis=1, kind="stable")
     grouped = np.take_along_axis(codes, order, axis=1)
     places = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)
@@ -85,20 +85,22 @@ def occurrences(codes: Rows) -> Rows:
 
 
 def already_held(codes: Rows, ranked_codes: Rows, held: Rows) -> Rows:
-    """Count, for each ranked row, the held rows of its label; [b, m]."""
+    """Return how many held rows share the label of each ranked row, [b, m]."""
     counts = np.zeros(ranked_codes.shape, np.int64)
     for column in codes[held].T:  # one held row of every query at a time
         counts += ranked_codes == column[:, None]
     return counts
 
 
-def _choose(ranked: Rows, quota: Quota, held: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Mark the chosen places [b, depth], and say which rows could not change further down."""
-    codes = quota.codes[ranked]  # type: ignore[index]
+def _choose(
+    ranked: Rows, codes_of: Rows, quota: Quota, held: Rows
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chosen places [b, depth], and which queries are settled by them."""
+    codes = codes_of[ranked]
     nth = occurrences(np.where(ranked >= 0, codes, -1))
     eligible = ranked >= 0
     if quota.cap is not None:
-        eligible &= nth + already_held(quota.codes, codes, held) < quota.cap  # type: ignore[arg-type]
+        eligible &= nth + already_held(codes_of, codes, held) < quota.cap
     if not quota.in_rounds:
         chosen = eligible & (np.cumsum(eligible, axis=1) <= quota.k)
         return chosen, chosen.sum(axis=1) == quota.k
@@ -109,13 +111,13 @@ def _choose(ranked: Rows, quota: Quota, held: Rows) -> tuple[np.ndarray, np.ndar
     np.put_along_axis(chosen, best, np.take_along_axis(eligible, best, axis=1), axis=1)
     # Final once every label has shown all the rows that an earlier round could take.
     rounds = np.where(chosen, nth, 0).max(axis=1, initial=0)
-    totals = np.bincount(quota.codes)  # type: ignore[arg-type]
+    totals = np.bincount(codes_of)
     wanted = np.minimum(rounds[:, None], totals)
     return chosen, (chosen.sum(axis=1) == quota.k) & (_seen(ranked, codes, totals) >= wanted).all(1)
 
 
 def _seen(ranked: Rows, codes: Rows, totals: Rows) -> Rows:
-    """Count the ranked rows of each label, [b, L]."""
+    """Return the number of ranked rows of each label, [b, L]."""
     n_labels = len(totals)
     owners = np.arange(len(ranked))[:, None] * n_labels + codes
     counts = np.bincount(owners[ranked >= 0], minlength=len(ranked) * n_labels)
@@ -123,7 +125,7 @@ def _seen(ranked: Rows, codes: Rows, totals: Rows) -> Rows:
 
 
 def _first_true(marked: np.ndarray, k: int) -> Rows:
-    """List the marked places of each row in order, [b, k]; -1 where there are fewer."""
+    """Return the marked places of each row in order, [b, k]; -1 where there are fewer."""
     places = np.argsort(~marked, axis=1, kind="stable")[:, :k]
     return np.where(np.take_along_axis(marked, places, axis=1), places, -1)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def preview(prompt: Prompt) -> str:
-    """Give the messages, the rows kept and dropped, and the tokens, as text."""
+    """Return the messages, the rows kept and dropped, and the tokens, as text."""
     if prompt.is_overflow:
         return f"(no messages: the query alone is over the budget)\n{_tokens(prompt)}"
     blocks = [f"[{m['role']}]\n{_content(m['content'])}" for m in prompt.messages]

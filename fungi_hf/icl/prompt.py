@@ -24,7 +24,7 @@ from fungi_hf.errors import (
     choices,
 )
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.fitting import CountTokens, TokenCounter, fit
+from fungi_hf.icl.fitting import TokenCounter, fit
 from fungi_hf.icl.labels import LabelSpace
 from fungi_hf.icl.preview import preview
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.icl.demos import Demonstration
     from fungi_hf.icl.examples import Content
+    from fungi_hf.icl.fitting import CountTokens
 
 PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
 
@@ -100,7 +101,7 @@ class Prompt:
         return "\n\n".join(texts)
 
     def preview(self) -> str:
-        """Give the messages, what was kept and dropped, and the tokens, for people to read."""
+        """Return the messages, what was kept and dropped, and the tokens, for people to read."""
         return preview(self)
 
 
@@ -181,11 +182,9 @@ class PromptBuilder:
             The prompt; without messages if it overflows and `on_overflow="skip"`.
 
         Raises:
-            InputTypeError: If the query is neither a text nor a clip.
-            InputError: If clips meet another style than "multiturn", or a demonstration has no
-                label.
-            DemoConfigError: If the output is unknown.
-            PromptOverflowError: If the query alone exceeds the budget and `on_overflow="error"`.
+            InputTypeError: If the query is neither a text nor a clip. Clips in another style
+                than "multiturn", demonstrations without a label, an unknown output, and a query
+                over the budget with `on_overflow="error"` are refused too.
         """
         _check_choice("output", output, get_args(Output))
         where = "" if row is None else f" (query row {row})"
@@ -228,22 +227,18 @@ class PromptBuilder:
         )
 
     def answer(self, target: int | str | float, output: Output = "text") -> str:
-        """Give the words of a label as a demonstration shows them.
-
-        Raises:
-            LabelError: If the label is not in the space.
-        """
+        """Return the words of a label as a demonstration shows them."""
         surface = self.labels.surface_of(target)
         if output == "text":
             return surface
         return json.dumps({"label": surface}, ensure_ascii=False)
 
     def longest_label_tokens(self, output: Output = "text") -> int:
-        """Give the tokens of the longest answer, to be reserved when every label is scored."""
+        """Return the tokens of the longest answer, to be reserved when every label is scored."""
         return max(self._tokens(self.answer(label, output)) for label in range(len(self.labels)))
 
     def system(self, output: Output = "text", *, audio: bool = False) -> str:
-        """Give the system text: instruction, list of labels, form of the answer."""
+        """Return the system text: instruction, list of labels, form of the answer."""
         default = AUDIO_INSTRUCTION if audio else DEFAULT_INSTRUCTION
         parts = [default if self.instruction is None else self.instruction]
         if self.show_labels:
@@ -253,7 +248,7 @@ class PromptBuilder:
         return "\n\n".join(part for part in parts if part)
 
     def describe(self) -> dict[str, object]:
-        """Give what a run folder records about the prompts."""
+        """Return what a run folder records about the prompts."""
         return {
             "prompt_version": PROMPT_VERSION,
             "style": self.style,
@@ -272,11 +267,11 @@ class PromptBuilder:
         if self.style == "multiturn":
             turns: list[tuple[str, Content]] = [("system", system)] if system else []
             for demonstration in demonstrations:
-                turns.append(("user", demonstration.content))
+                turns.append(("user", demonstration.item))
                 turns.append(("assistant", self.answer(demonstration.label, output)))
             return [*turns, ("user", query)]
         block = "".join(
-            f"{_text_line(d.content)}\nLabel: {self.answer(d.label, output)}\n\n"
+            f"{_text_line(d.item)}\nLabel: {self.answer(d.label, output)}\n\n"
             for d in demonstrations
         ) + _text_line(query)
         if self.style == "block":

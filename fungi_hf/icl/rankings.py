@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputError
 from fungi_hf.icl.bm25 import InvertedIndex
-from fungi_hf.icl.strategies import BM25, KNN, Hybrid
+from fungi_hf.icl.strategies import BM25, KNN
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.topk import search_similarity
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.icl.demos import ScoreKind
     from fungi_hf.icl.examples import Examples
-    from fungi_hf.icl.strategies import Metric, Ranking
+    from fungi_hf.icl.strategies import Hybrid, Metric, Ranking
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
@@ -115,7 +115,7 @@ class DenseRanking:
             )
 
     def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
-        """Search exactly."""
+        """Return the first rows of an exact search and their scores."""
         with warnings.catch_warnings():  # `check` has warned once about all-zero queries
             warnings.filterwarnings("ignore", message=".*all zeros", category=UserWarning)
             found = self._index.search(
@@ -124,7 +124,7 @@ class DenseRanking:
         return found.indices, found.scores.astype(np.float64)
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
-        """Compare in float64."""
+        """Return the scores of given rows, in float64."""
         own, pool = matrix_of(asked.examples), matrix_of(self._pool)
         scores = np.empty(rows.shape)
         step = max(1, _NUMBERS // (rows.shape[1] * pool.shape[1]))
@@ -163,12 +163,12 @@ class TextRanking:
             )
 
     def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
-        """Score every row, a few queries at a time."""
+        """Return the best rows; every row is scored, a few queries at a time."""
         parts = [_best(self._scores(part), part, depth) for part in asked.parts(_QUERIES)]
         return _stacked(parts, depth)
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
-        """Score every row and keep the asked ones."""
+        """Return the scores of given rows."""
         scores = np.empty(rows.shape)
         for start in range(0, len(rows), _QUERIES):
             part = slice(start, start + _QUERIES)
@@ -197,7 +197,7 @@ class FusedRanking:
             ranker.check(queries)
 
     def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
-        """Fuse, a few queries at a time."""
+        """Return the best rows by fused score, a few queries at a time."""
         fuse = self._by_ranks if self._options.fusion == "rrf" else self._by_scores
         first = min(self._options.depth, self._n_rows)
         lists = [ranker.search(asked, first)[0] for ranker in self._rankers]
@@ -209,7 +209,7 @@ class FusedRanking:
         return _stacked(parts, depth)
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
-        """Give 0: rows outside the ranking, as shared ones are, have no fused score."""
+        """Return 0: rows outside the ranking, as shared ones are, have no fused score."""
         return np.zeros((len(asked.rows), rows.shape[1]))
 
     def _by_ranks(self, asked: Asked, lists: list[Rows]) -> Scores:
@@ -266,7 +266,7 @@ def texts_of(examples: Examples) -> tuple[str, ...]:
 
 
 def unit(vectors: Scores) -> Scores:
-    """Scale vectors along the last axis to length 1; all-zero ones stay zero."""
+    """Return vectors of length 1 along the last axis; all-zero ones stay zero."""
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     scaled = vectors / np.where(largest == 0, 1, largest)  # squares stay in range
     norms = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))

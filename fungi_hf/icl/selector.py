@@ -12,10 +12,10 @@ from fungi_hf.icl.demos import DemoSet
 from fungi_hf.icl.diversity import DiversePicker
 from fungi_hf.icl.drawing import draw
 from fungi_hf.icl.examples import Examples, first_of, label_codes
-from fungi_hf.icl.leaks import LeakGuard, as_guard
+from fungi_hf.icl.leaks import as_guard
 from fungi_hf.icl.order import ORDERS, ranks_in_order
 from fungi_hf.icl.picking import Quota, pick
-from fungi_hf.icl.rankings import Asked, DenseRanking, Ranker, ranker_for
+from fungi_hf.icl.rankings import Asked, DenseRanking, ranker_for
 from fungi_hf.icl.strategies import (
     BM25,
     DPP,
@@ -23,7 +23,6 @@ from fungi_hf.icl.strategies import (
     MMR,
     Random,
     Stratified,
-    Strategy,
     as_strategy,
     name_of,
     rankings_of,
@@ -33,8 +32,12 @@ from fungi_hf.icl.strategies import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fungi_hf.icl.leaks import LeakGuard
     from fungi_hf.icl.order import Order
-    from fungi_hf.icl.rankings import Rows, Scores
+    from fungi_hf.icl.rankings import Ranker, Rows, Scores
+    from fungi_hf.icl.strategies import (
+        Strategy,
+    )
 
 
 class DemoSelector:
@@ -105,11 +108,7 @@ class DemoSelector:
 
     @property
     def pool(self) -> Examples:
-        """The examples that `fit` took.
-
-        Raises:
-            NotFittedError: Before `fit`.
-        """
+        """The examples that `fit` took; there are none before."""
         return self._state.pool
 
     def fit(self, pool: Examples) -> Self:
@@ -123,8 +122,8 @@ class DemoSelector:
 
         Raises:
             InputTypeError: If the pool is no `Examples`.
-            InputError: If it lacks what the strategy needs.
-            DemoConfigError: If k rows can never be found in it.
+            InputError: If it lacks what the strategy needs. A k that it can never fill is a
+                `DemoConfigError`.
         """
         if not isinstance(pool, Examples):
             raise InputTypeError(f"pool is {type(pool).__name__}; an Examples is needed")
@@ -150,10 +149,9 @@ class DemoSelector:
             The demonstrations of each query.
 
         Raises:
-            NotFittedError: Before `fit`.
             InputTypeError: If queries is no `Examples`.
-            InputError: If queries lack what the strategy needs, or `leaks="error"` found copies.
-            DemoConfigError: If the guard leaves a query fewer than k rows.
+            InputError: If `leaks="error"` found copies. Queries without what the strategy needs
+                are refused too, and so is a guard that leaves one of them fewer than k rows.
         """
         state = self._state
         if not isinstance(queries, Examples):
@@ -210,7 +208,11 @@ class DemoSelector:
         return self._fitted
 
     def _select(self, queries: Examples, exclude: Mapping[int, Rows]) -> tuple[Rows, Scores, bool]:
-        """Draw the shared rows, then choose the rest among the others."""
+        """Return rows and scores: the chosen ones, then the shared ones, drawn first.
+
+        Raises:
+            DemoConfigError: If the cap leaves a query too few rows.
+        """
         state = self._state
         rows = np.arange(len(queries))
         nothing = np.empty((len(queries), 0), np.int64)
@@ -256,14 +258,15 @@ class DemoSelector:
         return *pick(state.ranker, asked, quota, len(state.pool)), True
 
     def _drawn(self, asked: Asked, quota: Quota, *, shared: bool) -> tuple[Rows, Scores, bool]:
-        """Draw; with features on both sides, rank what was drawn by similarity."""
+        """Return drawn rows; with features on both sides they are ranked by similarity."""
         state = self._state
         rows = draw(asked, quota, len(state.pool), self.seed, shared=shared)
         if state.ranker is None or asked.examples.features is None or (rows < 0).any():
             return rows, np.full(rows.shape, np.nan), False
         scores = state.ranker.pairs(asked, rows)
         by_row = np.argsort(rows, axis=1, kind="stable")
-        rows, scores = (np.take_along_axis(a, by_row, axis=1) for a in (rows, scores))
+        rows = np.take_along_axis(rows, by_row, axis=1)
+        scores = np.take_along_axis(scores, by_row, axis=1)
         ranks = np.argsort(-np.round(scores, 9), axis=1, kind="stable")
         return np.take_along_axis(rows, ranks, 1), np.take_along_axis(scores, ranks, 1), True
 
@@ -277,7 +280,11 @@ class DemoSelector:
         return ranker_for(self.strategy, pool)
 
     def _check_parts(self, examples: Examples, whose: str) -> None:
-        """Refuse examples without what the strategy ranks by."""
+        """Refuse examples without what the strategy ranks by.
+
+        Raises:
+            InputError: If features or texts are missing.
+        """
         for ranking in rankings_of(self.strategy):
             if isinstance(ranking, KNN) and examples.features is None:
                 raise InputError(
@@ -301,7 +308,11 @@ class DemoSelector:
         return per_label * n_labels
 
     def _check_supply(self, k: int, n_pool: int, codes: Rows | None) -> None:
-        """Refuse a k that the pool can never fill."""
+        """Refuse a k that the pool can never fill.
+
+        Raises:
+            DemoConfigError: If k exceeds what the pool has under the cap.
+        """
         if k > n_pool:
             raise DemoConfigError(f"k is {k}, the pool has {n_pool} rows; k must not exceed them")
         if codes is None or self.max_per_class is None:
@@ -314,7 +325,11 @@ class DemoSelector:
             )
 
     def _check_left(self, excluded: Mapping[int, tuple[int, ...]]) -> None:
-        """Refuse queries for which the guard leaves too few rows."""
+        """Refuse queries for which the guard leaves too few rows.
+
+        Raises:
+            DemoConfigError: If a query keeps fewer than k rows.
+        """
         state = self._state
         cap, codes = self.max_per_class, state.codes
         totals = None if codes is None else np.bincount(codes)
@@ -344,7 +359,7 @@ class _Fitted:
 def _filled(
     picked: tuple[Rows, Scores], ranker: Ranker, asked: Asked, quota: Quota
 ) -> tuple[Rows, Scores]:
-    """Take from further down the ranking what the candidates could not give under the cap."""
+    """Return the picks, completed from further down the ranking where the cap left gaps."""
     rows, scores = picked
     n_pool = int(quota.codes.size) if quota.codes is not None else 0
     for query in np.flatnonzero((rows < 0).any(axis=1)):
@@ -367,5 +382,6 @@ def _plain(record: object) -> object:
     if isinstance(record, tuple):
         return [_plain(item) for item in record]
     if callable(record):
-        return f"{record.__module__}.{record.__qualname__}"
-    return record
+        name = getattr(record, "__qualname__", type(record).__qualname__)
+        return f"{record.__module__}.{name}"
+    return record.item() if isinstance(record, np.generic) else record

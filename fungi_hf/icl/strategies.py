@@ -31,9 +31,9 @@ def whole_number(name: str, value: object, low: int) -> None:
 
 
 def _within(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and low <= value <= high and not (open_low and value == low):  # type: ignore[operator]
-        if math.isfinite(value):  # type: ignore[arg-type]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        inside = low < value if open_low else low <= value
+        if inside and value <= high:
             return
     if high == math.inf:
         allowed = f"it is a number {'>' if open_low else '>='} {low}"
@@ -213,7 +213,7 @@ def as_strategy(strategy: object) -> Strategy:
     Raises:
         DemoConfigError: If it is neither.
     """
-    if isinstance(strategy, tuple(STRATEGIES.values())):
+    if isinstance(strategy, (KNN, BM25, Hybrid, MMR, DPP, Stratified, Random)):
         return strategy
     if isinstance(strategy, str) and strategy in STRATEGIES:
         return STRATEGIES[strategy]()

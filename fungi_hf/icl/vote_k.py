@@ -12,9 +12,9 @@ from fungi_hf.icl.strategies import whole_number
 from fungi_hf.neighbors.exact import ExactIndex
 
 if TYPE_CHECKING:
-    from fungi_hf.types import Features, Int64Array
-
     import numpy.typing as npt
+
+    from fungi_hf.types import Features, Int64Array
 
 
 def vote_k_pool(
@@ -54,7 +54,7 @@ def vote_k_pool(
 
 
 def _take(near: Int64Array, size: int, rho: float) -> Int64Array:
-    """Take greedily; sums are kept up to date instead of being added up again."""
+    """Return rows in the order taken; sums are kept up to date, not added up again."""
     n, k = near.shape
     voters = np.argsort(near.ravel(), kind="stable") // k  # rows v, grouped by the u they point to
     starts = np.searchsorted(np.sort(near.ravel()), np.arange(n + 1))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 VOTES = ("majority", "weighted", "reciprocal_rank")
 _ROWS = 512  # queries per block, so that a block of [rows, L] counts stays small
@@ -57,4 +61,4 @@ def _totals(
 ) -> npt.NDArray[np.float64]:
     rows = np.arange(len(codes))[:, None] * n_labels
     sums = np.bincount((rows + codes).ravel(), weights.ravel(), len(codes) * n_labels)
-    return sums.reshape(len(codes), n_labels)
+    return np.asarray(sums, dtype=np.float64).reshape(len(codes), n_labels)

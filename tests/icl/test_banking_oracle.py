@@ -44,7 +44,20 @@ def test_the_repository_holds_the_data_that_the_numbers_are_about():
     assert oracle()["dataset"]["train"] == len(train)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5, 10, 20, 40])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "k",
+    [
+        1,
+        pytest.param(3, marks=slow),
+        pytest.param(5, marks=slow),
+        10,
+        20,
+        pytest.param(40, marks=slow),
+    ],
+)
 def test_bm25_counts(k):
     demos = select(k)
     assert counts(demos) == known(oracle()["bm25_knn"][str(k)])
@@ -66,7 +79,7 @@ def test_reciprocal_rank_vote():
     assert right == oracle()["bm25_knn"]["20"]["reciprocal_rank_correct"]
 
 
-@pytest.mark.parametrize("cap", [1, 2, 3, 5])
+@pytest.mark.parametrize("cap", [1, pytest.param(2, marks=slow), pytest.param(3, marks=slow), 5])
 def test_caps_walk_the_whole_ranking(cap):
     demos = select(20, cap)
     assert counts(demos) == known(oracle()["bm25_cap_k20"][str(cap)])
@@ -101,7 +114,9 @@ def test_the_token_key_finds_more():
     assert counts(demos) == known(oracle()["leaks_tokens"]["bm25_k20_after_dropping"])
 
 
-@pytest.mark.parametrize(("text_key", "repeats"), [("default", 4), ("tokens", 31)])
+@pytest.mark.parametrize(
+    ("text_key", "repeats"), [("default", 4), pytest.param("tokens", 31, marks=slow)]
+)
 def test_leave_one_out_shows_nobody_themselves_or_a_copy(text_key, repeats):
     train = split("train")
     guard = LeakGuard(text_key=text_key)

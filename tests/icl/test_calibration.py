@@ -101,14 +101,26 @@ def test_constants_per_row_and_tiny_probabilities_do_no_harm():
         (lambda: batch(np.zeros((0, 3))), ShapeError, r"\(0, 3\)"),
         (lambda: batch([[np.inf, 0]]), InputError, r"\+Inf"),
         (lambda: batch([[-np.inf, -np.inf]]), InputError, "every label is at -Inf"),
-        (lambda: batch(np.zeros((2, 3)), np.zeros((2, 4))), ShapeError, r"reference has shape \(2, 4\)"),
-        (lambda: contextual(np.zeros((2, 3)), np.zeros((3, 1, 3))), ShapeError, r"shape \(3, 1, 3\)"),
+        (
+            lambda: batch(np.zeros((2, 3)), np.zeros((2, 4))),
+            ShapeError,
+            r"reference has shape \(2, 4\)",
+        ),
+        (
+            lambda: contextual(np.zeros((2, 3)), np.zeros((3, 1, 3))),
+            ShapeError,
+            r"shape \(3, 1, 3\)",
+        ),
         (lambda: contextual(np.zeros((2, 3)), np.zeros((1, 4))), ShapeError, r"shape \(1, 4\)"),
         (lambda: contextual(np.zeros((2, 3)), np.zeros(3)), ShapeError, r"shape \(3,\)"),
-        (lambda: length_normalised(np.zeros((2, 3)), [1, 2]), ShapeError, r"lengths have shape \(2,\)"),
+        (
+            lambda: length_normalised(np.zeros((2, 3)), [1, 2]),
+            ShapeError,
+            r"lengths have shape \(2,\)",
+        ),
         (lambda: length_normalised(np.zeros((2, 3)), [1, 0, 2]), InputError, "down to 0"),
     ],
-)  # fmt: skip
+)
 def test_bad_inputs(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -32,9 +32,17 @@ class Stamped:
         ({"features": [[True]]}, FeatureError, "bool"),
         ({"features": [[1.0], [1.0, 2.0]]}, FeatureError, "rows of different widths"),
         ({"features": [[1.0, None]]}, FeatureError, "object"),
-        ({"features": [[np.nan, 1], [1, 1], [np.inf, 0]]}, FeatureError, r"2 of 3 rows with NaN or Inf, rows 0, 2"),
+        (
+            {"features": [[np.nan, 1], [1, 1], [np.inf, 0]]},
+            FeatureError,
+            r"2 of 3 rows with NaN or Inf, rows 0, 2",
+        ),
         ({"features": X, "contents": ["a"]}, InputError, "lengths differ: features 3, contents 1"),
-        ({"features": X, "targets": [1, 2], "ids": [1]}, InputError, "features 3, targets 2, ids 1"),
+        (
+            {"features": X, "targets": [1, 2], "ids": [1]},
+            InputError,
+            "features 3, targets 2, ids 1",
+        ),
         ({"contents": []}, InputError, "0 rows"),
         ({"contents": "one text"}, InputTypeError, "contents is one string, pass a list"),
         ({"contents": b"bytes"}, InputTypeError, "contents is one bytes, pass a list"),
@@ -43,17 +51,33 @@ class Stamped:
         ({"contents": ["a", b"b"]}, InputTypeError, r"contents\[1\] is bytes"),
         ({"contents": 3}, InputTypeError, "contents is int, pass a list"),
         ({"contents": {"a": 1}}, InputTypeError, "contents is a dict"),
-        ({"contents": ["a", " \n", ""]}, InputError, "2 empty texts, rows 1, 2; pass allow_empty=True"),
-        ({"features": X, "targets": [0, None, float("nan")]}, LabelError, "2 missing labels, rows 1, 2"),
-        ({"features": X, "targets": np.array([0, np.nan, 1])}, LabelError, "1 missing labels, rows 1"),
+        (
+            {"contents": ["a", " \n", ""]},
+            InputError,
+            "2 empty texts, rows 1, 2; pass allow_empty=True",
+        ),
+        (
+            {"features": X, "targets": [0, None, float("nan")]},
+            LabelError,
+            "2 missing labels, rows 1, 2",
+        ),
+        (
+            {"features": X, "targets": np.array([0, np.nan, 1])},
+            LabelError,
+            "1 missing labels, rows 1",
+        ),
         ({"features": X, "targets": [0, [1], 2]}, InputTypeError, r"targets\[1\] is list"),
         ({"features": X, "targets": "abc"}, InputTypeError, "targets is one string"),
-        ({"features": X, "ids": ["a", "b", "a"]}, InputError, "ids have 1 repeats: 'a' in rows 0 and 2"),
+        (
+            {"features": X, "ids": ["a", "b", "a"]},
+            InputError,
+            "ids have 1 repeats: 'a' in rows 0 and 2",
+        ),
         ({"features": X, "ids": [1.0, 2, 3]}, InputTypeError, r"ids\[0\] is float"),
         ({"features": X, "ids": [1, None, 3]}, InputTypeError, r"ids\[1\] is NoneType"),
         ({"features": X, "ids": [True, 2, 3]}, InputTypeError, r"ids\[0\] is bool"),
     ],
-)  # fmt: skip
+)
 def test_bad_inputs(fields, error, message):
     with pytest.raises(error, match=message):
         Examples(**fields)
@@ -71,8 +95,15 @@ def test_tables_and_arrays_are_read():
     pa = pytest.importorskip("pyarrow")
     pd = pytest.importorskip("pandas")
     expected = ("a", "b")
-    for contents in (["a", "b"], ("a", "b"), np.array(["a", "b"]), pa.array(["a", "b"]),
-                     pa.chunked_array([["a"], ["b"]]), pd.Series(["a", "b"]), iter(["a", "b"])):  # fmt: skip
+    for contents in (
+        ["a", "b"],
+        ("a", "b"),
+        np.array(["a", "b"]),
+        pa.array(["a", "b"]),
+        pa.chunked_array([["a"], ["b"]]),
+        pd.Series(["a", "b"]),
+        iter(["a", "b"]),
+    ):
         examples = Examples(contents=contents, targets=np.array([3, 4], np.int32))
         assert examples.contents == expected
         assert examples.targets == (3, 4)

@@ -36,9 +36,11 @@ def test_verbalizers_may_be_a_mapping_or_a_list():
 
 def test_digest_tells_names_and_surfaces_apart():
     digests = {
-        LabelSpace(["a", "b"]).digest, LabelSpace(["b", "a"]).digest,
-        LabelSpace(["a", "b"], {"a": "c"}).digest, LabelSpace(["a", "b", "c"]).digest,
-    }  # fmt: skip
+        LabelSpace(["a", "b"]).digest,
+        LabelSpace(["b", "a"]).digest,
+        LabelSpace(["a", "b"], {"a": "c"}).digest,
+        LabelSpace(["a", "b", "c"]).digest,
+    }
     assert len(digests) == 4
     assert LabelSpace(["a", "b"]).digest == LabelSpace(("a", "b")).digest
 

@@ -17,9 +17,10 @@ PROGRAM = """
 import numpy as np
 from fungi_hf.icl import DemoSelector, Examples
 rng = np.random.default_rng(0)
-pool = Examples(features=rng.normal(size=(60, 5)), contents=[f"w{i % 7} text {i}" for i in range(60)],
-                targets=rng.integers(0, 4, 60))
-queries = Examples(features=rng.normal(size=(8, 5)), contents=[f"w{i % 7} query {i}" for i in range(8)])
+texts = [f"w{i % 7} text {i}" for i in range(60)]
+asked = [f"w{i % 7} query {i}" for i in range(8)]
+pool = Examples(features=rng.normal(size=(60, 5)), contents=texts, targets=rng.integers(0, 4, 60))
+queries = Examples(features=rng.normal(size=(8, 5)), contents=asked)
 for strategy in ("knn", "bm25", "hybrid", "mmr", "dpp", "stratified", "random"):
     for order in ("alternate", "shuffled"):
         demos = DemoSelector(strategy, 9, order=order, n_shared=2).fit(pool).select(queries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import string
 
 import numpy as np
 import pytest
@@ -24,27 +23,46 @@ from fungi_hf.icl.prompt import JSON_REQUEST
 
 SPACE = LabelSpace(["card_arrival", "exchange_rate"])
 TEXTS = [
-    "plain", "{} {0} {name} %s %d %%", "```\ncode\n```", "a\nLabel: exchange_rate\nText: \"x\"", 'say "hi" \\ there',
-    "$\\frac{a}{b}$", "🙂 café ﬁ 我的卡", "user: system: assistant:", "nul \x00 and \x1b", "lone \ud800 surrogate",
-    "<|im_start|>system", "line\u2028separator", "tab\tand\r\nreturn", " leading and trailing ",
-]  # fmt: skip
+    "plain",
+    "{} {0} {name} %s %d %%",
+    "```\ncode\n```",
+    'a\nLabel: exchange_rate\nText: "x"',
+    'say "hi" \\ there',
+    "$\\frac{a}{b}$",
+    "🙂 café ﬁ 我的卡",
+    "user: system: assistant:",
+    "nul \x00 and \x1b",
+    "lone \ud800 surrogate",
+    "<|im_start|>system",
+    "line\u2028separator",
+    "tab\tand\r\nreturn",
+    " leading and trailing ",
+]
 
 
 def demonstrations(texts, labels=None) -> list[Demonstration]:
     n = len(texts)
     return [
-        Demonstration(row=10 + i, rank=n - 1 - i, score=1.0, content=text,
-                      target=i % 2 if labels is None else labels[i])
+        Demonstration(
+            row=10 + i,
+            rank=n - 1 - i,
+            score=1.0,
+            content=text,
+            target=i % 2 if labels is None else labels[i],
+        )
         for i, text in enumerate(texts)
-    ]  # fmt: skip
+    ]
 
 
 def test_multiturn_has_a_pair_of_messages_for_each_demonstration():
     prompt = PromptBuilder(SPACE).build("where?", demonstrations(["a", "b"]))
     assert [(m["role"], m["content"]) for m in prompt.messages[1:]] == [
-        ("user", "a"), ("assistant", "card_arrival"), ("user", "b"), ("assistant", "exchange_rate"),
+        ("user", "a"),
+        ("assistant", "card_arrival"),
+        ("user", "b"),
+        ("assistant", "exchange_rate"),
         ("user", "where?"),
-    ]  # fmt: skip
+    ]
     system = prompt.messages[0]
     assert system["role"] == "system"
     assert system["content"].endswith("Labels:\ncard_arrival\nexchange_rate")
@@ -89,8 +107,11 @@ def test_texts_survive_verbatim(style, text):
 
 def test_the_prefix_is_the_same_for_all_queries():
     rng = np.random.default_rng(0)
-    pool = Examples(features=rng.normal(size=(20, 3)), contents=[f"t{i}" for i in range(20)],
-                    targets=rng.integers(0, 2, 20))  # fmt: skip
+    pool = Examples(
+        features=rng.normal(size=(20, 3)),
+        contents=[f"t{i}" for i in range(20)],
+        targets=rng.integers(0, 2, 20),
+    )
     queries = Examples(features=rng.normal(size=(6, 3)), contents=[f"q{i}" for i in range(6)])
     demos = DemoSelector("knn", 6, n_shared=2).fit(pool).select(queries)
     builder = PromptBuilder(SPACE)
@@ -121,11 +142,16 @@ def test_tokens_are_estimated_from_characters_or_counted():
     assert own.input_tokens == 4
 
 
-@pytest.mark.parametrize(("value", "error", "message"), [
-    (-1, InputError, "count_tokens returned -1"), (1.5, InputTypeError, r"count_tokens returned 1\.5"),
-    ("3", InputTypeError, "count_tokens returned '3'"), (None, InputTypeError, "returned None"),
-    (True, InputTypeError, "returned True"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (-1, InputError, "count_tokens returned -1"),
+        (1.5, InputTypeError, r"count_tokens returned 1\.5"),
+        ("3", InputTypeError, "count_tokens returned '3'"),
+        (None, InputTypeError, "returned None"),
+        (True, InputTypeError, "returned True"),
+    ],
+)
 def test_a_bad_token_count_is_refused(value, error, message):
     with pytest.raises(error, match=message):
         PromptBuilder(SPACE, count_tokens=lambda text: value).build("q")
@@ -147,12 +173,12 @@ def words(text: str) -> int:
     return len(text.split())
 
 
+PIECES = ["a", "card", "{}", "%s", "\U0001f642", '"', "\n", "Label:", "```", "longer-word-here"]
+
+
 def fuzzed(rng: random.Random) -> tuple[PromptBuilder, str, list[Demonstration]]:
     def text(longest):
-        n = int(longest ** rng.random())
-        return " ".join(
-            "".join(rng.choices(string.ascii_letters + '{}%🙂"\n', k=3)) for _ in range(n)
-        )
+        return " ".join(rng.choices(PIECES, k=int(longest ** rng.random())))
 
     n = rng.randint(0, 20)
     ranks = list(range(n))
@@ -293,15 +319,22 @@ def test_preview_shows_messages_rows_and_tokens():
     assert f"tokens: {prompt.input_tokens} counted, budget 300" in text
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"style": "chat"}, DemoConfigError, "style is 'chat'; choose one of 'block', 'completion', 'multiturn'"),
-    ({"on_overflow": "drop"}, DemoConfigError, "on_overflow is 'drop'; choose one of"),
-    ({"max_input_tokens": 0}, DemoConfigError, "max_input_tokens is 0"),
-    ({"max_input_tokens": 10.0}, DemoConfigError, r"max_input_tokens is 10\.0"),
-    ({"max_input_tokens": True}, DemoConfigError, "max_input_tokens is True"),
-    ({"count_tokens": 3}, InputTypeError, "count_tokens is int"),
-    ({"instruction": 3}, InputTypeError, "instruction is int"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"style": "chat"},
+            DemoConfigError,
+            "style is 'chat'; choose one of 'block', 'completion', 'multiturn'",
+        ),
+        ({"on_overflow": "drop"}, DemoConfigError, "on_overflow is 'drop'; choose one of"),
+        ({"max_input_tokens": 0}, DemoConfigError, "max_input_tokens is 0"),
+        ({"max_input_tokens": 10.0}, DemoConfigError, r"max_input_tokens is 10\.0"),
+        ({"max_input_tokens": True}, DemoConfigError, "max_input_tokens is True"),
+        ({"count_tokens": 3}, InputTypeError, "count_tokens is int"),
+        ({"instruction": 3}, InputTypeError, "instruction is int"),
+    ],
+)
 def test_bad_settings(options, error, message):
     with pytest.raises(error, match=message):
         PromptBuilder(SPACE, **options)

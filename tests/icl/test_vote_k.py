@@ -18,10 +18,14 @@ def naive(features, size, k, rho):
     for _ in range(size):
 
         def votes(u):
-            return round(sum(
-                float(rho) ** -sum(w in taken for w in near[v])
-                for v in range(len(near)) if v not in taken and u in near[v]
-            ), 9)  # fmt: skip
+            return round(
+                sum(
+                    float(rho) ** -sum(w in taken for w in near[v])
+                    for v in range(len(near))
+                    if v not in taken and u in near[v]
+                ),
+                9,
+            )
 
         left = [u for u in range(len(near)) if u not in taken]
         taken.append(max(left, key=lambda u: (votes(u), -u)))
@@ -50,14 +54,18 @@ def test_spreads_over_clusters():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size is 0"), ({"size": 11}, "size is 11, the pool has 10 rows"),
-        ({"size": 2.0}, r"size is 2\.0"), ({"size": True}, "size is True"),
+        ({"size": 0}, "size is 0"),
+        ({"size": 11}, "size is 11, the pool has 10 rows"),
+        ({"size": 2.0}, r"size is 2\.0"),
+        ({"size": True}, "size is True"),
         ({"size": 2, "k": 10}, "k is 10, but a row of a pool of 10 has 9 neighbours"),
-        ({"size": 2, "k": 0}, "k is 0"), ({"size": 2, "rho": 1}, "rho is 1"),
-        ({"size": 2, "rho": float("inf")}, "rho is inf"), ({"size": 2, "rho": "10"}, "rho is '10'"),
+        ({"size": 2, "k": 0}, "k is 0"),
+        ({"size": 2, "rho": 1}, "rho is 1"),
+        ({"size": 2, "rho": float("inf")}, "rho is inf"),
+        ({"size": 2, "rho": "10"}, "rho is '10'"),
         ({"size": 2}, "k is 150"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings(options, message):
     features = np.random.default_rng(0).normal(size=(10, 2))
     with pytest.raises(DemoConfigError, match=message):
