@@ -52,6 +52,10 @@ class ObjectiveError(FungiError, ValueError):
     """An objective breaks its contract, e.g. its samples interact."""
 
 
+class ViewError(FungiError, ValueError):
+    """A view generator breaks its contract, e.g. it uses a global random generator."""
+
+
 class NotFittedError(FungiError, ValueError, AttributeError):
     """The object needs `fit` before this call."""
 
@@ -128,6 +132,10 @@ class OptionalDependencyError(FungiError, ImportError):
         self.package, self.extra = package, extra
         fact = reason or f"{package} is not installed"
         super().__init__(f"{fact}; install it with: pip install 'fungi-hf[{extra}]'")
+
+
+class BrokenDependencyError(FungiError, ImportError):
+    """A package is installed but cannot be loaded here; the message says the remedy."""
 
 
 def choices(value: object, allowed: Iterable[str]) -> str:

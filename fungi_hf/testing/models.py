@@ -1,0 +1,261 @@
+"""Tiny encoders with random weights and tiny tokenizers, made from config objects, offline."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from fungi_hf.errors import ConfigError, choices
+from fungi_hf.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+_WORDS: Final = (
+    *("the", "a", "it", "my", "me", "you", "not", "do", "does", "is", "was", "what", "how"),
+    *("please", "help", "pay", "paid", "lost", "new", "old", "card", "money", "bank", "account"),
+)
+_MAX_TOKENS: Final = 64
+_EAGER_ONLY: Final = ("MPNet", "DebertaV2")
+
+
+def tiny_text_model(
+    family: str,
+    *,
+    dtype: torch.dtype = torch.float64,
+    attention: str = "sdpa",
+    seed: int = 0,
+    n_layers: int = 3,
+) -> tuple[nn.Module, Any]:
+    """Build a tiny text encoder of one family, in eval mode, and its tokenizer.
+
+    Width 16, two heads, random weights large enough that attention is far from uniform. No
+    global generator is moved.
+
+    Args:
+        family: One of `TEXT_FAMILIES`.
+        dtype: Of the weights.
+        attention: "sdpa" or "eager"; families without sdpa use eager whatever is asked.
+        seed: Of the weights.
+        n_layers: Blocks.
+
+    Returns:
+        The model and the tokenizer.
+
+    Raises:
+        ConfigError: If the family is unknown.
+    """
+    if family not in _FAMILIES:
+        raise ConfigError(f"no tiny model of family {choices(family, _FAMILIES)}")
+    tokenizer = _FAMILIES[family][1]()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        model = _FAMILIES[family][0](tokenizer, n_layers, attention)
+    model = model.to(dtype).eval()
+    randomise(model, seed=seed)
+    return model, tokenizer
+
+
+def randomise(model: nn.Module, *, seed: int = 0) -> None:
+    """Overwrite every parameter by seeded normal numbers; normalisation weights are near 1.
+
+    Args:
+        model: Changed in place.
+        seed: Of the numbers; each parameter's stream is keyed by its name.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch_generator(seed, "tiny", name)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            near_one = parameter.dim() == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.2 * noise if near_one else 0.3 * noise)
+
+
+def _shape(n_layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": 16,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": _MAX_TOKENS + 2,
+    }
+
+
+def _bert(name: str, **extra: Any) -> Callable[[Any, int, str], nn.Module]:
+    def build(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            **_shape(n_layers),
+            **extra,
+        )
+        config._attn_implementation = "eager" if name in _EAGER_ONLY else attention
+        model: nn.Module = getattr(transformers, f"{name}Model")(config)
+        return model
+
+    return build
+
+
+def _distilbert(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        dim=16,
+        n_layers=n_layers,
+        n_heads=2,
+        hidden_dim=24,
+        max_position_embeddings=_MAX_TOKENS + 2,
+    )
+    config._attn_implementation = attention
+    return DistilBertModel(config)
+
+
+def _modernbert(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
+    from transformers import ModernBertConfig, ModernBertModel
+
+    ids = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+        for name in ("pad", "bos", "eos", "cls", "sep")
+    }
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), local_attention=8, **_shape(n_layers), **ids
+    )
+    config._attn_implementation = attention
+    return ModernBertModel(config)
+
+
+def _t5(name: str) -> Callable[[Any, int, str], nn.Module]:
+    def build(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=len(tokenizer),
+            d_model=16,
+            d_kv=8,
+            d_ff=24,
+            num_layers=n_layers,
+            num_heads=2,
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=16,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        config._attn_implementation = attention
+        model: nn.Module = getattr(transformers, f"{name}EncoderModel")(config)
+        return model
+
+    return build
+
+
+def _word_piece(cls: str = "[CLS]", pad: str = "[PAD]", sep: str = "[SEP]") -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    # MPNet's code has the padding index 1 built in, and BERT's tokenizer the index 0.
+    first = [cls, pad] if pad == "<pad>" else [pad, cls]
+    characters = [*string.ascii_lowercase, *string.digits]
+    pieces = [*first, sep, "[UNK]", "[MASK]", *string.punctuation, *characters]
+    pieces += [*(f"##{c}" for c in characters), *_WORDS]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = (pad, "[UNK]", cls, sep, "[MASK]")
+    return _wrap(tokenizer, f"{cls} $A {sep}", (cls, sep), *special)
+
+
+def _mpnet_pieces() -> Any:
+    return _word_piece("<s>", "<pad>", "</s>")
+
+
+def _byte_pairs() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    order = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet]
+    vocabulary = {piece: i for i, piece in enumerate(order)}
+    merges = []
+    for left, right in (("t", "h"), ("th", "e"), ("c", "a"), ("r", "d"), ("ca", "rd"), ("Ġ", "m")):
+        merges.append((left, right))
+        vocabulary[left + right] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return _wrap(tokenizer, "<s> $A </s>", ("<s>", "</s>"), *special)
+
+
+def _unigram(template: str, special: tuple[str, str, str, str, str]) -> Callable[[], Any]:
+    def build() -> Any:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        pieces = [(piece, 0.0) for piece in special if piece]
+        pieces += [(f"▁{word}", -2.0 - 0.1 * i) for i, word in enumerate(_WORDS)]
+        pieces += [(c, -8.0) for c in ("▁", *string.ascii_letters, *string.digits)]
+        pieces += [(c, -9.0) for c in string.punctuation]
+        unknown = [piece for piece, _ in pieces].index(special[1])
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unknown))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        markers = tuple(piece for piece in template.split() if piece != "$A")
+        return _wrap(tokenizer, template, markers, *special)
+
+    return build
+
+
+def _wrap(  # noqa: PLR0913, PLR0917  (pad, unk, cls, sep and mask belong together)
+    tokenizer: Any,
+    template: str,
+    markers: tuple[str, ...],
+    pad: str,
+    unk: str,
+    cls: str,
+    sep: str,
+    mask: str,
+) -> Any:
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(m, tokenizer.token_to_id(m)) for m in markers]
+    )
+    named = {"pad_token": pad, "unk_token": unk, "mask_token": mask}
+    named |= {"cls_token": cls, "bos_token": cls}
+    named |= {"sep_token": sep, "eos_token": sep}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=_MAX_TOKENS,
+        **{name: token for name, token in named.items() if token},
+    )
+
+
+_DEBERTA = {
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": ["p2c", "c2p"],
+    "max_relative_positions": 16,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "type_vocab_size": 0,
+}
+_T5_PIECES = _unigram("$A </s>", ("<pad>", "<unk>", "", "</s>", ""))
+_FAMILIES: Final[dict[str, tuple[Callable[[Any, int, str], nn.Module], Callable[[], Any]]]] = {
+    "bert": (_bert("Bert"), _word_piece),
+    "roberta": (_bert("Roberta"), _byte_pairs),
+    "distilbert": (_distilbert, _word_piece),
+    "mpnet": (_bert("MPNet"), _mpnet_pieces),
+    "modernbert": (_modernbert, _byte_pairs),
+    "deberta-v2": (
+        _bert("DebertaV2", **_DEBERTA),
+        _unigram("[CLS] $A [SEP]", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
+    ),
+    "electra": (_bert("Electra", embedding_size=8), _word_piece),
+    "t5": (_t5("T5"), _T5_PIECES),
+    "mt5": (_t5("MT5"), _T5_PIECES),
+}
+TEXT_FAMILIES: Final = tuple(_FAMILIES)
