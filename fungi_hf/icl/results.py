@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError
 from fungi_hf.icl.reply import Usage
+from fungi_hf.icl.significance import wilson
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -23,31 +23,7 @@ if TYPE_CHECKING:
 STATUSES = (
     "ok", "invalid", "ambiguous", "empty", "refused", "length", "overflow", "failed",
 )  # fmt: skip
-_Z = 1.959964
 _RESAMPLES = 10_000
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Give the 95 % Wilson interval of a share.
-
-    Formula: (p + z^2/2n) / (1 + z^2/n) +- z / (1 + z^2/n) * sqrt(p(1-p)/n + z^2/4n^2).
-
-    Args:
-        right: Successes.
-        n: Trials.
-
-    Returns:
-        Lower and upper bound, within [0, 1].
-
-    Raises:
-        ConfigError: If not 0 <= right <= n, or n is 0.
-    """
-    if not 0 <= right <= n or n == 0:
-        raise ConfigError(f"a share needs 0 <= right <= n and n > 0, got {right} of {n}")
-    share, spread = right / n, _Z * _Z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from fungi_hf.icl.evaluate import EvalResult, Evaluation, aevaluate, run_here
 from fungi_hf.icl.fake_server import Fault
 from fungi_hf.icl.llm import Limits, Reply, RequestFailedError, Sampling
 from fungi_hf.icl.policies import FakeReply
-from fungi_hf.icl.results import RowResult, wilson
+from fungi_hf.icl.results import RowResult
 from tests.icl.chat_kit import LABELS, NAMES, FastClock, task
 
 SECRET = "sk-very-secret-0123456789"
@@ -359,12 +359,13 @@ def test_every_total_is_the_count_done_by_hand():
     assert "INCOMPLETE" not in str(result)
 
 
-def test_the_wilson_interval_equals_the_published_numbers():
-    assert wilson(2772, 3080) == pytest.approx((0.8889, 0.9101), abs=5e-5)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
-    with pytest.raises(ConfigError, match="got 3 of 2"):
-        wilson(3, 2)
+def test_the_interval_is_wilsons():
+    rows = tuple(
+        RowResult(id=i, gold="a", status="ok", label="a" if i < 2772 else "b") for i in range(3080)
+    )
+    result = EvalResult(all_rows=rows, n_rows=3080)
+    assert result.interval == pytest.approx((0.8889, 0.9101), abs=5e-5)
+    assert EvalResult(all_rows=(), n_rows=4).interval == (0.0, 1.0)
 
 
 def test_repeats_take_new_seeds_and_are_reported_together():
