@@ -81,18 +81,18 @@ def search_similarity(
         InputTypeError: If k or an excluded row is not an integer.
     """
     k = check_count(k, "k", 1, n_pool, f" (rows in the index: {n_pool})")
-    skipped = _flat(check_exclusions(exclude, n_queries, n_pool) or {})
+    skipped = excluded_pairs(exclude, n_queries, n_pool)
     rows = np.full((n_queries, k), -1, np.int64)
     scores = np.full((n_queries, k), -np.inf)
     if refinement is None and sorts_all(k, n_pool):
         _sort_all(similarity, skipped, rows, scores, n_pool)
         return rows, scores
     chunks = [
-        _Chunk(slice(start, min(start + QUERY_ROWS, n_queries)), k, skipped, refinement)
+        Candidates(slice(start, min(start + QUERY_ROWS, n_queries)), k, skipped, refinement)
         for start in range(0, n_queries, QUERY_ROWS)
     ]
 
-    def take(chunk: _Chunk, block: RealArray, pool: slice) -> None:
+    def take(chunk: Candidates, block: RealArray, pool: slice) -> None:
         chunk.offer(block, pool)
         if pool.stop == n_pool:
             chunk.finish(rows[chunk.queries], scores[chunk.queries])
@@ -121,12 +121,23 @@ def sorts_all(k: int, n_pool: int) -> bool:
     return 4 * k > n_pool
 
 
-class _Chunk:
-    """Candidates of some queries, as pairs sorted by query and then by pool row."""
+class Candidates:
+    """What may still belong to the answer of some queries, while blocks of the pool come in.
+
+    Held as pairs, sorted by query and then by pool row.
+    """
 
     def __init__(
         self, queries: slice, k: int, skipped: Skipped, refinement: Refinement | None
     ) -> None:
+        """Begin without candidates.
+
+        Args:
+            queries: At most 32,767 query rows.
+            k: 1 to the number of pool rows.
+            skipped: Query row and pool row of each pair that is left out, sorted by query.
+            refinement: For approximate similarities.
+        """
         self.queries, self.k, self.refinement = queries, k, refinement
         self.skipped = _skipped_of(queries, skipped)
         n_queries = queries.stop - queries.start
@@ -137,7 +148,7 @@ class _Chunk:
         self.margin = two_units if refinement is None else refinement.margin[queries]
 
     def offer(self, block: RealArray, pool: slice) -> None:
-        """Take in one block of similarities."""
+        """Take in the similarities [q, b] to a slice of the pool; slices come in order."""
         block = self._without_skipped(block, pool)
         if pool.start == 0:
             self.floor = _kth_bound(block, self.k)
@@ -153,7 +164,7 @@ class _Chunk:
                 self._cut()
 
     def finish(self, rows: Int64Array, scores: Float64Array) -> None:
-        """Write the answer into [q, k] arrays."""
+        """Write the answer into [q, k] arrays of -1 and -inf."""
         if len(self.parts) > 1:
             self._tighten()
         order, exact, padded = self._ranked()
@@ -293,8 +304,9 @@ def _positions(owners: Owners, n_queries: int) -> Int64Array:
     return np.arange(len(owners)) - np.repeat(starts, counts)
 
 
-def _flat(skipped: dict[int, Int64Array]) -> Skipped:
-    """Give (query rows, pool rows) of all excluded pairs, sorted by query."""
+def excluded_pairs(exclude: Exclusions | None, n_queries: int, n_pool: int) -> Skipped:
+    """Give (query rows, pool rows) of all excluded pairs, sorted by query, after checks."""
+    skipped = check_exclusions(exclude, n_queries, n_pool)
     if not skipped:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     queries = sorted(skipped)

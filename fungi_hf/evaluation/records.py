@@ -1,0 +1,111 @@
+"""The one record that every evaluation gives: numbers with where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fungi_hf.errors import StateError
+
+if TYPE_CHECKING:
+    from fungi_hf.types import Float64Array
+
+Setting: TypeAlias = str | int | float | bool | Sequence[float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """What one protocol says about one combination of blocks.
+
+    Attributes:
+        task: `knn`, `linear`, `clustering` or `retrieval`.
+        protocol: The protocol's name.
+        blocks: The combination.
+        metrics: Metric name -> value, the mean over draws or seeds; shares are in [0, 1].
+        spread: Metric name -> standard deviation over draws or seeds (n - 1), where several.
+        intervals: Metric name -> 95 % bootstrap interval over test rows.
+        against_baseline: `difference` of the main metric to the baseline's, its `low` and `high`
+            (95 %), and `p` of the paired test; empty for the baseline itself.
+        per_class: Class -> recall.
+        settings: The protocol's settings.
+        seeds: One a draw.
+        n_train: Rows to learn from, per draw.
+        n_test: Rows to judge.
+        fingerprint: Where the features come from.
+        notes: Facts that a reader needs, e.g. a PCA that was skipped.
+        scores: [draws, N] per-row outcome (1 = right; average precision for retrieval), for
+            paired tests; not in the JSON.
+    """
+
+    task: str
+    protocol: str
+    blocks: tuple[str, ...]
+    metrics: Mapping[str, float]
+    spread: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    against_baseline: Mapping[str, float] = field(default_factory=dict)
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    n_train: int = 0
+    n_test: int = 0
+    fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
+    scores: Float64Array | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The combination in one word, e.g. `embedding+kl`."""
+        return "+".join(self.blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain, JSON-able values, without the per-row scores."""
+        kept = [one.name for one in fields(self) if one.name != "scores"]
+        plain = {name: _plain(getattr(self, name)) for name in kept}
+        return {"record": "fungi-hf-evaluation", "version": 1, **plain}
+
+    def to_json(self) -> str:
+        """Give `to_dict` as a JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationResult:
+        """Read what `to_dict` gave.
+
+        Args:
+            values: A JSON object.
+
+        Returns:
+            The record, without per-row scores.
+
+        Raises:
+            StateError: If it is not such a record.
+        """
+        names = {one.name for one in fields(cls)} - {"scores"}
+        if values.get("record") != "fungi-hf-evaluation" or values.get("version") != 1:
+            raise StateError(
+                "not an evaluation record of version 1: record is "
+                f"{values.get('record')!r}, version is {values.get('version')!r}"
+            )
+        odd = sorted((set(values) - {"record", "version"}) ^ names)
+        if odd:
+            raise StateError(f"the evaluation record has missing or unknown keys: {', '.join(odd)}")
+        kept = {name: values[name] for name in names}
+        for name in ("blocks", "seeds", "notes"):
+            kept[name] = tuple(kept[name])
+        kept["intervals"] = {name: tuple(ends) for name, ends in kept["intervals"].items()}
+        return cls(**kept)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list | range | np.ndarray):
+        return [_plain(one) for one in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
