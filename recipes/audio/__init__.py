@@ -1,0 +1,1 @@
+"""Audio recipes: leave-one-speaker-out digits and environmental sounds."""

@@ -1,0 +1,153 @@
+"""Run one audio recipe: features of every fold, then k-nearest-neighbour accuracy of every arm.
+
+    python -m recipes.audio.run recipes/audio/fsdd_sample.json --model FOLDER_OR_ID
+
+A recipe names the data (a parquet file with whole sound files, labels and a fold column), the
+objectives, and the arms: which blocks of the feature are concatenated. Negatives come from the
+training folds only. The result is JSON, with every fold's accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+
+from fungi_hf.config import FungiConfig
+from fungi_hf.extractor import FungiExtractor
+from fungi_hf.neighbors.classifier import KNNClassifier
+from fungi_hf.seeding import numpy_generator
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Sounds:
+    """Sound files with labels [N] and folds [N]."""
+
+    files: list[bytes]
+    labels: np.ndarray
+    folds: np.ndarray
+
+
+def read(path: Path, fold_column: str) -> Sounds:
+    """Read a parquet file with `audio_bytes`, `label` and a fold column."""
+    table = pyarrow.parquet.read_table(path)
+    return Sounds(
+        table["audio_bytes"].to_pylist(),
+        np.array(table["label"].to_pylist()),
+        np.array(table[fold_column].to_pylist()).astype(str),
+    )
+
+
+def extract(sounds: Sounds, model: str, config: FungiConfig, fold: str | None) -> Any:
+    """Give all clips' features, with state from the clips outside a fold if state is needed."""
+    extractor = FungiExtractor.from_pretrained(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # fewer training clips than negatives
+        if config.needs_fit:
+            extractor.fit([f for f, s in zip(sounds.files, sounds.folds, strict=True) if s != fold])
+        return extractor(sounds.files)
+
+
+def columns(features: Any, blocks: list[str]) -> np.ndarray:
+    """Concatenate some blocks of the features, each of unit length."""
+    return np.concatenate([features.array[:, features.layout[name]] for name in blocks], axis=1)
+
+
+def few(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
+    """Draw rows: so many of each class."""
+    generator = numpy_generator(draw, "few-shot")
+    return np.concatenate(
+        [generator.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
+    )
+
+
+def score(array: np.ndarray, sounds: Sounds, fold: str, recipe: dict[str, Any]) -> dict[str, float]:
+    """Give one fold's accuracies in percent: all training clips, and few-shot averaged."""
+    test = sounds.folds == fold
+    train, y = array[~test], sounds.labels[~test]
+
+    def accuracy(rows: np.ndarray, k: int) -> float:
+        knn = KNNClassifier(n_neighbors=min(k, len(rows)), metric="cosine")
+        knn.fit(train[rows], y[rows].tolist())
+        found = np.asarray(knn.predict(array[test]))
+        return 100 * float((found == sounds.labels[test]).mean())
+
+    result = {f"full k={k}": accuracy(np.arange(len(y)), k) for k in recipe["neighbors"]}
+    shots = recipe["shots"]
+    drawn = [accuracy(few(y, shots, draw), shots) for draw in range(recipe["draws"])]
+    result[f"{shots}-shot k={shots}"] = float(np.mean(drawn))
+    return result
+
+
+def run(recipe: dict[str, Any], model: str, data: Path) -> dict[str, Any]:
+    """Give the result of one recipe."""
+    sounds = read(data, recipe["fold_column"])
+    config = FungiConfig.from_dict(recipe["config"])
+    folds = sorted(set(sounds.folds))
+    scores: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in recipe["arms"]}
+    start = time.perf_counter()
+    shared = None if config.needs_fit else extract(sounds, model, config, None)
+    for fold in folds:
+        features = shared if shared is not None else extract(sounds, model, config, fold)
+        for arm, blocks in recipe["arms"].items():
+            scores[arm][fold] = score(columns(features, blocks), sounds, fold, recipe)
+        print(f"fold {fold}: {time.perf_counter() - start:.0f} s", flush=True)
+    return {
+        "recipe": recipe["name"],
+        "clips": len(sounds.files),
+        "folds": folds,
+        "model": Path(model).name,
+        "config": config.to_dict(),
+        "seconds": round(time.perf_counter() - start, 1),
+        "mean": {arm: mean(by_fold) for arm, by_fold in scores.items()},
+        "by_fold": scores,
+    }
+
+
+def mean(by_fold: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Average over folds."""
+    names = next(iter(by_fold.values()))
+    return {n: round(float(np.mean([f[n] for f in by_fold.values()])), 2) for n in names}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Give a Markdown table of the means, in percent."""
+    names = list(next(iter(result["mean"].values())))
+    lines = ["| features | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    for arm, values in result["mean"].items():
+        lines.append(f"| {arm} | " + " | ".join(f"{values[n]:.1f}" for n in names) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the recipe named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--model", required=True, help="Hub id or folder of the encoder")
+    parser.add_argument("--data", type=Path, help="parquet file; default: the recipe's own")
+    parser.add_argument("--out", type=Path, help="default: recipes/results/<recipe>.json")
+    arguments = parser.parse_args()
+    recipe = json.loads(arguments.recipe.read_text("utf-8"))
+    data = arguments.data or (ROOT / recipe["data"] if recipe.get("data") else None)
+    if data is None:
+        parser.error(
+            f"recipe {recipe['name']!r} needs --data: its sounds are not in the repository"
+        )
+    result = run(recipe, arguments.model, data)
+    out = arguments.out or ROOT / "recipes/results" / f"{recipe['name']}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
