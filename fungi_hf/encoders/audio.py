@@ -110,7 +110,6 @@ class AudioEncoder:
         self.max_length = self._body.max_frames
         settings: Any = model.config
         self.width = int(settings.hidden_size)
-        self._peak = bool(getattr(config, "audio_peak", False))
         self._fits_statistics = config.audio_statistics == "fit"
         self._resolve_statistics(config.audio_statistics)
         # Views follow their original within a chunk; the log-mel is computed once for them.
@@ -241,8 +240,7 @@ class AudioEncoder:
             )
 
     def _wave(self, clip: Clip) -> Tensor:
-        wave = torch.from_numpy(clip.samples).to(self.device)
-        return wave / wave.abs().max().clamp_min(1e-9) if self._peak else wave
+        return torch.from_numpy(clip.samples).to(self.device)
 
     def state(self) -> dict[str, Tensor]:
         """Give what `fit` estimated: "statistics" [mean, std], or nothing."""

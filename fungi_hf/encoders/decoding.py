@@ -170,7 +170,7 @@ def _resample(opened: Opened, rate: int, limit: int | None, name: str) -> Float3
     return np.ascontiguousarray(joined[:limit], dtype=np.float32)
 
 
-def _soxr() -> Any:  # noqa: ANN401 - an untyped optional module
+def _soxr() -> Any:
     try:
         import soxr
     except (ImportError, OSError) as error:

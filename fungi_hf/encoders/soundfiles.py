@@ -82,7 +82,7 @@ def _open_decoder(source: DecoderSource) -> Opened:
     seconds = getattr(metadata, "duration_seconds", None)
     ranged = getattr(decoder, "get_samples_played_in_range", None)
 
-    def ask(start: float | None) -> Any:  # noqa: ANN401 - torchcodec's AudioSamples
+    def ask(start: float | None) -> Any:
         try:
             if start is None or ranged is None:
                 return decoder.get_all_samples()
@@ -103,13 +103,13 @@ def _open_decoder(source: DecoderSource) -> Opened:
     return Opened(blocks(), check_rate(first.sample_rate), seconds if in_parts else None)
 
 
-def _decoded(samples: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - torchcodec's AudioSamples
+def _decoded(samples: Any) -> npt.NDArray[Any]:
     data = samples.data
     array = data.detach().cpu().float().numpy() if hasattr(data, "detach") else np.asarray(data)
     return array.T if array.ndim == 2 else array  # [channels, samples] -> [samples, channels]
 
 
-def _soundfile() -> Any:  # noqa: ANN401 - an untyped optional module
+def _soundfile() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:

@@ -79,7 +79,7 @@ def recognise(raw: object, sampling_rate: int | None = None) -> Source:
     return _from_object(raw)
 
 
-def _from_object(raw: Any) -> Source:  # noqa: ANN401 - anything that is no plain value
+def _from_object(raw: Any) -> Source:
     if hasattr(raw, "get_all_samples"):  # before dict-like: datasets' decoder is both
         return DecoderSource(raw, f"{type(raw).__name__} object")
     if hasattr(raw, "data") and hasattr(raw, "sample_rate"):
@@ -110,7 +110,7 @@ def _from_bytes(data: bytes, name: str) -> FileSource:
     return FileSource(data, f"<{len(data)} {name}>")
 
 
-def _from_samples(raw: Any) -> ArraySource:  # noqa: ANN401 - torchcodec's AudioSamples, by duck typing
+def _from_samples(raw: Any) -> ArraySource:
     data = raw.data.detach().cpu().numpy() if hasattr(raw.data, "detach") else np.asarray(raw.data)
     channels_last = data.T if data.ndim == 2 else data  # torchcodec gives [channels, samples]
     return ArraySource(channels_last, check_rate(raw.sample_rate), f"{type(raw).__name__} object")
@@ -139,7 +139,7 @@ def _from_dict(raw: Mapping[str, Any]) -> Source:
     )
 
 
-def _from_array(raw: Any, rate: object, name: str) -> ArraySource:  # noqa: ANN401 - array-likes
+def _from_array(raw: Any, rate: object, name: str) -> ArraySource:
     array = raw.detach().cpu() if _is_tensor(raw) else raw
     if _is_tensor(array) and array.dtype.is_floating_point:
         array = array.float()  # numpy knows no bfloat16

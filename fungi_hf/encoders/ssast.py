@@ -231,7 +231,7 @@ def _rename_block(name: str, value: Tensor, converted: dict[str, Tensor]) -> Non
     converted[f"layers.{number}.{_BLOCK_NAMES.get(part, rest)}.{kind}"] = value
 
 
-def _card(source: str, config: Any, stats: str) -> str:  # noqa: ANN401 - untyped in transformers
+def _card(source: str, config: Any, stats: str) -> str:
     size = SIZES[config.hidden_size][0]
     return f"""---
 library_name: transformers

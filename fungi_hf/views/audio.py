@@ -90,7 +90,7 @@ class _Family:
     on_waveform: ClassVar[bool] = False
     n_views: int
 
-    def __call__(self, raw: Any, generator: random.Random) -> list[AudioView]:  # noqa: ANN401
+    def __call__(self, raw: Any, generator: random.Random) -> list[AudioView]:
         """Give V views of a clip."""
         return [AudioView(raw, self.draw(generator)) for _ in range(self.n_views)]
 
