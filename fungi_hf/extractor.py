@@ -7,50 +7,39 @@ batch, order, padding, chunk and process change nothing but the last bits of rou
 from __future__ import annotations
 
 import hashlib
-import heapq
-import itertools
-import warnings
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
-from fungi_hf.batching import Budget, Sample, cut_groups
-from fungi_hf.buffering import SketchBuffer
+from fungi_hf.batching import Budget
+from fungi_hf.computation import BlockComputer
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import Source, encoder_digest, load_encoder
-from fungi_hf.engine import Group, Plan
-from fungi_hf.errors import (
-    ConfigError,
-    FungiError,
-    InputError,
-    InputTypeError,
-    NotFittedError,
-    StateError,
-    choices,
-)
+from fungi_hf.errors import ConfigError, InputError, NotFittedError, StateError, choices
 from fungi_hf.features import Failure, FungiFeatures
 from fungi_hf.finishing import Finisher
-from fungi_hf.gradients import untouched
-from fungi_hf.hub.store import CONFIG_NAME, STATE_NAME, HubOptions
-from fungi_hf.hub.store import find_file, read_document, read_tensors, write_folder
-from fungi_hf.objectives.base import make_objective
-from fungi_hf.seeding import derive, sample_generator
-from fungi_hf.sketches import DenseSketch, make_sketch
-from fungi_hf.specs import Custom, SimCLR
+from fungi_hf.hub.store import (
+    CONFIG_NAME,
+    STATE_NAME,
+    HubOptions,
+    find_file,
+    read_document,
+    read_tensors,
+    write_folder,
+)
 from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import nn
 
-    from fungi_hf.encoders.base import Encoder, Prepared
-    from fungi_hf.specs import ObjectiveSpec
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.sketches import Sketch
     from fungi_hf.types import Float32Array
-    from fungi_hf.views.base import ViewGenerator
 
 
 class FungiExtractor:
@@ -75,39 +64,24 @@ class FungiExtractor:
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()
-        self.budget = Budget()
-        self._objectives = {
-            spec.name: make_objective(spec, width=encoder.width, seed=self.config.seed)
-            for spec in self.config.objectives
-        }
-        self._views: dict[str, ViewGenerator] = {
-            spec.name: encoder.views(spec.views, spec.n_views, spec.view_options)
-            for spec in self.config.objectives
-            if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
-        }
-        self._streams = {spec.name: _stream(spec) for spec in self.config.objectives}
-        layer = encoder.layer
-        self._gradient_shape = (layer.out_features, layer.in_features + (layer.bias is not None))
-        self._sketch_width = self.config.sketch_dim or encoder.width
-        exact = self.config.sketch == "none"
-        reads_one = getattr(encoder, "reads_first_token", False)
-        self._rank = self.config.sketch_rank or (4 if exact or reads_one else 2)
-        has_gradients = any(objective is not None for objective in self._objectives.values())
-        self.sketch = (
-            None
-            if exact or not has_gradients
-            else make_sketch(
-                self.config.sketch,
-                *self._gradient_shape,
-                self._sketch_width,
-                seed=self.config.seed,
-                rank=self._rank,
-                published=self.config.published_signs,
-            )
-        )
+        self._computer = BlockComputer(encoder, self.config)
+        self._finisher = Finisher(self.config, self._computer.widths, self._computer.factor_shapes)
         self.state = FittedState()
-        self._finisher = Finisher(self.config, self._widths(), self._factor_shapes())
         self._fingerprint: tuple[object, str] | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """Limits of batches and groups; they change speed and memory, not features."""
+        return self._computer.budget
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        self._computer.budget = budget
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """The sketch that all gradient blocks share; None without gradients or with exact factors."""
+        return self._computer.sketch
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
@@ -170,7 +144,7 @@ class FungiExtractor:
         return cls(encoder, config, source=source)
 
     @classmethod
-    def _load(  # noqa: PLR0913, PLR0917
+    def _load(
         cls,
         folder: str | Path,
         config_path: Path,
@@ -210,7 +184,11 @@ class FungiExtractor:
 
     def _restore(self, document: Mapping[str, Any], state: FittedState) -> None:
         stored = document.get("digests") or {}
-        here = {**self._digests(), "state": state.digest(), "encoder": encoder_digest(self.encoder)}
+        here = {
+            **self._computer.digests(),
+            "state": state.digest(),
+            "encoder": encoder_digest(self.encoder),
+        }
         for name, digest in stored.items():
             if here.get(name) != digest:
                 raise StateError(
@@ -221,28 +199,12 @@ class FungiExtractor:
         self._set_state(state)
 
     def _set_state(self, state: FittedState) -> None:
-        for name, tensors in state.objectives.items():
-            objective = self._objectives.get(name)
-            if objective is None:
-                raise StateError(
-                    f"the stored state has an objective {choices(name, self._objectives)}"
-                )
-            objective.load_state(tensors)
+        self._computer.load_state(state.objectives)
         self._finisher.load(state.means, state.components)
         if state.encoder:
             self.encoder.load_state(state.encoder)  # type: ignore[attr-defined]
         self.state = state
         self._fingerprint = None
-
-    def _digests(self) -> dict[str, str]:
-        digests = {
-            f"objective/{name}": objective.digest()
-            for name, objective in self._objectives.items()
-            if objective is not None and hasattr(objective, "digest")
-        }
-        if self.sketch is not None:
-            digests["sketch"] = self.sketch.digest()
-        return digests
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, encoder name, digests and fitted state; the model itself is not copied.
@@ -262,7 +224,7 @@ class FungiExtractor:
                 "max_length": self.encoder.max_length,
             },
             "digests": {
-                **self._digests(),
+                **self._computer.digests(),
                 "state": self.state.digest(),
                 "encoder": encoder_digest(self.encoder),
             },
@@ -297,7 +259,7 @@ class FungiExtractor:
     @property
     def fingerprint(self) -> str:
         """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
-        versions = tuple((p.data_ptr(), p._version) for p in self.encoder.model.parameters())  # noqa: SLF001
+        versions = tuple((p.data_ptr(), p._version) for p in self.encoder.model.parameters())
         if self._fingerprint is None or self._fingerprint[0] != versions:
             parts = (
                 self.config.fingerprint(),
@@ -355,19 +317,12 @@ class FungiExtractor:
         return self._features(array, (), ())
 
     def _fit(self, inputs: Iterable[Any], *, progress: bool) -> dict[str, torch.Tensor] | None:
-        items = [self.encoder.check(raw, i) for i, raw in enumerate(_items(inputs))]
+        items = self._computer.reader.check_all(inputs)
         if not items:
             raise InputError("fit needs at least one input; got none")
         if hasattr(self.encoder, "fit"):
             self.encoder.fit(items)
-        for spec in self.config.objectives:
-            if spec.needs_fit and isinstance(spec, (SimCLR, Custom)):
-                self._fit_objective(spec, items)
-        objectives = {
-            name: objective.state()
-            for name, objective in self._objectives.items()
-            if objective is not None and hasattr(objective, "state") and objective.state()
-        }
+        objectives = self._computer.fit_objectives(items)
         encoder_state = getattr(self.encoder, "state", dict)()
         raw = None
         means: dict[str, torch.Tensor] = {}
@@ -377,42 +332,6 @@ class FungiExtractor:
             means, components = self._finisher.fit(raw)
         self._set_state(FittedState(objectives, means, components, encoder_state))
         return raw
-
-    def _fit_objective(self, spec: SimCLR | Custom, items: list[Any]) -> None:
-        wanted = spec.n_negatives if isinstance(spec, SimCLR) else spec.n_fit
-        per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
-        chosen = self._draw(items, wanted, spec.name)
-        if len(chosen) < wanted:
-            warnings.warn(
-                f"objective {spec.name!r} wants {wanted} distinct training inputs; "
-                f"all {len(chosen)} are used",
-                stacklevel=5,
-            )
-        views = self.encoder.views(spec.views, per_input, spec.view_options)
-        prepared = self._prepare(chosen)
-        samples = [
-            Sample(i, item, {spec.name: self._make_views(raw, views, _stream(spec))})
-            for i, (raw, item) in enumerate(zip(chosen, prepared, strict=True))
-        ]
-        plan = Plan(encoder=self.encoder, objectives={}, sketch=None)
-        parts: list[tuple[int, torch.Tensor]] = []
-        with untouched(self.encoder.model):
-            for group in cut_groups(samples, self.budget):
-                embeddings = Group(group, plan, self.budget).view_embeddings(spec.name)
-                parts += [(s.index, e) for s, e in zip(group, embeddings, strict=True)]
-        stacked = torch.stack([e for _, e in sorted(parts, key=lambda part: part[0])])
-        objective = self._objectives[spec.name]
-        if objective is not None:
-            objective.fit(stacked.cpu().double())
-
-    def _draw(self, items: list[Any], wanted: int, name: str) -> list[Any]:
-        """Draw distinct inputs by the seeded digest of their content: order does not matter."""
-        keyed: dict[int, Any] = {}
-        for raw in items:
-            keyed.setdefault(
-                derive(self.config.seed, "negatives", name, self.encoder.content(raw)), raw
-            )
-        return [keyed[key] for key in heapq.nsmallest(wanted, keyed)]
 
     def __call__(
         self,
@@ -450,15 +369,15 @@ class FungiExtractor:
                 "call extractor.fit(training_inputs) first"
             )
         budget = _with_batch_size(self.budget, batch_size)
+        reading = self._computer.reader.read(inputs, skip=on_error == "skip")
         arrays: list[Float32Array] = []
-        failures: list[Failure] = []
-        notes: Counter[str] = Counter()
-        for chunk in self._chunks(inputs, on_error, failures, notes, progress=progress):
-            blocks = self._extract(chunk, budget)
-            arrays.append(self._finisher.finish(blocks))
-        self._warn(notes)
+        with _bar(inputs, progress) as bar:
+            for chunk in reading:
+                arrays.append(self._finisher.finish(self._computer.compute(chunk, budget, bar)))
+                bar.update(reading.n_read - bar.n)
+        reading.warn()
         array = _join(arrays, self._finisher.width)
-        return self._features(array, tuple(failures), self._finisher.notes)
+        return self._features(array, tuple(reading.failures), self._finisher.notes)
 
     def _features(
         self, array: Float32Array, failures: tuple[Failure, ...], notes: tuple[str, ...]
@@ -467,143 +386,23 @@ class FungiExtractor:
             array=array,
             layout=dict(self._finisher.layout),
             fingerprint=self.fingerprint,
-            factors=self._factor_shapes(),
+            factors=self._computer.factor_shapes,
             failures=failures,
             notes=notes,
         )
 
     def _raw_blocks(self, items: list[Any], *, progress: bool) -> dict[str, torch.Tensor]:
-        parts = [
-            self._extract(chunk, self.budget)
-            for chunk in self._chunks(items, "raise", [], Counter(), progress=progress)
-        ]
+        with _bar(items, progress) as bar:
+            parts = [
+                self._computer.compute(chunk, self.budget, bar)
+                for chunk in self._computer.reader.read(items)
+            ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _chunks(
-        self,
-        inputs: Iterable[Any],
-        on_error: str,
-        failures: list[Failure],
-        notes: Counter[str],
-        *,
-        progress: bool,
-    ) -> Iterator[list[Sample]]:
-        """Check, prepare and make views, a chunk of inputs at a time."""
-        from tqdm.auto import tqdm
 
-        source = enumerate(_items(inputs))
-        total = len(inputs) if hasattr(inputs, "__len__") else None
-        with tqdm(total=total, disable=not progress, unit="input") as bar:
-            while chunk := list(itertools.islice(source, self.encoder.chunk_size)):
-                samples = self._samples(chunk, on_error, failures)
-                for sample in samples:
-                    notes.update(sample.original.notes)
-                if samples:
-                    yield samples
-                bar.update(len(chunk))
-
-    def _samples(
-        self, chunk: list[tuple[int, Any]], on_error: str, failures: list[Failure]
-    ) -> list[Sample]:
-        raws: list[Any] = []
-        prepared: list[Prepared] = []
-        try:
-            raws = [self.encoder.check(raw, index) for index, raw in chunk]
-            prepared = self.encoder.prepare(raws)
-        except FungiError:
-            if on_error == "raise":
-                raise
-            raws, prepared = [], []
-            for index, raw in chunk:
-                try:
-                    checked = self.encoder.check(raw, index)
-                    prepared += self.encoder.prepare([checked])
-                    raws.append(checked)
-                except FungiError as error:
-                    failures.append(Failure(index=index, source=_describe(raw), error=str(error)))
-        return [
-            Sample(
-                place,
-                item,
-                {
-                    name: self._make_views(raw, views, self._streams[name])
-                    for name, views in self._views.items()
-                },
-            )
-            for place, (raw, item) in enumerate(zip(raws, prepared, strict=True))
-        ]
-
-    def _prepare(self, raws: list[Any]) -> list[Prepared]:
-        return self.encoder.prepare(raws)
-
-    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Prepared]:
-        generator = sample_generator(self.config.seed, f"views/{stream}", self.encoder.content(raw))
-        made = views(raw, generator)
-        distinct: dict[bytes, Any] = {self.encoder.content(view): view for view in made}
-        prepared = dict(zip(distinct, self.encoder.prepare(list(distinct.values())), strict=True))
-        return [prepared[self.encoder.content(view)] for view in made]
-
-    def _extract(self, samples: list[Sample], budget: Budget) -> dict[str, torch.Tensor]:
-        """Give every raw block of a chunk, [N, width] float32, in the chunk's order."""
-        plan = Plan(
-            encoder=self.encoder,
-            objectives=self._objectives,
-            sketch=self.sketch,
-            rank=self._rank,
-            tokens=self.config.gradient_tokens,
-            round_sketch=self.config.round_sketch,
-        )
-        blocks = {name: torch.empty(len(samples), width) for name, width in self._widths().items()}
-        waiting = {}
-        if isinstance(self.sketch, DenseSketch):
-            waiting = {
-                name: SketchBuffer(self.sketch, blocks[name], rounded=plan.round_sketch)
-                for name, objective in self._objectives.items()
-                if objective is not None
-            }
-        with untouched(self.encoder.model):
-            for group in cut_groups(samples, budget):
-                rows = torch.tensor([sample.index for sample in group])
-                for name, block in Group(group, plan, budget).blocks(waiting, rows).items():
-                    blocks[name][rows] = block
-        for buffer in waiting.values():
-            buffer.flush()
-        return blocks
-
-    def _widths(self) -> dict[str, int]:
-        widths = {"embedding": self.encoder.width}
-        exact = self._rank * sum(self._gradient_shape)
-        for name, objective in self._objectives.items():
-            if objective is None:
-                widths[name] = self.encoder.layer.in_features
-            else:
-                widths[name] = exact if self.config.sketch == "none" else self._sketch_width
-        return widths
-
-    def _factor_shapes(self) -> dict[str, tuple[int, int]]:
-        if self.config.sketch != "none":
-            return {}
-        return {n: self._gradient_shape for n, o in self._objectives.items() if o is not None}
-
-    def _warn(self, notes: Counter[str]) -> None:
-        for name, count in notes.items():
-            message = self.encoder.NOTES[name].format(n=count, limit=self.encoder.max_length)
-            warnings.warn(message, stacklevel=3)
-
-
-def _stream(spec: ObjectiveSpec) -> str:
-    """Name the random stream of an objective's views: variants of one objective share them."""
-    return spec.objective if isinstance(spec, Custom) else spec.kind
-
-
-def _items(inputs: Any) -> Iterator[Any]:
-    """Iterate over inputs, refusing what only looks like many."""
-    if isinstance(inputs, (str, bytes, bytearray, dict)) or not hasattr(inputs, "__iter__"):
-        raise InputTypeError(
-            f"inputs must be a list or another iterable of inputs; got one {type(inputs).__name__}: "
-            "pass a list"
-        )
-    return iter(inputs)
+def _bar(inputs: Any, progress: bool) -> tqdm[Any]:
+    total = len(inputs) if hasattr(inputs, "__len__") else None
+    return tqdm(total=total, disable=not progress, unit="input")
 
 
 def _with_batch_size(budget: Budget, batch_size: int | None) -> Budget:
@@ -620,8 +419,3 @@ def _join(arrays: list[Float32Array], width: int) -> Float32Array:
     if not arrays:
         return np.empty((0, width), dtype=np.float32)
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _describe(raw: object) -> str:
-    text = repr(raw)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
 from fungi_hf.seeding import torch_generator
-from fungi_hf.specs import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, Custom, KL, SimCLR
+from fungi_hf.specs import KL, OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, Custom, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

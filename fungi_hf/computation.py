@@ -1,0 +1,192 @@
+"""Raw blocks of samples: objectives, sketch and views of one config applied to one encoder."""
+
+from __future__ import annotations
+
+import heapq
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fungi_hf.batching import Budget, cut_groups
+from fungi_hf.buffering import SketchBuffer
+from fungi_hf.engine import Group, Plan
+from fungi_hf.errors import StateError, choices
+from fungi_hf.gradients import untouched
+from fungi_hf.objectives.base import make_objective
+from fungi_hf.reading import InputReader
+from fungi_hf.seeding import derive
+from fungi_hf.sketches import DenseSketch, make_sketch
+from fungi_hf.specs import Custom, SimCLR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tqdm import tqdm
+
+    from fungi_hf.batching import Sample
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
+
+
+class BlockComputer:
+    """Computes the embedding and every objective's block of samples, raw.
+
+    Attributes:
+        objectives: Block name -> objective; None for the activation block.
+        sketch: The shared sketch; None for exact factors or without gradients.
+        budget: Limits of batches and groups.
+        reader: Prepares inputs and their views.
+    """
+
+    def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
+        """Draw heads and sketch by name; nothing is encoded yet."""
+        self._encoder, self._config = encoder, config
+        self.budget = Budget()
+        self.reader = InputReader(encoder, config)
+        self.objectives = {
+            spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
+            for spec in config.objectives
+        }
+        layer = encoder.layer
+        self._gradient_shape = (layer.out_features, layer.in_features + (layer.bias is not None))
+        self._sketch_width = config.sketch_dim or encoder.width
+        exact = config.sketch == "none"
+        reads_one = getattr(encoder, "reads_first_token", False)
+        self._rank = config.sketch_rank or (4 if exact or reads_one else 2)
+        has_gradients = any(objective is not None for objective in self.objectives.values())
+        self.sketch = (
+            None
+            if exact or not has_gradients
+            else make_sketch(
+                config.sketch,
+                *self._gradient_shape,
+                self._sketch_width,
+                seed=config.seed,
+                rank=self._rank,
+                published=config.published_signs,
+            )
+        )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Block name -> width of the raw block, the embedding first."""
+        widths = {"embedding": self._encoder.width}
+        exact = self._rank * sum(self._gradient_shape)
+        for name, objective in self.objectives.items():
+            if objective is None:
+                widths[name] = self._encoder.layer.in_features
+            else:
+                widths[name] = exact if self._config.sketch == "none" else self._sketch_width
+        return widths
+
+    @property
+    def factor_shapes(self) -> dict[str, tuple[int, int]]:
+        """Block name -> (m, n1) of the blocks kept as exact factors."""
+        if self._config.sketch != "none":
+            return {}
+        return {n: self._gradient_shape for n, o in self.objectives.items() if o is not None}
+
+    def digests(self) -> dict[str, str]:
+        """Digests of every random object drawn at construction."""
+        digests = {
+            f"objective/{name}": objective.digest()
+            for name, objective in self.objectives.items()
+            if objective is not None and hasattr(objective, "digest")
+        }
+        if self.sketch is not None:
+            digests["sketch"] = self.sketch.digest()
+        return digests
+
+    def compute(
+        self, samples: list[Sample], budget: Budget, bar: tqdm[Any]
+    ) -> dict[str, torch.Tensor]:
+        """Give every raw block of a chunk, [N, width] float32, in the chunk's order.
+
+        Args:
+            samples: The chunk.
+            budget: Limits of batches and groups.
+            bar: Moved by one per sample.
+        """
+        plan = Plan(
+            encoder=self._encoder,
+            objectives=self.objectives,
+            sketch=self.sketch,
+            rank=self._rank,
+            tokens=self._config.gradient_tokens,
+            round_sketch=self._config.round_sketch,
+        )
+        blocks = {name: torch.empty(len(samples), width) for name, width in self.widths.items()}
+        waiting = {}
+        if isinstance(self.sketch, DenseSketch):
+            waiting = {
+                name: SketchBuffer(self.sketch, blocks[name], rounded=plan.round_sketch)
+                for name, objective in self.objectives.items()
+                if objective is not None
+            }
+        with untouched(self._encoder.model):
+            for group in cut_groups(samples, budget):
+                rows = torch.tensor([sample.index for sample in group])
+                for name, block in Group(group, plan, budget).blocks(waiting, rows).items():
+                    blocks[name][rows] = block
+                bar.update(len(group))
+        for buffer in waiting.values():
+            buffer.flush()
+        return blocks
+
+    def fit_objectives(self, raws: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
+        """Let every objective learn from checked training inputs.
+
+        Returns:
+            Block name -> what its objective learned.
+        """
+        for spec in self._config.objectives:
+            if spec.needs_fit and isinstance(spec, (SimCLR, Custom)):
+                self._fit(spec, raws)
+        return {
+            name: objective.state()
+            for name, objective in self.objectives.items()
+            if objective is not None and hasattr(objective, "state") and objective.state()
+        }
+
+    def _fit(self, spec: SimCLR | Custom, raws: list[Any]) -> None:
+        objective = self.objectives[spec.name]
+        wanted = spec.n_negatives if isinstance(spec, SimCLR) else spec.n_fit
+        chosen = self._draw(raws, wanted, spec.name)
+        if len(chosen) < wanted:
+            warnings.warn(
+                f"objective {spec.name!r} wants {wanted} distinct training inputs; "
+                f"all {len(chosen)} are used",
+                stacklevel=5,
+            )
+        samples = self.reader.training_samples(chosen, spec)
+        plan = Plan(encoder=self._encoder, objectives={}, sketch=None)
+        parts: dict[int, torch.Tensor] = {}
+        with untouched(self._encoder.model):
+            for group in cut_groups(samples, self.budget):
+                embeddings = Group(group, plan, self.budget).view_embeddings(spec.name)
+                parts |= {s.index: e for s, e in zip(group, embeddings, strict=True)}
+        if objective is not None:
+            objective.fit(torch.stack([parts[i] for i in sorted(parts)]).cpu().double())
+
+    def _draw(self, raws: list[Any], wanted: int, name: str) -> list[Any]:
+        """Draw distinct inputs by the seeded digest of their content: order does not matter."""
+        keyed: dict[int, Any] = {}
+        for raw in raws:
+            content = self._encoder.content(raw)
+            keyed.setdefault(derive(self._config.seed, "negatives", name, content), raw)
+        return [keyed[key] for key in heapq.nsmallest(wanted, keyed)]
+
+    def load_state(self, state: Mapping[str, dict[str, torch.Tensor]]) -> None:
+        """Give objectives back what they learned.
+
+        Raises:
+            StateError: If there is no such objective, or its state does not fit.
+        """
+        for name, tensors in state.items():
+            objective = self.objectives.get(name)
+            if objective is None:
+                raise StateError(
+                    f"the stored state has an objective {choices(name, self.objectives)}"
+                )
+            objective.load_state(tensors)

@@ -1,0 +1,156 @@
+"""From an iterable of raw inputs to samples: check, prepare, make views, count what is special."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from fungi_hf.batching import Sample
+from fungi_hf.errors import FungiError, InputTypeError
+from fungi_hf.features import Failure
+from fungi_hf.seeding import sample_generator
+from fungi_hf.specs import Custom, SimCLR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder, Prepared
+    from fungi_hf.specs import ObjectiveSpec
+    from fungi_hf.views.base import ViewGenerator
+
+
+class InputReader:
+    """Prepares inputs for one encoder and one config; views are keyed by content alone."""
+
+    def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
+        """Build the view generators that the config names."""
+        self._encoder, self._seed = encoder, config.seed
+        self._views: dict[str, ViewGenerator] = {
+            spec.name: encoder.views(spec.views, spec.n_views, spec.view_options)
+            for spec in config.objectives
+            if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
+        }
+        self._streams = {spec.name: _stream(spec) for spec in config.objectives}
+
+    def check_all(self, inputs: Iterable[Any]) -> list[Any]:
+        """Give every input in canonical form.
+
+        Raises:
+            InputError: If one is unusable.
+            InputTypeError: If one, or `inputs` itself, has the wrong type.
+        """
+        return [self._encoder.check(raw, i) for i, raw in enumerate(iterate(inputs))]
+
+    def training_samples(self, raws: list[Any], spec: SimCLR | Custom) -> list[Sample]:
+        """Prepare inputs with the views that an objective's `fit` wants."""
+        per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
+        views = self._encoder.views(spec.views, per_input, spec.view_options)
+        return [
+            Sample(i, item, {spec.name: self._make_views(raw, views, _stream(spec))})
+            for i, (raw, item) in enumerate(zip(raws, self._encoder.prepare(raws), strict=True))
+        ]
+
+    def read(self, inputs: Iterable[Any], *, skip: bool = False) -> Reading:
+        """Give an iterator over chunks of samples that remembers what it met."""
+        return Reading(self, iterate(inputs), self._encoder, skip=skip)
+
+    def samples(self, raws: list[Any], prepared: list[Prepared]) -> list[Sample]:
+        """Join checked inputs, their prepared form and their views."""
+        return [
+            Sample(
+                place,
+                item,
+                {
+                    name: self._make_views(raw, views, self._streams[name])
+                    for name, views in self._views.items()
+                },
+            )
+            for place, (raw, item) in enumerate(zip(raws, prepared, strict=True))
+        ]
+
+    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Prepared]:
+        content = self._encoder.content
+        made = views(raw, sample_generator(self._seed, f"views/{stream}", content(raw)))
+        keys = [content(view) for view in made]
+        distinct = dict(zip(keys, made, strict=True))
+        prepared = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
+        return [prepared[key] for key in keys]
+
+
+class Reading:
+    """One pass over the inputs.
+
+    Attributes:
+        failures: Inputs that were left out.
+        n_read: Inputs met so far.
+    """
+
+    def __init__(
+        self, reader: InputReader, source: Iterator[Any], encoder: Encoder, *, skip: bool
+    ) -> None:
+        """Begin; nothing is read yet."""
+        self._reader, self._source, self._encoder = reader, enumerate(source), encoder
+        self._skip = skip
+        self._notes: Counter[str] = Counter()
+        self.failures: list[Failure] = []
+        self.n_read = 0
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """Give non-empty chunks of samples, in order."""
+        while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
+            self.n_read += len(chunk)
+            raws, prepared = self._prepared(chunk)
+            for item in prepared:
+                self._notes.update(item.notes)
+            if prepared:
+                yield self._reader.samples(raws, prepared)
+
+    def _prepared(self, chunk: list[tuple[int, Any]]) -> tuple[list[Any], list[Prepared]]:
+        try:
+            raws = [self._encoder.check(raw, index) for index, raw in chunk]
+            return raws, self._encoder.prepare(raws)
+        except FungiError:
+            if not self._skip:
+                raise
+        raws, prepared = [], []
+        for index, raw in chunk:
+            try:
+                checked = self._encoder.check(raw, index)
+                prepared += self._encoder.prepare([checked])
+                raws.append(checked)
+            except FungiError as error:
+                self.failures.append(Failure(index=index, source=_short(raw), error=str(error)))
+        return raws, prepared
+
+    def warn(self) -> None:
+        """Warn once per kind of special input, with a count."""
+        for name, count in self._notes.items():
+            message = self._encoder.NOTES[name].format(n=count, limit=self._encoder.max_length)
+            warnings.warn(message, stacklevel=4)
+
+
+def _stream(spec: ObjectiveSpec) -> str:
+    """Name the random stream of an objective's views: variants of one objective share them."""
+    return spec.objective if isinstance(spec, Custom) else spec.kind
+
+
+def iterate(inputs: Any) -> Iterator[Any]:
+    """Iterate over inputs, refusing what only looks like many.
+
+    Raises:
+        InputTypeError: If `inputs` is one input, a dict, or not iterable.
+    """
+    if isinstance(inputs, (str, bytes, bytearray, dict)) or not hasattr(inputs, "__iter__"):
+        raise InputTypeError(
+            f"inputs must be a list or another iterable of inputs; got one {type(inputs).__name__}: "
+            "pass a list"
+        )
+    return iter(inputs)
+
+
+def _short(raw: object) -> str:
+    text = repr(raw)
+    return text if len(text) <= 80 else f"{text[:77]}..."
