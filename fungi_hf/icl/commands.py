@@ -129,6 +129,9 @@ def prepare(options: Options) -> tuple[DemoSelector | None, PromptBuilder, Examp
         return None, builder, queries
     if control == "permuted":
         pool = _permuted(pool, labels, options.seed)
+    if control == "random":
+        # Without features the drawn rows stand in random order; with them the nearest is last.
+        pool = Examples(contents=pool.contents, targets=pool.targets, ids=pool.ids)
     selector = DemoSelector(
         "random" if control == "random" else options.strategy,
         options.k,

@@ -114,7 +114,9 @@ def plan(task: Task) -> Iterator[tuple[str, DemoSelector | None, Examples]]:
     last = list(task.arms)[-1]
     train, test = task.arms[last]
     yield "control: no demonstrations", None, test
-    yield f"control: random k={k}", DemoSelector("random", k, seed=seed).fit(train), test
+    # Without features the drawn rows stand in random order; with them the nearest would be last.
+    bare = Examples(contents=train.contents, targets=train.targets)
+    yield f"control: random k={k}", DemoSelector("random", k, seed=seed).fit(bare), test
     shuffled = DemoSelector(recipe["strategy"], k).fit(permuted(train, seed))
     yield f"control: {last} k={k}, labels permuted", shuffled, test
 

@@ -167,7 +167,10 @@ def test_controls_show_what_they_say(files):
 
 
 def test_random_and_permuted_controls(files):
-    chance = run(files, control="random", out=files / "run")
+    vectors = {f"{n}_features": files / f"{n}.safetensors" for n in ("train", "test")}
+    chance = run(files, control="random", out=files / "run", **vectors)
+    drawn, _, _ = commands.prepare(options(files, control="random", **vectors))
+    assert drawn.pool.features is None, "similarity would order the random rows"
     assert chance.config["selector"]["strategy"] == "random"
     other = {**vars_of(files), "out": files / "permuted", "control": "permuted"}
     assert commands.run(commands.Options(**other), io.StringIO(), io.StringIO()) == 0
