@@ -1,4 +1,4 @@
-"""Exact per-sample gradients of one Linear layer, as factors, beside the slow loop that defines them.
+"""Exact per-sample gradients of one Linear layer as factors, beside the loop that defines them.
 
 Invariant: the model leaves every function here bit-identical, also after an exception.
 """
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from fungi_hf.errors import EncoderError, LayerUseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
 
 _LOCK = threading.RLock()  # hooks and flags live on the user's model: one recording at a time
 
@@ -72,34 +73,35 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Freeze and `eval` a model for the duration, then restore every flag and buffer.
 
     Buffers made under `inference_mode` cannot enter a graph; they are cloned for the duration.
+
+    Raises:
+        EncoderError: If parameters were made under `inference_mode`.
     """
     with _LOCK:
-        modes = [(module, module.training) for module in model.modules()]
-        flags = [(p, p.requires_grad) for p in model.parameters()]
-        buffers = _inference_buffers(model)
         if any(p.is_inference() for p in model.parameters()):
             raise EncoderError(
                 f"{type(model).__name__} has parameters made under torch.inference_mode(), which "
                 "cannot enter a graph; load the model outside of it"
             )
+        training = [module for module in model.modules() if module.training]
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        buffers = _inference_buffers(model)
         try:
-            for module, training in modes:
-                if training:
-                    module.training = False
-            for parameter, flag in flags:
-                if flag:
-                    parameter.requires_grad_(False)
+            _set_flags(training, trainable, value=False)
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer.clone()
             yield
         finally:
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
-            for parameter, flag in flags:
-                if flag:
-                    parameter.requires_grad_(True)
-            for module, training in modes:
-                module.training = training
+            _set_flags(training, trainable, value=True)
+
+
+def _set_flags(modules: list[nn.Module], parameters: list[nn.Parameter], *, value: bool) -> None:
+    for module in modules:
+        module.training = value
+    for parameter in parameters:
+        parameter.requires_grad_(value)
 
 
 def _inference_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
@@ -169,7 +171,8 @@ class Tape:
                 bias=self._bias,
             )
         # Padding and unread tokens have delta exactly 0; what a holds there must not matter.
-        kept = (delta.abs().amax(-1) > 0).flatten().nonzero()[:, 0]
+        # A NaN is not 0: it must reach the features' check, not look like a zero gradient.
+        kept = (delta.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
         return LayerFactors(
             delta=delta.flatten(0, 1)[kept],
             a=a.flatten(0, 1)[kept].to(wide),
@@ -187,7 +190,7 @@ class _Recorder:
         self.a: Tensor | None = None
         self.out: Tensor | None = None
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         self.calls += 1
         self.a = args[0].detach()
         self.out = out.detach().requires_grad_(True)
