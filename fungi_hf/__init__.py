@@ -1,11 +1,13 @@
-"""Gradient features (FUNGI) for frozen Hugging Face encoders: no training, one extra small backward."""
+"""Gradient features (FUNGI) for frozen Hugging Face encoders, without training."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
-from fungi_hf.errors import FungiError
+from fungi_hf.errors import BrokenDependencyError, FungiError
+from fungi_hf.integrations.registration import register
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
@@ -30,12 +32,21 @@ _HOMES = {
     "FungiFeatures": "fungi_hf.features",
     "register_objective": "fungi_hf.objectives",
 }
+_broken: BrokenDependencyError | None = None
+try:
+    register()
+except BrokenDependencyError as error:
+    # Configs, search and `fungi-hf doctor` still work; what needs a model repeats the message.
+    _broken = error
+    warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
 def __getattr__(name: str) -> Any:
     """Import the heavy names when they are first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _broken is not None:
+        raise _broken
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)

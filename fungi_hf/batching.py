@@ -1,4 +1,4 @@
-"""How inputs are cut into batches: by length and token budget, never by what a loss groups together."""
+"""How inputs are cut into batches: by length and token budget, not by what losses group."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from torch import Tensor
-
 from fungi_hf.gradients import LayerFactors, concatenate
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fungi_hf.sketches import Sketch
 
 _BUFFER_BYTES: Final = 128 * 2**20

@@ -1,4 +1,4 @@
-"""What a feature is, as frozen data: JSON in and out, every default written, nothing unknown accepted.
+"""What a feature is, as frozen data: JSON in and out, every default written, no unknown key.
 
 Only the standard library is imported, so a config can be read anywhere.
 """
@@ -90,7 +90,11 @@ class FungiConfig:
     version: int = field(default=CONFIG_VERSION)
 
     def __post_init__(self) -> None:
-        """Normalise shorthand and check every field against the others."""
+        """Normalise shorthand and check every field against the others.
+
+        Raises:
+            ConfigError: If a field is not allowed.
+        """
         given: Any = self.objectives
         if isinstance(given, str) or not isinstance(given, (tuple, list)):
             raise ConfigError(f"objectives must be a tuple of names or specs; got {given!r}")

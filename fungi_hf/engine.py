@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fungi_hf.batching import cut_batches
 from fungi_hf.errors import ObjectiveError
 from fungi_hf.factors import compress
-from fungi_hf.gradients import LayerFactors, Tape, concatenate, gradients_allowed, record
+from fungi_hf.gradients import concatenate, gradients_allowed, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
     from fungi_hf.batching import Budget, Sample
     from fungi_hf.buffering import SketchBuffer
     from fungi_hf.encoders.base import Encoder, Prepared
+    from fungi_hf.gradients import LayerFactors, Tape
     from fungi_hf.objectives.base import Objective
     from fungi_hf.sketches import Sketch
 
@@ -28,7 +31,8 @@ class _Segment:
     """One forward pass: which units, their tape, their pooled layer inputs."""
 
     units: Tensor  # [n] positions among the group's units
-    tape: Tape
+    embeddings: Tensor
+    tape: Tape | None  # None when nothing is pulled back
     activation: Tensor | None
 
 
@@ -84,8 +88,8 @@ class Group:
             *self._encode(units, 0, self._n, budget),
             *self._encode(units, self._n, len(units), budget),
         ]
-        device = self._segments[0].tape.embeddings.device
-        embeddings = torch.cat([segment.tape.embeddings for segment in self._segments])
+        device = self._segments[0].embeddings.device
+        embeddings = torch.cat([segment.embeddings for segment in self._segments])
         order = torch.cat([segment.units for segment in self._segments]).to(device)
         self._embeddings = torch.empty_like(embeddings).index_copy_(0, order, embeddings)
 
@@ -97,14 +101,18 @@ class Group:
         segments = []
         for places in cut_batches(units[start:stop], budget):
             batch = encoder.collate([units[start + place] for place in places])
-            tape = record(
-                encoder.layer, encoder.layer_path, lambda batch=batch: encoder.embed(batch)
-            )
+            if not self._plan.objectives:
+                with torch.no_grad():
+                    embeddings = encoder.embed(batch)
+                segments.append(_Segment(torch.tensor(places) + start, embeddings, None, None))
+                continue
+            tape = record(encoder.layer, encoder.layer_path, partial(encoder.embed, batch))
             activation = None
             if wants_activation:
                 with torch.no_grad():
                     activation = encoder.pool_activation(tape.a, batch)
-            segments.append(_Segment(torch.tensor(places) + start, tape, activation))
+            units_here = torch.tensor(places) + start
+            segments.append(_Segment(units_here, tape.embeddings, tape, activation))
         return segments
 
     def blocks(self, waiting: Mapping[str, SketchBuffer], rows: Tensor) -> dict[str, Tensor]:
@@ -132,7 +140,11 @@ class Group:
         return self._embeddings[self._rows[name].to(self._embeddings.device)]
 
     def factors(self, name: str, objective: Objective) -> LayerFactors:
-        """Give the exact gradients of one objective."""
+        """Give the exact gradients of one objective.
+
+        Raises:
+            ObjectiveError: If it does not give one loss per sample.
+        """
         rows = self._rows.get(name, self._base[:, None])
         with gradients_allowed():
             leaf = _head_precision(self._embeddings).requires_grad_(True)
@@ -153,7 +165,7 @@ class Group:
                 tokens=self._plan.tokens,
             )
             for segment in self._segments
-            if used[segment.units].any()
+            if segment.tape is not None and used[segment.units].any()
         ]
         return concatenate(parts)
 

@@ -16,33 +16,25 @@ from tqdm.auto import tqdm
 from fungi_hf.batching import Budget
 from fungi_hf.computation import BlockComputer
 from fungi_hf.config import FungiConfig
-from fungi_hf.encoders.loading import Source, encoder_digest, load_encoder
-from fungi_hf.errors import ConfigError, InputError, NotFittedError, StateError, choices
-from fungi_hf.features import Failure, FungiFeatures
+from fungi_hf.encoders.loading import Source, encoder_digest
+from fungi_hf.errors import ConfigError, InputError, NotFittedError, choices
+from fungi_hf.features import FungiFeatures
 from fungi_hf.finishing import Finisher
-from fungi_hf.hub.store import (
-    CONFIG_NAME,
-    STATE_NAME,
-    HubOptions,
-    find_file,
-    read_document,
-    read_tensors,
-    write_folder,
-)
+from fungi_hf.hub.sharing import Shareable
+from fungi_hf.reading import warn_of
 from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from torch import nn
+    from collections import Counter
+    from collections.abc import Iterable
 
     from fungi_hf.encoders.base import Encoder
+    from fungi_hf.features import Failure
     from fungi_hf.sketches import Sketch
     from fungi_hf.types import Float32Array
 
 
-class FungiExtractor:
+class FungiExtractor(Shareable):
     """Extracts FUNGI features with one encoder and one config.
 
     Example:
@@ -80,157 +72,21 @@ class FungiExtractor:
 
     @property
     def sketch(self) -> Sketch | None:
-        """The sketch that all gradient blocks share; None without gradients or with exact factors."""
+        """The sketch of all gradient blocks; None without gradients or with exact factors."""
         return self._computer.sketch
 
-    @classmethod
-    def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
-        cls,
-        model_or_folder: str | Path | nn.Module,
-        config: FungiConfig | None = None,
-        processor: Any = None,
-        *,
-        device: str | torch.device | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        model: str | Path | nn.Module | None = None,
-    ) -> FungiExtractor:
-        """Load an encoder, or a saved extractor with its config and fitted state.
+    def digests(self) -> dict[str, str]:
+        """Give a digest of every random object that was drawn at construction."""
+        return self._computer.digests()
 
-        Args:
-            model_or_folder: A Hub id or folder of a model; a folder or repository written by
-                `save_pretrained`; or a loaded model.
-            config: What to compute. Must be None for a saved extractor. A loaded model's own
-                dtype is taken when it is None.
-            processor: The loaded model's tokenizer or feature extractor.
-            device: Where to put a model that is loaded here.
-            revision: Branch, tag or commit.
-            token: Access token of the Hub.
-            cache_dir: Cache folder of the Hub.
-            local_files_only: Do not ask the network.
-            model: The encoder of a saved extractor when it is not where it was.
-
-        Returns:
-            The extractor.
-
-        Raises:
-            EncoderError: If the model or its preprocessor cannot be used.
-            StateError: If a saved folder's digests do not hold here.
-            StorageError: If a folder or repository cannot be read.
-            ConfigError: If the config does not fit the encoder.
-        """
-        hub = HubOptions(
-            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
-        if not isinstance(model_or_folder, torch.nn.Module):
-            found = find_file(model_or_folder, CONFIG_NAME, hub)
-            if found is not None:
-                if config is not None:
-                    raise ConfigError(
-                        f"{str(model_or_folder)!r} brings its own config; pass config=None, or the "
-                        "model's own name with your config"
-                    )
-                return cls._load(model_or_folder, found, processor, device, hub, model)
-        if config is None:
-            config = FungiConfig()
-            if isinstance(model_or_folder, torch.nn.Module):
-                dtype = str(next(model_or_folder.parameters()).dtype).removeprefix("torch.")
-                config = config.replace(dtype=dtype)
-        encoder, source = load_encoder(
-            model_or_folder, config, processor=processor, device=device, hub=hub
-        )
-        return cls(encoder, config, source=source)
-
-    @classmethod
-    def _load(
-        cls,
-        folder: str | Path,
-        config_path: Path,
-        processor: Any,
-        device: str | torch.device | None,
-        hub: HubOptions,
-        model: str | Path | nn.Module | None,
-    ) -> FungiExtractor:
-        document = read_document(config_path)
-        config = FungiConfig.from_dict(document["config"])
-        recorded = document.get("encoder") or {}
-        beside = find_file(folder, "config.json", hub) is not None
-        where = model if model is not None else (folder if beside else recorded.get("name"))
-        if not where:
-            raise StateError(
-                f"{str(folder)!r} does not name its encoder (it was made from a model object); "
-                "pass model="
-            )
-        elsewhere = HubOptions(
-            revision=recorded.get("revision") if where == recorded.get("name") else None,
-            token=hub.token,
-            cache_dir=hub.cache_dir,
-            local_files_only=hub.local_files_only,
-        )
-        encoder, source = load_encoder(
-            where,
-            config.replace(**(document.get("resolved") or {})),
-            processor=processor,
-            device=device,
-            hub=hub if beside and where == folder else elsewhere,
-        )
-        extractor = cls(encoder, config, source=source)
-        state_path = find_file(folder, STATE_NAME, hub)
-        tensors = {} if state_path is None else read_tensors(state_path)
-        extractor._restore(document, FittedState.from_tensors(tensors))
-        return extractor
-
-    def _restore(self, document: Mapping[str, Any], state: FittedState) -> None:
-        stored = document.get("digests") or {}
-        here = {
-            **self._computer.digests(),
-            "state": state.digest(),
-            "encoder": encoder_digest(self.encoder),
-        }
-        for name, digest in stored.items():
-            if here.get(name) != digest:
-                raise StateError(
-                    f"the digest of {name!r} is {here.get(name)} here and {digest} in the saved "
-                    "folder: the file was altered, the encoder's weights differ, or this version "
-                    "of torch draws other random numbers; features would not be comparable"
-                )
-        self._set_state(state)
-
-    def _set_state(self, state: FittedState) -> None:
+    def restore(self, state: FittedState) -> None:
+        """Take fitted state back."""
         self._computer.load_state(state.objectives)
         self._finisher.load(state.means, state.components)
         if state.encoder:
             self.encoder.load_state(state.encoder)  # type: ignore[attr-defined]
         self.state = state
         self._fingerprint = None
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config, encoder name, digests and fitted state; the model itself is not copied.
-
-        Args:
-            folder: Made if missing. Files of a model that live there are not touched.
-
-        Raises:
-            StorageError: If the folder cannot be written.
-        """
-        document = {
-            "config": self.config.to_dict(),
-            "encoder": {"name": self.source.name, "revision": self.source.revision},
-            "resolved": {
-                "target_layer": self.encoder.layer_path,
-                "pooling": self.encoder.pooling,
-                "max_length": self.encoder.max_length,
-            },
-            "digests": {
-                **self._computer.digests(),
-                "state": self.state.digest(),
-                "encoder": encoder_digest(self.encoder),
-            },
-            "fingerprint": self.fingerprint,
-        }
-        write_folder(folder, document, self.state.to_tensors())
 
     @property
     def is_fitted(self) -> bool:
@@ -323,14 +179,14 @@ class FungiExtractor:
         if hasattr(self.encoder, "fit"):
             self.encoder.fit(items)
         objectives = self._computer.fit_objectives(items)
-        encoder_state = getattr(self.encoder, "state", dict)()
+        encoder_state: dict[str, torch.Tensor] = getattr(self.encoder, "state", dict)()
         raw = None
         means: dict[str, torch.Tensor] = {}
         components = None
         if self.config.center or self.config.reduction is not None:
             raw = self._raw_blocks(items, progress=progress)
             means, components = self._finisher.fit(raw)
-        self._set_state(FittedState(objectives, means, components, encoder_state))
+        self.restore(FittedState(objectives, means, components, encoder_state))
         return raw
 
     def __call__(
@@ -357,8 +213,36 @@ class FungiExtractor:
 
         Raises:
             NotFittedError: If the config needs `fit` first.
+            ConfigError: If `batch_size` or `on_error` is not allowed.
             InputError: If an input is unusable.
             InputTypeError: If an input, or `inputs` itself, has the wrong type.
+        """
+        features, notes = self.collect(inputs, batch_size, progress=progress, on_error=on_error)
+        warn_of(notes, self.encoder)
+        return features
+
+    def collect(
+        self,
+        inputs: Iterable[Any],
+        batch_size: int | None = None,
+        *,
+        progress: bool = False,
+        on_error: str = "raise",
+    ) -> tuple[FungiFeatures, Counter[str]]:
+        """Extract features as a call does, but count what was special in place of warning.
+
+        Args:
+            inputs: As in a call.
+            batch_size: As in a call.
+            progress: As in a call.
+            on_error: As in a call.
+
+        Returns:
+            The features, and the name of a note -> number of inputs, for `reading.warn_of`.
+
+        Raises:
+            ConfigError: If `batch_size` or `on_error` is not one of the choices.
+            NotFittedError: If the config needs `fit` first.
         """
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
@@ -375,9 +259,9 @@ class FungiExtractor:
             for chunk in reading:
                 arrays.append(self._finisher.finish(self._computer.compute(chunk, budget, bar)))
                 bar.update(reading.n_read - bar.n)
-        reading.warn()
         array = _join(arrays, self._finisher.width)
-        return self._features(array, tuple(reading.failures), self._finisher.notes)
+        features = self._features(array, tuple(reading.failures), self._finisher.notes)
+        return features, reading.notes
 
     def _features(
         self, array: Float32Array, failures: tuple[Failure, ...], notes: tuple[str, ...]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fungi_hf.features import unit_rows
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fungi_hf.gradients import LayerFactors
 
 

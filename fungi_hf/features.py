@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, StorageError, choices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from fungi_hf.types import Float32Array, Layout
 

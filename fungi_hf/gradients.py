@@ -57,14 +57,23 @@ class LayerFactors:
 
 
 @contextlib.contextmanager
-def gradients_allowed() -> Iterator[None]:
-    """Allow autograd inside a caller's `no_grad` or `inference_mode`, without autocast."""
+def own_context() -> Iterator[None]:
+    """Leave a caller's autocast and `inference_mode`, whose tensors cannot enter a graph.
+
+    Autocast would round the pullback and the sketch, and turn a KL gradient into noise.
+    """
     with (
         torch.inference_mode(False),
-        torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def gradients_allowed() -> Iterator[None]:
+    """Allow autograd inside a caller's `no_grad` or `inference_mode`, without autocast."""
+    with own_context(), torch.enable_grad():
         yield
 
 
@@ -86,12 +95,17 @@ def untouched(model: nn.Module) -> Iterator[None]:
         training = [module for module in model.modules() if module.training]
         trainable = [p for p in model.parameters() if p.requires_grad]
         buffers = _inference_buffers(model)
+        compiled = _compiled_calls(model)
         try:
             _set_flags(training, trainable, value=False)
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer.clone()
+            for module, _ in compiled:
+                module._compiled_call_impl = None
             yield
         finally:
+            for module, call in compiled:
+                module._compiled_call_impl = call
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
             _set_flags(training, trainable, value=True)
@@ -102,6 +116,11 @@ def _set_flags(modules: list[nn.Module], parameters: list[nn.Parameter], *, valu
         module.training = value
     for parameter in parameters:
         parameter.requires_grad_(value)
+
+
+def _compiled_calls(model: nn.Module) -> list[tuple[nn.Module, Callable[..., object]]]:
+    calls = [(module, module._compiled_call_impl) for module in model.modules()]
+    return [(module, call) for module, call in calls if call is not None]
 
 
 def _inference_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Which Linear layer the gradient is taken at, found on the loaded module and never guessed silently."""
+"""Which Linear layer the gradient is taken at, found on the loaded module, never guessed."""
 
 from __future__ import annotations
 

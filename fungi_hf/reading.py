@@ -86,6 +86,7 @@ class Reading:
     Attributes:
         failures: Inputs that were left out.
         n_read: Inputs met so far.
+        notes: What was special -> number of inputs.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Reading:
         """Begin; nothing is read yet."""
         self._reader, self._source, self._encoder = reader, enumerate(source), encoder
         self._skip = skip
-        self._notes: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
         self.failures: list[Failure] = []
         self.n_read = 0
 
@@ -104,7 +105,7 @@ class Reading:
             self.n_read += len(chunk)
             raws, prepared = self._prepared(chunk)
             for item in prepared:
-                self._notes.update(item.notes)
+                self.notes.update(item.notes)
             if prepared:
                 yield self._reader.samples(raws, prepared)
 
@@ -125,11 +126,12 @@ class Reading:
                 self.failures.append(Failure(index=index, source=_short(raw), error=str(error)))
         return raws, prepared
 
-    def warn(self) -> None:
-        """Warn once per kind of special input, with a count."""
-        for name, count in self._notes.items():
-            message = self._encoder.NOTES[name].format(n=count, limit=self._encoder.max_length)
-            warnings.warn(message, stacklevel=4)
+
+def warn_of(notes: Counter[str], encoder: Encoder) -> None:
+    """Warn once per kind of special input, with a count."""
+    for name, count in notes.items():
+        message = encoder.NOTES[name].format(n=count, limit=encoder.max_length)
+        warnings.warn(message, stacklevel=3)
 
 
 def _stream(spec: ObjectiveSpec) -> str:
@@ -145,7 +147,7 @@ def iterate(inputs: Any) -> Iterator[Any]:
     """
     if isinstance(inputs, (str, bytes, bytearray, dict)) or not hasattr(inputs, "__iter__"):
         raise InputTypeError(
-            f"inputs must be a list or another iterable of inputs; got one {type(inputs).__name__}: "
+            f"inputs must be a list or another iterable; got one {type(inputs).__name__}: "
             "pass a list"
         )
     return iter(inputs)

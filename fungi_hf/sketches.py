@@ -11,13 +11,14 @@ import math
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
-from torch import Tensor
 
 from fungi_hf.errors import ConfigError, ShapeError, choices
 from fungi_hf.seeding import torch_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import Tensor
 
     from fungi_hf.gradients import LayerFactors
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from fungi_hf.errors import ConfigError, choices
 
 REGISTERED_OBJECTIVES: Final[dict[str, object]] = {}
-"""Factories of third-party objectives by name; filled by `fungi_hf.objectives.register_objective`."""
+"""Factories of third-party objectives by name; `register_objective` fills it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,11 @@ class _Spec:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in the name and check the fields."""
+        """Fill in the name and check the fields.
+
+        Raises:
+            ConfigError: If a field is not allowed.
+        """
         if not self.name:
             object.__setattr__(self, "name", self.default_name())
         if not isinstance(self.name, str) or not self.name.replace("_", "").isalnum():
@@ -212,7 +216,11 @@ class PCA:
     normalize: bool = True
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields.
+
+        Raises:
+            ConfigError: If one is not allowed.
+        """
         check_integer(self, "n_components")
         if not isinstance(self.normalize, bool):
             raise ConfigError(f"PCA.normalize must be True or False; got {self.normalize!r}")

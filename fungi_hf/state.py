@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fungi_hf.errors import StateError
 from fungi_hf.reduction import PrincipalComponents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

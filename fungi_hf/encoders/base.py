@@ -5,11 +5,13 @@ No objective is known here, and no modality is known to the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from fungi_hf.views.base import ViewGenerator
@@ -49,7 +51,6 @@ class Encoder(Protocol):
         pooling: The resolved pooling, e.g. "mean".
     """
 
-    NOTES: Mapping[str, str]
     chunk_size: int
     max_length: int
     model: nn.Module
@@ -57,6 +58,10 @@ class Encoder(Protocol):
     layer_path: str
     width: int
     pooling: str
+
+    @property
+    def NOTES(self) -> Mapping[str, str]:  # noqa: N802  (a constant of the class)
+        """What `Prepared.notes` mean."""
 
     def check(self, raw: object, index: int) -> Any:
         """Give the raw input in canonical form, or raise naming its position."""

@@ -11,10 +11,11 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
 
 # Blocks whose attention is plain softmax(q k / sqrt(d)) followed by the modules named below.
 BERT_BLOCKS: Final = frozenset(

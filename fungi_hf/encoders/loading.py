@@ -98,11 +98,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     model = getattr(model, "_orig_mod", model)
     config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
-        encoder: nn.Module = model.get_encoder()
+    get_encoder: Any = getattr(model, "get_encoder", None)
+    if getattr(config, "is_encoder_decoder", False) and callable(get_encoder):
+        encoder: nn.Module = get_encoder()
         return encoder
-    base: nn.Module = getattr(model, "base_model", model)
-    return base
+    base = getattr(model, "base_model", model)
+    return base if isinstance(base, nn.Module) else model
 
 
 def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Module:
@@ -130,7 +131,9 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
         elif architecture.endswith("Encoder") and hasattr(transformers, architecture):
             loader = getattr(transformers, architecture)
         elif architecture == "WhisperEncoder":
-            from transformers.models.whisper.modeling_whisper import WhisperEncoder as loader  # noqa: N813
+            from transformers.models.whisper import modeling_whisper
+
+            loader = modeling_whisper.WhisperEncoder
         model, report = loader.from_pretrained(
             str(name), dtype=getattr(torch, config.dtype), output_loading_info=True, **reach
         )
@@ -190,7 +193,11 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
 
 
 def _builder(model: nn.Module) -> Any:
-    """Give (model, processor, config, source) -> Encoder by the model's main input."""
+    """Give (model, processor, config, source) -> Encoder by the model's main input.
+
+    Raises:
+        EncoderError: If no encoder takes that input.
+    """
     builders: dict[str, Any] = {
         "input_ids": _build_text,
         "input_values": _build_audio,

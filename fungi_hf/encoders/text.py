@@ -1,4 +1,4 @@
-"""Text encoders: any Hugging Face encoder with a tokenizer, its pooling, its last block made cheap."""
+"""Text encoders: a Hugging Face model, its tokenizer, its pooling, its last block made cheap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.lastblock import first_token_block
@@ -20,7 +19,7 @@ from fungi_hf.views.text import PublishedDeletion, WordDeletion
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch
@@ -267,7 +266,7 @@ class TextEncoder:
         return (tokens * weights).sum(1) / weights.sum(1)
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
-        """Build a view generator: "word_deletion" (the default), "nlpaug_deletion" or a registered one.
+        """Build a view generator: "word_deletion" (default), "nlpaug_deletion" or a registered one.
 
         Raises:
             ConfigError: If the name or an option is unknown.

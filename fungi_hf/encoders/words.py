@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fungi_hf.views.text import Spans, whitespace_spans
+from fungi_hf.views.text import whitespace_spans
+
+if TYPE_CHECKING:
+    from fungi_hf.views.text import Spans
 
 _JOINERS = ("'", "’")  # noqa: RUF001  (the typographic apostrophe is meant)
 
@@ -51,11 +54,10 @@ def word_spans(text: str, tokenizer: Any) -> Spans:
 def _joined(text: str, pieces: Spans) -> Spans:
     """Join pieces that touch at an apostrophe between two letters; drop overlaps."""
     joined: Spans = []
-    for start, end in pieces:
-        if joined and start < joined[-1][1]:
-            start = joined[-1][1]
-            if end <= start:
-                continue
+    for begin, end in pieces:
+        start = max(begin, joined[-1][1]) if joined else begin
+        if end <= start:
+            continue
         if joined and start == joined[-1][1] and _continues(text, start):
             joined[-1] = (joined[-1][0], end)
         else:

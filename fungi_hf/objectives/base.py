@@ -7,16 +7,17 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
 from fungi_hf.seeding import torch_generator
-from fungi_hf.specs import KL, OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, Custom, SimCLR
+from fungi_hf.specs import KL, OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fungi_hf.specs import ObjectiveSpec
+    from torch import Tensor
+
+    from fungi_hf.specs import Custom, ObjectiveSpec
 
 
 @runtime_checkable
@@ -134,7 +135,7 @@ def _make_custom(spec: Custom, *, width: int, seed: int) -> Objective:
         objective = factory(width=width, seed=seed, **spec.options)
     except TypeError as error:
         raise ObjectiveError(
-            f"objective {spec.objective!r} refused width, seed and options {spec.options!r}: {error}"
+            f"objective {spec.objective!r} refused width, seed, options {spec.options!r}: {error}"
         ) from None
     missing = [name for name in ("n_views", "loss") if not hasattr(objective, name)]
     if missing:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fungi_hf.objectives.base import Head, check_views
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KLObjective:

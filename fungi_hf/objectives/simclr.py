@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from fungi_hf.errors import NotFittedError, ShapeError, StateError
 from fungi_hf.objectives.base import Head, check_views
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fungi_hf.specs import SimCLR
 
 
