@@ -16,6 +16,7 @@ from fungi_hf.errors import ConfigError, InputError, LLMError, choices
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.compare import compare as compare_results
 from fungi_hf.icl.evaluate import EvalResult, Evaluation, run_here
+from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.fake_server import FakeOpenAIServer
 from fungi_hf.icl.limits import Limits
 from fungi_hf.icl.prompt import PromptBuilder
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from fungi_hf.icl.compare import Scope
     from fungi_hf.icl.evaluate import Progress
-    from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.labels import LabelSpace
 
 Control = Literal["none", "random", "permuted"]
@@ -287,7 +287,7 @@ def _bar(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
         yield watch
 
 
-def add_parser(subparsers: Any) -> None:  # noqa: ANN401 - argparse keeps its type private
+def add_parser(subparsers: Any) -> None:
     """Add `icl` to the subparsers of a program; see `arguments.add_parser`."""
     from fungi_hf.icl import arguments
 
