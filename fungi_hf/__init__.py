@@ -12,6 +12,7 @@ from fungi_hf.integrations.registration import register
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.features import FungiFeatures
+    from fungi_hf.objectives import register_objective
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,7 +43,11 @@ except BrokenDependencyError as error:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the heavy names when they are first used."""
+    """Import the heavy names when they are first used.
+
+    Raises:
+        AttributeError: If there is no such name.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _broken is not None:

@@ -8,18 +8,26 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+T = TypeVar("T")
 
 CONFIG_NAME: Final = "fungi_config.json"
 STATE_NAME: Final = "fungi_state.safetensors"
 _MAX_CONFIG_BYTES: Final = 1 << 20
+_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+_CLIENTS: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,30 +57,100 @@ def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
 
     Raises:
         StorageError: If the repository cannot be reached or does not exist.
+        StateError: If the name leads out of the folder.
     """
+    if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name:
+        raise StateError(f"{str(source)!r} names a file outside of itself: {name!r}")
     folder = Path(source)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    from transformers.utils import cached_file
+    return _download(str(source), name, hub)
 
-    try:
-        found = cached_file(
-            str(source),
-            name,
-            revision=hub.revision,
-            token=hub.token,
-            cache_dir=hub.cache_dir,
-            local_files_only=hub.local_files_only,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_gated_repo=True,
-            _raise_exceptions_for_connection_errors=True,
-        )
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{str(source)!r} is neither a folder nor a repository that can be reached: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
-    return None if found is None else Path(found)
+
+def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def download() -> Path | None:
+        try:
+            return Path(
+                hf_hub_download(
+                    repo_id,
+                    name,
+                    revision=hub.revision,
+                    token=hub.token,
+                    cache_dir=hub.cache_dir,
+                    local_files_only=hub.local_files_only,
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            if _status(error.__cause__) not in RETRIED and _is_cached(repo_id, hub):
+                # Offline, a file that the repository lacks looks like one that cannot be had.
+                return None
+            raise
+        except EntryNotFoundError:
+            return None
+
+    what = f"{repo_id!r} is neither a folder nor a repository that can be reached"
+    return reach(download, what)
+
+
+def reach(call: Callable[[], T], what: str) -> T:
+    """Ask the Hub, again while it is busy.
+
+    Args:
+        call: Does the asking.
+        what: The beginning of the error's message.
+
+    Returns:
+        What `call` gives.
+
+    Raises:
+        StorageError: With the reason, when the Hub refuses, stays busy or cannot be reached.
+    """
+    pauses = iter(_PAUSES_S)
+    while True:
+        try:
+            return call()
+        except StorageError:
+            raise
+        except Exception as error:
+            # The HTTP client's own tree is not OSError, and it differs between versions.
+            client = type(error).__module__.partition(".")[0]
+            if not isinstance(error, (OSError, ValueError)) and client not in _CLIENTS:
+                raise
+            reason = first_line(error)
+            if error.__cause__ is not None:
+                reason = f"{reason} ({first_line(error.__cause__)})"
+            busy = {_status(error), _status(error.__cause__)} & RETRIED or _is_cut(error, client)
+            pause = next(pauses, None) if busy else None
+        if pause is None:
+            raise StorageError(f"{what}: {reason}")
+        time.sleep(pause)
+
+
+def _is_cut(error: Exception, client: str) -> bool:
+    """Whether the connection broke in the middle of an answer."""
+    return client in _CLIENTS and "Protocol" in type(error).__name__
+
+
+def _status(error: BaseException | None) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _is_cached(repo_id: str, hub: HubOptions) -> bool:
+    """Whether some snapshot of the repository is in the cache."""
+    from huggingface_hub import constants
+
+    cache = Path(hub.cache_dir or constants.HF_HUB_CACHE)
+    snapshots = cache / f"models--{repo_id.replace('/', '--')}" / "snapshots"
+    return snapshots.is_dir() and any(snapshots.iterdir())
+
+
+def first_line(error: BaseException | None) -> str:
+    """Give the first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -107,13 +185,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise StateError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def write_folder(folder: str | Path, document: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def write_folder(
+    folder: str | Path,
+    document: dict[str, Any],
+    tensors: dict[str, Tensor],
+    extras: dict[str, str] | None = None,
+) -> None:
     """Write config and state; each file appears whole or not at all.
 
     Args:
         folder: Made if missing; files of other names are not touched.
         document: The content of `fungi_config.json`.
         tensors: The content of `fungi_state.safetensors`; no file if empty.
+        extras: Files for other libraries, name -> text; a file that exists is left as it is.
 
     Raises:
         StorageError: If the folder cannot be written.
@@ -126,16 +210,20 @@ def write_folder(folder: str | Path, document: dict[str, Any], tensors: dict[str
         state = target / STATE_NAME
         if tensors:
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            _replace(state, save(plain))
+            replace_file(state, save(plain))
         elif state.exists():
             state.unlink()
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        _replace(target / CONFIG_NAME, text.encode())
+        replace_file(target / CONFIG_NAME, text.encode())
+        for name, content in (extras or {}).items():
+            if not (target / name).exists():
+                replace_file(target / name, content.encode())
     except OSError as error:
         raise StorageError(f"cannot write to {target}: {error}") from None
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

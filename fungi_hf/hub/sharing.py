@@ -1,0 +1,350 @@
+"""Saving, loading and pushing an extractor: config, encoder's name, fitted state, digests.
+
+Invariant: whatever is wrong with a folder is an error before anything of it is used; a model's own
+files are never overwritten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import torch
+
+from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.loading import encoder_digest, load_encoder
+from fungi_hf.errors import ConfigError, StateError
+from fungi_hf.hub.reference import is_reference, reference_text
+from fungi_hf.hub.store import (
+    CONFIG_NAME,
+    STATE_NAME,
+    HubOptions,
+    find_file,
+    read_document,
+    read_tensors,
+    write_folder,
+)
+from fungi_hf.hub.upload import PushOptions, push_folder
+from fungi_hf.state import FittedState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.encoders.loading import Source
+
+FORMAT: Final = 1
+_RESOLVED: Final = ("target_layer", "pooling", "max_length")
+_MODULES: Final = [
+    {
+        "idx": 0,
+        "name": "0",
+        "path": "",
+        "type": "fungi_hf.integrations.sentence_transformers.FungiModule",
+    }
+]
+
+
+class Shareable:
+    """The part of `FungiExtractor` that reads and writes folders and repositories."""
+
+    encoder: Encoder
+    config: FungiConfig
+    source: Source
+    state: FittedState
+    fingerprint: Any
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, encoder: Encoder, config: FungiConfig | None = None, *, source: Source | None
+        ) -> None: ...
+
+        def restore(self, state: FittedState) -> None:  # noqa: D102
+            ...
+
+        def digests(self) -> dict[str, str]:  # noqa: D102
+            ...
+
+    @classmethod
+    def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
+        cls,
+        model_or_folder: str | Path | nn.Module,
+        config: FungiConfig | None = None,
+        processor: Any = None,
+        *,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        model: str | Path | nn.Module | None = None,
+    ) -> Self:
+        """Load an encoder, or a saved extractor with its config and fitted state.
+
+        Args:
+            model_or_folder: A Hub id or folder of a model; a folder or repository written by
+                `save_pretrained`; or a loaded model.
+            config: What to compute. Must be None for a saved extractor. A loaded model's own
+                dtype is taken when it is None.
+            processor: The loaded model's tokenizer or feature extractor.
+            device: Where to put a model that is loaded here.
+            revision: Branch, tag or commit.
+            token: Access token of the Hub.
+            cache_dir: Cache folder of the Hub.
+            local_files_only: Do not ask the network.
+            model: The encoder of a saved extractor when it is not where it was.
+
+        Returns:
+            The extractor.
+
+        Raises:
+            EncoderError: If the model or its preprocessor cannot be used.
+            StateError: If a saved folder's digests do not hold here.
+            StorageError: If a folder or repository cannot be read.
+            ConfigError: If the config does not fit the encoder.
+        """
+        hub = HubOptions(
+            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        if config is not None and not isinstance(config, FungiConfig):
+            raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+        if not isinstance(model_or_folder, torch.nn.Module):
+            found = find_file(model_or_folder, CONFIG_NAME, hub)
+            if found is not None:
+                if config is not None:
+                    raise ConfigError(
+                        f"{str(model_or_folder)!r} brings its own config; pass config=None, or the "
+                        "model's own name with your config"
+                    )
+                saved = _Saved.read(model_or_folder, found, hub)
+                return cls._load(saved, processor, device, model)
+        if model is not None:
+            raise ConfigError(
+                f"model= is for saved extractors; there is no {CONFIG_NAME} in "
+                f"{str(model_or_folder)!r}"
+            )
+        if config is None:
+            config = FungiConfig()
+            if isinstance(model_or_folder, torch.nn.Module):
+                dtype = str(next(model_or_folder.parameters()).dtype).removeprefix("torch.")
+                config = config.replace(dtype=dtype)
+        encoder, source = load_encoder(
+            model_or_folder, config, processor=processor, device=device, hub=hub
+        )
+        return cls(encoder, config, source=source)
+
+    @classmethod
+    def _load(
+        cls,
+        saved: _Saved,
+        processor: Any,
+        device: str | torch.device | None,
+        model: str | Path | nn.Module | None,
+    ) -> Self:
+        where, hub = saved.encoder(model)
+        encoder, source = load_encoder(
+            where, saved.resolved_config(), processor=processor, device=device, hub=hub
+        )
+        extractor = cls(encoder, saved.config, source=source)
+        state = FittedState.from_tensors(saved.tensors())
+        here = {
+            **extractor.digests(),
+            "state": state.digest(),
+            "encoder": encoder_digest(encoder),
+        }
+        saved.check_digests(here)
+        extractor.restore(state)
+        return extractor
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config, encoder name, digests and fitted state; the model itself is not copied.
+
+        Beside our two files, a folder that has none gets a `config.json` that points to the
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
+
+        Args:
+            folder: Made if missing. Files of a model that live there are not touched.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        self.write(folder)
+
+    def write(self, folder: str | Path, *, with_model: bool = False, public: bool = False) -> None:
+        """Do what `save_pretrained` does, for callers that add files of their own.
+
+        Args:
+            folder: Made if missing.
+            with_model: The model is in the folder: no reference to another one is written.
+            public: For a repository: a local folder's name is left out.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        name = self.source.name
+        if name and Path(name).is_dir():
+            name = "" if public else str(Path(name).resolve())
+        document = {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "encoder": {"name": name, "revision": self.source.revision},
+            "resolved": {
+                "target_layer": self.encoder.layer_path,
+                "pooling": self.encoder.pooling,
+                "max_length": self.encoder.max_length,
+            },
+            "digests": {
+                **self.digests(),
+                "state": self.state.digest(),
+                "encoder": encoder_digest(self.encoder),
+            },
+            "fingerprint": self.fingerprint,
+        }
+        extras = {"modules.json": json.dumps(_MODULES, indent=2) + "\n"}
+        if not with_model:
+            extras["config.json"] = reference_text(name)
+        write_folder(folder, document, self.state.to_tensors(), extras)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push what `save_pretrained` writes, in one commit; files of a model there stay.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: Of the commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            StorageError: If the repository cannot be written.
+        """
+        if not self.source.name or Path(self.source.name).is_dir():
+            warnings.warn(
+                "the encoder is no repository of the Hub: whoever loads this must pass model=",
+                stacklevel=2,
+            )
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            self.write(folder, public=True)
+            return push_folder(folder, repo_id, options)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Saved:
+    """A folder or repository that `save_pretrained` wrote, checked.
+
+    Attributes:
+        place: The folder or repository.
+        hub: How to reach it.
+        config: What it computes.
+        document: Its `fungi_config.json`.
+    """
+
+    place: str | Path
+    hub: HubOptions
+    config: FungiConfig
+    document: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, place: str | Path, path: Path, hub: HubOptions) -> _Saved:
+        """Read and check `fungi_config.json`.
+
+        Raises:
+            StateError: If a newer version wrote it, or a field has the wrong type.
+        """
+        document = read_document(path)
+        version = document.get("format", FORMAT)
+        if not isinstance(version, int) or version > FORMAT:
+            raise StateError(
+                f"{str(place)!r} has layout version {version!r}, this package reads {FORMAT}: "
+                "upgrade fungi-hf"
+            )
+        for key in ("encoder", "resolved", "digests"):
+            if not isinstance(document.get(key) or {}, dict):
+                raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")
+        for key in document.get("resolved") or {}:
+            if key not in _RESOLVED:
+                raise StateError(f"{path}: 'resolved' has an unknown field {key!r}")
+        return cls(place, hub, FungiConfig.from_dict(document["config"]), document)
+
+    def resolved_config(self) -> FungiConfig:
+        """Give the config with layer, pooling and length as they were found when it was saved."""
+        return self.config.replace(**(self.document.get("resolved") or {}))
+
+    def encoder(
+        self, given: str | Path | nn.Module | None
+    ) -> tuple[str | Path | nn.Module, HubOptions]:
+        """Say which encoder to load and how to reach it.
+
+        Raises:
+            StateError: If the folder does not name one, or names something outside of the Hub.
+        """
+        if given is not None:
+            return given, dataclasses.replace(self.hub, revision=None)
+        beside = find_file(self.place, "config.json", self.hub)
+        if beside is not None and not is_reference(beside):
+            return self.place, self.hub
+        recorded = self.document.get("encoder") or {}
+        name, revision = recorded.get("name"), recorded.get("revision")
+        if not name:
+            raise StateError(
+                f"{str(self.place)!r} does not name its encoder (it was made from a model object "
+                "or a local folder); pass model="
+            )
+        if not isinstance(name, str) or not isinstance(revision, (str, type(None))):
+            raise StateError(
+                f"{str(self.place)!r}: the encoder's name must be a text; got {name!r}"
+            )
+        if not Path(self.place).is_dir() and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise StateError(
+                f"{str(self.place)!r} names an encoder outside of the Hub: {name!r}; pass model="
+            )
+        return name, dataclasses.replace(self.hub, revision=revision)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Read the fitted state; none is an empty dictionary."""
+        path = find_file(self.place, STATE_NAME, self.hub)
+        return {} if path is None else read_tensors(path)
+
+    def check_digests(self, here: Mapping[str, str]) -> None:
+        """Compare what is here with what was there.
+
+        Raises:
+            StateError: Naming the first that differs.
+        """
+        stored = self.document.get("digests") or {}
+        if "state" not in stored and find_file(self.place, STATE_NAME, self.hub) is not None:
+            raise StateError(f"{str(self.place)!r} holds fitted state without its digest")
+        for name, digest in stored.items():
+            if here.get(name) != digest:
+                raise StateError(
+                    f"the digest of {name!r} is {here.get(name)} here and {digest} in the saved "
+                    "folder: the file was altered, the encoder's weights differ, or this version "
+                    "of torch draws other random numbers; features would not be comparable"
+                )
