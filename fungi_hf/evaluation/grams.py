@@ -14,6 +14,7 @@ import numpy as np
 
 from fungi_hf.errors import FeatureError
 from fungi_hf.neighbors.base import Neighbors, as_scores, check_count, check_metric
+from fungi_hf.neighbors.pool import pair_groups
 from fungi_hf.neighbors.topk import DECIMALS, Candidates, Refinement, excluded_pairs
 from fungi_hf.neighbors.vectors import blocks
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array, Float64Array, Int64Array, Layout
 
 _QUERIES, _POOL = 256, 8192  # 8 MB a block of float32
-_PAIR_NUMBERS = 1 << 18
+_SMALL = 2048  # training rows, e.g. few-shot: float64 throughout
+_PAIR_NUMBERS = 1 << 17
 _LARGEST = 1e15  # squares of such norms, and their scaling, stay within float32's range
 
 
@@ -77,18 +79,25 @@ def combination_neighbors(
     )
     skipped = excluded_pairs(exclude, len(test), len(train))
     found = {some: _answer(len(test), k) for some in combinations}
+    small = len(train) <= _SMALL
     holders = {
         some: [Candidates(part, k, skipped, refinement) for part in _cut(len(test), _QUERIES)]
         for some in combinations
-        for refinement in [comparison.refinement(some)]
+        for refinement in [None if small else comparison.refinement(some)]
     }
     for pool in _cut(len(train), _POOL):
-        scaled = comparison.scaled_pool(pool)
+        scaled = None if small else comparison.scaled_pool(pool)
         for number, queries in enumerate(_cut(len(test), _QUERIES)):
+            if scaled is None:
+                exact = comparison.exact_grams(queries, pool)
+                for some in combinations:
+                    block = comparison.exact(some, exact, queries, pool)
+                    holders[some][number].offer(block, pool)
+                continue
             grams = comparison.grams(scaled, queries)
             for some in combinations:
-                block = comparison.combined(some, grams, queries, pool)
-                holders[some][number].offer(block, pool)
+                fast = comparison.combined(some, grams, queries, pool)
+                holders[some][number].offer(fast, pool)
     for some, (indices, scores) in found.items():
         for holder in holders.pop(some):
             holder.finish(indices[holder.queries], scores[holder.queries])
@@ -156,36 +165,57 @@ class _Comparison:
         self, some: Combination, places: list[int]
     ) -> Callable[[Int64Array, Int64Array, Int64Array], Float64Array]:
         parts = [self.layout[name] for name in some]
-        test = self.test.norms(places)
+        own_norms = self.test.norms(places)
+        step = max(1, _PAIR_NUMBERS // self.train.rows.width)
 
         def rescore(queries: Int64Array, rows: Int64Array, counts: Int64Array) -> Float64Array:
             scores = np.full(rows.shape, -np.inf)
-            step = max(1, _PAIR_NUMBERS // self.train.rows.width)
-            for place, (query, count) in enumerate(zip(queries, counts, strict=True)):
-                own = self.test.rows.array[query].astype(np.float64)
-                for start in range(0, int(count), step):
-                    span = slice(start, min(start + step, int(count)))
-                    near = self.train.rows.array[rows[place, span]]
-                    scores[place, span] = self._score(near, own, parts)
+            for group, columns in pair_groups(counts, step):
+                held = rows[group, columns]
+                near = self.train.rows.array[held.ravel()].reshape(*held.shape, -1)
+                own = self.test.rows.array[queries[group]]
+                scores[group, columns] = self._score(near, own, parts)
                 if self.metric == "cosine":
-                    held = rows[place, : int(count)]
-                    scores[place, : int(count)] /= _nonzero(self.train.norms(places, held)) * (
-                        test[query] or 1.0
-                    )
+                    norms = self.train.norms(places, held.ravel()).reshape(held.shape)
+                    norms = norms * own_norms[queries[group]][:, None]
+                    scores[group, columns] /= _nonzero(norms)
+            scores[np.arange(rows.shape[1]) >= counts[:, None]] = -np.inf
             return scores
 
         return rescore
 
-    def _score(self, near: RealArray, own: Float64Array, parts: list[slice]) -> Float64Array:
-        total = np.zeros(len(near))
+    def _score(self, near: RealArray, own: RealArray, parts: list[slice]) -> Float64Array:
+        """Compare queries [g, F] with vectors [g, w, F] by some columns, [g, w]."""
+        total = np.zeros(near.shape[:2])
         for part in parts:
-            some = near[:, part].astype(np.float64)
+            some, query = near[..., part].astype(np.float64), own[:, part].astype(np.float64)
             if self.metric == "euclidean":
-                some -= own[part]
-                total -= np.einsum("ij,ij->i", some, some)
+                some -= query[:, None]
+                total -= np.einsum("gwf,gwf->gw", some, some)
             else:
-                total += np.einsum("ij,j->i", some, own[part])
+                total += np.einsum("gwf,gf->gw", some, query)
         return total
+
+    def exact_grams(self, queries: slice, pool: slice) -> dict[str, Float64Array]:
+        """Give each block's dot products in float64, [q, b]."""
+        own = self.test.rows.array[queries].astype(np.float64)
+        rows = self.train.rows.array[pool].astype(np.float64)
+        return {name: own[:, part] @ rows[:, part].T for name, part in self.layout.items()}
+
+    def exact(
+        self, some: Combination, grams: dict[str, Float64Array], queries: slice, pool: slice
+    ) -> Float64Array:
+        """Give the scores of a combination, [q, b]."""
+        places = self._places(some)
+        total = grams[some[0]].copy()
+        for name in some[1:]:
+            total += grams[name]
+        if self.metric == "dot":
+            return total
+        own, near = self.test.norms(places, queries)[:, None], self.train.norms(places, pool)
+        if self.metric == "cosine":
+            return total / _nonzero(own * near)
+        return np.minimum(2 * total - own**2 - near**2, 0)
 
     def _places(self, some: Combination) -> list[int]:
         return [self.names.index(name) for name in some]

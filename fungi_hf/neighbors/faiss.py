@@ -282,7 +282,7 @@ class FaissIndex:
             raise StateError(f"{_FILE} holds {index._faiss.ntotal} rows, vectors.npy {len(index)}")
         return index
 
-    def _build(self, faiss: ModuleType, pool: Pool) -> Any:  # noqa: ANN401 (faiss has no types)
+    def _build(self, faiss: ModuleType, pool: Pool) -> Any:
         seed = derive(self.options.seed, "faiss", self.kind) % (1 << 31)
         width = pool.fast_rows(slice(0, 1))[:, self._columns].shape[1]
         measure = faiss.METRIC_INNER_PRODUCT if self._lifted else faiss.METRIC_L2
@@ -299,7 +299,7 @@ class FaissIndex:
                 index.add(np.ascontiguousarray(pool.fast_rows(part)[:, self._columns]))
         return index
 
-    def _cells(self, faiss: ModuleType, pool: Pool, shape: tuple[int, int, int]) -> Any:  # noqa: ANN401
+    def _cells(self, faiss: ModuleType, pool: Pool, shape: tuple[int, int, int]) -> Any:
         width, measure, seed = shape
         n_rows = len(pool.rows)
         n_lists = min(self.options.n_lists or max(1, min(int(n_rows**0.5), n_rows // 39)), n_rows)

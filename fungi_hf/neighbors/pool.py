@@ -148,7 +148,7 @@ class Pool:
                 local.exact = np.empty((n_pairs, width))
             scores = np.full(rows.shape, -np.inf)
             own = self._exact_queries(queries, some)
-            for group, columns in _groups(counts, n_pairs):
+            for group, columns in pair_groups(counts, n_pairs):
                 part = rows[group, columns]
                 raw, exact = local.raw[: part.size], local.exact[: part.size]
                 array.take(part.ravel(), axis=0, out=raw, mode="clip")
@@ -217,7 +217,7 @@ class Pool:
         return norms
 
 
-def _groups(counts: Int64Array, n_pairs: int) -> Iterator[tuple[slice, slice]]:
+def pair_groups(counts: Int64Array, n_pairs: int) -> Iterator[tuple[slice, slice]]:
     """Cut [q, w] pairs into rectangles of at most n_pairs that cover each row's count."""
     start = 0
     while start < len(counts):
