@@ -86,7 +86,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     Raises:
         EncoderError: If parameters were made under `inference_mode`.
     """
-    with _LOCK:
+    with _LOCK, own_context():
         if any(p.is_inference() for p in model.parameters()):
             raise EncoderError(
                 f"{type(model).__name__} has parameters made under torch.inference_mode(), which "
