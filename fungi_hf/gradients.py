@@ -82,6 +82,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Freeze and `eval` a model for the duration, then restore every flag and buffer.
 
     Buffers made under `inference_mode` cannot enter a graph; they are cloned for the duration.
+    Modules compiled in place (`module.compile()`) run as written: hooks never fire in compiled
+    code.
 
     Raises:
         EncoderError: If parameters were made under `inference_mode`.

@@ -19,7 +19,7 @@ _WORDS: Final = (
     *("the", "a", "it", "my", "me", "you", "not", "do", "does", "is", "was", "what", "how"),
     *("please", "help", "pay", "paid", "lost", "new", "old", "card", "money", "bank", "account"),
 )
-_MAX_TOKENS: Final = 64
+_MAX_TOKENS: Final = 128
 _EAGER_ONLY: Final = ("MPNet", "DebertaV2")
 
 
