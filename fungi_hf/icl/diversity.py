@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from fungi_hf.icl.picking import already_held
-from fungi_hf.icl.rankings import matrix_of, nonzero_norms, unit
+from fungi_hf.icl.rankings import matrix_of, unit
 from fungi_hf.icl.strategies import MMR
 
 if TYPE_CHECKING:
@@ -122,12 +122,11 @@ class DiversePicker:
         n_candidates = min(self.options.candidates, len(features))
         rows = np.full((len(asked.rows), quota.k), -1, np.int64)
         scores = np.full((len(asked.rows), quota.k), -np.inf)
-        step = max(1, _NUMBERS // (n_candidates * (features.shape[1] + n_candidates + quota.k)))
+        step = max(1, _NUMBERS // (n_candidates * (n_candidates + quota.k)))
         found, values = self.ranker.search(asked, n_candidates)
-        norms = nonzero_norms(features)
         for start in range(0, len(asked.rows), step):
             part = slice(start, start + step)
-            places = self._places(asked.only(part), found[part], quota, quota.held[part], norms)
+            places = self._places(asked.only(part), found[part], quota, quota.held[part])
             places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
             places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
             safe = np.maximum(places, 0)
@@ -135,15 +134,16 @@ class DiversePicker:
             scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
         return rows, scores
 
-    def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows, norms: Scores) -> Rows:
+    def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows) -> Rows:
         """Return places among the candidates [b, k], in the order of picking."""
-        candidates = np.maximum(found, 0)
-        vectors = matrix_of(self.pool)[candidates].astype(np.float64)  # [b, C, F]
-        vectors /= norms[candidates][:, :, None]
         queries = unit(matrix_of(asked.examples)[asked.rows].astype(np.float64))
-        near = (vectors @ queries[:, :, None])[:, :, 0]
+        near = np.empty(found.shape)
+        alike = np.empty((*found.shape, found.shape[1]))  # [b, C, C]
+        for position, query in enumerate(queries):  # one at a time: the rows stay in the cache
+            vectors = self.ranker.vectors(np.maximum(found[position], 0))  # [C, F]
+            near[position] = vectors @ query
+            alike[position] = vectors @ vectors.T
         near[found < 0] = -1
-        alike = vectors @ vectors.transpose(0, 2, 1)  # [b, C, C]
         gain: _Gain
         if isinstance(self.options, MMR):
             gain = _Relevance(near, alike, self.options.lam)

@@ -85,6 +85,7 @@ class DenseRanking:
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self._pool = pool
         self._index = ExactIndex(metric).fit(matrix_of(pool))
+        self._norms = _nonzero_norms(matrix_of(pool))
 
     def check(self, queries: Examples) -> None:
         """Refuse queries of another width or origin; warn about all-zero ones.
@@ -125,20 +126,24 @@ class DenseRanking:
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
         """Return the scores of given rows, in float64."""
-        own, pool = matrix_of(asked.examples), matrix_of(self._pool)
+        own = matrix_of(asked.examples)[asked.rows].astype(np.float64)
+        if self.metric == "cosine":
+            own = unit(own)
         scores = np.empty(rows.shape)
-        step = max(1, _NUMBERS // (rows.shape[1] * pool.shape[1]))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            queries = own[asked.rows[part]].astype(np.float64)[:, None]  # [b, 1, F]
-            held = pool[rows[part]].astype(np.float64)  # [b, m, F]
+        for position, query in enumerate(own):  # one at a time: the rows stay in the cache
+            held = self.vectors(rows[position])
             if self.metric == "euclidean":
-                scores[part] = -((held - queries) ** 2).sum(axis=2)
-                continue
-            if self.metric == "cosine":
-                queries, held = unit(queries), unit(held)
-            scores[part] = (held @ queries.transpose(0, 2, 1))[:, :, 0]
+                scores[position] = -((held - query) ** 2).sum(axis=1)
+            else:
+                scores[position] = held @ query
         return scores
+
+    def vectors(self, rows: Rows) -> Scores:
+        """Return pool rows in float64, of length 1 if the metric is the cosine, [m, F]."""
+        held = matrix_of(self._pool)[rows].astype(np.float64)
+        if self.metric == "cosine":
+            held /= self._norms[rows][:, None]
+        return held
 
 
 class TextRanking:
@@ -222,16 +227,17 @@ class FusedRanking:
 
     def _by_scores(self, asked: Asked, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
+        union = np.hstack(lists)  # [b, 2 depth]; a row of both lists stands there twice
+        queries, places = np.nonzero(union >= 0)
         shares = (self._options.alpha, 1 - self._options.alpha)
-        for query in range(len(asked.rows)):
-            union = np.unique(np.concatenate([rows[query] for rows in lists]))
-            union = union[union >= 0]
-            one = asked.only(slice(query, query + 1))
-            for share, ranker in zip(shares, self._rankers, strict=True):
-                scores = ranker.pairs(one, union[None])[0]
-                low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
-                if high > low:
-                    fused[query, union] += share * (scores - low) / (high - low)
+        for share, ranker in zip(shares, self._rankers, strict=True):
+            scores = ranker.pairs(asked, np.maximum(union, 0))
+            low = np.where(union < 0, np.inf, scores).min(axis=1, keepdims=True)
+            high = np.where(union < 0, -np.inf, scores).max(axis=1, keepdims=True)
+            spread = np.where(high > low, high - low, np.inf)  # equal scores say nothing
+            part = np.zeros_like(fused)
+            part[queries, union[queries, places]] = ((scores - low) / spread)[queries, places]
+            fused += share * part
         return fused
 
 
@@ -273,7 +279,7 @@ def unit(vectors: Scores) -> Scores:
     return scaled / np.where(norms == 0, 1, norms)
 
 
-def nonzero_norms(matrix: npt.NDArray[np.floating]) -> Scores:
+def _nonzero_norms(matrix: npt.NDArray[np.floating]) -> Scores:
     """Return the length of each row, [N]; 1 for all-zero rows."""
     norms = np.empty(len(matrix))
     step = max(1, _NUMBERS // matrix.shape[1])
