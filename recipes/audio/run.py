@@ -10,9 +10,9 @@ training folds only. The result is JSON, with every fold's accuracy.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.neighbors.classifier import KNNClassifier
 from fungi_hf.seeding import numpy_generator
+from fungi_hf.state import FittedState
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,19 +48,38 @@ def read(path: Path, fold_column: str) -> Sounds:
     )
 
 
-def extract(sounds: Sounds, model: str, config: FungiConfig, fold: str | None) -> Any:
-    """Give all clips' features, with state from the clips outside a fold if state is needed."""
+def extract(sounds: Sounds, model: str, config: FungiConfig) -> Any:
+    """Give all clips' features; a block that needs training clips comes once per fold.
+
+    The clips and their views are encoded once for all folds: only the negatives differ, so a
+    SimCLR block "name" becomes "name.fold", whose bank (and head) belongs to that fold's training
+    clips.
+    """
+    fitted = [spec for spec in config.objectives if spec.needs_fit]
+    if not fitted:
+        return FungiExtractor.from_pretrained(model, config)(sounds.files)
+    plain = [spec for spec in config.objectives if not spec.needs_fit]
+    banks: dict[str, Any] = {}
+    variants: list[Any] = []
+    for fold in sorted(set(sounds.folds)):
+        here = [dataclasses.replace(spec, name=f"{spec.name}_{fold}") for spec in fitted]
+        training = [f for f, s in zip(sounds.files, sounds.folds, strict=True) if s != fold]
+        extractor = FungiExtractor.from_pretrained(model, config.replace(objectives=tuple(here)))
+        banks |= extractor.fit(training).state.objectives
+        variants += here
+        print(f"negatives without {fold}", flush=True)
+    config = config.replace(objectives=(*plain, *variants))
     extractor = FungiExtractor.from_pretrained(model, config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # fewer training clips than negatives
-        if config.needs_fit:
-            extractor.fit([f for f, s in zip(sounds.files, sounds.folds, strict=True) if s != fold])
-        return extractor(sounds.files)
+    # fit learns from one training set; here each bank has its own.
+    extractor._set_state(FittedState(banks, {}, None, {}))
+    return extractor(sounds.files, fitted[0].n_views)  # a batch per view family: cheap pullbacks
 
 
-def columns(features: Any, blocks: list[str]) -> np.ndarray:
-    """Concatenate some blocks of the features, each of unit length."""
-    return np.concatenate([features.array[:, features.layout[name]] for name in blocks], axis=1)
+def columns(features: Any, blocks: list[str], fold: str = "") -> np.ndarray:
+    """Concatenate some blocks of the features, each of unit length, those of a fold if there."""
+    layout = features.layout
+    names = [name if name in layout else f"{name}_{fold}" for name in blocks]
+    return np.concatenate([features.array[:, layout[name]] for name in names], axis=1)
 
 
 def few(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
@@ -95,12 +115,10 @@ def run(recipe: dict[str, Any], model: str, data: Path) -> dict[str, Any]:
     folds = sorted(set(sounds.folds))
     scores: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in recipe["arms"]}
     start = time.perf_counter()
-    shared = None if config.needs_fit else extract(sounds, model, config, None)
+    features = extract(sounds, model, config)
     for fold in folds:
-        features = shared if shared is not None else extract(sounds, model, config, fold)
         for arm, blocks in recipe["arms"].items():
-            scores[arm][fold] = score(columns(features, blocks), sounds, fold, recipe)
-        print(f"fold {fold}: {time.perf_counter() - start:.0f} s", flush=True)
+            scores[arm][fold] = score(columns(features, blocks, fold), sounds, fold, recipe)
     return {
         "recipe": recipe["name"],
         "clips": len(sounds.files),
