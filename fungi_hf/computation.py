@@ -116,7 +116,10 @@ class BlockComputer:
             tokens=self._config.gradient_tokens,
             round_sketch=self._config.round_sketch,
         )
-        blocks = {name: torch.empty(len(samples), width) for name, width in self.widths.items()}
+        blocks = {
+            name: torch.empty(len(samples), width, dtype=torch.float32)
+            for name, width in self.widths.items()
+        }
         waiting = {}
         if isinstance(self.sketch, DenseSketch):
             waiting = {

@@ -50,3 +50,17 @@ def sample_generator(seed: int, name: str, content: str | bytes) -> random.Rando
         content: The sample itself: its text, or the bytes of its samples or pixels.
     """
     return random.Random(derive(seed, name, content))
+
+
+def uniform(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Draw float32 numbers in [0, 1) on the CPU, whatever torch's default type and device are."""
+    import torch
+
+    return torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Draw standard normal float32 numbers on the CPU, as `uniform` does."""
+    import torch
+
+    return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")

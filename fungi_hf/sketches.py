@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import torch
 
 from fungi_hf.errors import ConfigError, ShapeError, choices
-from fungi_hf.seeding import torch_generator
+from fungi_hf.seeding import normal, torch_generator, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ class DenseSketch:
         for start in range(0, self.width, step):
             n_rows = min(step, self.width - start)
             if stream is not None:  # one stream: row blocks continue it exactly
-                block = torch.rand(n_rows, columns, generator=stream)
+                block = uniform(stream, n_rows, columns)
                 yield (block > 0.5).to(block.dtype).mul_(2).sub_(1)
             else:
                 yield torch.stack([self._row(start + k, columns) for k in range(n_rows)])
@@ -149,11 +149,11 @@ class DenseSketch:
     def _row(self, k: int, columns: int) -> Tensor:
         generator = torch_generator(self.seed, f"{self.kind}/{k}")
         if self.kind == "gaussian":
-            return torch.randn(columns, generator=generator)
-        uniform = torch.rand(columns, generator=generator)
+            return normal(generator, columns)
+        draw = uniform(generator, columns)
         if self.kind == "rademacher":
-            return (uniform > 0.5).to(uniform.dtype).mul_(2).sub_(1)
-        signs = (uniform < 1 / 6).to(uniform.dtype) - (uniform >= 5 / 6).to(uniform.dtype)
+            return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
+        signs = (draw < 1 / 6).to(draw.dtype) - (draw >= 5 / 6).to(draw.dtype)
         return signs.mul_(math.sqrt(3))
 
     def __call__(self, factors: LayerFactors) -> Tensor:
@@ -184,7 +184,7 @@ class DenseSketch:
         if not self.published:
             return self._row(0, columns)
         stream = torch.Generator().manual_seed(self.seed)
-        return (torch.rand(1, columns, generator=stream) > 0.5).float().mul_(2).sub_(1)[0]
+        return (uniform(stream, 1, columns) > 0.5).float().mul_(2).sub_(1)[0]
 
 
 def _gradients(factors: LayerFactors) -> Tensor:
@@ -224,8 +224,8 @@ def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
 
 
 def _signs(rows: int, columns: int, seed: int, name: str) -> Tensor:
-    uniform = torch.rand(rows, columns, generator=torch_generator(seed, name))
-    return (uniform > 0.5).to(uniform.dtype).mul_(2).sub_(1)
+    draw = uniform(torch_generator(seed, name), rows, columns)
+    return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
 
 
 def _digest(*tensors: Tensor) -> str:

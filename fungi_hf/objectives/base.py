@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import torch
 
 from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
-from fungi_hf.seeding import torch_generator
+from fungi_hf.seeding import torch_generator, uniform
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, SimCLR
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Head:
         """Draw H [L, D] and b [L] in float32 from a private generator, kept in float64."""
         bound = 1 / math.sqrt(width)
         generator = torch_generator(seed, "head", name)
-        uniform = torch.rand(latent_dim, width + 1, generator=generator).mul_(2).sub_(1).mul_(bound)
-        self.weight = uniform[:, :-1].double().contiguous()
-        self.bias = uniform[:, -1].double().contiguous()
+        draw = uniform(generator, latent_dim, width + 1).mul_(2).sub_(1).mul_(bound)
+        self.weight = draw[:, :-1].double().contiguous()
+        self.bias = draw[:, -1].double().contiguous()
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Give latents [..., L] from embeddings [..., D], in their dtype."""
