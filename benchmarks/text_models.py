@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fungi_hf.batching import Budget, Sample, cut_batches
-from fungi_hf.config import FungiConfig
+from fungi_hf.batching import cut_batches
 from fungi_hf.extractor import FungiExtractor
+
+if TYPE_CHECKING:
+    from fungi_hf.batching import Budget, Sample
+    from fungi_hf.config import FungiConfig
 
 SENTENCES = Path(__file__).parent.parent / "recipes" / "data" / "banking77" / "test.parquet"
 
@@ -50,7 +53,7 @@ def extractor(
 
 
 def distinct_inputs(found: FungiExtractor, texts: list[str]) -> list[Any]:
-    """Give the original and all distinct views of every text, prepared, as the extractor has them."""
+    """Give the original and all distinct views of every text, as the extractor prepares them."""
     items = []
     for chunk in found._computer.reader.read(texts):
         items += [item for sample in chunk for item in _units(sample)]

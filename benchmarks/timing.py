@@ -1,4 +1,4 @@
-"""Alternated timing in one process: ratios of medians survive a busy machine, single runs do not."""
+"""Alternated timing in one process: ratios survive a busy machine, single runs do not."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,6 +15,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +24,11 @@ from fungi_hf.config import FungiConfig, SimCLR
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import FungiFeatures
 from recipes import protocol
-from recipes.datasets import Split, load
+from recipes.datasets import load
 from recipes.run import model_folder
+
+if TYPE_CHECKING:
+    from recipes.datasets import Split
 
 POOLING = "cls"
 STAGES = {

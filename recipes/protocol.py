@@ -41,12 +41,7 @@ def accuracies(
         "a+b" -> {"full", "few_mean", "few_sd", "few"}.
     """
     picks = [_draw(y_train, shots, seed, draw) for draw in range(draws)]
-    sums = {tuple(c): np.zeros((len(y_test), len(y_train)), np.float32) for c in combinations}
-    for name in {name for c in combinations for name in c}:
-        similarity = test[name] @ train[name].T
-        for combination, total in sums.items():
-            if name in combination:
-                total += similarity
+    sums = _summed(test, train, combinations)
     result = {}
     for combination, total in sums.items():
         few = [float((_vote(total[:, pick], y_train[pick]) == y_test).mean()) for pick in picks]
@@ -60,18 +55,51 @@ def accuracies(
 
 
 def leave_one_out(
-    train: dict[str, np.ndarray], y: np.ndarray, combinations: Sequence[Sequence[str]]
+    train: dict[str, np.ndarray],
+    queries: dict[str, np.ndarray],
+    y: np.ndarray,
+    combinations: Sequence[Sequence[str]],
 ) -> dict[str, float]:
-    """Give leave-one-out kNN accuracy on the training rows alone."""
-    sums = {tuple(c): np.zeros((len(y), len(y)), np.float32) for c in combinations}
-    for name in {name for c in combinations for name in c}:
-        similarity = train[name] @ train[name].T
-        for combination, total in sums.items():
-            if name in combination:
-                total += similarity
-    for total in sums.values():
-        np.fill_diagonal(total, -np.inf)
+    """Give leave-one-out kNN accuracy on the training rows alone.
+
+    Args:
+        train: Block name -> [N, width].
+        queries: The same rows in query form.
+        y: [N] labels.
+        combinations: Block names to sum.
+
+    Returns:
+        "a+b" -> accuracy.
+    """
+    sums = _summed(queries, train, combinations)
+    for similarity in sums.values():
+        np.fill_diagonal(similarity, -np.inf)
     return {"+".join(c): float((_vote(total, y) == y).mean()) for c, total in sums.items()}
+
+
+def euclidean(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give training, training-query and test-query rows whose dot products rank by distance.
+
+    Formula: <[x, 1], [y, -|y|^2 / 2]> = (|x|^2 - |x - y|^2) / 2.
+    """
+    ones = (np.ones((len(rows), 1), np.float32) for rows in (train, test))
+    lifted = np.concatenate([train, -0.5 * (train**2).sum(1, keepdims=True)], axis=1)
+    return lifted, *(np.hstack([rows, one]) for rows, one in zip((train, test), ones, strict=True))
+
+
+def _summed(
+    queries: dict[str, np.ndarray],
+    train: dict[str, np.ndarray],
+    combinations: Sequence[Sequence[str]],
+) -> dict[tuple[str, ...], np.ndarray]:
+    n_queries, n_train = (len(next(iter(rows.values()))) for rows in (queries, train))
+    sums = {tuple(c): np.zeros((n_queries, n_train), np.float32) for c in combinations}
+    for name in {name for c in combinations for name in c}:
+        similarity = queries[name] @ train[name].T
+        for combination in sums:
+            if name in combination:
+                sums[combination] += similarity
+    return sums
 
 
 def _vote(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
