@@ -12,7 +12,7 @@ from fungi_hf.batching import Budget, cut_groups
 from fungi_hf.buffering import SketchBuffer
 from fungi_hf.engine import Group, Plan
 from fungi_hf.errors import StateError, choices
-from fungi_hf.gradients import untouched
+from fungi_hf.gradients import own_context, untouched
 from fungi_hf.objectives.base import make_objective
 from fungi_hf.reading import InputReader
 from fungi_hf.seeding import derive
@@ -39,6 +39,7 @@ class BlockComputer:
         reader: Prepares inputs and their views.
     """
 
+    @own_context()  # a head drawn under a caller's inference_mode could not enter a graph
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Draw heads and sketch by name; nothing is encoded yet."""
         self._encoder, self._config = encoder, config
@@ -98,6 +99,7 @@ class BlockComputer:
             digests["sketch"] = self.sketch.digest()
         return digests
 
+    @own_context()
     def compute(
         self, samples: list[Sample], budget: Budget, bar: tqdm[Any]
     ) -> dict[str, torch.Tensor]:
@@ -137,6 +139,7 @@ class BlockComputer:
             buffer.flush()
         return blocks
 
+    @own_context()
     def fit_objectives(self, raws: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
         """Let every objective learn from checked training inputs.
 
@@ -180,6 +183,7 @@ class BlockComputer:
             keyed.setdefault(derive(self._config.seed, "negatives", name, content), raw)
         return [keyed[key] for key in heapq.nsmallest(wanted, keyed)]
 
+    @own_context()
     def load_state(self, state: Mapping[str, dict[str, torch.Tensor]]) -> None:
         """Give objectives back what they learned.
 
@@ -192,4 +196,4 @@ class BlockComputer:
                 raise StateError(
                     f"the stored state has an objective {choices(name, self.objectives)}"
                 )
-            objective.load_state(tensors)
+            objective.load_state({key: tensor.clone() for key, tensor in tensors.items()})
