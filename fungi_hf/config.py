@@ -1,6 +1,7 @@
 """What a feature is, as frozen data: JSON in and out, every default written, no unknown key.
 
-Only the standard library is imported, so a config can be read anywhere.
+Only the standard library is imported (the Hub's client when it is asked), so a config can be read
+anywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fungi_hf.errors import ConfigError, choices
+from fungi_hf.hub.configs import ShareableConfig
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class FungiConfig:
+class FungiConfig(ShareableConfig):
     """The choices that decide a feature vector, apart from the encoder's weights.
 
     Attributes:

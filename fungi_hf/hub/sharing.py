@@ -291,6 +291,9 @@ class _Saved:
         for key in document.get("resolved") or {}:
             if key not in _RESOLVED:
                 raise StateError(f"{path}: 'resolved' has an unknown field {key!r}")
+        if path.parent.parent.name == "snapshots":
+            # A repository may move on between two files: the rest is read from the same commit.
+            hub = dataclasses.replace(hub, revision=path.parent.name)
         return cls(place, hub, FungiConfig.from_dict(document["config"]), document)
 
     def resolved_config(self) -> FungiConfig:

@@ -188,7 +188,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_folder(
     folder: str | Path,
     document: dict[str, Any],
-    tensors: dict[str, Tensor],
+    tensors: dict[str, Tensor] | None,
     extras: dict[str, str] | None = None,
 ) -> None:
     """Write config and state; each file appears whole or not at all.
@@ -196,7 +196,8 @@ def write_folder(
     Args:
         folder: Made if missing; files of other names are not touched.
         document: The content of `fungi_config.json`.
-        tensors: The content of `fungi_state.safetensors`; no file if empty.
+        tensors: The content of `fungi_state.safetensors`; no file if empty; None leaves a
+            file that is there alone.
         extras: Files for other libraries, name -> text; a file that exists is left as it is.
 
     Raises:
@@ -211,7 +212,7 @@ def write_folder(
         if tensors:
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             replace_file(state, save(plain))
-        elif state.exists():
+        elif tensors is not None and state.exists():
             state.unlink()
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         replace_file(target / CONFIG_NAME, text.encode())

@@ -12,6 +12,8 @@ from fungi_hf.errors import StorageError
 from fungi_hf.hub.store import CONFIG_NAME, STATE_NAME, reach
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from huggingface_hub import HfApi
 
 OURS: Final = frozenset({CONFIG_NAME, STATE_NAME})
@@ -38,7 +40,12 @@ class PushOptions:
 
 
 def push_folder(
-    folder: str | Path, repo_id: str, options: PushOptions, *, with_model: bool = False
+    folder: str | Path,
+    repo_id: str,
+    options: PushOptions,
+    *,
+    with_model: bool = False,
+    check: Callable[[set[str]], None] | None = None,
 ) -> str:
     """Upload a folder's files in one commit.
 
@@ -50,6 +57,7 @@ def push_folder(
         repo_id: "user/name"; made if missing.
         options: How.
         with_model: The folder holds a model; refused where the repository holds another.
+        check: Gets the names of the files that are there; may refuse.
 
     Returns:
         The address of the commit or pull request.
@@ -69,6 +77,8 @@ def push_folder(
     )
     name = str(repo.repo_id)
     there = set(reach(lambda: _files(api, name, options), what))
+    if check is not None:
+        check(there)
     own_model = with_model and CONFIG_NAME in there
     if with_model and _CONFIG in there and CONFIG_NAME not in there:
         raise StorageError(
@@ -95,8 +105,19 @@ def push_folder(
     return str(info.pr_url if options.create_pr and info.pr_url else info.commit_url)
 
 
-def push_document(document: dict[str, Any], repo_id: str, options: PushOptions) -> str:
+def push_document(
+    document: dict[str, Any],
+    repo_id: str,
+    options: PushOptions,
+    check: Callable[[set[str]], None],
+) -> str:
     """Upload a `fungi_config.json` alone.
+
+    Args:
+        document: Its content.
+        repo_id: "user/name"; made if missing.
+        options: How.
+        check: Gets the names of the files that are there; may refuse.
 
     Returns:
         The address of the commit or pull request.
@@ -107,7 +128,7 @@ def push_document(document: dict[str, Any], repo_id: str, options: PushOptions) 
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (Path(folder) / CONFIG_NAME).write_text(text, encoding="utf-8")
-        return push_folder(folder, repo_id, options)
+        return push_folder(folder, repo_id, options, check=check)
 
 
 def _files(api: HfApi, name: str, options: PushOptions) -> list[str]:

@@ -20,7 +20,6 @@ from fungi_hf.errors import ConfigError, InputTypeError, choices
 from fungi_hf.hub.store import HubOptions
 from fungi_hf.integrations.pipeline_loading import ModelByName, PipelineParts, build_extractor
 from fungi_hf.integrations.pipeline_saving import save_pipeline
-from fungi_hf.reading import warn_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,6 +175,8 @@ class FungiPipeline(Pipeline):
     def _lazy(self, inputs: Any, size: int, workers: int, post: dict[str, Any]) -> Iterator[Any]:
         progress = _Progress()
         source = self.get_iterator(inputs, workers, size, {}, {"progress": progress}, post)
+        from fungi_hf.reading import warn_of
+
         return _Lazy(source, lambda: warn_of(progress.notes, self.extractor.encoder))
 
     def preprocess(self, item: Any) -> dict[str, list[Any]]:

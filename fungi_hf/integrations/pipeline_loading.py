@@ -11,11 +11,11 @@ import torch
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError, EncoderError, InputTypeError, choices
-from fungi_hf.extractor import FungiExtractor
 from fungi_hf.hub.store import CONFIG_NAME, STATE_NAME, find_file, read_document
 from fungi_hf.integrations.registration import TASK
 
 if TYPE_CHECKING:
+    from fungi_hf.extractor import FungiExtractor
     from fungi_hf.hub.store import HubOptions
 
 _REACH: Final = ("revision", "token", "cache_dir", "local_files_only")
@@ -88,6 +88,8 @@ def build_extractor(parts: PipelineParts, fungi_config: Any) -> FungiExtractor:
         InputTypeError: If `fungi_config` is nothing of the kind.
         EncoderError: If the preprocessor is a name that does not fit the model.
     """
+    from fungi_hf.extractor import FungiExtractor  # heavy: not at the import of the package
+
     model, hub = parts.model, parts.hub
     if isinstance(model, (str, Path)):
         model = ModelByName(str(model), {})
@@ -153,6 +155,8 @@ def hub_of(source: Any, target: Any, hub: HubOptions) -> HubOptions:
 
 
 def _load_saved(home: str, target: Any, processor: Any, hub: HubOptions) -> FungiExtractor:
+    from fungi_hf.extractor import FungiExtractor
+
     own = isinstance(target, str) and home == target
     reach = _reach(hub_of(home, target, hub))
     return FungiExtractor.from_pretrained(
