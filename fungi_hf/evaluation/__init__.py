@@ -1,15 +1,38 @@
 """What features are worth: protocols, statistics, plots and a report for blocks with names."""
 
+from fungi_hf.evaluation.clustering import ClusteringProtocol, evaluate_clustering
 from fungi_hf.evaluation.inputs import BlockFeatures
 from fungi_hf.evaluation.knn import KNN_PROTOCOLS, KNNProtocol, evaluate_knn
+from fungi_hf.evaluation.linear import LINEAR_PROTOCOLS, LinearProtocol, evaluate_linear
 from fungi_hf.evaluation.records import EvaluationResult
+from fungi_hf.evaluation.report import build_report, write_report
+from fungi_hf.evaluation.retrieval import (
+    RETRIEVAL_PROTOCOLS,
+    Relevance,
+    RetrievalProtocol,
+    evaluate_retrieval,
+)
+from fungi_hf.evaluation.similarity import block_cka, linear_cka
 from fungi_hf.evaluation.summary import change_per_class
 
 __all__ = [
     "KNN_PROTOCOLS",
+    "LINEAR_PROTOCOLS",
+    "RETRIEVAL_PROTOCOLS",
     "BlockFeatures",
+    "ClusteringProtocol",
     "EvaluationResult",
     "KNNProtocol",
+    "LinearProtocol",
+    "Relevance",
+    "RetrievalProtocol",
+    "block_cka",
+    "build_report",
     "change_per_class",
+    "evaluate_clustering",
     "evaluate_knn",
+    "evaluate_linear",
+    "evaluate_retrieval",
+    "linear_cka",
+    "write_report",
 ]

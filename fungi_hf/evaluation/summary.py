@@ -131,6 +131,8 @@ def _table(draws: Sequence[Draw]) -> Float64Array | None:
 
 def _per_class(table: Float64Array, judged: LabelledRows) -> dict[str, float]:
     classes, codes = np.unique(judged.labels, return_inverse=True)
+    if len(classes) < 2:
+        return {}
     rows = table.mean(axis=0)
     held = ~np.isnan(rows)
     totals = np.bincount(codes[held], rows[held], len(classes))

@@ -129,8 +129,8 @@ def test_five_shot_draws_are_balanced_and_seeded():
         np.testing.assert_array_equal(np.bincount(y[rows]), [5, 5, 5, 5])
         accuracies.append(
             KNNClassifier(5, weights="similarity")
-                .fit(train.array[rows], y[rows])
-                .score(test.array, truth)
+            .fit(train.array[rows], y[rows])
+            .score(test.array, truth)
         )
     assert full.metrics["accuracy"] == pytest.approx(np.mean(accuracies))
     assert full.spread["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))

@@ -1,0 +1,142 @@
+"""k-means on the concatenated blocks, against the labels."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fungi_hf.errors import InputError, OptionalDependencyError
+from fungi_hf.evaluation.inputs import choose_combinations, read_labelled
+from fungi_hf.evaluation.summary import Context, Draw, summarise
+from fungi_hf.neighbors.base import check_count
+from fungi_hf.neighbors.labels import encode_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
+    from fungi_hf.evaluation.records import EvaluationResult
+    from fungi_hf.neighbors.labels import Labels
+    from fungi_hf.types import Int64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusteringProtocol:
+    """How to cluster.
+
+    Attributes:
+        name: For the records.
+        n_clusters: None takes the number of classes.
+        n_restarts: Of each k-means; the one of least inertia counts.
+        n_seeds: Independent runs, for the spread.
+        seed: Of the first run; the next ones count on.
+    """
+
+    name: str = "fungi"
+    n_clusters: int | None = None
+    n_restarts: int = 10
+    n_seeds: int = 5
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("n_clusters", "n_restarts", "n_seeds"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name, 1, None)
+
+
+def evaluate_clustering(
+    features: FeatureInput,
+    labels: Labels,
+    *,
+    protocol: ClusteringProtocol | None = None,
+    combinations: Sequence[Sequence[str]] | None = None,
+) -> list[EvaluationResult]:
+    """Cluster every combination of blocks and compare the clusters with the classes.
+
+    Rows are L2-normalised after concatenation. `accuracy` counts rows under the best one-to-one
+    matching of clusters and classes (Hungarian), `nmi` is normalised by the arithmetic mean.
+
+    Args:
+        features: [N, F] features with a layout, or an array.
+        labels: N integers or strings, at least two classes.
+        protocol: The default takes as many clusters as classes, 10 restarts and 5 seeds.
+        combinations: Block names to combine; None takes every combination.
+
+    Returns:
+        One record a combination: mean and spread over seeds.
+
+    Raises:
+        InputError: If there are more clusters than rows.
+    """
+    rule = protocol or ClusteringProtocol()
+    judged = read_labelled(features, labels, "features")
+    classes, codes = encode_labels(judged.labels, "labels")
+    n_clusters = rule.n_clusters or len(classes)
+    if n_clusters > len(judged):
+        raise InputError(f"n_clusters is {n_clusters}, but there are {len(judged)} rows")
+    seeds = [rule.seed + i for i in range(rule.n_seeds)]
+    draws = {
+        some: [_cluster(some, judged, codes, (n_clusters, rule.n_restarts, seed)) for seed in seeds]
+        for some in choose_combinations(judged.layout, combinations)
+    }
+    context = Context(task="clustering", protocol=rule.name, settings=rule, seeds=seeds)
+    return summarise(context, draws, judged)
+
+
+def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
+    """Give each row the class that its cluster is matched with, -1 for an unmatched cluster.
+
+    The matching is one to one and has the most rows right.
+
+    Args:
+        clusters: [N] from 0.
+        codes: [N] class numbers from 0.
+
+    Raises:
+        OptionalDependencyError: If scipy is missing.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ModuleNotFoundError:
+        raise OptionalDependencyError("scipy", "evaluation") from None
+    table = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
+    np.add.at(table, (clusters, codes), 1)
+    rows, columns = linear_sum_assignment(-table)
+    partner = np.full(len(table), -1, np.int64)
+    partner[rows] = columns
+    return partner[clusters]
+
+
+def _cluster(
+    some: Combination, judged: LabelledRows, codes: Int64Array, how: tuple[int, int, int]
+) -> Draw:
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    except ModuleNotFoundError:
+        raise OptionalDependencyError("sklearn", "evaluation") from None
+    n_clusters, n_restarts, seed = how
+    rows = judged.take(some)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.where(norms > 0, norms, 1)
+    model = KMeans(n_clusters, n_init=n_restarts, random_state=seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        clusters = model.fit_predict(rows).astype(np.int64)
+    right = match_clusters(clusters, codes) == codes
+    few = any(issubclass(one.category, ConvergenceWarning) for one in caught)
+    return Draw(
+        metrics={
+            "accuracy": float(right.mean()),
+            "nmi": float(normalized_mutual_info_score(codes, clusters)),
+            "ari": float(adjusted_rand_score(codes, clusters)),
+        },
+        scores=right.astype(float),
+        notes=("fewer distinct rows than clusters",) if few else (),
+        n_train=len(rows),
+    )

@@ -1,0 +1,80 @@
+"""Linear CKA: how alike the geometries of two blocks are, whatever their widths and rotations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fungi_hf.errors import InputError, ShapeError
+from fungi_hf.evaluation.inputs import read_blocks
+from fungi_hf.neighbors.vectors import blocks, read_rows
+
+if TYPE_CHECKING:
+    from fungi_hf.evaluation.inputs import FeatureInput
+    from fungi_hf.neighbors.base import Vectors
+    from fungi_hf.neighbors.vectors import Rows
+    from fungi_hf.types import Float64Array
+
+
+def linear_cka(first: Vectors, second: Vectors) -> float:
+    """Give linear CKA of two sets of vectors of the same inputs.
+
+    Formula: |Y'X|_F^2 / (|X'X|_F |Y'Y|_F), X and Y centred by column; 0 if one is constant.
+
+    Args:
+        first: [N, F].
+        second: [N, F'].
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        ShapeError: If the numbers of rows differ.
+    """
+    one, other = read_rows(first, "first"), read_rows(second, "second")
+    if len(one) != len(other):
+        raise ShapeError(f"first has {len(one)} rows, second has {len(other)}; same inputs needed")
+    cut = one.width
+    joined = np.concatenate([one.array, other.array], axis=1, dtype=np.float64)
+    products = _products(read_rows(joined, "both"))
+    return _cka(products, [slice(0, cut), slice(cut, None)])[0, 1]
+
+
+def block_cka(features: FeatureInput) -> tuple[list[str], Float64Array]:
+    """Give linear CKA between all blocks.
+
+    Args:
+        features: [N, F] features with a layout, N at least 2; read in blocks of rows.
+
+    Returns:
+        Names, and [blocks, blocks] values in [0, 1].
+
+    Raises:
+        InputError: If there are fewer than two rows.
+    """
+    rows, layout = read_blocks(features, "features")
+    if len(rows) < 2:
+        raise InputError(f"features have {len(rows)} rows; CKA needs at least 2")
+    return list(layout), _cka(_products(rows), list(layout.values()))
+
+
+def _products(rows: Rows) -> Float64Array:
+    """Give the centred X'X, [F, F]."""
+    mean = np.zeros(rows.width)
+    for part in blocks(len(rows), rows.width):
+        mean += rows.array[part].sum(axis=0, dtype=np.float64) / len(rows)
+    total = np.zeros((rows.width, rows.width))
+    for part in blocks(len(rows), rows.width):
+        centred = rows.array[part] - mean
+        total += centred.T @ centred
+    return total
+
+
+def _cka(products: Float64Array, parts: list[slice]) -> Float64Array:
+    table = np.array([[np.sum(products[one, two] ** 2) for two in parts] for one in parts])
+    table = (table + table.T) / 2  # equal but for rounding
+    scale = np.sqrt(np.outer(table.diagonal(), table.diagonal()))
+    # A constant block leaves only rounding: far below the others' share.
+    held = scale > 1e-24 * max(float(table.max()), 1e-300)
+    return np.where(held, table / np.where(held, scale, 1), 0)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from fungi_hf.errors import ConfigError, LabelError, OptionalDependencyError, ShapeError
+from fungi_hf.evaluation import LinearProtocol, evaluate_linear
+from fungi_hf.evaluation.sampling import split_validation
+from tests.evaluation.blocks import labelled
+
+WIDTHS = {"embedding": 6, "kl": 4}
+FAST = LinearProtocol(name="fast", strengths=(1e-3, 1e-1))
+
+
+def test_the_strength_is_chosen_on_held_out_rows_and_the_fit_takes_all():
+    train, y = labelled(150, WIDTHS, noise=1.5)
+    test, truth = labelled(80, WIDTHS, seed=1, noise=1.5)
+    result = evaluate_linear(train, y, test, truth, protocol=FAST)[-1]
+    kept, held = split_validation(y, 0.2, 42)
+    assert len(held) == 4 * 8 - 2
+    assert len(np.intersect1d(kept, held)) == 0
+    scores = []
+    for strength in FAST.strengths:
+        model = LogisticRegression(C=1 / (strength * len(kept)), max_iter=1000)
+        scores.append(model.fit(train.array[kept], y[kept]).score(train.array[held], y[held]))
+    best = FAST.strengths[int(np.argmax(scores))]
+    model = LogisticRegression(C=1 / (best * 150), max_iter=1000).fit(train.array, y)
+    assert result.metrics["accuracy"] == pytest.approx(model.score(test.array, truth), abs=0.013)
+    assert result.metrics["validation_accuracy"] == pytest.approx(max(scores), abs=0.04)
+    assert f"strength {best:g}" in result.notes
+    assert result.n_train == 150
+    assert result.against_baseline["p"] <= 1
+
+
+def test_a_given_validation_set_is_used_and_not_trained_on():
+    train, y = labelled(100, WIDTHS)
+    held, held_y = labelled(40, WIDTHS, seed=2)
+    result = evaluate_linear(
+        train, y, *labelled(40, WIDTHS, seed=1), protocol=FAST, validation=(held, held_y)
+    )[0]
+    assert result.n_train == 100
+
+
+def test_the_published_rule_takes_prefixes_without_an_intercept():
+    train, y = labelled(100, {**WIDTHS, "simclr": 3})
+    results = evaluate_linear(
+        train, y, *labelled(40, {**WIDTHS, "simclr": 3}, seed=1), protocol="paper"
+    )
+    assert [one.name for one in results] == ["embedding", "embedding+kl", "embedding+kl+simclr"]
+    assert results[0].settings["intercept"] is False
+    assert results[0].settings["strengths"] == (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)
+    assert "PCA to 512 skipped: 80 rows, width 6" in results[0].notes
+
+
+def test_a_stopped_solver_is_noted():
+    rule = LinearProtocol(strengths=(1e-6,), max_iterations=1)
+    train, y = labelled(60, WIDTHS)
+    result = evaluate_linear(train, y, *labelled(40, WIDTHS, seed=1), protocol=rule)[0]
+    assert "the solver stopped at 1 iterations before converging" in result.notes
+
+
+def test_two_string_classes_have_an_auc():
+    train, y = labelled(60, WIDTHS, 2)
+    test, truth = labelled(40, WIDTHS, 2, seed=1)
+    names = np.array(["no", "yes"])
+    result = evaluate_linear(train, names[y], test, names[truth], protocol=FAST)[0]
+    assert 0.5 < result.metrics["auc"] <= 1
+
+
+def test_bad_input_says_what_is_wrong(monkeypatch):
+    train, y = labelled(40, WIDTHS)
+    test, truth = labelled(20, WIDTHS, seed=1)
+    with pytest.raises(LabelError, match="only the class"):
+        evaluate_linear(train, y * 0, test, truth)
+    with pytest.raises(LabelError, match="no class has two rows"):
+        evaluate_linear(train, np.arange(40), test, truth)
+    with pytest.raises(ShapeError, match="test labels has 19"):
+        evaluate_linear(train, y, test, truth[1:])
+    with pytest.raises(
+        ConfigError, match="unknown linear protocol 'papers'; choose one of 'paper'"
+    ):
+        evaluate_linear(train, y, test, truth, protocol="papers")
+    with pytest.raises(ConfigError, match="strengths are"):
+        LinearProtocol(strengths=(0.0,))
+    with pytest.raises(ConfigError, match="validation_share is 1"):
+        LinearProtocol(validation_share=1)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(OptionalDependencyError, match=r"fungi-hf\[evaluation\]"):
+        evaluate_linear(train, y, test, truth)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from fungi_hf.errors import InputError, OptionalDependencyError, ShapeError, StorageError
+from fungi_hf.evaluation import (
+    block_cka,
+    build_report,
+    evaluate_clustering,
+    evaluate_knn,
+    linear_cka,
+    write_report,
+)
+from fungi_hf.evaluation.plots import (
+    accuracy_against_cost,
+    cka_heat_map,
+    class_bars,
+    layer_curves,
+    render,
+)
+from tests.evaluation.blocks import features, labelled
+
+WIDTHS = {"embedding": 6, "kl": 4}
+
+
+def slow_cka(x, y):
+    n = len(x)
+    centre = np.eye(n) - 1 / n
+    k, el = centre @ (x @ x.T) @ centre, centre @ (y @ y.T) @ centre
+    return np.trace(k @ el) / np.sqrt(np.trace(k @ k) * np.trace(el @ el))
+
+
+def test_linear_cka_equals_the_kernel_form_and_ignores_rotation_and_scale():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 5)) + 3, rng.standard_normal((40, 7)).astype("f4")
+    assert linear_cka(x, y) == pytest.approx(slow_cka(x, y))
+    turn = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    assert linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1)
+    assert linear_cka(x, np.ones((40, 2))) == 0
+    names, table = block_cka(features(np.concatenate([x, y], 1), {"embedding": 5, "kl": 7}))
+    assert names == ["embedding", "kl"]
+    np.testing.assert_allclose(np.diag(table), 1)
+    assert table[0, 1] == table[1, 0] == pytest.approx(slow_cka(x, y), rel=1e-4)
+    with pytest.raises(ShapeError, match="40 rows, second has 39"):
+        linear_cka(x, y[1:])
+    with pytest.raises(InputError, match="needs at least 2"):
+        block_cka(x[:1])
+
+
+def figures():
+    return {
+        "CKA between blocks": cka_heat_map(["embedding", "kl"], [[1, 0.25], [0.25, 1]]),
+        "Layers": layer_curves({"kl": [0.1, 0.4, float("nan")]}, [0, 1, 2]),
+        "Cost": accuracy_against_cost({"embedding": (1, 0.8), "<kl>": (1.1, 0.85)}),
+        "Classes": class_bars({f"class {i}": i / 100 - 0.3 for i in range(60)}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")]
+)
+def test_figures_render_to_files_the_same_way_twice(kind, start):
+    data = [render(class_bars({"a": 0.1, "b": -0.2}), kind) for _ in "ab"]
+    assert data[0].startswith(start)
+    assert data[0] == data[1]
+
+
+def test_figures_show_their_numbers():
+    figure = figures()["CKA between blocks"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "0.25", "0.25", "1.00"]
+    axes = figures()["Classes"].axes[0]
+    assert len(axes.patches) == 40
+    assert "(20 smaller changes not shown)" in axes.get_title()
+    assert max(bar.get_width() for bar in axes.patches) == pytest.approx(29)
+    assert (
+        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
+
+
+def test_figures_refuse_what_does_not_fit(monkeypatch):
+    with pytest.raises(ShapeError, match=r"shape \(2, 2\) for 3 names"):
+        cka_heat_map(["a", "b", "c"], np.eye(2))
+    with pytest.raises(InputError, match="changes are empty"):
+        class_bars({})
+    with pytest.raises(ShapeError, match="curve 'a' has 1 values for 2 layers"):
+        layer_curves({"a": [1]}, [0, 1])
+    with pytest.raises(InputError, match="points are empty"):
+        accuracy_against_cost({})
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(OptionalDependencyError, match="matplotlib"):
+        class_bars({"a": 1})
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in {"meta", "link", "img"}:
+            self.open.append(tag)
+        self.links += [value for name, value in attrs if name in {"src", "href"}]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_one_page_without_outside_resources(tmp_path):
+    train, y = labelled(80, WIDTHS, noise=1.5)
+    test, truth = labelled(60, WIDTHS, seed=1, noise=1.5)
+    results = evaluate_knn(train, y, test, truth) + evaluate_clustering(test, truth)
+    figures = {"CKA between blocks": cka_heat_map(["embedding", "kl"], [[1, 0.25], [0.25, 1]])}
+    text = build_report(results, title="A <b> & c", figures=figures)
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(link.startswith("data:") for link in page.links)
+    assert text.count("<table>") == 2
+    assert "A &lt;b&gt; &amp; c" in text
+    assert 'name="viewport" content="width=device-width' in text
+    accuracy = 100 * results[0].metrics["accuracy"]
+    assert f"<td>{accuracy:.1f} [" in text
+    assert "fingerprint: one" in text
+    write_report(tmp_path / "report.html", results, title="A <b> & c", figures=figures)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_the_report_refuses_nothing_and_bad_places(tmp_path):
+    with pytest.raises(InputError, match="results are empty"):
+        build_report([])
+    train, y = labelled(40, WIDTHS)
+    results = evaluate_knn(train, y, train, y)
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_report(tmp_path / "none" / "report.html", results)
