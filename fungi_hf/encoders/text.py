@@ -10,7 +10,7 @@ import torch
 
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.lastblock import first_token_block
-from fungi_hf.encoders.words import word_spans
+from fungi_hf.encoders.words import TOKENIZING, word_spans
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, choices
 from fungi_hf.layers import resolve_layer
 from fungi_hf.views.base import REGISTERED_VIEWS
@@ -186,14 +186,15 @@ class TextEncoder:
         """Tokenise, truncate and note what was special; padding comes later."""
         if not raws:
             return []
-        encoded = self.tokenizer(
-            list(raws),
-            add_special_tokens=True,
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+        with TOKENIZING:
+            encoded = self.tokenizer(
+                list(raws),
+                add_special_tokens=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
         return [self._prepared(raw, ids) for raw, ids in zip(raws, encoded, strict=True)]
 
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
@@ -210,7 +211,10 @@ class TextEncoder:
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
 
     def _n_tokens(self, raw: str) -> int:
-        encoded = self.tokenizer([raw], add_special_tokens=True, truncation=False, verbose=False)
+        with TOKENIZING:
+            encoded = self.tokenizer(
+                [raw], add_special_tokens=True, truncation=False, verbose=False
+            )
         return len(encoded["input_ids"][0])
 
     def _is_unknown(self, ids: list[int]) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.views.text import whitespace_spans
 
 if TYPE_CHECKING:
     from fungi_hf.views.text import Spans
 
+# A call sets truncation on the tokenizer's backend: another thread's call must wait for it.
+TOKENIZING: Final = threading.RLock()
 _JOINERS = ("'", "’")  # noqa: RUF001  (the typographic apostrophe is meant)
 
 
@@ -29,15 +32,16 @@ def word_spans(text: str, tokenizer: Any) -> Spans:
     """
     if not getattr(tokenizer, "is_fast", False):
         return whitespace_spans(text)
-    encoding = tokenizer(
-        text,
-        add_special_tokens=False,
-        truncation=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
+    with TOKENIZING:
+        encoding = tokenizer(
+            text,
+            add_special_tokens=False,
+            truncation=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
     words: dict[int, tuple[int, int]] = {}
     for word, (start, end) in zip(encoding.word_ids(), encoding["offset_mapping"], strict=True):
         if word is not None and end > start:
