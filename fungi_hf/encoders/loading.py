@@ -178,7 +178,7 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
         with warnings.catch_warnings():
             # One of AST's 128 mel filters is empty, in training as well.
             warnings.filterwarnings("ignore", message=".*all zero values.*")
-            return loader.from_pretrained(
+            processor = loader.from_pretrained(
                 name,
                 revision=hub.revision,
                 token=hub.token,
@@ -190,6 +190,13 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
             f"{type(model).__name__} needs its {kind}, which {name!r} does not give: "
             f"{str(error).splitlines()[0]}; pass processor="
         ) from None
+    if kind == "tokenizer" and len(processor) <= len(set(processor.all_special_ids)):
+        # Without its files transformers makes a tokenizer that knows no word.
+        raise EncoderError(
+            f"{type(model).__name__} needs its tokenizer, which {name!r} does not hold (the one "
+            "that was loaded knows special tokens only); pass processor="
+        )
+    return processor
 
 
 def _builder(model: nn.Module) -> Any:
