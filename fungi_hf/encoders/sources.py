@@ -154,7 +154,7 @@ def _from_array(raw: Any, rate: object, name: str) -> ArraySource:
     if rate is None:
         raise AudioError(
             f"an array of shape {array.shape} has no sampling rate; pass "
-            "{'array': ..., 'sampling_rate': Hz} or the argument sampling_rate"
+            "{'array': ..., 'sampling_rate': Hz} or the pair (array, Hz)"
         )
     array = _channels_last(array, name)
     return ArraySource(array, check_rate(rate), f"{name} of shape {array.shape}")

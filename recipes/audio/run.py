@@ -52,7 +52,7 @@ def extract(sounds: Sounds, model: str, config: FungiConfig) -> Any:
     """Give all clips' features; a block that needs training clips comes once per fold.
 
     The clips and their views are encoded once for all folds: only the negatives differ, so a
-    SimCLR block "name" becomes "name.fold", whose bank (and head) belongs to that fold's training
+    SimCLR block "name" becomes "name_fold", whose bank (and head) belongs to that fold's training
     clips.
     """
     fitted = [spec for spec in config.objectives if spec.needs_fit]
@@ -70,8 +70,7 @@ def extract(sounds: Sounds, model: str, config: FungiConfig) -> Any:
         print(f"negatives without {fold}", flush=True)
     config = config.replace(objectives=(*plain, *variants))
     extractor = FungiExtractor.from_pretrained(model, config)
-    # fit learns from one training set; here each bank has its own.
-    extractor._set_state(FittedState(banks, {}, None, {}))
+    extractor.restore(FittedState(banks))  # fit learns from one training set; here are several
     return extractor(sounds.files, fitted[0].n_views)  # a batch per view family: cheap pullbacks
 
 
