@@ -82,7 +82,7 @@ class FungiExtractor(Shareable):
     def restore(self, state: FittedState) -> None:
         """Take fitted state back."""
         self._computer.load_state(state.objectives)
-        self._finisher.load(state.means, state.components)
+        self._finisher.load(state.means, state.components, state.skipped)
         if state.encoder:
             self.encoder.load_state(state.encoder)  # type: ignore[attr-defined]
         self.state = state
@@ -186,7 +186,8 @@ class FungiExtractor(Shareable):
         if self.config.center or self.config.reduction is not None:
             raw = self._raw_blocks(items, progress=progress)
             means, components = self._finisher.fit(raw)
-        self.restore(FittedState(objectives, means, components, encoder_state))
+        skipped = self._finisher.skipped
+        self.restore(FittedState(objectives, means, components, encoder_state, skipped))
         return raw
 
     def __call__(

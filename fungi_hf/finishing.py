@@ -37,12 +37,12 @@ class Finisher:
         self._widths = {name: widths[name] for name in weights}
         self._means: dict[str, Tensor] = {}
         self._components: PrincipalComponents | None = None
-        self._skipped = ""
+        self.skipped: tuple[int, int] | None = None
 
     @property
     def has_reduction(self) -> bool:
         """Whether a PCA was fitted, or found unnecessary, by `fit`."""
-        return self._components is not None or bool(self._skipped)
+        return self._components is not None or self.skipped is not None
 
     @property
     def layout(self) -> Layout:
@@ -59,13 +59,21 @@ class Finisher:
     @property
     def notes(self) -> tuple[str, ...]:
         """Why a PCA was skipped, if it was."""
-        return (self._skipped,) if self._skipped else ()
+        if self.skipped is None or self._config.reduction is None:
+            return ()
+        return (
+            f"PCA to {self._config.reduction.n_components} components was skipped: the training "
+            f"features are {self.skipped[0]} x {self.skipped[1]}",
+        )
 
-    def load(self, means: dict[str, Tensor], components: PrincipalComponents | None) -> None:
+    def load(
+        self,
+        means: dict[str, Tensor],
+        components: PrincipalComponents | None,
+        skipped: tuple[int, int] | None,
+    ) -> None:
         """Take fitted state back."""
-        self._means, self._components = means, components
-        if components is None and means == {} and self._config.reduction is None:
-            self._skipped = ""
+        self._means, self._components, self.skipped = means, components, skipped
 
     def fit(
         self, blocks: dict[str, Tensor]
@@ -78,7 +86,7 @@ class Finisher:
         Returns:
             The means (empty without centring) and the PCA (None where it would not reduce).
         """
-        self._means, self._components, self._skipped = {}, None, ""
+        self._means, self._components, self.skipped = {}, None, None
         if self._config.center:
             self._means = {
                 name: self._directions(name, blocks[name]).double().mean(0) for name in self._widths
@@ -89,10 +97,7 @@ class Finisher:
             if wanted.n_components < min(rows.shape):
                 self._components = PrincipalComponents.fit(rows, wanted.n_components)
             else:
-                self._skipped = (
-                    f"PCA to {wanted.n_components} components was skipped: "
-                    f"the training features are {rows.shape[0]} x {rows.shape[1]}"
-                )
+                self.skipped = (rows.shape[0], rows.shape[1])
         return self._means, self._components
 
     def finish(self, blocks: dict[str, Tensor]) -> Float32Array:

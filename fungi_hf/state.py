@@ -26,12 +26,14 @@ class FittedState:
         means: Block name -> [width] training mean of the raw block.
         components: The fitted PCA.
         encoder: Tensors that the encoder learned (e.g. spectrogram statistics).
+        skipped: (N, F) of the training features, where `fit` found a PCA unnecessary.
     """
 
     objectives: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     means: dict[str, Tensor] = field(default_factory=dict)
     components: PrincipalComponents | None = None
     encoder: dict[str, Tensor] = field(default_factory=dict)
+    skipped: tuple[int, int] | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Give a flat dictionary with path-like names."""
@@ -45,6 +47,8 @@ class FittedState:
         if self.components is not None:
             flat["pca/mean"] = self.components.mean
             flat["pca/components"] = self.components.components
+        if self.skipped is not None:
+            flat["pca/skipped"] = torch.tensor(self.skipped)
         return flat
 
     @classmethod
@@ -65,14 +69,16 @@ class FittedState:
                 means[name] = tensor
             elif room == "encoder" and name:
                 encoder[name] = tensor
-            elif room == "pca" and name in ("mean", "components"):
+            elif room == "pca" and name in ("mean", "components", "skipped"):
                 pca[name] = tensor
             else:
                 raise StateError(f"the stored state has an unknown tensor {path!r}")
+        shape = pca.pop("skipped", None)
         if len(pca) == 1:
             raise StateError("the stored state has half a PCA: both mean and components are needed")
         components = PrincipalComponents(pca["mean"], pca["components"]) if pca else None
-        return cls(objectives, means, components, encoder)
+        skipped = None if shape is None else (int(shape[0]), int(shape[1]))
+        return cls(objectives, means, components, encoder, skipped)
 
     def digest(self) -> str:
         """Digest of all names, shapes and values."""
