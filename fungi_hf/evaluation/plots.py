@@ -135,7 +135,7 @@ def accuracy_against_cost(
 
 
 def render(figure: Figure, kind: str = "svg") -> bytes:
-    """Give a figure as the bytes of an SVG, PNG or PDF file; the same figure, the same bytes."""
+    """Give a figure as the bytes of an SVG, PNG or PDF file; equal new figures give equal bytes."""
     import matplotlib as mpl
 
     target = io.BytesIO()

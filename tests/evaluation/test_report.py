@@ -95,6 +95,10 @@ def test_figures_refuse_what_does_not_fit(monkeypatch):
         class_bars({"a": 1})
 
 
+def one_figure():
+    return {"CKA between blocks": cka_heat_map(["embedding", "kl"], [[1, 0.25], [0.25, 1]])}
+
+
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -114,8 +118,7 @@ def test_the_report_is_one_page_without_outside_resources(tmp_path):
     train, y = labelled(80, WIDTHS, noise=1.5)
     test, truth = labelled(60, WIDTHS, seed=1, noise=1.5)
     results = evaluate_knn(train, y, test, truth) + evaluate_clustering(test, truth)
-    figures = {"CKA between blocks": cka_heat_map(["embedding", "kl"], [[1, 0.25], [0.25, 1]])}
-    text = build_report(results, title="A <b> & c", figures=figures)
+    text = build_report(results, title="A <b> & c", figures=one_figure())
     page = Page()
     page.feed(text)
     assert page.open == []
@@ -127,7 +130,7 @@ def test_the_report_is_one_page_without_outside_resources(tmp_path):
     accuracy = 100 * results[0].metrics["accuracy"]
     assert f"<td>{accuracy:.1f} [" in text
     assert "fingerprint: one" in text
-    write_report(tmp_path / "report.html", results, title="A <b> & c", figures=figures)
+    write_report(tmp_path / "report.html", results, title="A <b> & c", figures=one_figure())
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
 
 
