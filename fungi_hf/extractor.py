@@ -7,6 +7,7 @@ batch, order, padding, chunk and process change nothing but the last bits of rou
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,10 @@ from fungi_hf.errors import ConfigError, InputError, NotFittedError, choices
 from fungi_hf.features import FungiFeatures
 from fungi_hf.finishing import Finisher
 from fungi_hf.hub.sharing import Shareable
-from fungi_hf.reading import warn_of
+from fungi_hf.reading import iterate, warn_of
 from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterable
 
     from fungi_hf.encoders.base import Encoder
@@ -166,13 +166,19 @@ class FungiExtractor(Shareable):
             InputError: If there are no inputs, or one is unusable.
         """
         del labels
-        raw = self._fit(inputs, progress=progress)
+        items = list(iterate(inputs))  # a generator cannot be read twice
+        raw, notes = self._fit(items, progress=progress)
         if raw is None:
-            return self(inputs, progress=progress)
-        array = self._finisher.finish(raw)
-        return self._features(array, (), ())
+            features, notes = self.collect(items, progress=progress)
+        else:
+            array = self._finisher.finish(raw)
+            features = self._features(array, (), self._finisher.notes)
+        warn_of(notes, self.encoder)
+        return features
 
-    def _fit(self, inputs: Iterable[Any], *, progress: bool) -> dict[str, torch.Tensor] | None:
+    def _fit(
+        self, inputs: Iterable[Any], *, progress: bool
+    ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
         items = self._computer.reader.check_all(inputs)
         if not items:
             raise InputError("fit needs at least one input; got none")
@@ -180,15 +186,15 @@ class FungiExtractor(Shareable):
             self.encoder.fit(items)
         objectives = self._computer.fit_objectives(items)
         encoder_state: dict[str, torch.Tensor] = getattr(self.encoder, "state", dict)()
-        raw = None
+        raw, notes = None, Counter[str]()
         means: dict[str, torch.Tensor] = {}
         components = None
         if self.config.center or self.config.reduction is not None:
-            raw = self._raw_blocks(items, progress=progress)
+            raw, notes = self._raw_blocks(items, progress=progress)
             means, components = self._finisher.fit(raw)
         skipped = self._finisher.skipped
         self.restore(FittedState(objectives, means, components, encoder_state, skipped))
-        return raw
+        return raw, notes
 
     def __call__(
         self,
@@ -276,13 +282,14 @@ class FungiExtractor(Shareable):
             notes=notes,
         )
 
-    def _raw_blocks(self, items: list[Any], *, progress: bool) -> dict[str, torch.Tensor]:
+    def _raw_blocks(
+        self, items: list[Any], *, progress: bool
+    ) -> tuple[dict[str, torch.Tensor], Counter[str]]:
+        reading = self._computer.reader.read(items)
         with _bar(items, progress) as bar:
-            parts = [
-                self._computer.compute(chunk, self.budget, bar)
-                for chunk in self._computer.reader.read(items)
-            ]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            parts = [self._computer.compute(chunk, self.budget, bar) for chunk in reading]
+        blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return blocks, reading.notes
 
 
 def _bar(inputs: Any, progress: bool) -> tqdm[Any]:

@@ -143,12 +143,20 @@ def iterate(inputs: Any) -> Iterator[Any]:
     """Iterate over inputs, refusing what only looks like many.
 
     Raises:
-        InputTypeError: If `inputs` is one input, a dict, or not iterable.
+        InputTypeError: If `inputs` is one input, a dict, a table, or not iterable.
     """
-    if isinstance(inputs, (str, bytes, bytearray, dict)) or not hasattr(inputs, "__iter__"):
+    kind = type(inputs).__name__
+    if isinstance(inputs, (str, bytes, bytearray, dict)) or getattr(inputs, "shape", None) == ():
         raise InputTypeError(
-            f"inputs must be a list or another iterable; got one {type(inputs).__name__}: "
-            "pass a list"
+            f"inputs must be a list or another iterable; got one {kind}: pass a list"
+        )
+    if hasattr(inputs, "columns"):  # iterating over a data frame gives its column names
+        raise InputTypeError(f"inputs must be a list or one column; got a table ({kind})")
+    if not hasattr(inputs, "__iter__"):
+        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # torch's data sets
+            return (inputs[i] for i in range(len(inputs)))
+        raise InputTypeError(
+            f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
     return iter(inputs)
 
