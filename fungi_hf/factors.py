@@ -38,6 +38,8 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
         packed[:, :m] = unit_rows(delta)
         packed[:, rank * m : rank * m + n1] = unit_rows(inputs) * live
         return packed, delta.new_zeros(n)
+    if not len(delta):  # all gradients are zero
+        return delta.new_zeros(n, rank * (m + n1)), delta.new_zeros(n)
     left, right = _padded(factors, delta), _padded(factors, inputs)  # [B, R, m], [B, R, n1]
     # A common scale per sample changes nothing after normalisation and keeps squares in range.
     scale = left.abs().amax((1, 2), keepdim=True)
