@@ -6,6 +6,7 @@ A spec names its block and holds its options; `fungi_hf.objectives` builds the t
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -106,7 +107,7 @@ class SimCLR(_Spec):
     logsumexp_temperature: float | None = None
     latent_dim: int = 256
     views: str = "auto"
-    view_options: dict[str, Any] = field(default_factory=dict)
+    view_options: dict[str, Any] = field(default_factory=dict, hash=False)
     n_negatives: int = 256
     negative_views: int = 2
 
@@ -123,7 +124,8 @@ class SimCLR(_Spec):
             check_number(self, "logsumexp_temperature", above=0)
         for name in ("latent_dim", "n_negatives", "negative_views"):
             check_integer(self, name)
-        _check_views(self.views, self.view_options)
+        _check_views(self.views)
+        _check_options(self, "view_options")
 
     @property
     def needs_fit(self) -> bool:
@@ -163,9 +165,9 @@ class Custom(_Spec):
 
     kind: ClassVar[str] = "custom"
     objective: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     views: str = "auto"
-    view_options: dict[str, Any] = field(default_factory=dict)
+    view_options: dict[str, Any] = field(default_factory=dict, hash=False)
     n_fit: int = 0
 
     def default_name(self) -> str:
@@ -186,7 +188,9 @@ class Custom(_Spec):
             )
         if isinstance(self.n_fit, bool) or not isinstance(self.n_fit, int) or self.n_fit < 0:
             raise ConfigError(f"n_fit must be an integer >= 0; got {self.n_fit!r}")
-        _check_views(self.views, self.view_options)
+        _check_views(self.views)
+        _check_options(self, "options")
+        _check_options(self, "view_options")
 
     @property
     def needs_fit(self) -> bool:
@@ -252,12 +256,14 @@ def _objective_from_dict(data: dict[str, Any]) -> ObjectiveSpec:
     values = dict(data)
     kind = values.pop("kind", None)
     kinds: dict[str, Any] = {**OBJECTIVE_SPECS, "custom": Custom}
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"objective kind is {choices(kind, kinds)}")
     known = [item.name for item in dataclasses.fields(kinds[kind])]
     for key in values:
         if key not in known:
             raise ConfigError(f"objective {kind!r} has no field {choices(key, known)}")
+    if kind == "custom" and "objective" not in values:
+        raise ConfigError("objective 'custom' needs its registered name in the field 'objective'")
     spec: ObjectiveSpec = kinds[kind](**values)
     return spec
 
@@ -287,8 +293,19 @@ def check_number(owner: object, name: str, *, above: float) -> None:
     object.__setattr__(owner, name, float(value))
 
 
-def _check_views(views: object, options: object) -> None:
+def _check_views(views: object) -> None:
     if not isinstance(views, str) or not views:
         raise ConfigError(f"views must be the name of a view generator or 'auto'; got {views!r}")
-    if not isinstance(options, dict):
-        raise ConfigError(f"view_options must be a dict; got {options!r}")
+
+
+def _check_options(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    try:
+        same = isinstance(value, dict) and json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ConfigError(
+            f"{type(owner).__name__}.{name} must be a dict of JSON values with texts as keys; "
+            f"got {value!r}"
+        )
