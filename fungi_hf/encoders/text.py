@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -39,8 +40,8 @@ class TextEncoder:
     chunk_size = 4096
     NOTES: Final = {
         "truncated": "{n} of the texts are longer than {limit} tokens and were truncated",
-        "empty": "{n} of the texts are empty or only white space; they share the features of the "
-        "empty sequence",
+        "empty": "{n} of the texts are empty, white space or nothing that the tokenizer keeps; they "
+        "share the features of the empty sequence",
         "control": "{n} of the texts hold NUL or other control characters, which the tokenizer "
         "may drop",
         "unknown": "{n} of the texts consist of unknown tokens only; different texts may share "
@@ -74,6 +75,7 @@ class TextEncoder:
             )
         self.model, self.tokenizer = model, tokenizer
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
+        self._empty_ids = self._tokenise([""])[0]
         self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
         self.max_length = self._resolve_length(config.max_length, trained_length)
         self.width = self._probe_width()
@@ -114,8 +116,7 @@ class TextEncoder:
 
     def _starts_with_class_token(self) -> bool:
         cls_id = getattr(self.tokenizer, "cls_token_id", None)
-        ids = self.tokenizer([""], add_special_tokens=True)["input_ids"][0]
-        return cls_id is not None and len(ids) > 0 and ids[0] == cls_id
+        return cls_id is not None and self._empty_ids[:1] == [cls_id]
 
     def _resolve_length(self, asked: int | None, trained: int | None) -> int:
         limit = int(min(getattr(self.tokenizer, "model_max_length", 10**9), 10**9))
@@ -132,7 +133,7 @@ class TextEncoder:
                     f"max_length={asked} is more than the encoder's limit of {limit} tokens"
                 )
             limit = asked
-        special = len(self.tokenizer([""], add_special_tokens=True)["input_ids"][0])
+        special = len(self._empty_ids)
         if limit <= special:
             raise ConfigError(f"max_length={limit} leaves no room beside {special} special tokens")
         return limit
@@ -183,7 +184,11 @@ class TextEncoder:
         return raw.encode()
 
     def prepare(self, raws: Sequence[str]) -> list[Prepared]:
-        """Tokenise, truncate and note what was special; padding comes later."""
+        """Tokenise, truncate and note what was special; padding comes later.
+
+        Raises:
+            InputError: If a text has no tokens at all, not even special ones.
+        """
         if not raws:
             return []
         with TOKENIZING:
@@ -198,24 +203,30 @@ class TextEncoder:
         return [self._prepared(raw, ids) for raw, ids in zip(raws, encoded, strict=True)]
 
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
+        if not ids:
+            raise InputError(f"the text {_short(raw)} has no tokens under this tokenizer")
         array = np.asarray(ids, dtype=np.int64)
         notes = []
-        if not raw.strip():
+        if ids == self._empty_ids or not raw.strip():
             notes.append("empty")
         elif len(ids) >= self.max_length and self._n_tokens(raw) > self.max_length:
             notes.append("truncated")
-        if not raw.isprintable() and any(ord(c) < 32 and c not in "\t\n\r\f\v" for c in raw):
+        if not raw.isprintable() and any(map(_is_control, raw)):
             notes.append("control")
         if not notes and self._is_unknown(ids):
             notes.append("unknown")
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
 
     def _n_tokens(self, raw: str) -> int:
+        return len(self._tokenise([raw])[0])
+
+    def _tokenise(self, raws: list[str]) -> list[list[int]]:
+        """Give the ids with special tokens, not truncated."""
         with TOKENIZING:
-            encoded = self.tokenizer(
-                [raw], add_special_tokens=True, truncation=False, verbose=False
-            )
-        return len(encoded["input_ids"][0])
+            ids: list[list[int]] = self.tokenizer(
+                raws, add_special_tokens=True, truncation=False, verbose=False
+            )["input_ids"]
+        return ids
 
     def _is_unknown(self, ids: list[int]) -> bool:
         unknown = getattr(self.tokenizer, "unk_token_id", None)
@@ -295,6 +306,10 @@ class TextEncoder:
         return WordDeletion(
             n_views, probability, spans=lambda text: word_spans(text, self.tokenizer)
         )
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" and not character.isspace()
 
 
 def _short(value: object) -> str:
