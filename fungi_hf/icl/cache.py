@@ -162,8 +162,9 @@ def _check_file(path: Path) -> None:
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    application, version = _identity(database)
+    # Tables first: another process may make the table and the identity, together, in between.
     tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application, version = _identity(database)
     if (application, version) == (0, 0) and not tables:
         _create(database)
         application, version = _identity(database)

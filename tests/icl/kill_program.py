@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
+if __name__ == "__main__":
+    import tests.icl.bare  # noqa: F401 - must come first
+
 from fungi_hf.icl import ChatLLM, DemoSelector, LabelSpace, PromptBuilder, evaluate
 from fungi_hf.icl.limits import Limits
 from tests.icl.chat_kit import NAMES, task

@@ -17,6 +17,7 @@ from fungi_hf.icl.cache import CACHE_VERSION, AnswerCache, request_key
 
 WRITER = """
 import sys
+import tests.icl.bare
 from fungi_hf.icl.cache import AnswerCache, request_key
 name, count = sys.argv[2], int(sys.argv[3])
 with AnswerCache(sys.argv[1]) as cache:
@@ -70,7 +71,7 @@ def test_two_processes_share_a_file_without_loss(tmp_path):
     both = [writer(path, name, count) for name in ("a", "b")]
     for process in both:
         process.communicate(timeout=60)
-        assert process.returncode == 0
+    assert [process.returncode for process in both] == [0, 0]
     with AnswerCache(path) as cache:
         assert len(cache) == 3 * count
         for i in range(count):
@@ -164,3 +165,15 @@ def test_closing_twice_is_fine(tmp_path):
     cache = AnswerCache(tmp_path / "a")
     cache.close()
     cache.close()
+
+
+@pytest.mark.slow
+def test_many_processes_may_create_the_file_at_once(tmp_path):
+    for round_number in range(30):
+        path = tmp_path / f"{round_number}.sqlite"
+        writers = [writer(path, name, 2) for name in "abcd"]
+        for process in writers:
+            process.communicate(timeout=60)
+        assert [process.returncode for process in writers] == [0] * 4
+        with AnswerCache(path) as cache:
+            assert len(cache) == 2 + 8

@@ -395,6 +395,7 @@ def test_label_scores_are_read_from_the_first_token_when_labels_start_differentl
 
 PROXY_PROGRAM = """
 import asyncio, sys
+import tests.icl.bare
 from fungi_hf.icl.llm import ChatLLM
 from tests.icl.chat_kit import LABELS, prompt
 async def run():
@@ -538,3 +539,35 @@ def test_errors_keep_their_facts():
     error = RequestFailedError("no answer", 3)
     assert str(error) == "no answer (3 attempts)"
     assert isinstance(error, LLMError)
+
+
+@pytest.mark.parametrize(("limits", "weigh"), [({"rpm": 8}, False), ({"tpm": 700}, True)])
+def test_the_server_sees_no_window_over_a_rate(limits, weigh):
+    clock, seen = FastClock(), []
+
+    def policy(body):
+        size = sum(len(message["content"].encode()) for message in body["messages"])
+        seen.append((clock.now(), size))
+        return "top up"
+
+    with FakeOpenAIServer(policy, faults=lambda n, _: 500 if n % 6 == 0 else None) as server:
+        limit = Limits(concurrency=6, clock=clock, **limits)
+        replies = ask(chat(server, limits=limit), *texts(30))
+        assert len(server.log) == sum(reply.attempts for reply in replies) == 35
+        tokens = [entry.prompt_tokens + entry.completion_tokens for entry in server.log]
+    assert seen[-1][0] > 60
+    for start, _ in seen:
+        window = [when for when, _ in seen if start <= when < start + 60]
+        used = sum(max(tokens) for _ in window) if weigh else len(window)
+        assert used <= (limits["tpm"] if weigh else limits["rpm"])
+
+
+def test_nobody_starts_while_the_gate_of_a_429_is_closed():
+    fault = Fault(status=429, retry_after_ms=400)
+    with FakeOpenAIServer(latency=0.01, faults={9: fault}) as server:
+        replies = ask(chat(server, limits=Limits(concurrency=4)), *texts(40))
+        (closed,) = [entry.end_s for entry in server.log if entry.status == 429]
+        # up to three others were on their way when the answer left
+        early = [e for e in server.log if closed + 0.03 < e.arrival_s < closed + 0.4]
+    assert early == []
+    assert sum(reply.attempts for reply in replies) == 41

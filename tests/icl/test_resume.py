@@ -111,3 +111,18 @@ def test_two_runs_at_once_share_a_cache(tmp_path):
         for name in ("a", "b"):
             assert (tmp_path / name / "results.jsonl").read_bytes() == expected
         assert here(server, tmp_path / "c", cache, rows) == 0
+
+
+def test_an_interrupted_run_writes_what_is_done(tmp_path):
+    rows = 60
+    with FakeOpenAIServer(latency=0.03) as server:
+        process = start(server, tmp_path / "run", "none", rows)
+        while len(server.log) < 20:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert "KeyboardInterrupt" in errors
+        written = (tmp_path / "run" / "results.jsonl").read_bytes().splitlines()
+        partial = EvalResult.load(tmp_path / "run")
+        assert 12 <= len(written) == len(partial.rows) < rows
+        assert here(server, tmp_path / "run", "none", rows) == rows - len(partial.rows)
