@@ -15,6 +15,7 @@ from fungi_hf.errors import FeatureError, FingerprintMismatchError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
     from torch import Tensor
 
     from fungi_hf.types import Float32Array, Layout
@@ -68,6 +69,31 @@ class FungiFeatures:
         """Give the array, so that numpy, scikit-learn and faiss take the features as they are."""
         return np.array(self.array, dtype=dtype, copy=bool(copy) or None)
 
+    def __getitem__(self, rows: slice | npt.NDArray[Any]) -> FungiFeatures:
+        """Give some rows: a slice, or an array of positions."""
+        return self._with_array(self.array[rows])
+
+    def joined(self, other: FungiFeatures) -> FungiFeatures:
+        """Give these rows and the other's after them.
+
+        Raises:
+            FingerprintMismatchError: If the two come from different configs, models or states.
+        """
+        self._check_same(other)
+        return self._with_array(np.concatenate([self.array, other.array]))
+
+    def _with_array(self, array: Float32Array) -> FungiFeatures:
+        return FungiFeatures(
+            array=array, layout=self.layout, fingerprint=self.fingerprint, factors=self.factors
+        )
+
+    def _check_same(self, other: FungiFeatures) -> None:
+        if other.fingerprint != self.fingerprint:
+            raise FingerprintMismatchError(
+                f"features have fingerprint {self.fingerprint}, the others {other.fingerprint}; "
+                "extract both with one extractor"
+            )
+
     def block(self, name: str) -> Float32Array:
         """Give the columns of one block, [N, width].
 
@@ -119,11 +145,7 @@ class FungiFeatures:
         Raises:
             FingerprintMismatchError: If the two come from different configs, models or states.
         """
-        if other.fingerprint != self.fingerprint:
-            raise FingerprintMismatchError(
-                f"features have fingerprint {self.fingerprint}, the others {other.fingerprint}; "
-                "extract both with one extractor"
-            )
+        self._check_same(other)
         total = np.zeros((len(self), len(other)), dtype=np.float32)
         for name, columns in self.layout.items():
             left, right = self.array[:, columns], other.array[:, columns]

@@ -38,15 +38,21 @@ def accuracies(
         seed: Of the draws.
 
     Returns:
-        "a+b" -> {"full", "few_mean", "few_sd", "few"}.
+        "a+b" -> {"full", "few_mean", "few_sd", "few"}, and the test rows "gained" and "lost"
+        against the first combination.
     """
     picks = [_draw(y_train, shots, seed, draw) for draw in range(draws)]
     sums = _summed(test, train, combinations)
     result = {}
+    first = None
     for combination, total in sums.items():
+        right = _vote(total, y_train) == y_test
+        first = right if first is None else first
         few = [float((_vote(total[:, pick], y_train[pick]) == y_test).mean()) for pick in picks]
         result["+".join(combination)] = {
-            "full": float((_vote(total, y_train) == y_test).mean()),
+            "full": float(right.mean()),
+            "gained": int((right & ~first).sum()),
+            "lost": int((first & ~right).sum()),
             "few_mean": float(np.mean(few)),
             "few_sd": float(np.std(few, ddof=1)),
             "few": few,

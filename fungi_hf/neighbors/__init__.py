@@ -7,6 +7,7 @@ from fungi_hf.neighbors.base import Index, Metric, Neighbors
 from fungi_hf.neighbors.classifier import KNNClassifier
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.faiss import FaissIndex, FaissOptions
+from fungi_hf.neighbors.kernel import KernelIndex
 from fungi_hf.neighbors.topk import search_similarity
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FaissOptions",
     "Index",
     "KNNClassifier",
+    "KernelIndex",
     "Metric",
     "Neighbors",
     "search_similarity",

@@ -17,6 +17,7 @@ from fungi_hf.neighbors.base import (
     check_metric,
 )
 from fungi_hf.neighbors.exact import ExactIndex
+from fungi_hf.neighbors.kernel import KernelIndex
 from fungi_hf.neighbors.labels import encode_known, encode_labels
 from fungi_hf.neighbors.vectors import as_matrix
 
@@ -164,6 +165,8 @@ class KNNClassifier:
                 f"n_neighbors is {self.n_neighbors}, but there are {n_rows} training rows; "
                 f"allowed: 1 to {n_rows}"
             )
+        if getattr(X, "factors", None) and isinstance(self.index, ExactIndex):
+            self.index = KernelIndex()  # exact factors bring their own similarity
         self.index.fit(X)
         self.classes_, self._codes, self._vectors = classes, codes, X
         return self

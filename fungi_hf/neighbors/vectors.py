@@ -71,6 +71,11 @@ def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Ro
         ShapeError: If they are not a matrix with at least one column.
         FeatureError: If rows hold NaN or infinity.
     """
+    if getattr(vectors, "factors", None):
+        raise FeatureError(
+            f"{name} hold exact gradient factors (sketch='none'), whose columns must not be "
+            "compared directly; use KernelIndex, or extract with a sketch"
+        )
     if isinstance(vectors, Features):
         fingerprint, vectors = vectors.fingerprint, vectors.array
     array = as_matrix(vectors, name)
