@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from fungi_hf.encoders.sources import recognise
 from fungi_hf.errors import AudioError, InputTypeError, OptionalDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     import numpy.typing as npt
 
     from fungi_hf.encoders.soundfiles import Opened
@@ -61,15 +59,6 @@ class Clip:
         return hash(self.content)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A clip that could not be used: its place in the input, its source and the reason."""
-
-    index: int
-    source: str
-    reason: str
-
-
 def decode(
     raw: object, rate: int, *, limit_s: float | None = None, sampling_rate: int | None = None
 ) -> Clip:
@@ -104,38 +93,6 @@ def decode(
         raise AudioError(f"{source.name} has no samples")
     cut = limit is not None and seconds * rate > limit + 1
     return Clip(samples, rate, source.name, seconds, cut)
-
-
-def decode_all(
-    items: Iterable[object],
-    rate: int,
-    *,
-    limit_s: float | None = None,
-    sampling_rate: int | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
-) -> Iterator[Clip | Failure]:
-    """Decode clips one by one, naming those that fail by index and source.
-
-    Args:
-        items: Clips as `decode` takes them.
-        rate: Wanted sampling rate in Hz.
-        limit_s: Longest part in seconds that is kept.
-        sampling_rate: Hz, of bare arrays.
-        on_error: `raise` stops at the first failure; `skip` yields a Failure in its place.
-
-    Yields:
-        A clip, or the record of its failure, in the order of the input. With "raise" the error
-        is an AudioError (unusable value) or InputTypeError (unusable type).
-    """
-    for index, raw in enumerate(items):
-        try:
-            yield decode(raw, rate, limit_s=limit_s, sampling_rate=sampling_rate)
-        except (AudioError, InputTypeError) as error:
-            if on_error == "skip":
-                yield Failure(index=index, source=describe(raw), reason=str(error))
-                continue
-            kind = InputTypeError if isinstance(error, InputTypeError) else AudioError
-            raise kind(f"item {index} ({describe(raw)}): {error}") from None
 
 
 def describe(raw: object) -> str:

@@ -126,6 +126,8 @@ def _from_dict(raw: Mapping[str, Any]) -> Source:
                     "add 'sampling_rate' in Hz"
                 )
             return _from_array(raw[key], raw["sampling_rate"], f"{key!r} entry")
+    if "audio" in keys and raw["audio"] is not None:  # a whole row of a data set
+        return recognise(raw["audio"], raw["sampling_rate"] if "sampling_rate" in keys else None)
     if raw_bytes := (raw["bytes"] if "bytes" in keys else None):
         return _from_bytes(bytes(raw_bytes), "bytes")
     path = raw["path"] if "path" in keys else None
@@ -135,7 +137,7 @@ def _from_dict(raw: Mapping[str, Any]) -> Source:
         return _from_bytes(b"", "bytes")
     raise AudioError(
         f"a clip given as a dict has the keys {keys[:10]}; "
-        "expected 'array' or 'raw' with 'sampling_rate', or 'bytes' or 'path', not None"
+        "expected 'array' or 'raw' with 'sampling_rate', or 'bytes' or 'path' or 'audio', not None"
     )
 
 

@@ -301,7 +301,7 @@ def test_the_model_is_left_as_it_was(make, name):
     attributes = {key: set(vars(module)) for key, module in encoder.model.named_modules()}
     state = torch.random.get_rng_state()
     extractor = FungiExtractor(encoder, CONFIG)
-    with torch.no_grad():
+    with torch.inference_mode():
         extractor.fit(clips(4000, 5000, 6000))
         extractor(clips(4000, 5000))
     assert torch.equal(torch.random.get_rng_state(), state)
