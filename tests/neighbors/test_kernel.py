@@ -56,7 +56,7 @@ def test_classifier_uses_the_kernel_for_exact_factors():
 
 def test_factors_are_refused_by_a_column_index():
     pool, _ = exact_features(10, 0)
-    with pytest.raises(FeatureError, match="exact gradient factors.*KernelIndex"):
+    with pytest.raises(FeatureError, match="exact gradient factors"):
         ExactIndex().fit(pool)
 
 
@@ -65,7 +65,7 @@ def test_wrong_use_is_said():
     other, _ = exact_features(3, 1, fingerprint="two")
     with pytest.raises(NotFittedError, match="empty"):
         KernelIndex().search(pool, 1)
-    with pytest.raises(FingerprintMismatchError, match="one.*two"):
+    with pytest.raises(FingerprintMismatchError, match="fingerprint one"):
         KernelIndex().fit(pool).search(other, 1)
     with pytest.raises(FeatureError, match="ndarray without a similarity"):
         KernelIndex().fit(np.eye(3))
