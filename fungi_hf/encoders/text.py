@@ -40,7 +40,7 @@ class TextEncoder:
     chunk_size = 4096
     NOTES: Final = {
         "truncated": "{n} of the texts are longer than {limit} tokens and were truncated",
-        "empty": "{n} of the texts are empty, white space or nothing that the tokenizer keeps; they "
+        "empty": "{n} of the texts are empty, blank or nothing that the tokenizer keeps; they "
         "share the features of the empty sequence",
         "control": "{n} of the texts hold NUL or other control characters, which the tokenizer "
         "may drop",
