@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fungi_hf.errors import InputError, OptionalDependencyError
-from fungi_hf.evaluation.inputs import choose_combinations, read_labelled
+from fungi_hf.evaluation.inputs import choose_combinations, expect, read_labelled
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors.base import check_count
 from fungi_hf.neighbors.labels import encode_labels
@@ -72,7 +72,8 @@ def evaluate_clustering(
     Raises:
         InputError: If there are more clusters than rows.
     """
-    rule = protocol or ClusteringProtocol()
+    rule = ClusteringProtocol() if protocol is None else protocol
+    expect(rule, ClusteringProtocol, "protocol")
     judged = read_labelled(features, labels, "features")
     classes, codes = encode_labels(judged.labels, "labels")
     n_clusters = rule.n_clusters or len(classes)

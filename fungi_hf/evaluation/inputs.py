@@ -139,6 +139,16 @@ def read_blocks(features: FeatureInput, name: str) -> tuple[Rows, Layout]:
     return rows, dict(layout)
 
 
+def expect(value: object, kind: type, name: str) -> None:
+    """Refuse an argument of another type.
+
+    Raises:
+        InputTypeError: If it is one.
+    """
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{name} is a {type(value).__name__}; it must be a {kind.__name__}")
+
+
 def check_pair(train: LabelledRows, test: LabelledRows) -> None:
     """Refuse training and test rows that do not belong together.
 
@@ -196,6 +206,8 @@ def choose_combinations(
             )
         sizes = range(1, len(names) + 1)
         return [some for size in sizes for some in itertools.combinations(names, size)]
+    if isinstance(wanted, str):
+        raise InputTypeError(f"combinations are {wanted!r}; give a sequence of sequences of names")
     chosen: list[Combination] = []
     for some in wanted:
         if isinstance(some, str):

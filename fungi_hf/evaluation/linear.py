@@ -12,6 +12,7 @@ from fungi_hf.errors import ConfigError, OptionalDependencyError, choices
 from fungi_hf.evaluation.inputs import (
     check_pair,
     choose_combinations,
+    expect,
     read_labelled,
     unseen_note,
 )
@@ -71,6 +72,7 @@ class LinearProtocol:
         Raises:
             ConfigError: If a value is out of range.
         """
+        expect(self.strengths, tuple, "strengths")
         check_count(self.max_iterations, "max_iterations", 1, None)
         if self.pca is not None:
             check_count(self.pca, "pca", 1, None)

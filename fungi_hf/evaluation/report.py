@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from fungi_hf.errors import InputError, StorageError
 from fungi_hf.evaluation import plots
+from fungi_hf.evaluation.inputs import expect
+from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from fungi_hf.evaluation.records import EvaluationResult
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -52,6 +53,8 @@ def build_report(
     """
     if not results:
         raise InputError("results are empty; a report needs at least one record")
+    for one in results:
+        expect(one, EvaluationResult, "a result")
     groups: dict[tuple[str, str], list[EvaluationResult]] = {}
     for result in results:
         groups.setdefault((result.task, result.protocol), []).append(result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from fungi_hf.errors import ConfigError, InputError, ShapeError, choices
-from fungi_hf.evaluation.inputs import LabelledRows, choose_combinations, read_blocks
+from fungi_hf.evaluation.inputs import LabelledRows, choose_combinations, expect, read_blocks
 from fungi_hf.evaluation.projection import project
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors import ExactIndex
@@ -118,6 +118,7 @@ class RetrievalProtocol:
             ConfigError: If the formula is unknown.
         """
         check_metric(self.metric)
+        expect(self.cutoffs, tuple, "cutoffs")
         for k in self.cutoffs:
             check_count(k, "cutoffs", 1, None)
         if self.pca is not None:
@@ -159,6 +160,7 @@ def evaluate_retrieval(
         InputError: If a judgement names a row that does not exist, or no query has a relevant row.
     """
     rule = _protocol(protocol)
+    expect(relevance, Relevance, "relevance")
     rows, layout = read_blocks(pool, "pool")
     asked, asked_layout = read_blocks(queries, "queries")
     if layout != asked_layout or rows.width != asked.width:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,7 +42,7 @@ def read_labels(labels: Labels, name: str, n_rows: int | None = None) -> LabelAr
             f"{name} has several labels in a row, first in row {several[0]}: "
             f"{values[several[0]]!r}; multi-label data is not supported, give one label a row"
         )
-    missing = [i for i, value in enumerate(values) if value is None or value != value]  # noqa: PLR0124
+    missing = [i for i, value in enumerate(values) if _is_missing(value)]
     if missing:
         rows = ", ".join(map(str, missing[:10]))
         raise LabelError(f"{name} has {len(missing)} missing labels (None or NaN): rows {rows}")
@@ -108,6 +109,13 @@ def _as_list(labels: Labels, name: str) -> list[Any]:
         values: list[Any] = labels.tolist()
         return values
     return [value.item() if isinstance(value, np.generic) else value for value in labels]
+
+
+def _is_missing(value: object) -> bool:
+    """Recognise None, NaN, NaT and pandas' NA, the last by name: pandas is not needed here."""
+    if value is None or type(value).__name__ in {"NAType", "NaTType"}:
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _kind(value: object) -> str:

@@ -111,6 +111,11 @@ def as_matrix(vectors: Vectors, name: str) -> RealArray:
         raise InputTypeError(
             f"{name} ({type(vectors).__name__}) cannot be read as an array: {error}"
         ) from None
+    if array.dtype == object:
+        raise InputTypeError(
+            f"{name} is a {type(vectors).__name__} that holds no numbers; "
+            "it must be an [N, F] array or features"
+        )
     kind = array.dtype.kind
     if kind not in "fiu" or array.dtype.itemsize > 8:
         raise InputTypeError(

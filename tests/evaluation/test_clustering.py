@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from fungi_hf.errors import FeatureError, InputError, LabelError
+from fungi_hf.errors import FeatureError, InputError, InputTypeError, LabelError
 from fungi_hf.evaluation import ClusteringProtocol, evaluate_clustering
 from fungi_hf.evaluation.clustering import match_clusters
 from tests.evaluation.blocks import labelled
@@ -74,3 +74,5 @@ def test_bad_input_says_what_is_wrong():
         evaluate_clustering(np.full((4, 2), np.nan), [0, 1, 0, 1])
     with pytest.raises(InputError, match="n_seeds is 0"):
         ClusteringProtocol(n_seeds=0)
+    with pytest.raises(InputTypeError, match="protocol is a str; it must be a ClusteringProtocol"):
+        evaluate_clustering(features, labels, protocol="fungi")

@@ -261,6 +261,7 @@ MULTI = [[0, 1]] * 30
         ),
         ({"combinations": [["kl", "klm"]]}, FeatureError, "no block 'klm'; choose one of 'kl'"),
         ({"combinations": ["kl"]}, InputTypeError, "combination 'kl' is a string"),
+        ({"combinations": "kl"}, InputTypeError, "combinations are 'kl'"),
         ({"combinations": []}, FeatureError, "no combination was named"),
         (
             {"train": SimpleNamespace(array=np.ones((30, 3), "f4"), layout={}, fingerprint="a")},

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from fungi_hf.errors import ConfigError, LabelError, OptionalDependencyError, ShapeError
+from fungi_hf.errors import (
+    ConfigError,
+    InputTypeError,
+    LabelError,
+    OptionalDependencyError,
+    ShapeError,
+)
 from fungi_hf.evaluation import LinearProtocol, evaluate_linear
 from fungi_hf.evaluation.sampling import split_validation
 from tests.evaluation.blocks import labelled
@@ -85,6 +91,8 @@ def test_bad_input_says_what_is_wrong(monkeypatch):
         evaluate_linear(train, y, test, truth, protocol="papers")
     with pytest.raises(ConfigError, match="strengths are"):
         LinearProtocol(strengths=(0.0,))
+    with pytest.raises(InputTypeError, match="strengths is a float; it must be a tuple"):
+        LinearProtocol(strengths=0.1)
     with pytest.raises(ConfigError, match="validation_share is 1"):
         LinearProtocol(validation_share=1)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)

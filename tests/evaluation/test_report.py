@@ -6,7 +6,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fungi_hf.errors import InputError, OptionalDependencyError, ShapeError, StorageError
+from fungi_hf.errors import (
+    InputError,
+    InputTypeError,
+    OptionalDependencyError,
+    ShapeError,
+    StorageError,
+)
 from fungi_hf.evaluation import (
     block_cka,
     build_report,
@@ -137,6 +143,8 @@ def test_the_report_is_one_page_without_outside_resources(tmp_path):
 def test_the_report_refuses_nothing_and_bad_places(tmp_path):
     with pytest.raises(InputError, match="results are empty"):
         build_report([])
+    with pytest.raises(InputTypeError, match="a result is a dict"):
+        build_report([{}])
     train, y = labelled(40, WIDTHS)
     results = evaluate_knn(train, y, train, y)
     with pytest.raises(StorageError, match="cannot be written"):

@@ -8,6 +8,7 @@ from fungi_hf.errors import (
     ConfigError,
     FingerprintMismatchError,
     InputError,
+    InputTypeError,
     LabelError,
     ShapeError,
 )
@@ -131,3 +132,7 @@ def test_bad_input_says_what_is_wrong():
         RetrievalProtocol(formula="x")
     with pytest.raises(LabelError, match="missing labels"):
         Relevance.same_label([None], [0])
+    with pytest.raises(InputTypeError, match="relevance is a dict; it must be a Relevance"):
+        evaluate_retrieval(eye, eye, {})
+    with pytest.raises(InputTypeError, match="cutoffs is a int; it must be a tuple"):
+        RetrievalProtocol(cutoffs=5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -149,6 +150,8 @@ def fit(y, n=4, **options):
         (lambda: fit(["a", "b", None, "a"]), LabelError, "rows 2"),
         (lambda: fit([0, 1, float("nan"), 1.0]), LabelError, "rows 2"),
         (lambda: fit(np.array([0, 1, np.nan, 1])), LabelError, "rows 2"),
+        (lambda: fit(pd.Series(["a", "b", pd.NA, "a"])), LabelError, "rows 2"),
+        (lambda: fit(None), LabelError, "y is a NoneType"),
         (lambda: fit([0, 1, "a", 1]), LabelError, "mixes integers and strings"),
         (lambda: fit([0.5, 1, 2, 3]), LabelError, "mixes fractions and integers"),
         (lambda: fit([0.5, 1.5, 2.5, 3.5]), LabelError, "holds fractions, e.g. 0.5"),
