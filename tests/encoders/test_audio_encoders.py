@@ -211,6 +211,29 @@ def test_whisper_does_not_pay_for_silence(make):
     assert torch.allclose(embed(encoder, [short, long])[:1], expected, atol=1e-5)
 
 
+def with_option(name, value):
+    config = FungiConfig()
+    object.__setattr__(config, name, value)
+    return config
+
+
+def test_whisper_on_its_whole_window_equals_the_models_own_forward(make):
+    encoder = make("whisper", with_option("audio_context", "full"))
+    items = clips(3200, 700, 48_000)
+    assert encoder._body.cost(3200) == 150
+    for item, found in zip(items, embed(encoder, items), strict=True):
+        covering = -(-len(item["array"]) // 320)
+        expected = plain_tokens(encoder, item)[:covering].mean(0)
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_unknown_context_and_front_end_list_the_choices(make):
+    with pytest.raises(ConfigError, match=r"audio_context is 'all'; choose one of"):
+        make("whisper", with_option("audio_context", "all"))
+    with pytest.raises(ConfigError, match=r"unknown front-end 'kaldi'; choose one of"):
+        make("ast", with_option("audio_frontend", "kaldi"))
+
+
 def test_whisper_inside_a_full_model_and_alone_are_one(originals):
     model, processor = originals["whisper"]
     assert type(model).__name__ == "WhisperEncoder"

@@ -24,7 +24,7 @@ def extractor(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ssast")
     torch.save(synthetic(WIDTH), folder / "ssast.pth")
     convert(folder / "ssast.pth", folder / "model", stride=10, frames=64)
-    config = FungiConfig.paper("audio").replace(reduction=None)
+    config = FungiConfig.paper("audio").replace(reduction=None, max_length=64)
     made = FungiExtractor.from_pretrained(folder / "model", config)
     return made.fit(sounds(64, seed=1))
 
