@@ -21,7 +21,7 @@ _LIMITS = ("concurrency", "rpm", "tpm", "max_attempts", "timeout", "repair")
 _SAMPLING = ("max_output_tokens", "token_param", "temperature")
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:  # noqa: ANN401 - argparse's own is private
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add `icl` to the subparsers of a program.
 
     Each command sets `handler`, a function from the parsed namespace to an exit status.

@@ -64,8 +64,8 @@ class LocalLLM:
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401 - any causal model
-        tokenizer: Any,  # noqa: ANN401 - any tokenizer
+        model: Any,
+        tokenizer: Any,
         *,
         output: LocalOutput = "score",
         reduce: Reduce = "sum",
@@ -327,7 +327,7 @@ def training_prompts(
 
 
 @contextlib.contextmanager
-def _undisturbed(model: Any) -> Iterator[None]:  # noqa: ANN401 - any causal model
+def _undisturbed(model: Any) -> Iterator[None]:
     """Use the model in evaluation mode and put every module's mode back afterwards."""
     training = [module for module in model.modules() if module.training]
     for module in training:

@@ -201,7 +201,7 @@ def _check(builder: object, llm: object, queries: object, repeats: object) -> No
         raise ConfigError(f"repeats must be an integer of at least 1, got {repeats!r}")
 
 
-def _form(llm: LLM, labels: LabelSpace) -> Any:  # noqa: ANN401 - one of the builder's literals
+def _form(llm: LLM, labels: LabelSpace) -> Any:
     choose = getattr(llm, "prompt_output", None)
     return "text" if choose is None else choose(labels)
 

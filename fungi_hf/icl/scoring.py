@@ -63,17 +63,17 @@ def split_shared(sequences: Sequence[Sequence[int]]) -> Encoded:
     return Encoded(first[:shared], tuple(row[shared:] for row in rows))
 
 
-def _accepts(model: Any, name: str) -> bool:  # noqa: ANN401 - any causal model
+def _accepts(model: Any, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
 def _forward(
-    model: Any,  # noqa: ANN401 - any causal model
+    model: Any,
     tokens: torch.Tensor,
     mask: torch.Tensor,
-    cache: Any = None,  # noqa: ANN401 - the model's own cache
+    cache: Any = None,
     keep: int = 0,
-) -> Any:  # noqa: ANN401 - the model's own output
+) -> Any:
     """Run the model on new tokens [B, S] after what the cache holds; mask is [B, P + S]."""
     import torch
 
@@ -97,7 +97,7 @@ def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return wanted - torch.logsumexp(logits.double(), dim=-1)
 
 
-def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad on the right: tokens and mask, both [B, S]."""
     import torch
 
@@ -108,7 +108,7 @@ def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, t
 
 
 def shared_prefix_scores(
-    model: Any,  # noqa: ANN401 - any causal model
+    model: Any,
     encoded: Encoded,
     max_batch_tokens: int,
 ) -> Float64Array:
@@ -147,9 +147,9 @@ def shared_prefix_scores(
 
 
 def _suffix_scores(
-    model: Any,  # noqa: ANN401 - any causal model
+    model: Any,
     rows: Sequence[Sequence[int]],
-    cache: Any,  # noqa: ANN401 - the model's own cache
+    cache: Any,
     n_prefix: int,
     first: torch.Tensor,
 ) -> Float64Array:
@@ -168,7 +168,7 @@ def _suffix_scores(
 
 
 def naive_scores(
-    model: Any,  # noqa: ANN401 - any causal model
+    model: Any,
     encoded: Encoded,
     max_batch_tokens: int,
 ) -> Float64Array:
@@ -196,7 +196,7 @@ def naive_scores(
     return np.concatenate(scores).astype(np.float64)
 
 
-def constrained_choice(model: Any, encoded: Encoded) -> int:  # noqa: ANN401 - any causal model
+def constrained_choice(model: Any, encoded: Encoded) -> int:
     """Decode greedily through the tree of the labels' tokens.
 
     Args:

@@ -83,7 +83,7 @@ def load_examples(
     return Examples(**parts)
 
 
-def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vectors | Any:  # noqa: ANN401 - a plain array
+def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vectors | Any:
     """Read feature vectors.
 
     Args:
@@ -137,7 +137,7 @@ def _safetensors(path: Path, blocks: Sequence[str] | None) -> Vectors:
     return Vectors(kept, f"{fingerprint}:{'+'.join(blocks)}")
 
 
-def _loaded(path: Path) -> Any:  # noqa: ANN401 - an array, or a file of arrays
+def _loaded(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -186,7 +186,7 @@ def _jsonl(path: Path) -> dict[str, Any]:
     }
 
 
-def _json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
