@@ -101,7 +101,11 @@ class BlockComputer:
 
     @own_context()
     def compute(
-        self, samples: list[Sample], budget: Budget, bar: tqdm[Any]
+        self,
+        samples: list[Sample],
+        budget: Budget,
+        bar: tqdm[Any],
+        lost: dict[str, float] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Give every raw block of a chunk, [N, width] float32, in the chunk's order.
 
@@ -109,6 +113,7 @@ class BlockComputer:
             samples: The chunk.
             budget: Limits of batches and groups.
             bar: Moved by one per sample.
+            lost: Updated: block of exact factors -> largest share of a squared norm dropped.
         """
         plan = Plan(
             encoder=self._encoder,
@@ -132,8 +137,11 @@ class BlockComputer:
         with untouched(self._encoder.model):
             for group in cut_groups(samples, budget):
                 rows = torch.tensor([sample.index for sample in group])
-                for name, block in Group(group, plan, budget).blocks(waiting, rows).items():
+                computed = Group(group, plan, budget)
+                for name, block in computed.blocks(waiting, rows).items():
                     blocks[name][rows] = block
+                if lost is not None:
+                    lost |= {n: max(x, lost.get(n, 0.0)) for n, x in computed.lost.items()}
                 bar.update(len(group))
         for buffer in waiting.values():
             buffer.flush()

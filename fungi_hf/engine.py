@@ -58,11 +58,16 @@ class Plan:
 
 
 class Group:
-    """Samples whose graphs are alive together; the model must be held by `untouched`."""
+    """Samples whose graphs are alive together; the model must be held by `untouched`.
+
+    Attributes:
+        lost: Block kept as exact factors -> largest share of a squared norm that was dropped.
+    """
 
     def __init__(self, samples: Sequence[Sample], plan: Plan, budget: Budget) -> None:
         """Encode every distinct input of every sample once."""
         self._plan, self._n = plan, len(samples)
+        self.lost: dict[str, float] = {}
         units: list[Prepared] = []
         owners: list[int] = []
         known: dict[tuple[int, bytes], int] = {}
@@ -132,7 +137,7 @@ class Group:
             elif name in waiting:
                 waiting[name].add(rows, self.factors(name, objective))
             else:
-                blocks[name] = self._finish(self.factors(name, objective))
+                blocks[name] = self._finish(name, self.factors(name, objective))
         return {name: block.detach().float().cpu() for name, block in blocks.items()}
 
     def view_embeddings(self, name: str) -> Tensor:
@@ -169,11 +174,13 @@ class Group:
         ]
         return concatenate(parts)
 
-    def _finish(self, factors: LayerFactors) -> Tensor:
+    def _finish(self, name: str, factors: LayerFactors) -> Tensor:
         plan = self._plan
         with torch.no_grad():
             if plan.sketch is None:
-                return compress(factors, plan.rank)[0]
+                packed, lost = compress(factors, plan.rank)
+                self.lost[name] = float(lost.max())
+                return packed
             y = plan.sketch(factors)
             return y.bfloat16().float() if plan.round_sketch else y
 

@@ -262,12 +262,15 @@ class FungiExtractor(Shareable):
         budget = _with_batch_size(self.budget, batch_size)
         reading = self._computer.reader.read(inputs, skip=on_error == "skip")
         arrays: list[Float32Array] = []
+        lost: dict[str, float] = {}
         with _bar(inputs, progress) as bar:
             for chunk in reading:
-                arrays.append(self._finisher.finish(self._computer.compute(chunk, budget, bar)))
+                blocks = self._computer.compute(chunk, budget, bar, lost)
+                arrays.append(self._finisher.finish(blocks))
                 bar.update(reading.n_read - bar.n)
         array = _join(arrays, self._finisher.width)
-        features = self._features(array, tuple(reading.failures), self._finisher.notes)
+        facts = (*self._finisher.notes, *_losses(lost))
+        features = self._features(array, tuple(reading.failures), facts)
         return features, reading.notes
 
     def _features(
@@ -290,6 +293,16 @@ class FungiExtractor(Shareable):
             parts = [self._computer.compute(chunk, self.budget, bar) for chunk in reading]
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return blocks, reading.notes
+
+
+def _losses(lost: dict[str, float]) -> tuple[str, ...]:
+    """Say what exact factors dropped, beyond rounding."""
+    return tuple(
+        f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
+        "a larger sketch_rank keeps more"
+        for name, share in lost.items()
+        if share > 1e-6
+    )
 
 
 def _bar(inputs: Any, progress: bool) -> tqdm[Any]:
