@@ -152,7 +152,11 @@ def _facts(path: Path) -> Iterator[None]:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is not ours before SQLite touches it."""
+    """Refuse what is not ours before SQLite touches it.
+
+    Raises:
+        CacheError: If it is a folder or no SQLite file.
+    """
     if path.is_dir():
         raise CacheError(f"the answer cache {path} is a folder; give the path of a file")
     if path.exists() and path.stat().st_size:

@@ -230,7 +230,11 @@ def _replace(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path | None) -> Iterator[None]:
-    """Turn a failed write into an error that names the folder."""
+    """Turn a failed write into an error that names the folder.
+
+    Raises:
+        StorageError: If the write failed.
+    """
     try:
         yield
     except OSError as error:
