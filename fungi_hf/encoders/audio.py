@@ -116,6 +116,11 @@ class AudioEncoder:
         self._mels: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @property
+    def reads_first_token(self) -> bool:
+        """Whether the embedding reads one or two tokens, so that a gradient has as few rows."""
+        return self.pooling != "mean"
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
@@ -259,7 +264,3 @@ class AudioEncoder:
             raise InputError(f"an audio encoder's state holds 'statistics' [2]; got {list(state)}")
         mean, std = state["statistics"].tolist()
         self._body.statistics = Statistics(mean=mean, std=std)
-
-    def identity(self) -> dict[str, str]:
-        """Say which model this is."""
-        return {"name": str(getattr(self.model, "name_or_path", "")), "family": self._body.name}

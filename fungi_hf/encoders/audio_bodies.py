@@ -33,7 +33,6 @@ CONTEXTS: Final = ("clip", "full")
 class Body(Protocol):
     """One family; made by its class with (model, processor, config)."""
 
-    name: str
     spectrogram: bool
     takes_statistics: bool
     poolings: tuple[str, ...]
@@ -105,7 +104,6 @@ class PatchBody:
     "auto" is "cls" for a fine-tuned AST, "mean" for SSAST, whose class tokens were never trained.
     """
 
-    name = "ast"
     spectrogram = True
     takes_statistics = True
     poolings = ("cls", "first", "mean", "model")
@@ -187,7 +185,6 @@ class WhisperBody:
     no shortcut through it is exact, since silence frames take part in every layer.
     """
 
-    name = "whisper"
     spectrogram = True
     takes_statistics = False
     poolings = ("mean", "first", "last")
@@ -283,7 +280,6 @@ class WaveBody:
     what they give is padded, projected and masked together.
     """
 
-    name = "wave"
     spectrogram = False
     takes_statistics = False
     poolings = ("mean", "first", "last")
