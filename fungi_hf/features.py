@@ -156,7 +156,12 @@ class FungiFeatures:
         return total
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with layout and fingerprint in its header."""
+        """Write a safetensors file with layout and fingerprint in its header.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         header = {
@@ -164,7 +169,10 @@ class FungiFeatures:
             "fingerprint": self.fingerprint,
             "factors": json.dumps(self.factors),
         }
-        save_file({"features": np.ascontiguousarray(self.array)}, str(path), metadata=header)
+        try:
+            save_file({"features": np.ascontiguousarray(self.array)}, str(path), metadata=header)
+        except (SafetensorError, OSError) as error:
+            raise StorageError(f"cannot write features to {path}: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> FungiFeatures:
