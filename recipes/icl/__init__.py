@@ -1,0 +1,1 @@
+"""Demonstrations for language models: recipes, their runner, and what the numbers mean."""

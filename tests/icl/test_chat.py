@@ -296,7 +296,7 @@ CHANGES = {
 }
 
 
-def test_the_cache_answers_the_same_request_and_no_other(tmp_path):
+def test_the_cache_answers_the_same_request_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "answers.sqlite"
     with FakeOpenAIServer() as server, FakeOpenAIServer() as elsewhere:
 
@@ -323,6 +323,8 @@ def test_the_cache_answers_the_same_request_and_no_other(tmp_path):
         assert sent(prompt("another text")) == 1
         assert sent(prompt(demos=(("text a", "top up"), ("text b", "top up")))) == 1
         assert sent(labels=LabelSpace([*NAMES, "one more"])) == 1
+        monkeypatch.setattr("fungi_hf.icl.chat.PROMPT_VERSION", 999)
+        assert sent() == 1
     assert SECRET.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
 
