@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fungi_hf.icl.order import ranks_in_order
 
 STRATEGIES = ["knn", "bm25", "hybrid", "mmr", "dpp", "stratified", "random"]
 PROGRAM = """
+import bare
 import numpy as np
 from fungi_hf.icl import DemoSelector, Examples
 rng = np.random.default_rng(0)
@@ -87,7 +89,7 @@ def test_orders_are_equal_in_other_processes():
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)},
         ).stdout
         for seed in ("1", "2")
     ]

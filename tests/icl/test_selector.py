@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,9 +281,9 @@ def test_settings_are_recorded_as_json():
     }
 
 
-def test_importing_the_package_loads_no_client_and_no_model_library():
+def test_the_room_loads_no_client_and_no_model_library():
     program = (
-        "import sys, fungi_hf.icl as icl\n"
+        "import sys, bare, fungi_hf.icl as icl\n"
         "names = ('openai', 'httpx', 'torch', 'transformers')\n"
         "assert not [n for n in names if n in sys.modules], 'at import'\n"
         "assert len(icl.__all__) == 10 and set(icl.__all__) == set(dir(icl))\n"
@@ -294,4 +296,5 @@ def test_importing_the_package_loads_no_client_and_no_model_library():
         "try: icl.nothing\n"
         "except AttributeError as error: assert 'nothing' in str(error)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env)
