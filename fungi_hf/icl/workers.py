@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fungi_hf.icl.reply import Reply
 
 _CONCURRENCY = 16  # of a model that does not say
-_BATCH = 64  # rows between two looks at the journal, for a model that answers batches
+_BATCH = 16  # rows between two journal entries, for a model that answers batches
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Workers:
             else:
                 ready.append(one)
         if hasattr(self._llm, "answer_batch"):
-            self._in_batches(ready)
+            await self._in_batches(ready)
             return
         limits = getattr(self._llm, "limits", None)
         n_workers = min(len(ready), getattr(limits, "concurrency", _CONCURRENCY))
@@ -115,13 +115,14 @@ class Workers:
             return await self._llm.answer(one.prompt, self._plan.labels, **draw)
         return await self._llm.answer(one.prompt, self._plan.labels)
 
-    def _in_batches(self, ready: list[Asked]) -> None:
+    async def _in_batches(self, ready: list[Asked]) -> None:
         answer: Callable[..., list[Reply]] = self._llm.answer_batch  # type: ignore[attr-defined]
         for start in range(0, len(ready), _BATCH):
             batch, started = ready[start : start + _BATCH], time.time()
             replies = answer([one.prompt for one in batch], self._plan.labels)
             for one, reply in zip(batch, replies, strict=True):
                 self._record(one, reply, facts={"started": started})
+            await asyncio.sleep(0)  # lets an interruption through
 
     def _record(
         self,
