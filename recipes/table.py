@@ -1,0 +1,186 @@
+"""Build the tables of README.md and docs/ablations.md from recipes/results.
+
+python -m recipes.table [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+SETS = {"banking77": "Banking-77", "trec6": "TREC-6", "sst2": "SST-2", "sst5": "SST-5"}
+POOLINGS = ("cls", "mean")
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Read every result file by name."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((HERE / "results").glob("*.json"))
+    }
+
+
+def difference(scores: dict[str, Any], base: dict[str, Any], n_rows: int) -> str:
+    """Give "+1.3 (0.6 to 2.0)": points against the embedding, paired 95 % interval."""
+    gained, lost = scores["gained"], scores["lost"]
+    delta = (gained - lost) / n_rows
+    half = 1.959964 * math.sqrt(max(gained + lost - (gained - lost) ** 2 / n_rows, 0)) / n_rows
+    if abs(delta - (scores["full"] - base["full"])) > 1e-9:
+        raise ValueError("gained and lost rows do not add up to the difference")
+    return f"{100 * delta:+.1f} ({100 * (delta - half):+.1f} to {100 * (delta + half):+.1f})"
+
+
+def main_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give the README's table."""
+    lines = [
+        "| data, pooling | embedding | + KL | difference (95 %) | + KL + SimCLR "
+        "| difference (95 %) | activation alone | paper preset |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for data, title in SETS.items():
+        for pooling in POOLINGS:
+            own = found.get(f"{data}-minilm-{pooling}")
+            paper = found.get(f"{data}-minilm-{pooling}-paper")
+            if own is None:
+                continue
+            test, n_rows = own["test"], own["rows"]["test"]
+            base = test["embedding"]
+            cells = [f"{title}, {pooling}", _percent(base)]
+            for name in ("embedding+kl", "embedding+kl+simclr"):
+                cells += [_percent(test[name]), difference(test[name], base, n_rows)]
+            cells.append(_percent(test["activation"]))
+            cells.append(_percent(paper["test"]["embedding+kl+simclr"]) if paper else "")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def few_shot_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give 5-shot accuracies, mean and standard deviation over the draws."""
+    names = ("embedding", "embedding+kl", "embedding+kl+simclr", "activation")
+    lines = [
+        "| data, pooling | " + " | ".join(names) + " |",
+        "| --- |" + " ---: |" * len(names),
+    ]
+    for data, title in SETS.items():
+        for pooling in POOLINGS:
+            own = found.get(f"{data}-minilm-{pooling}")
+            if own is None:
+                continue
+            cells = [
+                f"{100 * own['test'][n]['few_mean']:.1f} ± {100 * own['test'][n]['few_sd']:.1f}"
+                for n in names
+            ]
+            lines.append(f"| {title}, {pooling} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def defaults_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give leave-one-out accuracy on the training sets, which alone chooses defaults."""
+    choices = (
+        "embedding",
+        "embedding+kl",
+        "embedding+simclr",
+        "embedding+simclr_untempered",
+        "embedding+kl+simclr",
+        "embedding+kl+simclr_untempered",
+    )
+    names = [*choices]
+    names += ["+".join(f"{part}*" for part in c.split("+")) for c in choices]
+    columns = [
+        (f"{title}, {pooling}", found[f"{data}-minilm-{pooling}"]["leave_one_out_on_train"])
+        for data, title in SETS.items()
+        for pooling in POOLINGS
+        if f"{data}-minilm-{pooling}" in found
+    ]
+    lines = [
+        "| blocks (* = centred) | " + " | ".join(title for title, _ in columns) + " | mean |",
+        "| --- |" + " ---: |" * (len(columns) + 1),
+    ]
+    for name in names:
+        values = [scores[name] for _, scores in columns]
+        cells = [f"{100 * value:.1f}" for value in [*values, sum(values) / len(values)]]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cost_table(_: dict[str, dict[str, Any]]) -> str:
+    """Give the README's cost table from the benchmark's file."""
+    record = _benchmark("text_cost")
+    columns = ("first token", "first token, generic hook", "mean")
+    lines = [
+        "| encoder | blocks | " + " | ".join(f"× forward, {c}" for c in columns) + " |",
+        "| --- | --- |" + " ---: |" * len(columns),
+    ]
+    for row in record["rows"]:
+        cells = [f"{row['ratio_to_plain_forward'][column]:.2f}" for column in columns]
+        lines.append(f"| {row['encoder']} | {row['blocks']} | " + " | ".join(cells) + " |")
+    machine = record["machine"]
+    lines.append(f"\n({machine['processor']}, {machine['threads']} threads; the forward pass of")
+    lines.append("SimCLR rows is that of the original and all distinct views.)")
+    return "\n".join(lines)
+
+
+def sketch_table(_: dict[str, dict[str, Any]]) -> str:
+    """Give sketch errors by rank from the benchmark's file."""
+    rows = _benchmark("sketch_error")["rows"]
+    ranks = list(next(iter(rows.values())))
+    lines = [
+        "| pooling, objective | " + " | ".join(ranks) + " |",
+        "| --- |" + " ---: |" * len(ranks),
+    ]
+    for name, cells in rows.items():
+        shown = " | ".join(f"{cells[r]['rmse']:.4f} / {cells[r]['kept']:.3f}" for r in ranks)
+        lines.append(f"| {name} | {shown} |")
+    return "\n".join(lines)
+
+
+def _benchmark(name: str) -> dict[str, Any]:
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+TABLES = {
+    "main": main_table,
+    "few-shot": few_shot_table,
+    "defaults": defaults_table,
+    "cost": cost_table,
+    "sketch": sketch_table,
+}
+
+
+def rendered(text: str, found: dict[str, dict[str, Any]]) -> str:
+    """Replace what stands between the markers `<!-- table: NAME -->` and `<!-- end -->`."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](found)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([a-z-]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrite the documents, or with --check only say whether they are up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    found = results()
+    for path in (ROOT / "README.md", ROOT / "docs" / "ablations.md"):
+        text = path.read_text(encoding="utf-8")
+        new = rendered(text, found)
+        if check and new != text:
+            raise SystemExit(f"{path.name} is not what recipes/results give: make tables")
+        path.write_text(new, encoding="utf-8")
+
+
+def _percent(scores: dict[str, Any]) -> str:
+    return f"{100 * scores['full']:.1f}"
+
+
+if __name__ == "__main__":
+    main()
