@@ -7,6 +7,8 @@ they are first used.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 # Two modules are named like their function: imported here, the function wins for good.
@@ -58,3 +60,18 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps the functions `compare` and `evaluate` from being hidden by the modules they live in.
+
+    The import system sets a submodule as an attribute of its package once it is loaded.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
