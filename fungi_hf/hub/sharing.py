@@ -7,6 +7,7 @@ files are never overwritten.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 import warnings
@@ -156,6 +157,7 @@ class Shareable:
         state = FittedState.from_tensors(saved.tensors())
         here = {
             **extractor.digests(),
+            "config": _config_digest(saved.document["config"]),
             "state": state.digest(),
             "encoder": encoder_digest(encoder),
         }
@@ -202,6 +204,7 @@ class Shareable:
             },
             "digests": {
                 **self.digests(),
+                "config": _config_digest(self.config.to_dict()),
                 "state": self.state.digest(),
                 "encoder": encoder_digest(self.encoder),
             },
@@ -348,6 +351,12 @@ class _Saved:
             if here.get(name) != digest:
                 raise StateError(
                     f"the digest of {name!r} is {here.get(name)} here and {digest} in the saved "
-                    "folder: the file was altered, the encoder's weights differ, or this version "
+                    "folder: a file was altered, the encoder's weights differ, or this version "
                     "of torch draws other random numbers; features would not be comparable"
                 )
+
+
+def _config_digest(data: Mapping[str, Any]) -> str:
+    """Digest of a config as the file holds it: fields of later versions do not count."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
