@@ -256,6 +256,9 @@ def _read_source(name: str, model: nn.Module, hub: HubOptions) -> Source:
     """Read what a sentence-transformers folder says of pooling and length."""
     revision = getattr(getattr(model, "config", None), "_commit_hash", None)
     try:
+        settings = find_file(name, "config.json", hub)
+        if settings is not None and settings.parent.parent.name == "snapshots":
+            revision = settings.parent.name
         modules = _read_json(name, "modules.json", hub) or []
         paths = [
             str(module.get("path", ""))

@@ -92,15 +92,17 @@ def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
             return None
 
     what = f"{repo_id!r} is neither a folder nor a repository that can be reached"
-    return reach(download, what)
+    # The client itself asks a busy server again.
+    return reach(download, what, retried=frozenset())
 
 
-def reach(call: Callable[[], T], what: str) -> T:
+def reach(call: Callable[[], T], what: str, *, retried: frozenset[int] = RETRIED) -> T:
     """Ask the Hub, again while it is busy.
 
     Args:
         call: Does the asking.
         what: The beginning of the error's message.
+        retried: Status codes after which to ask again; a broken connection always is one.
 
     Returns:
         What `call` gives.
@@ -122,7 +124,7 @@ def reach(call: Callable[[], T], what: str) -> T:
             reason = first_line(error)
             if error.__cause__ is not None:
                 reason = f"{reason} ({first_line(error.__cause__)})"
-            busy = {_status(error), _status(error.__cause__)} & RETRIED or _is_cut(error, client)
+            busy = {_status(error), _status(error.__cause__)} & retried or _is_cut(error, client)
             pause = next(pauses, None) if busy else None
         if pause is None:
             raise StorageError(f"{what}: {reason}")

@@ -1,0 +1,86 @@
+"""What importing the package costs and does; each claim needs a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fungi_hf.integrations.pipeline import FungiPipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fungi_hf import FungiExtractor
+
+pytestmark = pytest.mark.slow
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_importing_adds_little_to_transformers_pipelines() -> None:
+    program = (
+        "import time, json, transformers.pipelines; start = time.perf_counter(); import fungi_hf;"
+        "print(json.dumps(time.perf_counter() - start))"
+    )
+    seconds = [json.loads(run(program).stdout) for _ in range(5)]
+
+    assert statistics.median(seconds) <= 0.15
+
+
+def test_importing_loads_no_optional_package() -> None:
+    heavy = ("torchaudio", "nlpaug", "mteb", "faiss", "openai", "sentence_transformers", "datasets")
+    program = f"import sys, fungi_hf; print([n for n in {heavy!r} if n in sys.modules])"
+    before = "import sys, transformers.pipelines; " + program.split("; ", 1)[1]
+
+    assert run(program).stdout == run(before).stdout
+
+
+def test_a_broken_torchaudio_gives_one_clear_message(tmp_path: Path) -> None:
+    package = tmp_path / "torchaudio"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "raise OSError('Could not load this library: torchaudio/lib/_torchaudio.abi3.so')\n"
+    )
+    metadata = tmp_path / "torchaudio-2.11.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.11.0\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+
+    imported = run("import fungi_hf; print(fungi_hf.FungiConfig().seed)", PYTHONPATH=path)
+    used = run("import fungi_hf; fungi_hf.FungiExtractor", PYTHONPATH=path)
+
+    assert imported.returncode == 0
+    assert imported.stdout.strip() == "42"
+    assert imported.stderr.count("torchaudio is installed but this build of torch cannot") == 1
+    assert used.returncode != 0
+    assert "BrokenDependencyError: torchaudio is installed but" in used.stderr.splitlines()[-1]
+    assert "uninstall torchaudio" in used.stderr.splitlines()[-1]
+
+
+def test_custom_code_needs_no_import(extractor: FungiExtractor, tmp_path: Path) -> None:
+    pipe = FungiPipeline(extractor.encoder.model, tokenizer=extractor.encoder.tokenizer)
+    pipe.save_pretrained(tmp_path, custom_code=True)
+    program = (
+        "import json; from transformers import pipeline;"
+        f"pipe = pipeline('fungi-feature-extraction', model={str(tmp_path)!r},"
+        " trust_remote_code=True); print(json.dumps(pipe('my card')))"
+    )
+
+    result = run(program, HF_MODULES_CACHE=str(tmp_path / "modules"))
+
+    got = json.loads(result.stdout.splitlines()[-1])
+    assert got[0] == pytest.approx(pipe("my card")[0], abs=1e-5)
