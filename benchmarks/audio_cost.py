@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results/audio_cost.json"
     )
+    parser.add_argument("--arms", nargs="+", default=["kl", "simclr"], choices=["kl", "simclr"])
+    parser.add_argument("--poolings", nargs="+", default=["cls", "mean"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
@@ -138,8 +140,9 @@ def main() -> None:
         "views": VIEWS,
         "bars": {"kl": 1.2, "simclr": 1.25, "extra_memory_mb": 300},
     }
-    for arm in ("kl", "simclr"):
-        for pooling in ("cls", "mean"):
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for arm in arguments.arms:
+        for pooling in arguments.poolings:
             measured: dict[str, float] = dict(_time(arm, pooling, arguments.repeats))
             for what in ("forward", "features"):
                 peak = _peak_elsewhere(arm, pooling, what, arguments.threads)
@@ -148,9 +151,8 @@ def main() -> None:
                 measured["features_peak_mb"] - measured["forward_peak_mb"], 1
             )
             result[f"{arm}, pooling {pooling}"] = measured
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
             print(arm, pooling, measured, flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
