@@ -137,8 +137,9 @@ class FungiConfig(ShareableConfig):
             ("version", False),
         ):
             _check_count(name, getattr(self, name), optional=optional)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ConfigError(f"seed must be an integer; got {self.seed!r}")
+        seed = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
         weight = self.embedding_weight
         if (
             isinstance(weight, bool)
