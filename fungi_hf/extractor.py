@@ -261,14 +261,16 @@ class FungiExtractor(Shareable):
             )
         budget = _with_batch_size(self.budget, batch_size)
         reading = self._computer.reader.read(inputs, skip=on_error == "skip")
-        arrays: list[Float32Array] = []
+        array = np.empty((0, self._finisher.width), dtype=np.float32)
         lost: dict[str, float] = {}
         with _bar(inputs, progress) as bar:
             for chunk in reading:
                 blocks = self._computer.compute(chunk, budget, bar, lost)
-                arrays.append(self._finisher.finish(blocks))
+                rows = self._finisher.finish(blocks)
+                # Grown in place: joining a list of parts would hold the output twice.
+                array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
+                array[-len(rows) :] = rows
                 bar.update(reading.n_read - bar.n)
-        array = _join(arrays, self._finisher.width)
         facts = (*self._finisher.notes, *_losses(lost))
         features = self._features(array, tuple(reading.failures), facts)
         return features, reading.notes
@@ -318,9 +320,3 @@ def _with_batch_size(budget: Budget, batch_size: int | None) -> Budget:
     return Budget(
         batch_tokens=budget.batch_tokens, batch_size=batch_size, group_tokens=budget.group_tokens
     )
-
-
-def _join(arrays: list[Float32Array], width: int) -> Float32Array:
-    if not arrays:
-        return np.empty((0, width), dtype=np.float32)
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

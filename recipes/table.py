@@ -114,7 +114,7 @@ def cost_table(_: dict[str, dict[str, Any]]) -> str:
     record = _benchmark("text_cost")
     columns = ("first token", "first token, generic hook", "mean")
     lines = [
-        "| encoder | blocks | " + " | ".join(f"× forward, {c}" for c in columns) + " |",
+        "| encoder | blocks | " + " | ".join(f"x forward, {c}" for c in columns) + " |",
         "| --- | --- |" + " ---: |" * len(columns),
     ]
     for row in record["rows"]:
