@@ -1,0 +1,134 @@
+"""Features as columns of a `datasets` data set, with a fingerprint that repeats.
+
+Invariant: the same data, extractor and columns give the same fingerprint in every process, so a
+second run reads the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fungi_hf.errors import (
+    ConfigError,
+    InputTypeError,
+    NotFittedError,
+    OptionalDependencyError,
+    choices,
+)
+from fungi_hf.integrations.parts import ExtractorParts
+
+if TYPE_CHECKING:
+    from fungi_hf.extractor import FungiExtractor
+
+D = TypeVar("D")
+
+
+class _Extraction:
+    """The function that `map` runs; it travels as parts and is rebuilt once per process."""
+
+    def __init__(self, extractor: FungiExtractor, columns: dict[str, str]) -> None:
+        self._extractor: FungiExtractor | None = extractor
+        self._parts: ExtractorParts | None = None
+        self._columns = columns
+
+    def __getstate__(self) -> dict[str, Any]:
+        parts = self._parts or (self._extractor and ExtractorParts.of(self._extractor))
+        return {"_extractor": None, "_parts": parts, "_columns": self._columns}
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
+        if self._extractor is None and self._parts is not None:
+            import torch
+
+            torch.set_num_threads(1)  # one of several processes
+            self._extractor = self._parts.build()
+        if self._extractor is None:
+            raise NotFittedError("the extraction has no extractor")
+        extract = self._extractor
+        return {new: list(extract(list(batch[old])).array) for old, new in self._columns.items()}
+
+
+def extract_dataset(
+    dataset: D,
+    extractor: FungiExtractor,
+    columns: str | list[str] | Mapping[str, str] = "text",
+    *,
+    batch_size: int = 1000,
+    num_proc: int | None = None,
+) -> D:
+    """Add a column of features for each input column.
+
+    Args:
+        dataset: A `Dataset`, `DatasetDict`, or their streaming forms.
+        extractor: Fitted, if its config wants that.
+        columns: An input column, several (the new ones are called `<name>_fungi`), or a mapping
+            from input to new column. A single "text" gives "text_fungi".
+        batch_size: Rows read at a time; it does not change the features.
+        num_proc: Processes; not for streaming data.
+
+    Returns:
+        The data set with columns of fixed-size lists of float32, which `add_faiss_index` takes.
+
+    Raises:
+        NotFittedError: If the extractor still needs `fit`.
+        ConfigError: If a column does not exist or is taken, or `num_proc` does not apply.
+        InputTypeError: If `dataset` is no data set.
+        OptionalDependencyError: If datasets is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise OptionalDependencyError("datasets", "datasets") from error
+    if not extractor.is_fitted:
+        raise NotFittedError("fit the extractor first: extractor.fit(training_inputs)")
+    data: Any = dataset
+    if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        parts = {
+            name: extract_dataset(
+                part, extractor, columns, batch_size=batch_size, num_proc=num_proc
+            )
+            for name, part in data.items()
+        }
+        return type(dataset)(parts)  # type: ignore[call-arg]
+    if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
+        raise InputTypeError(f"dataset must be a datasets.Dataset; got {type(dataset).__name__}")
+    names = _columns(columns, data.column_names)
+    width = max(block.stop for block in extractor.layout.values())
+    extraction = _Extraction(extractor, names)
+    added = {new: datasets.List(datasets.Value("float32"), length=width) for new in names.values()}
+    features = None if data.features is None else datasets.Features({**data.features, **added})
+    if isinstance(data, datasets.IterableDataset):
+        if num_proc is not None:
+            raise ConfigError("num_proc is not for streaming data sets; leave it None")
+        streamed: D = data.map(extraction, batched=True, batch_size=batch_size, features=features)
+        return streamed
+    mapped: D = data.map(
+        extraction,
+        batched=True,
+        batch_size=batch_size,
+        num_proc=num_proc,
+        features=features,
+        new_fingerprint=_fingerprint(data._fingerprint, extractor.fingerprint, names),
+        desc="FUNGI features",
+    )
+    return mapped
+
+
+def _columns(asked: Any, there: list[str] | None) -> dict[str, str]:
+    if isinstance(asked, str):
+        asked = [asked]
+    names = dict(asked) if isinstance(asked, Mapping) else {name: f"{name}_fungi" for name in asked}
+    if not names:
+        raise ConfigError("columns is empty; name at least one input column")
+    for old, new in names.items():
+        if there is not None and old not in there:
+            raise ConfigError(f"the data set has no column {choices(old, there)}")
+        if there is not None and new in there:
+            raise ConfigError(f"the data set has a column {new!r} already; give another name")
+    return names
+
+
+def _fingerprint(data: str, extractor: str, names: dict[str, str]) -> str:
+    text = "|".join((data, extractor, repr(sorted(names.items()))))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

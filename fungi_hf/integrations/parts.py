@@ -1,0 +1,66 @@
+"""An extractor as plain data, so that it travels to other processes and into its hosts' pickles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.loading import load_encoder
+from fungi_hf.extractor import FungiExtractor
+from fungi_hf.state import FittedState
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fungi_hf.encoders.loading import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractorParts:
+    """What an extractor is made of; its heads and sketch are drawn again by name.
+
+    Attributes:
+        model: The encoder's module.
+        processor: Its preprocessor.
+        config: The config as JSON data.
+        resolved: Layer, pooling and length as they were found.
+        state: Fitted tensors.
+        source: Where the encoder came from.
+    """
+
+    model: nn.Module
+    processor: Any
+    config: dict[str, Any]
+    resolved: dict[str, Any]
+    state: dict[str, Tensor]
+    source: Source
+
+    @classmethod
+    def of(cls, extractor: FungiExtractor) -> ExtractorParts:
+        """Take an extractor apart; nothing is copied."""
+        encoder: Any = extractor.encoder
+        processor = getattr(encoder, "tokenizer", None) or getattr(encoder, "processor", None)
+        resolved = {
+            "target_layer": encoder.layer_path,
+            "pooling": encoder.pooling,
+            "max_length": encoder.max_length,
+        }
+        return cls(
+            encoder.model,
+            processor,
+            extractor.config.to_dict(),
+            resolved,
+            extractor.state.to_tensors(),
+            extractor.source,
+        )
+
+    def build(self) -> FungiExtractor:
+        """Give an extractor with the same features and fingerprint."""
+        config = FungiConfig.from_dict(self.config)
+        encoder, _ = load_encoder(
+            self.model, config.replace(**self.resolved), processor=self.processor
+        )
+        extractor = FungiExtractor(encoder, config, source=self.source)
+        extractor.restore(FittedState.from_tensors(self.state))
+        return extractor

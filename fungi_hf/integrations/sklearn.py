@@ -1,0 +1,247 @@
+"""FUNGI features as a scikit-learn transformer.
+
+Invariant: within a process a text is extracted once per encoder, config and fitted state, whatever
+folds, clones and weights a search goes through.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.loading import encoder_digest
+from fungi_hf.errors import (
+    ConfigError,
+    InputTypeError,
+    OptionalDependencyError,
+    StateError,
+    choices,
+)
+from fungi_hf.extractor import FungiExtractor
+from fungi_hf.features import make_layout
+from fungi_hf.state import FittedState
+
+try:
+    from sklearn.base import BaseEstimator, TransformerMixin
+    from sklearn.utils.validation import check_is_fitted
+except ImportError as error:
+    raise OptionalDependencyError("sklearn", "sklearn") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fungi_hf.types import Float32Array
+
+_EXTRACTORS: Final[OrderedDict[tuple[str, str], FungiExtractor]] = OrderedDict()
+_ROWS: Final[OrderedDict[tuple[str, bytes], Float32Array]] = OrderedDict()
+_KEPT_EXTRACTORS: Final = 4
+
+
+class FungiTransformer(TransformerMixin, BaseEstimator):
+    """Texts (or clips) to feature vectors, in pipelines and searches.
+
+    Searching over `blocks` and `weights` costs one extraction; over `objectives` or `config` one
+    for each value.
+
+    Args:
+        model: What `FungiExtractor.from_pretrained` takes, or an extractor, which is shared by
+            clones and not copied.
+        config: What to compute; None is the default, or a saved extractor's own.
+        objectives: Replaces the config's objectives.
+        blocks: Which blocks to keep, e.g. ("embedding", "kl"); None is all.
+        weights: Block name -> factor, on top of the config's.
+        batch_size: Most inputs of one forward pass.
+        cache_rows: Vectors kept in memory for all transformers of the process; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        config: FungiConfig | None = None,
+        objectives: tuple[Any, ...] | None = None,
+        blocks: tuple[str, ...] | None = None,
+        weights: Mapping[str, float] | None = None,
+        batch_size: int | None = None,
+        cache_rows: int = 20_000,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.objectives = objectives
+        self.blocks = blocks
+        self.weights = weights
+        self.batch_size = batch_size
+        self.cache_rows = cache_rows
+
+    def __sklearn_clone__(self) -> FungiTransformer:
+        """Clone without copying a model object."""
+        return type(self)(**self.get_params(deep=False))
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that the input is a sequence of texts."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        tags.no_validation = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle parameters and fitted tensors; an encoder that has a name is not copied."""
+        state = dict(super().__getstate__())
+        extractor: FungiExtractor | None = state.pop("extractor_", None)
+        if extractor is not None:
+            state["_fitted"] = (extractor.state.to_tensors(), encoder_digest(extractor.encoder))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the encoder again and give it the fitted tensors.
+
+        Raises:
+            StateError: If the encoder's weights are not those of the pickle.
+        """
+        fitted = state.pop("_fitted", None)
+        super().__setstate__(state)
+        if fitted is None:
+            return
+        tensors, digest = fitted
+        extractor = _fresh(self._build())
+        if encoder_digest(extractor.encoder) != digest:
+            raise StateError(
+                f"the encoder {self.model!r} has other weights than when the transformer was "
+                "pickled; features would not be comparable"
+            )
+        extractor.restore(FittedState.from_tensors(tensors))
+        self.extractor_ = extractor
+
+    def fit(self, X: Any, y: Any = None) -> FungiTransformer:  # noqa: ARG002
+        """Load the encoder and learn what the config asks for.
+
+        Args:
+            X: Training inputs: a list, array or column of texts.
+            y: Ignored.
+
+        Returns:
+            The transformer itself.
+
+        Raises:
+            ConfigError: If a parameter is not one of the choices.
+            InputTypeError: If X is not a sequence of inputs.
+        """
+        inputs = _inputs(X)
+        extractor = self._build()
+        if extractor.config.needs_fit and not isinstance(self.model, FungiExtractor):
+            extractor = _fresh(extractor).fit(inputs)
+        elif not extractor.is_fitted:
+            extractor.fit(inputs)
+        else:
+            for index, item in enumerate(inputs):
+                extractor.encoder.check(item, index)
+        self.extractor_ = extractor
+        self._factors()
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Give [N, F] float32.
+
+        Args:
+            X: A list, array or column of inputs.
+
+        Returns:
+            The vectors, in the order of the inputs.
+
+        Raises:
+            InputTypeError: If X is not a sequence of inputs.
+        """
+        check_is_fitted(self, "extractor_")
+        inputs, factors = _inputs(X), self._factors()
+        rows = self._rows(inputs)
+        layout = self.extractor_.layout
+        parts = [rows[:, layout[name]] * np.float32(factor) for name, factor in factors.items()]
+        return np.concatenate(parts, axis=1)
+
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
+        """Give "<block>_<column>" for every column.
+
+        Args:
+            input_features: Ignored.
+
+        Returns:
+            [F] objects.
+        """
+        del input_features
+        check_is_fitted(self, "extractor_")
+        layout = self.extractor_.layout
+        widths = {name: layout[name].stop - layout[name].start for name in self._factors()}
+        names = [
+            f"{name}_{column}"
+            for name, columns in make_layout(widths).items()
+            for column in range(columns.stop - columns.start)
+        ]
+        return np.asarray(names, dtype=object)
+
+    def _build(self) -> FungiExtractor:
+        if self.model is None:
+            raise ConfigError("model is None; give a Hub id, a folder, a model or an extractor")
+        if isinstance(self.model, FungiExtractor):
+            if self.config is not None or self.objectives is not None:
+                raise ConfigError("the extractor brings its config; leave config, objectives None")
+            return self.model
+        config = self.config
+        if self.objectives is not None:
+            config = (config or FungiConfig()).replace(objectives=self.objectives)
+        if not isinstance(self.model, (str, Path)):
+            return FungiExtractor.from_pretrained(self.model, config)
+        key = (str(self.model), config.fingerprint() if config else "")
+        if key not in _EXTRACTORS:
+            _EXTRACTORS[key] = FungiExtractor.from_pretrained(self.model, config)
+            while len(_EXTRACTORS) > _KEPT_EXTRACTORS:
+                _EXTRACTORS.popitem(last=False)
+        return _EXTRACTORS[key]
+
+    def _factors(self) -> dict[str, float]:
+        layout = self.extractor_.layout
+        names = list(layout) if self.blocks is None else list(self.blocks)
+        for name in (*names, *(self.weights or {})):
+            if name not in layout:
+                raise ConfigError(f"there is no block {choices(name, layout)}")
+        return {name: float((self.weights or {}).get(name, 1.0)) for name in names}
+
+    def _rows(self, inputs: list[Any]) -> Float32Array:
+        extractor = self.extractor_
+        if self.cache_rows < 1:
+            return extractor(inputs, self.batch_size).array
+        fingerprint = extractor.fingerprint
+        items = [extractor.encoder.check(item, i) for i, item in enumerate(inputs)]
+        keys = [(fingerprint, extractor.encoder.content(item)) for item in items]
+        found = {key: _ROWS[key] for key in keys if key in _ROWS}
+        wanted = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
+        array = extractor(list(wanted.values()), self.batch_size).array
+        found.update(zip(wanted, array, strict=True))
+        if not keys:
+            return array
+        for key in wanted:
+            _ROWS[key] = found[key].copy()
+        while len(_ROWS) > self.cache_rows:
+            _ROWS.popitem(last=False)
+        return np.stack([found[key] for key in keys])
+
+
+def _fresh(extractor: FungiExtractor) -> FungiExtractor:
+    """Share the encoder, not the fitted state."""
+    return FungiExtractor(extractor.encoder, extractor.config, source=extractor.source)
+
+
+def _inputs(X: Any) -> list[Any]:
+    if isinstance(X, (str, bytes, dict)) or not hasattr(X, "__iter__"):
+        raise InputTypeError(f"X must be a sequence of inputs; got one {type(X).__name__}")
+    shape = getattr(X, "shape", (0,))
+    if len(shape) != 1:
+        raise InputTypeError(
+            f"X must be one column of inputs; got shape {tuple(shape)}: pass X['column'] or X[:, 0]"
+        )
+    return list(X)
