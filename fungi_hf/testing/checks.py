@@ -253,10 +253,10 @@ def check_encoder(
     Raises:
         EncoderError: Saying what broke.
     """
+    together = _check_preparation(encoder, inputs)
     if tolerance is None:
         exact = next(encoder.model.parameters()).dtype == torch.float64
         tolerance = 1e-9 if exact else 2e-4
-    together = _check_preparation(encoder, inputs)
     before = model_state(encoder.model)
     samples = [Sample(i, item, {"kl": [item]}) for i, item in enumerate(together)]
     objective = KLObjective(width=encoder.width, seed=0)
