@@ -8,7 +8,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo test test-slow check fix bench clean
+.PHONY: help install demo demo-audio tables test test-slow test-torchaudio test-openai2 check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -30,6 +30,12 @@ install: .venv/.dev     ## editable install with everything that the tests need
 demo: .venv/.demo       ## Banking-77 on MiniLM: features, kNN table, neighbours (FULL=1: no subset)
 	$(BIN)/python -m recipes.demo $(if $(FULL),--full)
 
+demo-audio: .venv/.dev  ## spoken digits on any audio encoder: make demo-audio MODEL=id-or-folder
+	$(BIN)/python -m recipes.demo_audio --model $(MODEL)
+
+tables: .venv/.dev      ## rebuild the tables of README.md and docs/ablations.md from results
+	$(BIN)/python -m recipes.table
+
 check: .venv/.dev       ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,6 +51,17 @@ test: check             ## the default suite, offline
 
 test-slow: .venv/.dev   ## real weights and long runs
 	$(BIN)/python -m pytest -q -m slow
+
+test-torchaudio:        ## parity of the front-end, in an environment of its own (several GB)
+	$(PYTHON) -m venv .venv-torchaudio
+	.venv-torchaudio/bin/pip install -q torch==2.14.1 torchaudio==2.11.0 -e '.[audio]' pytest
+	.venv-torchaudio/bin/python -m pytest -q -m torchaudio tests/encoders/test_torchaudio_parity.py
+
+test-openai2:           ## the chat client against openai 2, in an environment of its own
+	$(PYTHON) -m venv .venv-openai2
+	.venv-openai2/bin/pip install -q 'openai<3' numpy pyarrow pytest
+	PYTHONPATH=. .venv-openai2/bin/python -m pytest -q -p tests.icl.bare --noconftest \
+		$(foreach name,chat fake_server evaluate resume limits cache,tests/icl/test_$(name).py)
 
 bench: .venv/.dev       ## every speed and memory claim; JSON into benchmarks/results
 	$(BIN)/python -m benchmarks.run

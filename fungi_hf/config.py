@@ -29,6 +29,8 @@ SketchKind: TypeAlias = Literal["khatri_rao", "rademacher", "gaussian", "sparse"
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"]
 Tokens: TypeAlias = Literal["all", "first"]
 Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_commands", "fit"]
+Frontend: TypeAlias = Literal["torch", "torchaudio"]
+Context: TypeAlias = Literal["clip", "full"]
 
 __all__ = [
     "CONFIG_VERSION",
@@ -69,6 +71,9 @@ class FungiConfig(ShareableConfig):
         max_length: Tokens (or seconds-derived frames) per input; None is the encoder's limit.
         audio_statistics: Source of the spectrogram mean and deviation; "processor" is the
             encoder's own preprocessor, "fit" estimates them from the training set.
+        audio_frontend: Who computes AST's log-mel: "torch" (ours) or "torchaudio"; same numbers.
+        audio_context: How much of its 30-s window a Whisper encoder sees: "clip", the clip and
+            2 s of silence, or "full".
         dtype: Floating type of the encoder's forward pass; heads and losses use float64.
         seed: Root of every named random object.
     """
@@ -87,6 +92,8 @@ class FungiConfig(ShareableConfig):
     reduction: PCA | None = None
     max_length: int | None = None
     audio_statistics: Statistics = "processor"
+    audio_frontend: Frontend = "torch"
+    audio_context: Context = "clip"
     dtype: Dtype = "float32"
     seed: int = 42
     version: int = field(default=CONFIG_VERSION)
@@ -116,6 +123,8 @@ class FungiConfig(ShareableConfig):
             ("gradient_tokens", Tokens),
             ("sketch", SketchKind),
             ("audio_statistics", Statistics),
+            ("audio_frontend", Frontend),
+            ("audio_context", Context),
             ("dtype", Dtype),
         ):
             value = getattr(self, name)
@@ -299,6 +308,7 @@ _PAPER_AUDIO: dict[str, Any] = {
     "pooling": "cls",
     "gradient_tokens": "first",
     "audio_statistics": "esc50",
+    "max_length": 512,
 }
 
 

@@ -22,7 +22,7 @@ def register() -> None:
     """
     try:
         from transformers.pipelines import PIPELINE_REGISTRY
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # CPU torch; another CUDA version
         if "torchaudio" not in str(error):
             raise
         raise BrokenDependencyError(
