@@ -27,15 +27,20 @@ T5_BLOCKS: Final = frozenset({"T5Block", "MT5Block"})
 class FirstTokenBlock:
     """Stands in for a block's `forward` while installed; the block then gives [N, 1, D]."""
 
-    def __init__(self, block: nn.Module, forward: Callable[..., Any]) -> None:
-        """Keep the block and its replacement."""
-        self._block, self._forward = block, forward
+    def __init__(
+        self,
+        block: nn.Module,
+        layer: nn.Linear,
+        build: Callable[[nn.Module, nn.Linear], Callable[..., Any]],
+    ) -> None:
+        """Keep the parts; the stand-in is built from them when installed, so that copies work."""
+        self._block, self._layer, self._build = block, layer, build
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Shadow `forward` on the instance, and give back what was there."""
         before = self._block.__dict__.get("forward")
-        self._block.forward = self._forward
+        self._block.forward = self._build(self._block, self._layer)
         try:
             yield
         finally:
@@ -148,5 +153,5 @@ def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | N
     if not blocks or getattr(blocks[-1], "is_decoder", False):
         return None
     if type(blocks[-1]).__name__ in T5_BLOCKS:
-        return FirstTokenBlock(blocks[-1], _t5_forward(blocks[-1], layer))
-    return FirstTokenBlock(blocks[-1], _bert_forward(blocks[-1], layer))
+        return FirstTokenBlock(blocks[-1], layer, _t5_forward)
+    return FirstTokenBlock(blocks[-1], layer, _bert_forward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
@@ -303,9 +304,8 @@ class TextEncoder:
         return generator
 
     def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:
-        return WordDeletion(
-            n_views, probability, spans=lambda text: word_spans(text, self.tokenizer)
-        )
+        spans = functools.partial(word_spans, tokenizer=self.tokenizer)
+        return WordDeletion(n_views, probability, spans=spans)
 
 
 def _is_control(character: str) -> bool:
