@@ -18,7 +18,7 @@ from fungi_hf.batching import Budget
 from fungi_hf.computation import BlockComputer
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import Source, encoder_digest
-from fungi_hf.errors import ConfigError, InputError, NotFittedError, choices
+from fungi_hf.errors import ConfigError, EncoderError, InputError, NotFittedError, choices
 from fungi_hf.features import FungiFeatures
 from fungi_hf.finishing import Finisher
 from fungi_hf.hub.sharing import Shareable
@@ -52,7 +52,18 @@ class FungiExtractor(Shareable):
             encoder: Any object that conforms to `fungi_hf.encoders.base.Encoder`.
             config: What to compute; the default config if None.
             source: Where the encoder came from; written into saved folders.
+
+        Raises:
+            EncoderError: If `encoder` is a bare model or something else.
+            ConfigError: If `config` is no config.
         """
+        if not hasattr(encoder, "layer_path"):
+            raise EncoderError(
+                f"FungiExtractor takes an encoder; got {type(encoder).__name__}: use "
+                "FungiExtractor.from_pretrained for a model, a folder or a Hub id"
+            )
+        if config is not None and not isinstance(config, FungiConfig):
+            raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()

@@ -18,7 +18,7 @@ import torch
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest, load_encoder
-from fungi_hf.errors import ConfigError, StateError
+from fungi_hf.errors import ConfigError, EncoderError, StateError
 from fungi_hf.hub.reference import is_reference, reference_text
 from fungi_hf.hub.store import (
     CONFIG_NAME,
@@ -116,6 +116,12 @@ class Shareable:
         )
         if config is not None and not isinstance(config, FungiConfig):
             raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+        for given in (model_or_folder, *(() if model is None else (model,))):
+            if not isinstance(given, (str, Path, torch.nn.Module)):
+                raise EncoderError(
+                    "a model is a Hub id, a folder or a loaded torch module; got "
+                    f"{type(given).__name__}: {given!r:.60}"
+                )
         if not isinstance(model_or_folder, torch.nn.Module):
             found = find_file(model_or_folder, CONFIG_NAME, hub)
             if found is not None:
