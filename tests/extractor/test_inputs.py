@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -316,3 +319,35 @@ def test_task_and_encoder_decoder_models_are_reduced_to_their_encoder() -> None:
     whole.encoder.load_state_dict(model.encoder.state_dict())
     two = FungiExtractor.from_pretrained(whole, extractor_of("t5").config, tokenizer).fit(TRAIN)
     np.testing.assert_array_equal(two(TEXTS).array, fitted("t5")(TEXTS).array)
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"folder", ["a"]])
+def test_what_is_no_model_is_named(bad) -> None:
+    with pytest.raises(EncoderError, match=f"or a loaded torch module; got {type(bad).__name__}"):
+        FungiExtractor.from_pretrained(bad)
+    with pytest.raises(EncoderError, match=f"takes an encoder; got {type(bad).__name__}"):
+        FungiExtractor(bad)
+
+
+def test_the_constructor_wants_an_encoder_and_a_config() -> None:
+    model, _ = model_of()
+    with pytest.raises(EncoderError, match="got BertModel: use FungiExtractor"):
+        FungiExtractor(model)
+    with pytest.raises(ConfigError, match="config must be a FungiConfig or None; got dict"):
+        FungiExtractor(extractor_of().encoder, {})
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("family", ["bert", "t5", "modernbert"])
+def test_copies_and_pickles_work_apart_from_the_original(family: str, pooling: str) -> None:
+    original = extractor_of(family, fresh=True, pooling=pooling).fit(TRAIN)
+    expected = original(TEXTS)
+    for twin in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):  # noqa: S301
+        assert np.array_equal(twin(TEXTS).array, expected.array)
+        with torch.no_grad():
+            for parameter in original.encoder.model.parameters():
+                parameter.add_(0.1)
+        assert np.array_equal(twin(TEXTS).array, expected.array)
+        with torch.no_grad():
+            for parameter in original.encoder.model.parameters():
+                parameter.add_(-0.1)
