@@ -32,6 +32,8 @@ OTHER_VALUES = {
     "reduction": PCA(n_components=9, normalize=False),
     "max_length": 33,
     "audio_statistics": "fit",
+    "audio_frontend": "torchaudio",
+    "audio_context": "full",
     "dtype": "bfloat16",
     "seed": 7,
 }  # fmt: skip
