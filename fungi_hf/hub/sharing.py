@@ -6,8 +6,6 @@ files are never overwritten.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import tempfile
 import warnings
@@ -18,30 +16,27 @@ import torch
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest, load_encoder
-from fungi_hf.errors import ConfigError, EncoderError, StateError
-from fungi_hf.hub.reference import is_reference, reference_text
+from fungi_hf.errors import ConfigError, EncoderError
+from fungi_hf.hub.reference import reference_text
+from fungi_hf.hub.saved import FORMAT, SavedExtractor, config_digest
 from fungi_hf.hub.store import (
     CONFIG_NAME,
-    STATE_NAME,
     HubOptions,
     find_file,
-    read_document,
-    read_tensors,
     write_folder,
 )
 from fungi_hf.hub.upload import PushOptions, push_folder
 from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.encoders.loading import Source
+    from fungi_hf.hub.card import Result
 
-FORMAT: Final = 1
-_RESOLVED: Final = ("target_layer", "pooling", "max_length")
 _MODULES: Final = [
     {
         "idx": 0,
@@ -60,6 +55,7 @@ class Shareable:
     source: Source
     state: FittedState
     fingerprint: Any
+    layout: Any
 
     if TYPE_CHECKING:
 
@@ -130,7 +126,7 @@ class Shareable:
                         f"{str(model_or_folder)!r} brings its own config; pass config=None, or the "
                         "model's own name with your config"
                     )
-                saved = _Saved.read(model_or_folder, found, hub)
+                saved = SavedExtractor.read(model_or_folder, found, hub)
                 return cls._load(saved, processor, device, model)
         if model is not None:
             raise ConfigError(
@@ -150,7 +146,7 @@ class Shareable:
     @classmethod
     def _load(
         cls,
-        saved: _Saved,
+        saved: SavedExtractor,
         processor: Any,
         device: str | torch.device | None,
         model: str | Path | nn.Module | None,
@@ -163,7 +159,7 @@ class Shareable:
         state = FittedState.from_tensors(saved.tensors())
         here = {
             **extractor.digests(),
-            "config": _config_digest(saved.document["config"]),
+            "config": config_digest(saved.document["config"]),
             "state": state.digest(),
             "encoder": encoder_digest(encoder),
         }
@@ -210,16 +206,46 @@ class Shareable:
             },
             "digests": {
                 **self.digests(),
-                "config": _config_digest(self.config.to_dict()),
+                "config": config_digest(self.config.to_dict()),
                 "state": self.state.digest(),
                 "encoder": encoder_digest(self.encoder),
             },
             "fingerprint": self.fingerprint,
+            "layout": {name: [part.start, part.stop] for name, part in self.layout.items()},
         }
         extras = {"modules.json": json.dumps(_MODULES, indent=2) + "\n"}
         if not with_model:
             extras["config.json"] = reference_text(name)
         write_folder(folder, document, self.state.to_tensors(), extras)
+
+    def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
+        """Render a model card.
+
+        Args:
+            results: What was measured (`fungi_hf.hub.card.Result`).
+            place: The repository or folder that the snippet loads; empty takes the encoder with
+                the config.
+
+        Returns:
+            Markdown with the Hub's YAML head; write it to README.md.
+
+        Raises:
+            InputError: If a result is of another type.
+        """
+        from fungi_hf.hub.card import Subject, render_card
+
+        base = self.source.name if self.source.name and not Path(self.source.name).is_dir() else ""
+        subject = Subject(
+            title=place.rpartition("/")[2] or f"FUNGI features of {base or 'a local encoder'}",
+            config=self.config,
+            base_model=base,
+            place=place,
+            modality=str(getattr(self.encoder, "modality", "text")),
+            target_layer=self.encoder.layer_path,
+            pooling=self.encoder.pooling,
+            fingerprint=self.fingerprint,
+        )
+        return render_card(subject, results)
 
     def push_to_hub(
         self,
@@ -261,108 +287,5 @@ class Shareable:
         )
         with tempfile.TemporaryDirectory() as folder:
             self.write(folder, public=True)
+            (Path(folder) / "README.md").write_text(self.make_card(place=repo_id), "utf-8")
             return push_folder(folder, repo_id, options)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Saved:
-    """A folder or repository that `save_pretrained` wrote, checked.
-
-    Attributes:
-        place: The folder or repository.
-        hub: How to reach it.
-        config: What it computes.
-        document: Its `fungi_config.json`.
-    """
-
-    place: str | Path
-    hub: HubOptions
-    config: FungiConfig
-    document: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, place: str | Path, path: Path, hub: HubOptions) -> _Saved:
-        """Read and check `fungi_config.json`.
-
-        Raises:
-            StateError: If a newer version wrote it, or a field has the wrong type.
-        """
-        document = read_document(path)
-        version = document.get("format", FORMAT)
-        if not isinstance(version, int) or version > FORMAT:
-            raise StateError(
-                f"{str(place)!r} has layout version {version!r}, this package reads {FORMAT}: "
-                "upgrade fungi-hf"
-            )
-        for key in ("encoder", "resolved", "digests"):
-            if not isinstance(document.get(key) or {}, dict):
-                raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")
-        for key in document.get("resolved") or {}:
-            if key not in _RESOLVED:
-                raise StateError(f"{path}: 'resolved' has an unknown field {key!r}")
-        if path.parent.parent.name == "snapshots":
-            # A repository may move on between two files: the rest is read from the same commit.
-            hub = dataclasses.replace(hub, revision=path.parent.name)
-        return cls(place, hub, FungiConfig.from_dict(document["config"]), document)
-
-    def resolved_config(self) -> FungiConfig:
-        """Give the config with layer, pooling and length as they were found when it was saved."""
-        return self.config.replace(**(self.document.get("resolved") or {}))
-
-    def encoder(
-        self, given: str | Path | nn.Module | None
-    ) -> tuple[str | Path | nn.Module, HubOptions]:
-        """Say which encoder to load and how to reach it.
-
-        Raises:
-            StateError: If the folder does not name one, or names something outside of the Hub.
-        """
-        if given is not None:
-            return given, dataclasses.replace(self.hub, revision=None)
-        beside = find_file(self.place, "config.json", self.hub)
-        if beside is not None and not is_reference(beside):
-            return self.place, self.hub
-        recorded = self.document.get("encoder") or {}
-        name, revision = recorded.get("name"), recorded.get("revision")
-        if not name:
-            raise StateError(
-                f"{str(self.place)!r} does not name its encoder (it was made from a model object "
-                "or a local folder); pass model="
-            )
-        if not isinstance(name, str) or not isinstance(revision, (str, type(None))):
-            raise StateError(
-                f"{str(self.place)!r}: the encoder's name must be a text; got {name!r}"
-            )
-        if not Path(self.place).is_dir() and (Path(name).is_absolute() or ".." in Path(name).parts):
-            raise StateError(
-                f"{str(self.place)!r} names an encoder outside of the Hub: {name!r}; pass model="
-            )
-        return name, dataclasses.replace(self.hub, revision=revision)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Read the fitted state; none is an empty dictionary."""
-        path = find_file(self.place, STATE_NAME, self.hub)
-        return {} if path is None else read_tensors(path)
-
-    def check_digests(self, here: Mapping[str, str]) -> None:
-        """Compare what is here with what was there.
-
-        Raises:
-            StateError: Naming the first that differs.
-        """
-        stored = self.document.get("digests") or {}
-        if "state" not in stored and find_file(self.place, STATE_NAME, self.hub) is not None:
-            raise StateError(f"{str(self.place)!r} holds fitted state without its digest")
-        for name, digest in stored.items():
-            if here.get(name) != digest:
-                raise StateError(
-                    f"the digest of {name!r} is {here.get(name)} here and {digest} in the saved "
-                    "folder: a file was altered, the encoder's weights differ, or this version "
-                    "of torch draws other random numbers; features would not be comparable"
-                )
-
-
-def _config_digest(data: Mapping[str, Any]) -> str:
-    """Digest of a config as the file holds it: fields of later versions do not count."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -77,6 +77,7 @@ def test_an_extractor_comes_back_with_state_and_encoder(
         "fungi_state.safetensors",
         "config.json",
         "modules.json",
+        "README.md",
     }
     assert again.fingerprint == extractor.fingerprint
     assert (again(TEXTS).array == extractor(TEXTS).array).all()
