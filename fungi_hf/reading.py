@@ -110,21 +110,38 @@ class Reading:
                 yield self._reader.samples(raws, prepared)
 
     def _prepared(self, chunk: list[tuple[int, Any]]) -> tuple[list[Any], list[Prepared]]:
+        """Check and prepare a chunk; an unusable input is decoded once, also when skipped."""
+        places: list[int] = []
+        raws: list[Any] = []
+        for index, raw in chunk:
+            try:
+                raws.append(self._encoder.check(raw, index))
+                places.append(index)
+            except FungiError as error:
+                self._leave_out(index, raw, error)
         try:
-            raws = [self._encoder.check(raw, index) for index, raw in chunk]
             return raws, self._encoder.prepare(raws)
         except FungiError:
             if not self._skip:
                 raise
-        raws, prepared = [], []
-        for index, raw in chunk:
+        kept, prepared = [], []
+        for index, raw in zip(places, raws, strict=True):
             try:
-                checked = self._encoder.check(raw, index)
-                prepared += self._encoder.prepare([checked])
-                raws.append(checked)
+                prepared += self._encoder.prepare([raw])
+                kept.append(raw)
             except FungiError as error:
-                self.failures.append(Failure(index=index, source=_short(raw), error=str(error)))
-        return raws, prepared
+                self._leave_out(index, raw, error)
+        return kept, prepared
+
+    def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
+        """Remember a failure, or raise it where nothing may be skipped.
+
+        Raises:
+            FungiError: The failure itself.
+        """
+        if not self._skip:
+            raise error
+        self.failures.append(Failure(index=index, source=_short(raw), error=str(error)))
 
 
 def warn_of(notes: Counter[str], encoder: Encoder) -> None:

@@ -188,10 +188,10 @@ class FungiPipeline(Pipeline):
     ) -> dict[str, Any]:
         raw = [item[0] if isinstance(item, list) else item for item in model_inputs["raw"]]
         progress = progress or _Progress()
-        for index, item in enumerate(raw, start=progress.seen):
-            self.extractor.encoder.check(item, index)
+        check = self.extractor.encoder.check  # here, so that errors name the place in the input
+        checked = [check(item, index) for index, item in enumerate(raw, start=progress.seen)]
         progress.seen += len(raw)
-        features, notes = self.extractor.collect(raw, len(raw))
+        features, notes = self.extractor.collect(checked, len(raw))
         progress.notes.update(notes)
         return {"features": torch.from_numpy(features.array)}
 
