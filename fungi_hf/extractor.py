@@ -277,7 +277,7 @@ class FungiExtractor(Shareable):
         with _bar(inputs, progress) as bar:
             for chunk in reading:
                 blocks = self._computer.compute(chunk, budget, bar, lost)
-                rows = self._finisher.finish(blocks)
+                rows = self._finisher.finish(blocks, len(array))
                 # Grown in place: joining a list of parts would hold the output twice.
                 array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
                 array[-len(rows) :] = rows

@@ -100,9 +100,9 @@ class Finisher:
                 self.skipped = (rows.shape[0], rows.shape[1])
         return self._means, self._components
 
-    def finish(self, blocks: dict[str, Tensor]) -> Float32Array:
-        """Give feature vectors [N, F] float32 from raw blocks."""
-        rows = self._concatenate(blocks)
+    def finish(self, blocks: dict[str, Tensor], first: int = 0) -> Float32Array:
+        """Give feature vectors [N, F] float32; `first` is the number of the first row in errors."""
+        rows = self._concatenate(blocks, first)
         if self._components is not None:
             rows = self._components.transform(rows)
             if self._config.reduction is not None and self._config.reduction.normalize:
@@ -110,14 +110,14 @@ class Finisher:
         array: Float32Array = rows.numpy()
         return array
 
-    def _directions(self, name: str, block: Tensor) -> Tensor:
-        check_finite(block, name, 0)
+    def _directions(self, name: str, block: Tensor, first: int = 0) -> Tensor:
+        check_finite(block, name, first)
         return block if name in self._factors else unit_rows(block)
 
-    def _concatenate(self, blocks: dict[str, Tensor]) -> Tensor:
+    def _concatenate(self, blocks: dict[str, Tensor], first: int = 0) -> Tensor:
         parts = []
         for name, weight in self._weights.items():
-            rows = self._directions(name, blocks[name])
+            rows = self._directions(name, blocks[name], first)
             if name in self._means:
                 live = (blocks[name] != 0).any(-1, keepdim=True)
                 rows = unit_rows((rows.double() - self._means[name]).float()) * live

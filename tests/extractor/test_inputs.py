@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from fungi_hf import FungiConfig, FungiExtractor
-from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, NotFittedError
+from fungi_hf.errors import (
+    ConfigError,
+    EncoderError,
+    FeatureError,
+    InputError,
+    InputTypeError,
+    NotFittedError,
+)
 from fungi_hf.testing import tiny_text_model
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted, model_of
 
@@ -354,3 +361,22 @@ def test_copies_and_pickles_work_apart_from_the_original(family: str, pooling: s
         with torch.no_grad():
             for parameter in original.encoder.model.parameters():
                 parameter.add_(-0.1)
+
+
+def test_a_nan_is_reported_by_its_row_also_in_a_later_chunk(monkeypatch) -> None:
+    extractor = extractor_of(objectives=("kl",))
+    monkeypatch.setattr(type(extractor.encoder), "chunk_size", 4)
+    compute = extractor._computer.compute
+    n_chunks = 0
+
+    def broken(*args):
+        nonlocal n_chunks
+        n_chunks += 1
+        blocks = compute(*args)
+        if n_chunks == 2:
+            blocks["kl"][1, 3] = torch.nan
+        return blocks
+
+    monkeypatch.setattr(extractor._computer, "compute", broken)
+    with pytest.raises(FeatureError, match=r"'kl' has NaN or Inf for 1 inputs, first at \[5\]"):
+        extractor(TRAIN)
