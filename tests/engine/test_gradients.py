@@ -282,3 +282,20 @@ def test_small_batches_give_the_same_factors() -> None:
     expected = fast(encoder, objective).materialise()
     for budget in (Budget(batch_size=1), Budget(batch_size=2), Budget(batch_tokens=1)):
         assert worst(fast(encoder, objective, budget=budget).materialise(), expected) < EXACT
+
+
+def test_equal_texts_and_views_of_different_samples_are_not_merged() -> None:
+    encoder = encoder_of("bert", "mean")
+    texts = [TEXTS[0], TEXTS[3], TEXTS[0]]
+    objective = simclr(encoder)
+    samples = samples_of(encoder, texts)
+    shared = samples[0].views["simclr"][0]
+    samples[1].views["simclr"][:] = [shared, samples[1].original, samples[0].original]
+    got = fast(encoder, objective, samples).materialise()
+    alone = torch.cat(
+        [fast(encoder, objective, [Sample(0, s.original, s.views)]).materialise() for s in samples]
+    )
+    assert worst(got, alone) < EXACT
+    assert torch.equal(got[0].isfinite(), got[2].isfinite())
+    assert worst(got[:1], got[2:]) < EXACT
+    assert worst(fast(encoder, kl(encoder), samples).materialise()[2:], got[:1]) > 0.1

@@ -161,3 +161,26 @@ def test_memory_holds_one_chunk_at_a_time(monkeypatch) -> None:
     features = extractor(read.append(i) or TRAIN[i % 12] for i in range(10))
     assert computed == [4, 8, 10]
     assert len(features) == 10
+
+
+def test_every_call_of_the_tokenizer_holds_the_lock() -> None:
+    """The race itself shows only now and then."""
+    import copy
+
+    from fungi_hf.encoders.words import TOKENIZING
+
+    extractor = extractor_of()
+    tokenizer = copy.deepcopy(extractor.encoder.tokenizer)
+    calls = []
+
+    class Watched(type(tokenizer)):
+        def __call__(self, *args, **kwargs):
+            calls.append(TOKENIZING._is_owned())
+            return super().__call__(*args, **kwargs)
+
+    tokenizer.__class__ = Watched
+    other = type(extractor).from_pretrained(extractor.encoder.model, extractor.config, tokenizer)
+    with pytest.warns(UserWarning, match="truncated"):
+        other.fit(TRAIN)([*TEXTS, "card " * 300])
+    assert len(calls) > 20
+    assert all(calls)
