@@ -74,22 +74,22 @@ class Pool:
     def similarity(self, queries: Rows) -> SimilarityBlock:
         """Give the fast similarity: (query slice, pool slice) -> [q, b] float32.
 
-        Two pieces of memory take turns as the result.
+        Every result lies in the same memory.
         """
         prepared: dict[str, tuple[slice, npt.NDArray[np.float32]]] = {}
-        memory = [np.empty(0, np.float32), np.empty(0, np.float32)]
+        memory = np.empty(0, np.float32)
         scales = self.query_scales(queries)
 
         def compare(some: slice, part: slice) -> Float32Array:
+            nonlocal memory
             if prepared.get("pool", (None,))[0] != part:
                 prepared["pool"] = part, self.fast_rows(part)
             own = self.fast_queries(queries, some, scales)
             shape = (len(own), part.stop - part.start)
             numbers = shape[0] * shape[1]
-            memory.reverse()
-            if memory[0].size < numbers:
-                memory[0] = np.empty(numbers, np.float32)
-            out = memory[0][:numbers].reshape(shape)
+            if memory.size < numbers:
+                memory = np.empty(numbers, np.float32)
+            out = memory[:numbers].reshape(shape)
             return np.matmul(own, prepared["pool"][1].T, out=out)
 
         return compare
@@ -155,7 +155,7 @@ class Pool:
                 exact[:] = raw
                 scores[group, columns] = self._score(own[group], exact.reshape(*part.shape, width))
             if self.metric == "cosine":
-                scores /= _nonzero(self.rows.norms)[rows]
+                scores /= _nonzero(self.rows.norms[rows])
             scores[np.arange(rows.shape[1]) >= counts[:, None]] = -np.inf
             return scores
 
@@ -219,11 +219,11 @@ class Pool:
 
 def pair_groups(counts: Int64Array, n_pairs: int) -> Iterator[tuple[slice, slice]]:
     """Cut [q, w] pairs into rectangles of at most n_pairs that cover each row's count."""
-    start = 0
+    start, wanted = 0, counts.tolist()
     while start < len(counts):
         stop, width = start, 0
         while stop < len(counts):
-            wider = max(width, int(counts[stop]))
+            wider = max(width, wanted[stop])
             if stop > start and (stop + 1 - start) * wider > n_pairs:
                 break
             stop, width = stop + 1, wider

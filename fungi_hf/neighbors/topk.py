@@ -7,8 +7,10 @@ candidates are scored again exactly before anything is decided.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,15 +20,16 @@ from fungi_hf.errors import FeatureError, ShapeError
 from fungi_hf.neighbors.base import check_count, check_exclusions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator
 
     from fungi_hf.neighbors.base import Exclusions
     from fungi_hf.neighbors.vectors import RealArray
     from fungi_hf.types import Float64Array, Int64Array
 
 DECIMALS = 9
-QUERY_ROWS, POOL_ROWS = 512, 10240  # a float32 block of 20 MB
+QUERY_ROWS, POOL_ROWS = 2048, 10240  # a float32 block of 80 MB: smaller products are slower
+_PIECE_ROWS = 128  # queries whose candidates are sorted out together, by one thread
+_MOST_THREADS = 8
 _DENSE_NUMBERS = 1 << 22
 
 Owners: TypeAlias = npt.NDArray[np.int16]  # query within a chunk; stable sorting is a radix sort
@@ -88,27 +91,25 @@ def search_similarity(
         _sort_all(similarity, skipped, rows, scores, n_pool)
         return rows, scores
     chunks = [
-        Candidates(slice(start, min(start + QUERY_ROWS, n_queries)), k, skipped, refinement)
-        for start in range(0, n_queries, QUERY_ROWS)
+        (chunk, [Candidates(part, k, skipped, refinement) for part in _cut(chunk, _PIECE_ROWS)])
+        for chunk in _cut(slice(0, n_queries), QUERY_ROWS)
     ]
 
-    def take(chunk: Candidates, block: RealArray, pool: slice) -> None:
-        chunk.offer(block, pool)
+    def take(piece: Candidates, block: RealArray, pool: slice) -> None:
+        piece.offer(block, pool)
         if pool.stop == n_pool:
-            chunk.finish(rows[chunk.queries], scores[chunk.queries])
+            piece.finish(rows[piece.queries], scores[piece.queries])
 
-    # One worker sorts out a block while the next is computed.
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        busy: Future[None] | None = None
-        for start in range(0, n_pool, POOL_ROWS):
-            pool = slice(start, min(start + POOL_ROWS, n_pool))
-            for chunk in chunks:
-                block = _checked(similarity(chunk.queries, pool), chunk.queries, pool)
-                if busy is not None:
-                    busy.result()
-                busy = worker.submit(take, chunk, block, pool)
-        if busy is not None:
-            busy.result()
+    # All cores multiply a block, then all sort it out: a product whose cores have other work to do
+    # waits for the slowest of them.
+    with ThreadPoolExecutor(max_workers=_n_threads()) as workers:
+        for pool in _cut(slice(0, n_pool), POOL_ROWS):
+            for chunk, pieces in chunks:
+                block = _checked(similarity(chunk, pool), chunk, pool)
+                offsets = (piece.queries.start - chunk.start for piece in pieces)
+                parts = [block[start : start + _PIECE_ROWS] for start in offsets]
+                run = map if len(pieces) == 1 else workers.map
+                list(run(take, pieces, parts, repeat(pool)))
     left = n_pool - np.bincount(skipped[0], minlength=n_queries)
     short = np.flatnonzero((rows >= 0).sum(1) < np.minimum(k, left))
     if len(short):
@@ -119,6 +120,17 @@ def search_similarity(
 def sorts_all(k: int, n_pool: int) -> bool:
     """Tell whether k is so large that sorting whole rows of exact scores is the faster way."""
     return 4 * k > n_pool
+
+
+def _cut(rows: slice, size: int) -> Iterator[slice]:
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
+
+
+def _n_threads() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
 class Candidates:
