@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("README.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 CHECKER = doctest.OutputChecker()  # "..." stands for anything
 # Pages that other tests run, with what they need.
 ELSEWHERE: set[str] = set()
@@ -53,5 +54,5 @@ def test_the_page_runs_and_prints_what_it_says(
             exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102
         if expected is not None:
             got = printed.getvalue().rstrip() + "\n"
-            same = CHECKER.check_output(expected.rstrip() + "\n", got, doctest.ELLIPSIS)
+            same = CHECKER.check_output(expected.rstrip() + "\n", got, FLAGS)
             assert same, f"block {number} printed:\n{got}"

@@ -286,7 +286,13 @@ def _kind(inputs: Any) -> str:
     Raises:
         InputTypeError: If they are a table, whose column must be named.
     """
-    if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None:
+    is_clip = (  # a pair of samples and their rate
+        isinstance(inputs, tuple)
+        and len(inputs) == 2
+        and hasattr(inputs[0], "shape")
+        and isinstance(inputs[1], int)
+    )
+    if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None or is_clip:
         return "one"
     if hasattr(inputs, "column_names") and hasattr(inputs, "features"):
         raise InputTypeError(

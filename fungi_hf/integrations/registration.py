@@ -19,6 +19,7 @@ def register() -> None:
         BrokenDependencyError: If torchaudio is installed for another build of torch, which
             breaks transformers' models and pipelines.
         OSError: If transformers cannot be imported for another reason of the kind.
+        RuntimeError: Likewise.
     """
     try:
         from transformers.pipelines import PIPELINE_REGISTRY

@@ -6,7 +6,6 @@ Results are written in MTEB's format, one file per model and task, under recipes
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ CONFIGS = {
 }
 
 
-def evaluate(encoder: str, config: FungiConfig, limit: int | None) -> list[dict[str, Any]]:
-    """Give one result per task, in MTEB's format.
+def evaluate(encoder: str, config: FungiConfig, limit: int | None) -> list[Any]:
+    """Give MTEB's own result of every task.
 
     Args:
         encoder: Folder or Hub id.
@@ -40,7 +39,7 @@ def evaluate(encoder: str, config: FungiConfig, limit: int | None) -> list[dict[
         task.limit = limit
     # MTEB's cache is keyed by the model's name, which says nothing of config and state.
     found = mteb.evaluate(model, tasks, cache=None, encode_kwargs={"batch_size": 256})
-    return [result.to_dict() for result in found.task_results]
+    return list(found.task_results)
 
 
 def main() -> None:
@@ -58,9 +57,8 @@ def main() -> None:
         folder = RESULTS / (f"{name}-{options.limit}" if options.limit else name)
         folder.mkdir(parents=True, exist_ok=True)
         for result in evaluate(encoder, config, options.limit):
-            path = folder / f"{result['task_name']}.json"
-            path.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            print(name, result["task_name"], round(result["scores"]["test"][0]["main_score"], 4))
+            result.to_disk(folder / f"{result.task_name}.json")
+            print(name, result.task_name, round(result.scores["test"][0]["main_score"], 4))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ def test_three_kinds_of_task_run_offline() -> None:
     from recipes.mteb.tasks import read
 
     config = FungiConfig(objectives=("kl",))
-    results = {r["task_name"]: r for r in evaluate(str(get_model_path()), config, 308)}
+    results = {r.task_name: r for r in evaluate(str(get_model_path()), config, 308)}
 
-    scores = {name: r["scores"]["test"][0]["main_score"] for name, r in results.items()}
+    scores = {name: r.scores["test"][0]["main_score"] for name, r in results.items()}
     assert set(scores) == {
         "LocalBanking77Classification",
         "LocalBanking77Clustering",
@@ -35,5 +35,5 @@ def test_three_kinds_of_task_run_offline() -> None:
     hits = ExactIndex("cosine").fit(extractor(pool)).search(extractor(queries), 1).indices[:, 0]
     kept = [row for row, label in enumerate(labels) if label in set(pool_labels)]
     right = np.mean([pool_labels[hits[row]] == labels[row] for row in kept])
-    measured = results["LocalBanking77Retrieval"]["scores"]["test"][0]["precision_at_1"]
+    measured = results["LocalBanking77Retrieval"].scores["test"][0]["precision_at_1"]
     assert measured == pytest.approx(right, abs=0.01)
