@@ -188,7 +188,7 @@ class FungiConfig(ShareableConfig):
         """Give the published code's choices for one modality, its quirks included.
 
         Args:
-            modality: "text", "audio" or "vision".
+            modality: "text" or "audio".
 
         Returns:
             The preset. Head weights, negatives and views follow the published distributions;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
+from fungi_hf.seeding import uniform
 from fungi_hf.views.audio import CropDraw, MaskDraw, NoiseRollDraw
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _noise_roll(mels: Tensor, draws: list[NoiseRollDraw], region: Tensor) -> Ten
     for row, draw in enumerate(draws):  # each view has a stream of its own, on the CPU
         generator = torch.Generator().manual_seed(draw.seed)
         length = int(region[row])
-        noise[row, :length] = torch.rand(length, n_mels, generator=generator) * draw.amplitude
+        noise[row, :length] = uniform(generator, length, n_mels) * draw.amplitude
     noisy = mels + noise.to(mels)
     shift = torch.tensor([draw.shift for draw in draws], device=mels.device)
     time = torch.arange(frames, device=mels.device).expand(len(draws), -1)
