@@ -278,3 +278,32 @@ def test_the_installed_program(model: str, tmp_path: Path, wanted: Any) -> None:
     assert shell(f"{PROGRAM} --help").returncode == 0
     assert shell(f"{PROGRAM}").returncode == 2
     assert shell(f"{PROGRAM} extract {model} {source} | head -c 1").returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
+def test_extract_reads_a_folder_of_clips(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import soundfile
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    settings = ASTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_length=128, frequency_stride=16, time_stride=16,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        ASTModel(settings).save_pretrained(tmp_path / "ast")
+    ASTFeatureExtractor(max_length=128).save_pretrained(tmp_path / "ast")
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    tones = {name: np.sin(np.arange(n) / 9) / 4 for name, n in (("b", 16000), ("a", 12000))}
+    for name, tone in tones.items():
+        soundfile.write(clips / f"{name}.wav", tone, 16000)
+    (clips / "notes.md").write_text("not a clip")
+    out = tmp_path / "out.npy"
+
+    assert run(capsys, "extract", str(tmp_path / "ast"), str(clips), "--out", str(out))[0] == 0
+
+    extractor = FungiExtractor.from_pretrained(tmp_path / "ast")
+    wanted = extractor([str(clips / "a.wav"), str(clips / "b.wav")]).array
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=2e-6)

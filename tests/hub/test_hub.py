@@ -11,6 +11,7 @@ import torch
 from transformers import pipeline
 
 from fungi_hf import KL, FungiConfig, FungiExtractor, SimCLR
+from fungi_hf.cli import main
 from fungi_hf.encoders.loading import Source
 from fungi_hf.errors import ConfigError, StateError, StorageError
 from fungi_hf.testing import tiny_text_model
@@ -400,3 +401,25 @@ def test_a_folder_round_trip_restores_perturbed_state(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert FungiConfig.from_pretrained(folder) == FITTED
     assert FungiConfig.from_pretrained(folder / "fungi_config.json") == FITTED
+
+
+def test_the_program_pushes_and_tells(
+    hub: FakeHub,
+    extractor: FungiExtractor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    extractor.save_pretrained(tmp_path / "saved")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    capsys.readouterr()
+
+    assert main(["push", str(tmp_path / "saved"), "owner/pushed", "--private"]) == 0
+    assert capsys.readouterr().out.startswith(f"{hub.url}/owner/pushed/commit/")
+    assert hub.repos["owner/pushed"].private
+    assert main(["info", "owner/pushed"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["fingerprint"], facts["fitted"]) == (extractor.fingerprint, True)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
+    assert main(["push", str(tmp_path / "saved"), "owner/pushed"]) == 1
+    assert "cannot push to 'owner/pushed'" in capsys.readouterr().err.splitlines()[-1]
