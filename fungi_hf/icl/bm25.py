@@ -68,14 +68,16 @@ class InvertedIndex:
 
     def scores(self, queries: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return the scores of all rows, [n, N]; 0 where no token is shared."""
+        known = self._vocabulary
         scores = np.zeros((len(queries), self.n_rows))
         for row, query in enumerate(queries):
             # In order of first use, not of hashing, so that every process adds in the same order.
-            for token in dict.fromkeys(self._listed(query)):
-                code = self._vocabulary.get(token)
-                if code is not None:
-                    held = slice(self._starts[code], self._starts[code + 1])
-                    scores[row, self._rows[held]] += self._weights[held]
+            codes = [known[token] for token in dict.fromkeys(self._listed(query)) if token in known]
+            held = [slice(self._starts[code], self._starts[code + 1]) for code in codes]
+            if held:
+                rows = np.concatenate([self._rows[part] for part in held])
+                weights = np.concatenate([self._weights[part] for part in held])
+                scores[row] = np.bincount(rows, weights, self.n_rows)
         return scores
 
     def n_unknown(self, queries: Sequence[str]) -> int:

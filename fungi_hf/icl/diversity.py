@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fungi_hf.icl.strategies import DPP
 
 _NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
+_FEW = 256  # candidates whose products are too small to be worth a second BLAS thread
+_SQUARE, _ONE_THREAD = 64, 1 << 18  # rows of A A^T, multiplications of A B on one BLAS thread
 _LEAST_GAIN = float(np.log(1e-10))  # under it the ranking decides
 _NOISE = 1e-12  # a conditional variance below this is rounding noise
 
@@ -142,7 +144,7 @@ class DiversePicker:
         for position, query in enumerate(queries):  # one at a time: the rows stay in the cache
             vectors = self.ranker.vectors(np.maximum(found[position], 0))  # [C, F]
             near[position] = vectors @ query
-            alike[position] = vectors @ vectors.T
+            alike[position] = _products(vectors)
         near[found < 0] = -1
         gain: _Gain
         if isinstance(self.options, MMR):
@@ -166,6 +168,28 @@ class DiversePicker:
                 taken += (codes == codes[everyone, picked][:, None]) & alive[:, None]
             gain.add(picked)
         return places
+
+
+def _products(vectors: Scores) -> Scores:
+    """Return all products of rows, [C, C], in parts that OpenBLAS leaves on the calling thread.
+
+    Thousands of products of some 0.2 ms would else wait for a second thread each time.
+    """
+    n, width = vectors.shape
+    tall = -(-n // -(-n // _SQUARE))
+    wide = _ONE_THREAD // (tall * width)
+    if n > _FEW or wide < 4:
+        return vectors @ vectors.T
+    products = np.empty((n, n))
+    for start in range(0, n, tall):
+        own = slice(start, start + tall)
+        products[own, own] = vectors[own] @ vectors[own].T
+        for first in range(0, start, wide):
+            other = slice(first, min(first + wide, start))
+            products[own, other] = vectors[own] @ vectors[other].T
+    for start in range(tall, n, tall):
+        products[:start, start : start + tall] = products[start : start + tall, :start].T
+    return products
 
 
 def _best(gain: _Gain, rows: Rows, eligible: np.ndarray) -> Rows:

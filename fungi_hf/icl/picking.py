@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from fungi_hf.icl.rankings import Asked, Ranker, Rows, Scores
 
-_CELLS = 1 << 22  # ranked rows held at once
-_QUERIES = 512
+_CELLS = 1 << 21  # ranked rows held at once: 16 MB an array
+_QUERIES = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ def pick(ranker: Ranker, asked: Asked, quota: Quota, n_pool: int) -> tuple[Rows,
             scores[some[done]] = _taken(values[done], order, -np.inf)
             left.append(some[~done])
         pending = np.concatenate(left)
-        depth = min(n_pool, depth * 8)
+        depth = min(n_pool, depth * 4)
     return rows, scores
 
 

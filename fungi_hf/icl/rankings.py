@@ -17,6 +17,7 @@ from fungi_hf.icl.bm25 import InvertedIndex
 from fungi_hf.icl.strategies import BM25, KNN
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.topk import search_similarity
+from fungi_hf.neighbors.vectors import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,17 +127,9 @@ class DenseRanking:
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
         """Return the scores of given rows, in float64."""
-        own = matrix_of(asked.examples)[asked.rows].astype(np.float64)
-        if self.metric == "cosine":
-            own = unit(own)
-        scores = np.empty(rows.shape)
-        for position, query in enumerate(own):  # one at a time: the rows stay in the cache
-            held = self.vectors(rows[position])
-            if self.metric == "euclidean":
-                scores[position] = -((held - query) ** 2).sum(axis=1)
-            else:
-                scores[position] = held @ query
-        return scores
+        queries = read_rows(matrix_of(asked.examples)[asked.rows], "queries")
+        rescore = self._index.pool.rescorer(queries)
+        return rescore(np.arange(len(rows)), rows, np.full(len(rows), rows.shape[1]))
 
     def vectors(self, rows: Rows) -> Scores:
         """Return pool rows in float64, of length 1 if the metric is the cosine, [m, F]."""
