@@ -110,7 +110,11 @@ class Reading:
                 yield self._reader.samples(raws, prepared)
 
     def _prepared(self, chunk: list[tuple[int, Any]]) -> tuple[list[Any], list[Prepared]]:
-        """Check and prepare a chunk; an unusable input is decoded once, also when skipped."""
+        """Check and prepare a chunk; an unusable input is decoded once, also when skipped.
+
+        Raises:
+            FungiError: If an input is unusable and nothing may be skipped.
+        """
         places: list[int] = []
         raws: list[Any] = []
         for index, raw in chunk:

@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from fungi_hf.reduction import PrincipalComponents
 from fungi_hf.sketches import DenseSketch
 from recipes import protocol
 from recipes.datasets import load
+
+if TYPE_CHECKING:
+    from recipes.datasets import Split
 
 HERE = Path(__file__).parent
 
@@ -41,7 +44,7 @@ def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFe
     extractor = FungiExtractor.from_pretrained(model_folder(recipe["model"]), config)
     if isinstance(extractor.sketch, DenseSketch):
         extractor.sketch.materialise()
-    train, test = load(recipe["data"], "train"), load(recipe["data"], "test")
+    train, test = splits(recipe)
     seconds = 0.0
     if config.needs_fit:
         extractor.fit(train.texts, progress=True)
@@ -58,6 +61,13 @@ def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFe
         found.save(path)
         features.append(found)
     return features[0], features[1], seconds
+
+
+def splits(recipe: dict[str, Any]) -> tuple[Split, Split]:
+    """Give both splits, or as many evenly spread rows as the recipe's "rows" say."""
+    rows = recipe.get("rows") or {}
+    train, test = (load(recipe["data"], name).head(rows.get(name)) for name in ("train", "test"))
+    return train, test
 
 
 def blocks(features: FungiFeatures, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -91,7 +101,7 @@ def reduced(
 def run(recipe: dict[str, Any], cache: Path) -> dict[str, Any]:
     """Give the result record of one recipe."""
     train, test, seconds = extract(recipe, cache)
-    y_train, y_test = load(recipe["data"], "train").labels, load(recipe["data"], "test").labels
+    y_train, y_test = (split.labels for split in splits(recipe))
     combinations = [c.split("+") for c in recipe["combinations"]]
     means = {n: train.block(n).mean(0) for n in train.layout} if recipe.get("centre") else {}
     left, right = blocks(train, means), blocks(test, means)
