@@ -219,10 +219,11 @@ def check_fit(builder: PromptBuilder, query: str, shown: list[Demonstration]) ->
     return bool(dropped)
 
 
-def test_budgets_hold_on_2000_fuzzed_rows():
+@pytest.mark.parametrize("n_rows", [500, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_budgets_hold_on_fuzzed_rows(n_rows):
     rng = random.Random(0)
-    outcomes = [check_fit(*fuzzed(rng)) for _ in range(2_000)]
-    assert sum(outcomes) > 300
+    outcomes = [check_fit(*fuzzed(rng)) for _ in range(n_rows)]
+    assert sum(outcomes) > 0.15 * n_rows
 
 
 def test_farthest_demonstrations_go_first_when_all_cost_the_same():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fungi_hf.icl import DemoSelector, Examples
+from fungi_hf.icl import DemoSelector, Examples, diversity
 from fungi_hf.icl.strategies import BM25, DPP, KNN, MMR, Hybrid, Random, Stratified
 
 from . import references
@@ -397,3 +397,10 @@ def test_per_label_gives_every_label_the_same_number_of_rows():
     assert demos.indices.shape == (5, 6)
     for rows in demos.indices:
         assert np.bincount(labels[rows]).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 65, 100, 129, 256, 257])
+@pytest.mark.parametrize("width", [1, 7, 768, 5000])
+def test_products_in_parts_are_the_whole_product(n, width):
+    rows = np.random.default_rng(n).standard_normal((n, width))
+    np.testing.assert_allclose(diversity._products(rows), rows @ rows.T, rtol=1e-12, atol=1e-10)

@@ -27,6 +27,7 @@ from tests.neighbors import brute
 def small_blocks(monkeypatch):
     monkeypatch.setattr(topk, "QUERY_ROWS", 7)
     monkeypatch.setattr(topk, "POOL_ROWS", 32)
+    monkeypatch.setattr(topk, "_PIECE_ROWS", 3)
 
 
 def draw(rng, n, width, dtype, kind):
@@ -74,6 +75,7 @@ def test_order_equals_a_float64_brute_force(
         warnings.simplefilter("ignore")
         patch.setattr(topk, "QUERY_ROWS", 7)
         patch.setattr(topk, "POOL_ROWS", 32)
+        patch.setattr(topk, "_PIECE_ROWS", 3)
         found = ExactIndex(metric).fit(pool).search(queries, k, exclude=exclude)
     indices, scores = brute.search(queries, pool, k, metric, exclude)
     np.testing.assert_array_equal(found.indices, indices)
@@ -83,7 +85,8 @@ def test_order_equals_a_float64_brute_force(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_order_equals_a_brute_force_over_several_real_blocks(metric):
+def test_order_equals_a_brute_force_over_several_real_blocks(metric, monkeypatch):
+    monkeypatch.setattr(topk, "QUERY_ROWS", 300)  # two full pieces and a part of one
     rng = np.random.default_rng(0)
     pool = rng.standard_normal((topk.POOL_ROWS + 500, 24)).astype(np.float32)
     pool[-400:] = pool[:400]
@@ -301,6 +304,7 @@ def test_search_similarity_is_the_stable_sort_of_a_matrix(seed, n, n_queries, k,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "QUERY_ROWS", 6)
         patch.setattr(topk, "POOL_ROWS", 20)
+        patch.setattr(topk, "_PIECE_ROWS", 3)
         rows, scores = search_similarity(lambda q, p: matrix[q, p], n, n_queries, k)
         wanted = np.argsort(-np.round(matrix.astype(np.float64), 9), axis=1, kind="stable")[:, :k]
         np.testing.assert_array_equal(rows, wanted)
