@@ -51,7 +51,7 @@ CASES = {
     "stratified": (Stratified(), {}),
     "random": (Random(), {}),
 }
-BAR = {"case": "knn", "s": 3.0, "extra_mb": 1024}
+BAR = {"s": 3.0, "extra_mb": 1024}  # for every strategy
 
 
 def examples():
@@ -120,6 +120,8 @@ def main():
         return
     load = round(os.getloadavg()[0], 2)
     found = {label: in_a_process(label) for label in ("faiss", *CASES)}
+    faiss = found.pop("faiss")
+    above = [label for label, own in found.items() if any(own[key] > BAR[key] for key in BAR)]
     result = {
         "shape": [3_080, 10_003, WIDTH],
         "k": K,
@@ -129,8 +131,9 @@ def main():
         "numpy": np.__version__,
         "load_before": load,
         "bar": BAR,
-        "bar_is_met": found["knn"]["s"] <= BAR["s"] and found["knn"]["extra_mb"] <= BAR["extra_mb"],
-        "faiss_flat_search": found.pop("faiss"),
+        "bar_is_met": not above,
+        "above_bar": above,
+        "faiss_flat_search": faiss,
         "strategies": found,
     }
     text = json.dumps(result, indent=2)
