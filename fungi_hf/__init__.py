@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
-from fungi_hf.errors import BrokenDependencyError, FungiError
-from fungi_hf.integrations.registration import register
+from fungi_hf.errors import FungiError
+from fungi_hf.integrations.registration import arrange, broken_torchaudio_named
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
@@ -33,13 +32,8 @@ _HOMES = {
     "FungiFeatures": "fungi_hf.features",
     "register_objective": "fungi_hf.objectives",
 }
-_broken: BrokenDependencyError | None = None
-try:
-    register()
-except BrokenDependencyError as error:
-    # Configs, search and `fungi-hf doctor` still work; what needs a model repeats the message.
-    _broken = error
-    warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+# Registers at once, or when transformers' pipelines are imported: configs stay light.
+arrange()
 
 
 def __getattr__(name: str) -> Any:
@@ -50,8 +44,8 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _broken is not None:
-        raise _broken
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with broken_torchaudio_named():
+        importlib.import_module("transformers.pipelines")
+        return getattr(importlib.import_module(_HOMES[name]), name)
