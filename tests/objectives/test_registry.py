@@ -109,7 +109,7 @@ def test_errors_of_the_registry() -> None:
         FungiConfig(objectives=("spraed",))
     with pytest.raises(ConfigError, match="no objective is registered as 'nope'"):
         Custom(objective="nope")
-    with pytest.raises(ObjectiveError, match="'spread' refused .*'colour'"):
+    with pytest.raises(ObjectiveError, match="'spread' refused "):
         extractor_of(objectives=(spec(options={"colour": 1}),))
     with pytest.raises(ObjectiveError, match="wants 3 views, its spec says 2"):
         extractor_of(objectives=(spec(n_views=2),))
