@@ -45,7 +45,7 @@ class Budget:
 
     batch_tokens: int = 2048
     batch_size: int | None = None
-    group_tokens: int = 4096
+    group_tokens: int = 8192
 
 
 def cut_groups(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:

@@ -43,7 +43,9 @@ class BlockComputer:
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Draw heads and sketch by name; nothing is encoded yet."""
         self._encoder, self._config = encoder, config
-        self.budget = Budget()
+        # Graphs above a pooled token are small; those above every token are an MLP each.
+        small = getattr(encoder, "uses_short_last_block", False)
+        self.budget = Budget(group_tokens=32768 if small else 8192)
         self.reader = InputReader(encoder, config)
         self.objectives = {
             spec.name: make_objective(spec, width=encoder.width, seed=config.seed)

@@ -48,9 +48,13 @@ class InputReader:
         """Prepare inputs with the views that an objective's `fit` wants."""
         per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
         views = self._encoder.views(spec.views, per_input, spec.view_options)
+        made = [self._make_views(raw, views, _stream(spec)) for raw in raws]
+        items = iter(self._encoder.prepare([view for of_sample in made for view in of_sample]))
         return [
-            Sample(i, item, {spec.name: self._make_views(raw, views, _stream(spec))})
-            for i, (raw, item) in enumerate(zip(raws, self._encoder.prepare(raws), strict=True))
+            Sample(i, item, {spec.name: list(itertools.islice(items, len(of_sample)))})
+            for i, (item, of_sample) in enumerate(
+                zip(self._encoder.prepare(raws), made, strict=True)
+            )
         ]
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False) -> Reading:
@@ -58,26 +62,38 @@ class InputReader:
         return Reading(self, iterate(inputs), self._encoder, skip=skip)
 
     def samples(self, raws: list[Any], prepared: list[Prepared]) -> list[Sample]:
-        """Join checked inputs, their prepared form and their views."""
+        """Join checked inputs, their prepared form and their views, prepared in one go."""
+        content = self._encoder.content
+        made = {
+            name: [self._make_views(raw, views, self._streams[name]) for raw in raws]
+            for name, views in self._views.items()
+        }
+        keys = {
+            name: [[content(view) for view in views] for views in of_samples]
+            for name, of_samples in made.items()
+        }
+        distinct = {
+            key: view
+            for name, of_samples in made.items()
+            for views, their_keys in zip(of_samples, keys[name], strict=True)
+            for key, view in zip(their_keys, views, strict=True)
+        }
+        items = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
         return [
             Sample(
                 place,
                 item,
                 {
-                    name: self._make_views(raw, views, self._streams[name])
-                    for name, views in self._views.items()
+                    name: [items[key] for key in of_samples[place]]
+                    for name, of_samples in keys.items()
                 },
             )
-            for place, (raw, item) in enumerate(zip(raws, prepared, strict=True))
+            for place, item in enumerate(prepared)
         ]
 
-    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Prepared]:
-        content = self._encoder.content
-        made = views(raw, sample_generator(self._seed, f"views/{stream}", content(raw)))
-        keys = [content(view) for view in made]
-        distinct = dict(zip(keys, made, strict=True))
-        prepared = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
-        return [prepared[key] for key in keys]
+    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Any]:
+        content = self._encoder.content(raw)
+        return list(views(raw, sample_generator(self._seed, f"views/{stream}", content)))
 
 
 class Reading:
