@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -88,10 +89,14 @@ class Group:
             for name in (samples[0].views if samples else {})
         }
         self._owner = torch.tensor(owners)
-        # Originals apart from views: an objective's pullback touches its own batches only.
+        # Originals apart from views, so that a pullback touches its objective's batches only;
+        # together where the graph is one token's, which a larger batch outweighs.
+        together = getattr(plan.encoder, "uses_short_last_block", False)
+        cuts = [0, len(units)] if together else [0, self._n, len(units)]
         self._segments = [
-            *self._encode(units, 0, self._n, budget),
-            *self._encode(units, self._n, len(units), budget),
+            segment
+            for start, stop in itertools.pairwise(cuts)
+            for segment in self._encode(units, start, stop, budget)
         ]
         device = self._segments[0].embeddings.device
         embeddings = torch.cat([segment.embeddings for segment in self._segments])
@@ -188,7 +193,8 @@ class Group:
         parts = [segment for segment in self._segments if segment.activation is not None]
         pooled = torch.cat([part.activation for part in parts if part.activation is not None])
         order = torch.cat([part.units for part in parts]).to(pooled.device)
-        return torch.empty_like(pooled).index_copy_(0, order, pooled)
+        placed = torch.empty_like(pooled).index_copy_(0, order, pooled)
+        return placed[self._base.to(pooled.device)]
 
 
 def _head_precision(embeddings: Tensor) -> Tensor:

@@ -183,15 +183,8 @@ class Tape:
             delta, a = delta[:, :1], a[:, :1]
         n_tokens = delta.shape[1]
         rows = owner.to(delta.device)
-        if n_tokens == 1:
-            return LayerFactors(
-                delta=delta[:, 0],
-                a=a[:, 0].to(wide),
-                owner=rows,
-                n_samples=n_samples,
-                bias=self._bias,
-            )
-        # Padding and unread tokens have delta exactly 0; what a holds there must not matter.
+        # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a holds
+        # there must not matter.
         # A NaN is not 0: it must reach the features' check, not look like a zero gradient.
         kept = (delta.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
         return LayerFactors(

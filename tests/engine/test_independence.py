@@ -78,22 +78,31 @@ def test_merging_equal_views_changes_nothing(monkeypatch) -> None:
     extractor = fitted(sketch="gaussian")
     merged = extractor(TEXTS).array
     encoded: list[int] = []
-    collate, make_views = TextEncoder.collate, InputReader._make_views
+    collate, samples = TextEncoder.collate, InputReader.samples
 
     def counted(self, items):
         encoded.append(len(items))
         return collate(self, items)
 
     def unmerged(self, *args):
-        views = make_views(self, *args)
         return [
-            dataclasses.replace(view, key=view.key + bytes([i])) for i, view in enumerate(views)
+            dataclasses.replace(
+                sample,
+                views={
+                    name: [
+                        dataclasses.replace(view, key=view.key + bytes([i]))
+                        for i, view in enumerate(views)
+                    ]
+                    for name, views in sample.views.items()
+                },
+            )
+            for sample in samples(self, *args)
         ]
 
     monkeypatch.setattr(TextEncoder, "collate", counted)
     extractor(TEXTS)
     n_merged, encoded[:] = sum(encoded), []
-    monkeypatch.setattr(InputReader, "_make_views", unmerged)
+    monkeypatch.setattr(InputReader, "samples", unmerged)
     assert difference(extractor(TEXTS).array, merged) < TINY
     assert sum(encoded) == len(TEXTS) * (1 + 4) > n_merged
 
@@ -182,5 +191,5 @@ def test_every_call_of_the_tokenizer_holds_the_lock() -> None:
     other = type(extractor).from_pretrained(extractor.encoder.model, extractor.config, tokenizer)
     with pytest.warns(UserWarning, match="truncated"):
         other.fit(TRAIN)([*TEXTS, "card " * 300])
-    assert len(calls) > 20
+    assert len(calls) >= 10
     assert all(calls)
