@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import text_models, timing
 from fungi_hf.config import FungiConfig, SimCLR
 
-SIZES = {"minilm": {"kl": 500, "simclr": 60}, "bert-base": {"kl": 100, "simclr": 16}}
+SIZES = {"minilm": {"kl": 400, "simclr": 60}, "bert-base": {"kl": 64, "simclr": 16}}
 OBJECTIVES: dict[str, tuple[Any, ...]] = {"kl": ("kl",), "simclr": ("kl", SimCLR(n_negatives=32))}
 
 
