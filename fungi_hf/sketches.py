@@ -71,7 +71,7 @@ class KhatriRao:
     """Sums of products of two sign projections; costs s R P (m + n1), never forms G.
 
     Formula: y_k = (P s)^-1/2 sum_{j<s} sum_rows (delta . U_kj) ([a;1] . W_kj), with U, W of +-1.
-    Variance of ||y||^2: at most (2 + 6 rho / s) / P of ||G||^4 (see docs/method notes).
+    Variance of ||y||^2: at most (2 + 6 rho / s) / P of ||G||^4.
     """
 
     def __init__(self, m: int, n1: int, width: int, *, rank: int, seed: int) -> None:

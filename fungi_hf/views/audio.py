@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
@@ -84,7 +85,7 @@ class AudioView:
         return digest.digest()
 
 
-class _Family:
+class _Family(ABC):
     """V independent draws of one kind."""
 
     on_waveform: ClassVar[bool] = False
@@ -94,9 +95,9 @@ class _Family:
         """Give V views of a clip."""
         return [AudioView(raw, self.draw(generator)) for _ in range(self.n_views)]
 
+    @abstractmethod
     def draw(self, generator: random.Random) -> Draw:
         """Draw one view's numbers."""
-        raise NotImplementedError
 
 
 class NoiseRoll(_Family):
