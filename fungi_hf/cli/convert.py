@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 _CONVERT = """examples:
-  fungi-hf convert-ssast SSAST-Base-Patch-400.pth --out ssast-base
-  fungi-hf convert-ssast SSAST-Base-Patch-400.pth --out esc --stride 10 --frames 512 --stats esc50
+  fungi-hf convert-ssast SSAST-Base-Patch-400.pth ssast-base
+  fungi-hf convert-ssast SSAST-Base-Patch-400.pth esc --stride 10 --frames 512 --stats esc50
 """
 
 
@@ -21,7 +21,7 @@ def add_parsers(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", help="the .pth file; read without running its code")
-    parser.add_argument("--out", required=True, help="folder to make; must be empty or missing")
+    parser.add_argument("out", help="folder to make; must be empty or missing")
     parser.add_argument("--stride", type=int, default=16, help="patch stride, 16 or 10")
     parser.add_argument("--frames", type=int, help="length of the input (default: 1024)")
     parser.add_argument("--stats", default="audioset", help="audioset, esc50 or speech_commands")

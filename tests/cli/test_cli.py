@@ -212,7 +212,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "info": (["info", "MODEL"], "holds no fungi_config.json"),
     "push": (["push", "MODEL", "a/b"], "holds no fungi_config.json"),
-    "ssast": (["convert-ssast", "nowhere.pth", "--out", "x"], "nowhere.pth"),
+    "ssast": (["convert-ssast", "nowhere.pth", "x"], "nowhere.pth"),
 }
 
 
