@@ -6,6 +6,7 @@ batch is put together, on the model's device.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from fungi_hf.encoders.audio_bodies import BODIES
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.decoding import Clip, decode, describe
 from fungi_hf.encoders.frontends import Statistics, estimate_statistics, statistics
+from fungi_hf.encoders.lastblock import first_token_block
 from fungi_hf.errors import (
     AudioError,
     ConfigError,
@@ -107,6 +109,8 @@ class AudioEncoder:
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._body: Body = family(model, processor, config)
         self.pooling = self._resolve_pooling(config.pooling)
+        reads_class_tokens = family.class_tokens and self.reads_first_token
+        self._block = first_token_block(model, self.layer) if reads_class_tokens else None
         self.max_length = self._body.max_frames
         settings: Any = model.config
         self.width = int(settings.hidden_size)
@@ -119,6 +123,15 @@ class AudioEncoder:
     def reads_first_token(self) -> bool:
         """Whether the embedding reads one or two tokens, so that a gradient has as few rows."""
         return self.pooling != "mean"
+
+    @property
+    def uses_short_last_block(self) -> bool:
+        """Whether the last block is computed for the class tokens only."""
+        return self._block is not None
+
+    def use_full_last_block(self) -> None:
+        """Compute the last block for all tokens, as the plain forward pass does."""
+        self._block = None
 
     @property
     def device(self) -> torch.device:
@@ -216,7 +229,11 @@ class AudioEncoder:
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
-        return self._body.pool(self._body.tokens(batch), batch, self.pooling)
+        with contextlib.ExitStack() as stack:
+            if self._block is not None:
+                stack.enter_context(self._block.installed())
+            tokens = self._body.tokens(batch)
+        return self._body.pool(tokens, batch, self.pooling)
 
     def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
         """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""

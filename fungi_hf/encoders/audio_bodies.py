@@ -34,6 +34,7 @@ class Body(Protocol):
     """One family; made by its class with (model, processor, config)."""
 
     spectrogram: bool
+    class_tokens: bool
     takes_statistics: bool
     poolings: tuple[str, ...]
     default_pooling: str
@@ -105,6 +106,7 @@ class PatchBody:
     """
 
     spectrogram = True
+    class_tokens = True
     takes_statistics = True
     poolings = ("cls", "first", "mean", "model")
     rate = frontends.RATE
@@ -186,6 +188,7 @@ class WhisperBody:
     """
 
     spectrogram = True
+    class_tokens = False
     takes_statistics = False
     poolings = ("mean", "first", "last")
     default_pooling = "mean"
@@ -281,6 +284,7 @@ class WaveBody:
     """
 
     spectrogram = False
+    class_tokens = False
     takes_statistics = False
     poolings = ("mean", "first", "last")
     default_pooling = "mean"

@@ -1,8 +1,8 @@
-"""The last block computed for the first token only: exact, and cheaper than the plain block.
+"""The last block computed for the pooled tokens only: exact, and cheaper than the plain block.
 
-The embedding reads position 0 of the last hidden state, so the last block needs one query, one
-output projection and one MLP row per input. Keys and values are never formed: with one query,
-`q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum_t p_t h_t)`.
+The embedding reads the first one (AST: two) positions of the last hidden state, so the last block
+needs as many queries, output projections and MLP rows per input. Keys and values are never formed:
+for one query, `q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum_t p_t h_t)`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ BERT_BLOCKS: Final = frozenset(
     {"BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "CamembertLayer"}
 )
 T5_BLOCKS: Final = frozenset({"T5Block", "MT5Block"})
+AST_BLOCKS: Final = frozenset({"ASTLayer"})
+AST_CLASS_TOKENS: Final = 2
 
 
 class FirstTokenBlock:
-    """Stands in for a block's `forward` while installed; the block then gives [N, 1, D]."""
+    """Stands in for a block's `forward` while installed; the block then gives [N, 1 or 2, D]."""
 
     def __init__(
         self,
@@ -91,49 +93,85 @@ def _t5_forward(block: Any, layer: nn.Linear) -> Callable[..., tuple[Tensor, Ten
     return forward
 
 
+def _ast_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
+    """AST: pre-norm, scores scaled by 1/sqrt(d), no mask; both class tokens."""
+    inner = block.attention
+    projections = (inner.q_proj, inner.k_proj, inner.v_proj)
+    attend = _Attention(
+        *projections, inner.config.num_attention_heads, layer, n_queries=AST_CLASS_TOKENS
+    )
+
+    def forward(
+        hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        context = attend(block.layernorm_before(hidden_states), inner.scaling, attention_mask)
+        out = hidden_states[:, :AST_CLASS_TOKENS] + inner.o_proj(context)
+        result: Tensor = out + block.mlp(block.layernorm_after(out))
+        return result
+
+    return forward
+
+
 class _Attention:
-    """Attention from position 0 to all positions."""
+    """Attention from the first positions to all positions."""
 
     def __init__(
-        self, query: nn.Linear, key: nn.Linear, value: nn.Linear, n_heads: int, layer: nn.Linear
+        self,
+        query: nn.Linear,
+        key: nn.Linear,
+        value: nn.Linear,
+        n_heads: int,
+        layer: nn.Linear,
+        *,
+        n_queries: int = 1,
     ) -> None:
         """Fold keys and values, unless one of them is the target layer and must be called."""
         self._query, self._key, self._value, self._n_heads = query, key, value, n_heads
+        self._n_queries = n_queries
         self._folded = layer is not key and layer is not value
 
     def __call__(
         self, hidden: Tensor, scaling: float, mask: Tensor | None, bias: Tensor | None = None
     ) -> Tensor:
-        """Give [N, 1, heads * d] from [N, T, D]."""
+        """Give [N, Q, heads * d] from [N, T, D]."""
         n, t, width = hidden.shape
-        q = self._query(hidden[:, :1]).view(n, self._n_heads, -1) * scaling  # [N, H, d]
+        n_heads, n_queries = self._n_heads, self._n_queries
+        q = self._query(hidden[:, :n_queries]).view(n, n_queries, n_heads, -1) * scaling
         if self._folded:
-            W = self._key.weight.view(self._n_heads, -1, width)  # [H, d, D]
-            lifted = torch.bmm(q.transpose(0, 1), W).transpose(0, 1)  # [N, H, D]
-            # The key's bias adds one number to all scores of a head: softmax does not see it.
-            scores = torch.bmm(lifted, hidden.transpose(1, 2))  # [N, H, T]
+            W = self._key.weight.view(n_heads, -1, width)  # [H, d, D]
+            lifted = torch.einsum("nqhd,hde->nhqe", q, W).flatten(1, 2)  # [N, H Q, D]
+            # The key's bias adds one number to all scores of a query: softmax does not see it.
+            scores = torch.bmm(lifted, hidden.transpose(1, 2)).view(n, n_heads, n_queries, t)
         else:
-            scores = torch.einsum("nhd,nthd->nht", q, self._key(hidden).view(n, t, *q.shape[1:]))
+            keys = self._key(hidden).view(n, t, n_heads, -1)
+            scores = torch.einsum("nqhd,nthd->nhqt", q, keys)
         if bias is not None:
-            scores = scores + bias[:, :, 0]
-        weights = _masked(scores, mask).softmax(-1)  # [N, H, T]
+            scores = scores + bias[:, :, :n_queries]
+        weights = _masked(scores, mask).softmax(-1)  # [N, H, Q, T]
         if not self._folded:
-            v = self._value(hidden).view(n, t, self._n_heads, -1)
-            return torch.einsum("nht,nthd->nhd", weights, v).reshape(n, 1, -1)
-        mixed = torch.bmm(weights, hidden).transpose(0, 1)  # [H, N, D]
-        V = self._value.weight.view(self._n_heads, -1, width)  # [H, d, D]
-        context = torch.bmm(mixed, V.transpose(1, 2)).transpose(0, 1).reshape(n, 1, -1)
+            v = self._value(hidden).view(n, t, n_heads, -1)
+            return torch.einsum("nhqt,nthd->nqhd", weights, v).reshape(n, n_queries, -1)
+        mixed = torch.bmm(weights.flatten(1, 2), hidden).view(n, n_heads, n_queries, width)
+        V = self._value.weight.view(n_heads, -1, width)  # [H, d, D]
+        context = torch.einsum("nhqe,hde->nqhd", mixed, V).reshape(n, n_queries, -1)
         return context if self._value.bias is None else context + self._value.bias
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Apply a boolean (True attends) or additive mask [N, 1 or H, 1 or T, T] at query 0."""
+    """Apply a boolean (True attends) or additive mask [N, 1 or H, 1 or T, T] at the queries."""
     if mask is None:
         return scores
-    row = mask[:, :, 0]
-    if row.dtype == torch.bool:
-        return scores.masked_fill(~row, -torch.inf)
-    return scores + row
+    rows = mask[:, :, : scores.shape[2]]
+    if rows.dtype == torch.bool:
+        return scores.masked_fill(~rows, -torch.inf)
+    return scores + rows
+
+
+_FORWARDS: Final = (
+    (BERT_BLOCKS, _bert_forward),
+    (T5_BLOCKS, _t5_forward),
+    (AST_BLOCKS, _ast_forward),
+)
 
 
 def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | None:
@@ -149,9 +187,9 @@ def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | N
     config: Any = model.config
     if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
         return None
-    blocks = [m for m in model.modules() if type(m).__name__ in BERT_BLOCKS | T5_BLOCKS]
-    if not blocks or getattr(blocks[-1], "is_decoder", False):
-        return None
-    if type(blocks[-1]).__name__ in T5_BLOCKS:
-        return FirstTokenBlock(blocks[-1], layer, _t5_forward)
-    return FirstTokenBlock(blocks[-1], layer, _bert_forward)
+    for names, build in _FORWARDS:
+        blocks = [module for module in model.modules() if type(module).__name__ in names]
+        if blocks:
+            is_decoder = getattr(blocks[-1], "is_decoder", False)
+            return None if is_decoder else FirstTokenBlock(blocks[-1], layer, build)
+    return None
