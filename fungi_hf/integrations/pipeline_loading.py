@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -38,6 +39,11 @@ class ModelByName:
     def from_pretrained(cls, name: str, **arguments: Any) -> ModelByName:
         """Keep the name; called by `transformers.pipeline`."""
         return cls(name, arguments)
+
+    @property
+    def config(self) -> SimpleNamespace:
+        """Give what early transformers 5 reads of a model: no commit is known yet."""
+        return SimpleNamespace(_commit_hash=None)
 
     def hub(self, hub: HubOptions) -> HubOptions:
         """Give the way to the repository."""
