@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,22 @@ from fungi_hf.errors import StateError, choices
 from fungi_hf.gradients import own_context, untouched
 from fungi_hf.objectives.base import make_objective
 from fungi_hf.reading import InputReader
-from fungi_hf.seeding import derive
 from fungi_hf.sketches import DenseSketch, make_sketch
 from fungi_hf.specs import Custom, SimCLR
+from fungi_hf.training import TrainingDraw
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tqdm import tqdm
 
     from fungi_hf.batching import Sample
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
+
+
+def _n_training(spec: SimCLR | Custom) -> int:
+    return spec.n_negatives if isinstance(spec, SimCLR) else spec.n_fit
 
 
 class BlockComputer:
@@ -149,49 +152,51 @@ class BlockComputer:
             buffer.flush()
         return blocks
 
+    def draw_training_inputs(self, checked: Iterable[Any]) -> TrainingDraw:
+        """Begin one pass over checked inputs that keeps what the objectives will learn from."""
+        wanted = {spec.name: _n_training(spec) for spec in self._fitted_specs()}
+        return TrainingDraw(checked, wanted, self._encoder.content, self._config.seed)
+
+    def _fitted_specs(self) -> list[SimCLR | Custom]:
+        specs = self._config.objectives
+        return [s for s in specs if s.needs_fit and isinstance(s, (SimCLR, Custom))]
+
     @own_context()
-    def fit_objectives(self, raws: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
-        """Let every objective learn from checked training inputs.
+    def fit_objectives(self, draw: TrainingDraw) -> dict[str, dict[str, torch.Tensor]]:
+        """Let every objective learn from the training inputs that a finished pass has kept.
 
         Returns:
             Block name -> what its objective learned.
         """
-        for spec in self._config.objectives:
-            if spec.needs_fit and isinstance(spec, (SimCLR, Custom)):
-                self._fit(spec, raws)
+        for spec in self._fitted_specs():
+            self._fit(spec, draw.kept(spec.name))
         return {
             name: objective.state()
             for name, objective in self.objectives.items()
             if objective is not None and hasattr(objective, "state") and objective.state()
         }
 
-    def _fit(self, spec: SimCLR | Custom, raws: list[Any]) -> None:
+    def _fit(self, spec: SimCLR | Custom, chosen: list[Any]) -> None:
         objective = self.objectives[spec.name]
-        wanted = spec.n_negatives if isinstance(spec, SimCLR) else spec.n_fit
-        chosen = self._draw(raws, wanted, spec.name)
+        wanted = _n_training(spec)
         if len(chosen) < wanted:
             warnings.warn(
                 f"objective {spec.name!r} wants {wanted} distinct training inputs; "
                 f"all {len(chosen)} are used",
                 stacklevel=5,
             )
-        samples = self.reader.training_samples(chosen, spec)
         plan = Plan(encoder=self._encoder, objectives={}, sketch=None)
         parts: dict[int, torch.Tensor] = {}
+        size = self._encoder.chunk_size
         with untouched(self._encoder.model):
-            for group in cut_groups(samples, self.budget):
-                embeddings = Group(group, plan, self.budget).view_embeddings(spec.name)
-                parts |= {s.index: e for s, e in zip(group, embeddings, strict=True)}
+            for start in range(0, len(chosen), size):
+                samples = self.reader.training_samples(chosen[start : start + size], spec)
+                for group in cut_groups(samples, self.budget):
+                    embeddings = Group(group, plan, self.budget).view_embeddings(spec.name)
+                    for sample, embedding in zip(group, embeddings, strict=True):
+                        parts[start + sample.index] = embedding
         if objective is not None:
             objective.fit(torch.stack([parts[i] for i in sorted(parts)]).cpu().double())
-
-    def _draw(self, raws: list[Any], wanted: int, name: str) -> list[Any]:
-        """Draw distinct inputs by the seeded digest of their content: order does not matter."""
-        keyed: dict[int, Any] = {}
-        for raw in raws:
-            content = self._encoder.content(raw)
-            keyed.setdefault(derive(self._config.seed, "negatives", name, content), raw)
-        return [keyed[key] for key in heapq.nsmallest(wanted, keyed)]
 
     @own_context()
     def load_state(self, state: Mapping[str, dict[str, torch.Tensor]]) -> None:

@@ -18,7 +18,7 @@ from fungi_hf.batching import Budget
 from fungi_hf.computation import BlockComputer
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import Source, encoder_digest
-from fungi_hf.errors import ConfigError, EncoderError, InputError, NotFittedError, choices
+from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.features import FungiFeatures
 from fungi_hf.finishing import Finisher
 from fungi_hf.hub.sharing import Shareable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.features import Failure
+    from fungi_hf.reading import Reading
     from fungi_hf.sketches import Sketch
     from fungi_hf.types import Float32Array
 
@@ -146,7 +147,9 @@ class FungiExtractor(Shareable):
         """Learn what the config asks for: negative banks, block means, principal components.
 
         Args:
-            inputs: Training inputs; nothing depends on their order.
+            inputs: Training inputs; nothing depends on their order. They are read one by one and
+                only the drawn negatives are held; a generator is held as it came (paths, not
+                samples) where `center` or `reduction` needs a second pass.
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
@@ -177,7 +180,7 @@ class FungiExtractor(Shareable):
             InputError: If there are no inputs, or one is unusable.
         """
         del labels
-        items = list(iterate(inputs))  # a generator cannot be read twice
+        items = _readable_twice(inputs)
         raw, notes = self._fit(items, progress=progress)
         if raw is None:
             features, notes = self.collect(items, progress=progress)
@@ -190,18 +193,20 @@ class FungiExtractor(Shareable):
     def _fit(
         self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
-        items = self._computer.reader.check_all(inputs)
-        if not items:
-            raise InputError("fit needs at least one input; got none")
+        needs_features = self.config.center or self.config.reduction is not None
+        if needs_features:
+            inputs = _readable_twice(inputs)
+        draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
         if hasattr(self.encoder, "fit"):
-            self.encoder.fit(items)
-        objectives = self._computer.fit_objectives(items)
+            self.encoder.fit(draw)
+        draw.finish()
+        objectives = self._computer.fit_objectives(draw)
         encoder_state: dict[str, torch.Tensor] = getattr(self.encoder, "state", dict)()
         raw, notes = None, Counter[str]()
         means: dict[str, torch.Tensor] = {}
         components = None
-        if self.config.center or self.config.reduction is not None:
-            raw, notes = self._raw_blocks(items, progress=progress)
+        if needs_features:
+            raw, notes = self._raw_blocks(inputs, progress=progress)
             means, components = self._finisher.fit(raw)
         skipped = self._finisher.skipped
         self.restore(FittedState(objectives, means, components, encoder_state, skipped))
@@ -246,6 +251,7 @@ class FungiExtractor(Shareable):
         *,
         progress: bool = False,
         on_error: str = "raise",
+        first: int = 0,
     ) -> tuple[FungiFeatures, Counter[str]]:
         """Extract features as a call does, but count what was special in place of warning.
 
@@ -254,6 +260,7 @@ class FungiExtractor(Shareable):
             batch_size: As in a call.
             progress: As in a call.
             on_error: As in a call.
+            first: The number of the first input, where these continue others.
 
         Returns:
             The features, and the name of a note -> number of inputs, for `reading.warn_of`.
@@ -271,19 +278,22 @@ class FungiExtractor(Shareable):
                 "call extractor.fit(training_inputs) first"
             )
         budget = _with_batch_size(self.budget, batch_size)
-        reading = self._computer.reader.read(inputs, skip=on_error == "skip")
+        reading = self._computer.reader.read(inputs, skip=on_error == "skip", first=first)
         array = np.empty((0, self._finisher.width), dtype=np.float32)
         lost: dict[str, float] = {}
         with _bar(inputs, progress) as bar:
             for chunk in reading:
                 blocks = self._computer.compute(chunk, budget, bar, lost)
-                rows = self._finisher.finish(blocks, len(array))
+                if on_error == "skip":
+                    blocks = _finite(blocks, reading)
+                rows = self._finisher.finish(blocks, first + len(array))
                 # Grown in place: joining a list of parts would hold the output twice.
                 array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
-                array[-len(rows) :] = rows
+                array[len(array) - len(rows) :] = rows
                 bar.update(reading.n_read - bar.n)
         facts = (*self._finisher.notes, *_losses(lost))
-        features = self._features(array, tuple(reading.failures), facts)
+        failures = sorted(reading.failures, key=lambda failure: failure.index)
+        features = self._features(array, tuple(failures), facts)
         return features, reading.notes
 
     def _features(
@@ -299,10 +309,10 @@ class FungiExtractor(Shareable):
         )
 
     def _raw_blocks(
-        self, items: list[Any], *, progress: bool
+        self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-        reading = self._computer.reader.read(items)
-        with _bar(items, progress) as bar:
+        reading = self._computer.reader.read(inputs)
+        with _bar(inputs, progress) as bar:
             parts = [self._computer.compute(chunk, self.budget, bar) for chunk in reading]
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return blocks, reading.notes
@@ -316,6 +326,23 @@ def _losses(lost: dict[str, float]) -> tuple[str, ...]:
         for name, share in lost.items()
         if share > 1e-6
     )
+
+
+def _finite(blocks: dict[str, torch.Tensor], reading: Reading) -> dict[str, torch.Tensor]:
+    """Drop samples whose numbers overflowed in the model, and list them with the failures."""
+    good = torch.stack([block.isfinite().all(-1) for block in blocks.values()]).all(0)
+    if good.all():
+        return blocks
+    reading.leave_out(
+        (~good).nonzero()[:, 0].tolist(), "the features hold NaN or Inf; check weights and dtype"
+    )
+    return {name: block[good] for name, block in blocks.items()}
+
+
+def _readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:
+    """Give inputs that can be read again: generators as lists, all else as it is."""
+    source = iterate(inputs)
+    return list(source) if source is inputs else inputs
 
 
 def _bar(inputs: Any, progress: bool) -> tqdm[Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fungi_hf.batching import Sample
-from fungi_hf.errors import FungiError, InputTypeError
+from fungi_hf.errors import FeatureError, FungiError, InputTypeError
 from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
 from fungi_hf.specs import Custom, SimCLR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder, Prepared
@@ -35,16 +38,17 @@ class InputReader:
         }
         self._streams = {spec.name: _stream(spec) for spec in config.objectives}
 
-    def check_all(self, inputs: Iterable[Any]) -> list[Any]:
-        """Give every input in canonical form.
+    def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
+        """Give one input after the other in canonical form; only the current one is held.
 
         Raises:
             InputError: If one is unusable.
             InputTypeError: If one, or `inputs` itself, has the wrong type.
         """
-        return [self._encoder.check(raw, i) for i, raw in enumerate(iterate(inputs))]
+        for index, raw in enumerate(iterate(inputs)):
+            yield self._encoder.check(raw, index)
 
-    def training_samples(self, raws: list[Any], spec: SimCLR | Custom) -> list[Sample]:
+    def training_samples(self, raws: Sequence[Any], spec: SimCLR | Custom) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
         per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
         views = self._encoder.views(spec.views, per_input, spec.view_options)
@@ -57,9 +61,9 @@ class InputReader:
             )
         ]
 
-    def read(self, inputs: Iterable[Any], *, skip: bool = False) -> Reading:
+    def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
-        return Reading(self, iterate(inputs), self._encoder, skip=skip)
+        return Reading(self, enumerate(iterate(inputs), first), self._encoder, skip=skip)
 
     def samples(self, raws: list[Any], prepared: list[Prepared]) -> list[Sample]:
         """Join checked inputs, their prepared form and their views, prepared in one go."""
@@ -106,11 +110,18 @@ class Reading:
     """
 
     def __init__(
-        self, reader: InputReader, source: Iterator[Any], encoder: Encoder, *, skip: bool
+        self,
+        reader: InputReader,
+        source: Iterator[tuple[int, Any]],
+        encoder: Encoder,
+        *,
+        skip: bool,
     ) -> None:
         """Begin; nothing is read yet."""
-        self._reader, self._source, self._encoder = reader, enumerate(source), encoder
+        self._reader, self._source, self._encoder = reader, source, encoder
         self._skip = skip
+        self._chunk: dict[int, Any] = {}
+        self._places: list[int] = []  # of the chunk's samples among all inputs
         self.notes: Counter[str] = Counter()
         self.failures: list[Failure] = []
         self.n_read = 0
@@ -119,6 +130,7 @@ class Reading:
         """Give non-empty chunks of samples, in order."""
         while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
             self.n_read += len(chunk)
+            self._chunk = dict(chunk)
             raws, prepared = self._prepared(chunk)
             for item in prepared:
                 self.notes.update(item.notes)
@@ -131,7 +143,7 @@ class Reading:
         Raises:
             FungiError: If an input is unusable and nothing may be skipped.
         """
-        places: list[int] = []
+        self._places = places = []
         raws: list[Any] = []
         for index, raw in chunk:
             try:
@@ -145,13 +157,21 @@ class Reading:
             if not self._skip:
                 raise
         kept, prepared = [], []
+        self._places = []
         for index, raw in zip(places, raws, strict=True):
             try:
                 prepared += self._encoder.prepare([raw])
                 kept.append(raw)
+                self._places.append(index)
             except FungiError as error:
                 self._leave_out(index, raw, error)
         return kept, prepared
+
+    def leave_out(self, rows: Iterable[int], why: str) -> None:
+        """Count samples of the current chunk among the failures, by their places in it."""
+        for row in rows:
+            index = self._places[row]
+            self._leave_out(index, self._chunk[index], FeatureError(f"input {index}: {why}"))
 
     def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
         """Remember a failure, or raise it where nothing may be skipped.
@@ -161,7 +181,8 @@ class Reading:
         """
         if not self._skip:
             raise error
-        self.failures.append(Failure(index=index, source=_short(raw), error=str(error)))
+        describe = getattr(self._encoder, "describe", _short)
+        self.failures.append(Failure(index=index, source=describe(raw), error=str(error)))
 
 
 def warn_of(notes: Counter[str], encoder: Encoder) -> None:
@@ -187,6 +208,8 @@ def iterate(inputs: Any) -> Iterator[Any]:
         raise InputTypeError(
             f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
+    if is_clip(inputs):
+        raise InputTypeError("inputs are one clip (samples, Hz); pass a list of such pairs")
     if hasattr(inputs, "columns"):  # iterating over a data frame gives its column names
         raise InputTypeError(f"inputs must be a list or one column; got a table ({kind})")
     if not hasattr(inputs, "__iter__"):
@@ -198,6 +221,15 @@ def iterate(inputs: Any) -> Iterator[Any]:
     return iter(inputs)
 
 
+def is_clip(inputs: object) -> bool:
+    """Whether this is one clip as a pair (samples, sampling rate), not two inputs."""
+    if not isinstance(inputs, tuple) or len(inputs) != 2:
+        return False
+    samples, rate = inputs
+    is_rate = isinstance(rate, (numbers.Real, np.number)) and not isinstance(rate, bool)
+    return is_rate and (hasattr(samples, "shape") or isinstance(samples, list))
+
+
 def _short(raw: object) -> str:
-    text = repr(raw)
+    text = repr(raw[:80] if isinstance(raw, (str, bytes)) else raw)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -32,7 +32,7 @@ from fungi_hf.views.audio_ops import apply_to_wave
 from fungi_hf.views.base import REGISTERED_VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -50,9 +50,9 @@ class AudioInput:
     """What a batch is made of: a waveform, its log-mel if there is one, what to do to it.
 
     Attributes:
-        wave: [samples] float32, with waveform draws applied.
+        wave: [samples] float32, on the model's device.
         mel: [frames, n_mels] before normalisation, or None for waveform encoders.
-        draw: A spectrogram draw still to be applied, or None.
+        draw: A draw still to be applied, or None.
     """
 
     wave: Tensor
@@ -68,7 +68,7 @@ class AudioEncoder:
     """
 
     modality = "audio"
-    chunk_size = 64
+    chunk_size = 32
     NOTES: Final = {
         "cut": "{n} of the clips are longer than {limit} frames of 10 ms and were cut at the end",
         "silent": "{n} of the clips are digital silence; they share their features",
@@ -116,13 +116,15 @@ class AudioEncoder:
         self.width = int(settings.hidden_size)
         self._fits_statistics = config.audio_statistics == "fit"
         self._resolve_statistics(config.audio_statistics)
-        # Views follow their original within a chunk; the log-mel is computed once for them.
-        self._mels: OrderedDict[bytes, Tensor] = OrderedDict()
+        # Views follow their original within a chunk; wave and log-mel are made once for them.
+        self._inputs: OrderedDict[bytes, AudioInput] = OrderedDict()
 
     @property
     def reads_first_token(self) -> bool:
         """Whether the embedding reads one or two tokens, so that a gradient has as few rows."""
         return self.pooling != "mean"
+
+    describe = staticmethod(describe)
 
     @property
     def uses_short_last_block(self) -> bool:
@@ -194,29 +196,27 @@ class AudioEncoder:
     def _prepared(self, raw: Any) -> Prepared:
         view = raw if isinstance(raw, AudioView) else None
         clip = view.clip if view else raw if isinstance(raw, Clip) else self._decode(raw)
-        draw = view.draw if view else None
-        wave = self._wave(clip)
-        if isinstance(draw, GainShiftDraw):
-            wave = apply_to_wave(wave, draw, clip.rate)
-            mel = self._body.log_mel(wave)
-            draw = None
-        else:
-            mel = self._mel_of(clip, wave)
+        data = self._input_of(clip)
+        if view:
+            data = AudioInput(data.wave, data.mel, view.draw)
         notes = () if view else self._notes(clip)
         key = view.content if view else clip.content
-        return Prepared(AudioInput(wave, mel, draw), self._body.cost(len(wave)), key, notes)
+        return Prepared(data, self._body.cost(len(data.wave)), key, notes)
 
-    def _mel_of(self, clip: Clip, wave: Tensor) -> Tensor | None:
-        if not self._body.spectrogram:
-            return None
-        if clip.content not in self._mels:
-            mel = self._body.log_mel(wave)
-            if mel is None:
-                return None
-            self._mels[clip.content] = mel
-            if len(self._mels) > self.chunk_size:
-                self._mels.popitem(last=False)
-        return self._mels[clip.content]
+    def _input_of(self, clip: Clip) -> AudioInput:
+        if clip.content not in self._inputs:
+            wave = self._wave(clip)
+            self._inputs[clip.content] = AudioInput(wave, self._body.log_mel(wave), None)
+            if len(self._inputs) > self.chunk_size:
+                self._inputs.popitem(last=False)
+        return self._inputs[clip.content]
+
+    def _with_wave_draw(self, data: AudioInput) -> AudioInput:
+        # Here and not when views are made: every view would hold a waveform of its own.
+        if not isinstance(data.draw, GainShiftDraw):
+            return data
+        wave = apply_to_wave(data.wave, data.draw, self._body.rate)
+        return AudioInput(wave, self._body.log_mel(wave), None)
 
     def _notes(self, clip: Clip) -> tuple[str, ...]:
         notes = ["cut"] if clip.cut else []
@@ -225,7 +225,8 @@ class AudioEncoder:
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Apply the views, normalise, pad and stack on the model's device."""
         dtype = next(self.model.parameters()).dtype
-        return self._body.collate([item.data for item in items], self.device, dtype)
+        inputs = [self._with_wave_draw(item.data) for item in items]
+        return self._body.collate(inputs, self.device, dtype)
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
@@ -254,7 +255,7 @@ class AudioEncoder:
                 ) from None
         return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
 
-    def fit(self, items: Sequence[Clip]) -> None:
+    def fit(self, items: Iterable[Clip]) -> None:
         """Estimate the log-mel statistics from training clips, if the config asks for it."""
         if self._fits_statistics:
             self._body.statistics = estimate_statistics(

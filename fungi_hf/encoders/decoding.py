@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from fungi_hf.encoders.soundfiles import Opened
     from fungi_hf.types import Float32Array
+
+
+LOUDEST: Final = 1e12  # far above the widest integer samples; its power is finite in float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +142,8 @@ def _soxr() -> Any:
 def _mono(block: npt.NDArray[Any], taken: int, name: str) -> npt.NDArray[Any]:
     flat = block.mean(axis=1, dtype=np.float32) if block.ndim == 2 else block
     flat = flat.astype(np.float32, copy=False)
+    if np.abs(flat).max(initial=0) <= LOUDEST:  # False for NaN, too
+        return flat
     finite = np.isfinite(flat)
     if not finite.all():
         bad = len(flat) - int(finite.sum())
@@ -146,4 +151,7 @@ def _mono(block: npt.NDArray[Any], taken: int, name: str) -> npt.NDArray[Any]:
             f"{name} holds NaN or infinite samples ({bad} in one block, the first at sample "
             f"{taken + int(np.argmin(finite))})"
         )
-    return flat
+    raise AudioError(
+        f"{name} holds samples up to {np.abs(flat).max():.3g}, which overflow in a spectrogram; "
+        "expected -1..1, or the range of an integer type"
+    )

@@ -1,8 +1,8 @@
 """The last block computed for the pooled tokens only: exact, and cheaper than the plain block.
 
-The embedding reads the first one (AST: two) positions of the last hidden state, so the last block
-needs as many queries, output projections and MLP rows per input. Keys and values are never formed:
-for one query, `q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum_t p_t h_t)`.
+The embedding reads position 0 (AST: 0 and 1) of the last hidden state, so the last block needs one
+query (two), output projection and MLP row per input. Keys and values are never formed: with one
+query, `q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum_t p_t h_t)`.
 """
 
 from __future__ import annotations

@@ -20,18 +20,21 @@ from fungi_hf.errors import ConfigError, InputTypeError, choices
 from fungi_hf.hub.store import HubOptions
 from fungi_hf.integrations.pipeline_loading import ModelByName, PipelineParts, build_extractor
 from fungi_hf.integrations.pipeline_saving import save_pipeline
+from fungi_hf.reading import is_clip, warn_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.extractor import FungiExtractor
+    from fungi_hf.features import Failure
 
 __all__ = ["FungiPipeline", "ModelByName"]
 
 _ARGUMENTS: Final = (
     "fungi_config",
     "return_tensors",
+    "on_error",
     "batch_size",
     "num_workers",
     "device",
@@ -45,6 +48,19 @@ class _Progress:
 
     seen: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class PipelineOutputs(list[Any]):
+    """The outputs of the usable inputs under `on_error="skip"`.
+
+    Attributes:
+        failures: Index, source and reason of each input that was left out.
+    """
+
+    def __init__(self, outputs: list[Any], failures: tuple[Failure, ...]) -> None:
+        super().__init__(outputs)
+        self.failures = failures
 
 
 class FungiPipeline(Pipeline):
@@ -110,15 +126,16 @@ class FungiPipeline(Pipeline):
         return self.extractor.config
 
     def _sanitize_parameters(
-        self, return_tensors: bool | None = None, **unknown: Any
+        self, return_tensors: bool | None = None, on_error: str | None = None, **unknown: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for name in unknown:
             raise ConfigError(f"the pipeline has no argument {choices(name, _ARGUMENTS)}")
-        if return_tensors is None:
-            return {}, {}, {}
-        if not isinstance(return_tensors, bool):
+        if return_tensors is not None and not isinstance(return_tensors, bool):
             raise ConfigError(f"return_tensors must be True or False; got {return_tensors!r}")
-        return {}, {}, {"return_tensors": return_tensors}
+        if on_error not in (None, "raise", "skip"):
+            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
+        forward = {} if on_error is None else {"on_error": on_error}
+        return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
 
     def fit(self, inputs: Iterable[Any], labels: Any = None) -> FungiPipeline:
         """Learn what the config asks for from training inputs; see `FungiExtractor.fit`.
@@ -144,16 +161,20 @@ class FungiPipeline(Pipeline):
         """Give features.
 
         Args:
-            inputs: One input; many (list, tuple, array of texts, `datasets` column), for which
-                all is computed at once; or a lazy source (generator, torch data set,
-                `KeyDataset`, streaming column), which gives a lazy iterator.
+            inputs: One input (a pair (samples, Hz) is one clip); many (list, tuple, array of
+                texts, `datasets` column), for which all is computed at once; or a lazy source
+                (generator, torch data set, `KeyDataset`, streaming column), which gives a lazy
+                iterator.
             num_workers: Processes that read a lazy source.
             batch_size: Inputs of one forward pass. For a lazy source also how many are read
                 ahead, 1 unless said here or at construction. It does not change the features.
-            options: return_tensors: tensors in place of nested lists.
+            options: return_tensors: tensors in place of nested lists. on_error: "raise", or
+                "skip" to leave unusable inputs out of many and list them in `.failures` of what
+                is returned; a lone unusable input is always raised.
 
         Returns:
-            For one input a list [1][F] or a tensor [1, F]; for many a list of these.
+            For one input a list [1][F] or a tensor [1, F]; for many a list of these; for a lazy
+            source an iterator over these, whose `.failures` grow as it is read.
 
         Raises:
             InputTypeError: If an input has the wrong type.
@@ -161,43 +182,61 @@ class FungiPipeline(Pipeline):
             NotFittedError: If the config needs `fit` first.
             ConfigError: If an argument is unknown.
         """
-        post = {**self._postprocess_params, **self._sanitize_parameters(**options)[2]}
+        _, forward, post = self._sanitize_parameters(**options)
+        post = {**self._postprocess_params, **post}
+        on_error = {**self._forward_params, **forward}.get("on_error", "raise")
         size = batch_size if batch_size is not None else self._batch_size
         kind = _kind(inputs)
         if kind == "lazy":
             workers = num_workers if num_workers is not None else self._num_workers
-            return self._lazy(inputs, size or 1, workers or 0, post)
+            return self._lazy(inputs, size or 1, workers or 0, on_error, post)
         many = list(inputs) if kind == "many" else [inputs]
-        rows = torch.from_numpy(self.extractor(many, size).array)
+        skips = on_error == "skip" and kind == "many"
+        features = self.extractor(many, size, on_error="skip" if skips else "raise")
+        rows = torch.from_numpy(features.array)
         outputs = [self.postprocess({"features": row[None]}, **post) for row in rows]
+        if skips:
+            return PipelineOutputs(outputs, features.failures)
         return outputs if kind == "many" else outputs[0]
 
-    def _lazy(self, inputs: Any, size: int, workers: int, post: dict[str, Any]) -> Iterator[Any]:
+    def _lazy(
+        self, inputs: Any, size: int, workers: int, on_error: str, post: dict[str, Any]
+    ) -> Iterator[Any]:
         progress = _Progress()
-        source = self.get_iterator(inputs, workers, size, {}, {"progress": progress}, post)
-        from fungi_hf.reading import warn_of
-
-        return _Lazy(source, lambda: warn_of(progress.notes, self.extractor.encoder))
+        forward = {"progress": progress, "on_error": on_error}
+        source = self.get_iterator(inputs, workers, size, {}, forward, post)
+        return _Lazy(source, progress, lambda: warn_of(progress.notes, self.extractor.encoder))
 
     def preprocess(self, item: Any) -> dict[str, list[Any]]:
         """Pass the raw input on: lists go through transformers' collation untouched."""
         return {"raw": [item]}
 
     def _forward(
-        self, model_inputs: dict[str, Any], progress: _Progress | None = None
+        self,
+        model_inputs: dict[str, Any],
+        progress: _Progress | None = None,
+        on_error: str = "raise",
     ) -> dict[str, Any]:
         raw = [item[0] if isinstance(item, list) else item for item in model_inputs["raw"]]
         progress = progress or _Progress()
-        check = self.extractor.encoder.check  # here, so that errors name the place in the input
-        checked = [check(item, index) for index, item in enumerate(raw, start=progress.seen)]
+        features, notes = self.extractor.collect(
+            raw, len(raw), on_error=on_error, first=progress.seen
+        )
         progress.seen += len(raw)
-        features, notes = self.extractor.collect(checked, len(raw))
         progress.notes.update(notes)
-        return {"features": torch.from_numpy(features.array)}
+        progress.failures += features.failures
+        lost = {failure.index - progress.seen + len(raw) for failure in features.failures}
+        # transformers splits a batch by the rows of its tensors: what failed keeps its row.
+        kept = torch.tensor([row not in lost for row in range(len(raw))])
+        rows = torch.zeros(len(raw), features.shape[1])
+        rows[kept] = torch.from_numpy(features.array)
+        return {"features": rows, "kept": kept}
 
     def postprocess(self, model_outputs: dict[str, Any], return_tensors: bool = False) -> Any:
-        """Give a tensor [1, F] or a nested list [1][F]."""
+        """Give a tensor [1, F] or a nested list [1][F]; None for an input that was skipped."""
         features: torch.Tensor = model_outputs["features"]
+        if not model_outputs.get("kept", torch.ones(1)).all():
+            return None
         return features if return_tensors else features.tolist()
 
     def save_pretrained(
@@ -259,18 +298,25 @@ class FungiPipeline(Pipeline):
 
 
 class _Lazy(Iterator[Any]):
-    """transformers' iterator, with a length where it has one, and one warning at its end."""
+    """transformers' iterator, with a length where it has one, and one warning at its end.
 
-    def __init__(self, source: Any, done: Any) -> None:
+    Attributes:
+        failures: Inputs skipped so far.
+    """
+
+    def __init__(self, source: Any, progress: _Progress, done: Any) -> None:
         self._source, self._iterator, self._done = source, iter(source), done
+        self.failures = progress.failures
 
     def __next__(self) -> Any:
         try:
-            return next(self._iterator)
+            while (output := next(self._iterator)) is None:
+                pass
         except StopIteration:
             self._done()
             self._done = _nothing
             raise
+        return output
 
     def __len__(self) -> int:
         return len(self._source)
@@ -286,13 +332,7 @@ def _kind(inputs: Any) -> str:
     Raises:
         InputTypeError: If they are a table, whose column must be named.
     """
-    is_clip = (  # a pair of samples and their rate
-        isinstance(inputs, tuple)
-        and len(inputs) == 2
-        and hasattr(inputs[0], "shape")
-        and isinstance(inputs[1], int)
-    )
-    if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None or is_clip:
+    if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None or is_clip(inputs):
         return "one"
     if hasattr(inputs, "column_names") and hasattr(inputs, "features"):
         raise InputTypeError(

@@ -1,31 +1,15 @@
-import copy
-import warnings
+"""Features of every audio family: independence, gradients, views, statistics, odd and bad clips."""
+
+import weakref
 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    ASTConfig,
-    ASTFeatureExtractor,
-    ASTForAudioClassification,
-    ASTModel,
-    HubertConfig,
-    HubertModel,
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
-    WavLMConfig,
-    WavLMModel,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperModel,
-)
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from fungi_hf.batching import Budget, Sample
 from fungi_hf.config import KL, Activation, FungiConfig, SimCLR
 from fungi_hf.encoders.audio import AudioEncoder
-from fungi_hf.encoders.loading import unwrap
-from fungi_hf.encoders.positions import restride
 from fungi_hf.engine import Group, Plan
 from fungi_hf.errors import AudioError, ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.extractor import FungiExtractor
@@ -33,214 +17,7 @@ from fungi_hf.gradients import reference_gradient, untouched
 from fungi_hf.objectives.base import make_objective
 from fungi_hf.seeding import sample_generator
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SHAPE["intermediate_size"] = 64
-WAVE = SHAPE | {
-    "conv_dim": (16, 16, 16),
-    "conv_stride": (5, 4, 4),
-    "conv_kernel": (10, 4, 4),
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4,
-    "hidden_dropout": 0.0,
-}
-
-
-def ast_extractor(**settings):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*all zero values.*")
-        return ASTFeatureExtractor(**settings)
-
-
-def build(name: str) -> tuple[torch.nn.Module, object]:
-    torch.manual_seed(0)
-    if name == "ast":
-        model = ASTModel(ASTConfig(**SHAPE, max_length=64, num_mel_bins=128))
-        torch.nn.init.normal_(model.embeddings.position_embeddings, std=0.5)
-        torch.nn.init.normal_(model.embeddings.cls_token, std=0.5)
-        return model, ast_extractor(max_length=64)
-    if name == "whisper":
-        settings = WhisperConfig(
-            d_model=32,
-            encoder_layers=2,
-            encoder_attention_heads=4,
-            encoder_ffn_dim=64,
-            decoder_layers=1,
-            decoder_attention_heads=4,
-            decoder_ffn_dim=32,
-            vocab_size=16,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-            max_source_positions=150,
-        )
-        return unwrap(WhisperModel(settings)), WhisperFeatureExtractor(chunk_length=3)
-    family, settings = {
-        "wav2vec2": (Wav2Vec2Model, Wav2Vec2Config(**WAVE)),
-        "wav2vec2-layer-norm": (
-            Wav2Vec2Model,
-            Wav2Vec2Config(**WAVE, feat_extract_norm="layer", do_stable_layer_norm=True),
-        ),
-        "hubert": (HubertModel, HubertConfig(**WAVE)),
-        "wavlm": (WavLMModel, WavLMConfig(**WAVE)),
-        "wavlm-stable": (WavLMModel, WavLMConfig(**WAVE, do_stable_layer_norm=True)),
-    }[name]
-    return family(settings), Wav2Vec2FeatureExtractor()
-
-
-FAMILIES = [
-    "ast",
-    "whisper",
-    "wav2vec2",
-    "wav2vec2-layer-norm",
-    "hubert",
-    "wavlm",
-    "wavlm-stable",
-]
-
-
-@pytest.fixture(scope="module")
-def originals():
-    return {name: build(name) for name in FAMILIES}
-
-
-@pytest.fixture
-def make(originals):
-    def give(name, config=None, dtype=None):
-        model, processor = originals[name]
-        model = copy.deepcopy(model).eval()
-        if dtype is not None:
-            model = model.to(dtype)
-        return AudioEncoder(model, processor, config or FungiConfig())
-
-    return give
-
-
-def clips(*lengths, seed=0):
-    generator = np.random.default_rng(seed)
-    return [
-        {"array": generator.normal(0, 0.1, n).astype(np.float32), "sampling_rate": 16000}
-        for n in lengths
-    ]
-
-
-def embed(encoder, items):
-    checked = [encoder.check(item, i) for i, item in enumerate(items)]
-    with torch.no_grad(), untouched(encoder.model):
-        return encoder.embed(encoder.collate(encoder.prepare(checked)))
-
-
-def plain_tokens(encoder, clip):
-    """The model's own forward pass on its own feature extractor's output."""
-    wave, processor = clip["array"], encoder.processor
-    inputs = processor(wave, sampling_rate=16000, return_tensors="pt")
-    with torch.no_grad():
-        return encoder.model(**inputs).last_hidden_state[0]
-
-
-@pytest.mark.parametrize("name", [n for n in FAMILIES if n not in ("ast", "whisper")])
-def test_waveform_embeddings_equal_the_models_own_forward(make, name):
-    encoder = make(name)
-    items = clips(3000, 8000, 5000)
-    expected = torch.stack([plain_tokens(encoder, item).mean(0) for item in items])
-    assert torch.allclose(embed(encoder, items), expected, atol=2e-6)
-
-
-@pytest.mark.parametrize("pooling", ["cls", "model", "first", "mean"])
-def test_ast_embeddings_equal_the_models_own_forward(make, pooling):
-    encoder = make("ast", FungiConfig(pooling=pooling))
-    items = clips(3000, 16000, 6000)
-    pools = {
-        "cls": lambda h: (h[0] + h[1]) / 2,
-        "model": lambda h: (h[0] + h[1]) / 2,
-        "first": lambda h: h[0],
-        "mean": lambda h: h[2:].mean(0),
-    }
-    expected = torch.stack([pools[pooling](plain_tokens(encoder, item)) for item in items])
-    assert torch.allclose(embed(encoder, items), expected, atol=1e-4)
-
-
-def test_ast_default_pooling_is_what_was_trained(originals):
-    model, processor = originals["ast"]
-    assert AudioEncoder(model, processor, FungiConfig()).pooling == "mean"
-    tuned = unwrap(ASTForAudioClassification(model.config))
-    tuned.config.architectures = ["ASTForAudioClassification"]
-    assert AudioEncoder(tuned, processor, FungiConfig()).pooling == "cls"
-    tuned.config.architectures = None
-
-
-@pytest.mark.parametrize("frames", [16, 40, 64, 130])
-def test_ast_takes_any_length_by_fitting_positions(make, frames):
-    encoder = make("ast", FungiConfig(max_length=frames, pooling="mean"))
-    other = restride(encoder.model, stride=10, frames=frames)
-    items = clips(3000, 40_000)
-    with torch.no_grad():
-        mel = encoder.collate(encoder.prepare([encoder.check(c, 0) for c in items]))
-        expected = other(**mel).last_hidden_state[:, 2:].mean(1)
-    assert mel["input_values"].shape == (2, frames, 128)
-    assert torch.allclose(embed(encoder, items), expected, atol=1e-6)
-
-
-def test_whisper_pools_the_covering_frames_of_the_window(make):
-    # Up to 2 s of silence are kept, so here a clip of 1 s or more has the whole window of 3 s.
-    encoder = make("whisper")
-    items = clips(16_000, 33_333, 48_000)
-    for item, found in zip(items, embed(encoder, items), strict=True):
-        covering = -(-len(item["array"]) // 320)
-        expected = plain_tokens(encoder, item)[:covering].mean(0)
-        assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_whisper_does_not_pay_for_silence(make):
-    encoder = make("whisper")
-    assert encoder._body.cost(3200) == 10 + 100
-    short, long = clips(3200, 48_000)
-    alone = embed(encoder, [short])
-    # The window of 2.2 s by hand: the same weights, positions cut after 110.
-    model = encoder.model
-    wave = np.concatenate([short["array"], np.zeros(48_000, np.float32)])
-    mel = encoder.processor(wave[:48_000], sampling_rate=16000, return_tensors="pt").input_features
-    with torch.no_grad():
-        x = torch.nn.functional.gelu(model.conv1(mel))
-        x = torch.nn.functional.gelu(model.conv2(x)).transpose(1, 2)[:, :110]
-        x = x + model.embed_positions.weight[:110]
-        for layer in model.layers:
-            x = layer(x, None)
-        expected = model.layer_norm(x)[:, :10].mean(1)
-    assert torch.allclose(alone, expected, atol=1e-5)
-    assert torch.allclose(embed(encoder, [short, long])[:1], expected, atol=1e-5)
-
-
-def with_option(name, value):
-    config = FungiConfig()
-    object.__setattr__(config, name, value)
-    return config
-
-
-def test_whisper_on_its_whole_window_equals_the_models_own_forward(make):
-    encoder = make("whisper", with_option("audio_context", "full"))
-    items = clips(3200, 700, 48_000)
-    assert encoder._body.cost(3200) == 150
-    for item, found in zip(items, embed(encoder, items), strict=True):
-        covering = -(-len(item["array"]) // 320)
-        expected = plain_tokens(encoder, item)[:covering].mean(0)
-        assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_unknown_context_and_front_end_list_the_choices(make):
-    with pytest.raises(ConfigError, match=r"audio_context is 'all'; choose one of"):
-        make("whisper", with_option("audio_context", "all"))
-    with pytest.raises(ConfigError, match=r"unknown front-end 'kaldi'; choose one of"):
-        make("ast", with_option("audio_frontend", "kaldi"))
-
-
-def test_whisper_inside_a_full_model_and_alone_are_one(originals):
-    model, processor = originals["whisper"]
-    assert type(model).__name__ == "WhisperEncoder"
-    encoder = AudioEncoder(model, processor, FungiConfig())
-    assert encoder.layer_path == "layers.1.self_attn.out_proj"
-    assert encoder.width == 32
-
+from .audio_models import FAMILIES, WAVE, ast_extractor, clips, embed
 
 CONFIG = FungiConfig(
     objectives=(
@@ -485,3 +262,74 @@ def test_wrong_combinations_are_explained(make, originals):
     adapted = Wav2Vec2Model(Wav2Vec2Config(**WAVE, add_adapter=True, output_hidden_size=32))
     with pytest.raises(EncoderError, match="with an adapter is not offered"):
         AudioEncoder(adapted, Wav2Vec2FeatureExtractor(), FungiConfig())
+
+
+class Counted:
+    """Training clips made on demand; knows how many decoded ones are alive at once."""
+
+    def __init__(self, monkeypatch, encoder):
+        self.alive = self.most = self.decoded = 0
+        decode = encoder._decode
+
+        def counting(raw):
+            clip = decode(raw)
+            if not isinstance(raw, type(clip)):
+                self.decoded += 1
+                self.alive += 1
+                self.most = max(self.most, self.alive)
+                weakref.finalize(clip.samples, self._gone)
+            return clip
+
+        monkeypatch.setattr(encoder, "_decode", counting)
+
+    def _gone(self):
+        self.alive -= 1
+
+
+@pytest.mark.parametrize("statistics", ["processor", "fit"])
+def test_fit_reads_clips_one_by_one_and_holds_the_drawn_ones(make, monkeypatch, statistics):
+    spec = SimCLR(latent_dim=8, n_views=2, n_negatives=3, negative_views=2)
+    config = FungiConfig(objectives=(spec,), audio_statistics=statistics)
+    encoder = make("ast", config)
+    extractor = FungiExtractor(encoder, config)
+    items = clips(*range(4000, 4040))
+    expected = FungiExtractor(make("ast", config), config).fit(items).state.digest()
+    counted = Counted(monkeypatch, encoder)
+    extractor.fit(item for item in items)
+    assert counted.decoded == 40
+    assert counted.most <= 3 + 2
+    assert extractor.state.digest() == expected
+    backwards = FungiExtractor(make("ast", config), config).fit(items[::-1]).state.to_tensors()
+    for key, tensor in extractor.state.to_tensors().items():
+        assert torch.allclose(tensor, backwards[key], atol=1e-6)
+
+
+def test_fit_of_means_holds_no_decoded_training_set(make, monkeypatch):
+    config = FungiConfig(objectives=(KL(latent_dim=8),), center=True)
+    encoder = make("ast", config)
+    encoder.chunk_size = 4
+    counted = Counted(monkeypatch, encoder)
+    items = clips(*range(4000, 4030))
+    found = FungiExtractor(encoder, config).fit(item for item in items)
+    assert counted.most <= 4 * 3
+    plain = make("ast", config)
+    expected = FungiExtractor(plain, config).fit(items)
+    for name, mean in expected.state.means.items():
+        assert torch.allclose(mean, found.state.means[name], atol=1e-6)
+    with pytest.raises(InputError, match="fit needs at least one input; got none"):
+        FungiExtractor(plain, config).fit(iter([]))
+
+
+def test_waveform_views_hold_no_waveforms(make):
+    config = FungiConfig(objectives=(SimCLR(n_views=4, n_negatives=1, views="gain_shift"),))
+    encoder = make("ast", config)
+    clip = encoder.check(clips(6000)[0], 0)
+    made = encoder.views("gain_shift", 4, {})(clip, sample_generator(0, "x", clip.content))
+    prepared = encoder.prepare([clip, *made])
+    assert len({item.data.wave.data_ptr() for item in prepared}) == 1
+    values = encoder.collate(prepared)["input_values"]
+    for view, found in zip(made, values[1:], strict=True):
+        shifted = np.roll(clip.samples, round(view.draw.shift_s * 16000))
+        changed = shifted * np.float32(10 ** (view.draw.gain_db / 20))
+        alone = encoder.prepare([encoder.check((changed, 16000), 0)])
+        assert torch.allclose(encoder.collate(alone)["input_values"][0], found, atol=1e-5)

@@ -16,7 +16,7 @@ from fungi_hf.config import KL, FungiConfig, SimCLR
 from fungi_hf.errors import EncoderError, StateError
 from fungi_hf.extractor import FungiExtractor
 
-from .test_audio_encoders import FAMILIES, build, clips
+from .audio_models import FAMILIES, build, clips
 
 ROOT = Path(__file__).parents[2]
 CONFIG = FungiConfig(objectives=(KL(latent_dim=8), SimCLR(latent_dim=8, n_views=2, n_negatives=2)))

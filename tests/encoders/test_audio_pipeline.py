@@ -9,7 +9,7 @@ from transformers import pipeline
 import fungi_hf  # noqa: F401 - registers the task
 from fungi_hf.errors import AudioError
 
-from .test_audio_encoders import build
+from .audio_models import build
 from .test_decoding import encoded, sine
 
 
