@@ -1,44 +1,51 @@
 """What audio features cost beside the plain forward pass: AST-base size, random weights.
 
-    python -m benchmarks.audio_cost [--threads 2] [--repeats 5] [--out FILE]
+    python -m benchmarks.audio_cost [--threads 2] [--rounds 3] [--only time|memory]
 
 Bars: embedding + KL at most 1.2 times the forward pass of the same batches; embedding + KL +
 SimCLR at most 1.25 times the forward pass of all distinct inputs; peak memory at most the
-forward's plus 300 MB. Features are timed from the waveform on (front-end, views, sketch and all);
-the forward pass is timed on ready spectrograms.
+forward's plus 300 MB. Features are timed from the bytes of 44.1 kHz FLAC files on (decoding,
+front-end, views, sketch and all); the forward pass is timed on ready spectrograms. `--only`
+measures one half and keeps the other as it is in the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import json
-import statistics
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
+from benchmarks import timing
 from fungi_hf.batching import cut_batches
 from fungi_hf.config import KL, FungiConfig, SimCLR
+from fungi_hf.encoders import audio_bodies
 from fungi_hf.encoders.audio import AudioEncoder
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.seeding import sample_generator
+from fungi_hf.views.audio import SpectrogramCrop
 
-FRAMES, STRIDE, VIEWS = 512, 10, 8  # 602 tokens, as in the published ESC-50 experiment
-CLIPS = {"kl": 6, "simclr": 1}
+FRAMES, STRIDE, VIEWS = 512, 10, 5  # 602 tokens, as in the published ESC-50 experiment
+CLIPS = {"kl": 4, "simclr": 1}
+NAMES = {"kl": "embedding + KL", "simclr": f"embedding + KL + SimCLR ({VIEWS} views)"}
+ROWS = [(arm, pooling) for arm in CLIPS for pooling in ("cls", "mean")]
+FILE = timing.RESULTS / "audio_cost.json"
 
 
 def _extractor(arm: str, pooling: str) -> FungiExtractor:
     torch.manual_seed(0)
     model = ASTModel(ASTConfig(max_length=FRAMES, frequency_stride=STRIDE, time_stride=STRIDE))
     processor = ASTFeatureExtractor(max_length=FRAMES)
-    objectives = [KL()]
+    objectives: list[Any] = [KL()]
     if arm == "simclr":
         objectives.append(SimCLR(n_views=VIEWS, n_negatives=2, negative_views=2))
     config = FungiConfig(objectives=tuple(objectives), pooling=pooling)
@@ -46,30 +53,26 @@ def _extractor(arm: str, pooling: str) -> FungiExtractor:
     return extractor.fit(_sounds(2, 1)) if arm == "simclr" else extractor
 
 
-def _sounds(count: int, seed: int) -> list[tuple[np.ndarray, int]]:
+def _sounds(count: int, seed: int) -> list[bytes]:
     generator = np.random.default_rng(seed)
-    return [(generator.normal(0, 0.1, 80_000).astype(np.float32), 16000) for _ in range(count)]
+    files = []
+    for _ in range(count):
+        file = io.BytesIO()
+        wave = generator.normal(0, 0.1, 44100 * 5).astype(np.float32)
+        soundfile.write(file, wave, 44100, format="FLAC")
+        files.append(file.getvalue())
+    return files
 
 
-def _spectrograms(extractor: FungiExtractor, arm: str, clips) -> list[torch.Tensor]:
-    """Ready inputs of all distinct clips and views, in the batches of the extraction."""
-    encoder = extractor.encoder
-    items = []
-    for i, raw in enumerate(clips):
-        clip = encoder.check(raw, i)
-        views = []
-        if arm == "simclr":
-            family = encoder.views("auto", VIEWS, {})
-            views = family(clip, sample_generator(42, "views/simclr", clip.content))
-        items.append(encoder.prepare([clip, *views]))
+def _spectrograms(extractor: FungiExtractor, clips: list[bytes]) -> list[torch.Tensor]:
+    """Ready inputs of all distinct clips and views, in batches of the extraction's size."""
     batches = []
-    for group in items if arm == "simclr" else [[p for item in items for p in item]]:
-        parts = [group[:1], group[1:]] if arm == "simclr" else [group]
-        for part in parts:
-            batches += [
-                encoder.collate([part[i] for i in rows])["input_values"]
-                for rows in cut_batches(part, extractor.budget)
-            ]
+    for samples in extractor._computer.reader.read(clips):
+        views = [view for sample in samples for of in sample.views.values() for view in of]
+        items = list({item.key: item for item in [*(s.original for s in samples), *views]}.values())
+        for rows in cut_batches(items, extractor.budget):
+            batch = extractor.encoder.collate([items[i] for i in rows])
+            batches.append(batch["input_values"])
     return batches
 
 
@@ -79,80 +82,110 @@ def _forward(extractor: FungiExtractor, batches: list[torch.Tensor]) -> None:
             extractor.encoder.model(batch)
 
 
-def _time(arm: str, pooling: str, repeats: int) -> dict[str, float]:
-    extractor, clips = _extractor(arm, pooling), _sounds(CLIPS[arm], 2)
-    batches = _spectrograms(extractor, arm, clips)
-    runs = {"forward": lambda: _forward(extractor, batches), "features": lambda: extractor(clips)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):  # alternated, so that a busy moment hits both
-        for name, run in runs.items():
+@contextlib.contextmanager
+def _clocks(encoder: AudioEncoder):
+    """Count the seconds spent before the encoder, by part."""
+    seconds = dict.fromkeys(("decode", "front-end", "views"), 0.0)
+
+    def timed(part, function):
+        def run(*arguments, **named):
             start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    ratios = [f / p for f, p in zip(times["features"], times["forward"], strict=True)]
+            result = function(*arguments, **named)
+            seconds[part] += time.perf_counter() - start
+            return result
+
+        return run
+
+    body: Any = encoder._body
+    places = [
+        (encoder, "_decode", "decode"),
+        (body, "log_mel", "front-end"),
+        (SpectrogramCrop, "__call__", "views"),
+        (audio_bodies, "apply_to_spectrograms", "views"),
+    ]
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in places]
+    for owner, name, part in places:
+        setattr(owner, name, timed(part, getattr(owner, name)))
+    yield seconds
+    for owner, name, old in before:
+        delattr(owner, name) if old is None else setattr(owner, name, old)
+
+
+def _time(arm: str, pooling: str, rounds: int) -> dict[str, Any]:
+    extractor, clips = _extractor(arm, pooling), _sounds(CLIPS[arm], 2)
+    batches = _spectrograms(extractor, clips)
+    runs = {"forward": lambda: _forward(extractor, batches), "features": lambda: extractor(clips)}
+    encoder: Any = extractor.encoder
+    with _clocks(encoder) as seconds:
+        times = timing.alternate(runs, rounds)
+        total = sum(times["features"]) * (rounds + 1) / rounds  # and the untimed round
+    share = {part: round(spent / total, 5) for part, spent in seconds.items()}
     return {
         "inputs": sum(len(batch) for batch in batches),
-        "forward_s": round(statistics.median(times["forward"]), 3),
-        "features_s": round(statistics.median(times["features"]), 3),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_of_best": round(min(times["features"]) / min(times["forward"]), 3),
+        "forward_s": timing.median(times["forward"]),
+        "features_s": timing.median(times["features"]),
+        "ratio": timing.ratio(times, "features", "forward"),
+        "share": {**share, "encoder": round(1 - sum(share.values()), 5)},
     }
 
 
-def _peak(arm: str, pooling: str, what: str) -> None:
-    """Print the peak resident memory of one kind of run in MB, the model's loading left out."""
+def _peak(arm: str, pooling: str, what: str) -> float:
+    """Give the peak resident memory of one kind of run in MB, the model's loading left out."""
     extractor, clips = _extractor(arm, pooling), _sounds(CLIPS[arm], 2)
-    batches = _spectrograms(extractor, arm, clips) if what == "forward" else []
+    batches = _spectrograms(extractor, clips) if what == "forward" else []
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # sets the peak to what is used now
     _forward(extractor, batches) if what == "forward" else extractor(clips)
     status = Path("/proc/self/status").read_text("ascii")
-    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _peak_elsewhere(arm: str, pooling: str, what: str, threads: int) -> float:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.audio_cost"]
-    command += ["--threads", str(threads), "--peak", arm, pooling, what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return round(float(done.stdout.split()[-1]), 1)
+def _memory(arm: str, pooling: str, threads: int) -> dict[str, float]:
+    peaks = {
+        what: timing.in_fresh_process(
+            "benchmarks.audio_cost", "--threads", str(threads), "--peak", arm, pooling, what
+        )["mb"]
+        for what in ("forward", "features")
+    }
+    return {
+        "forward_peak_mb": round(peaks["forward"], 1),
+        "features_peak_mb": round(peaks["features"], 1),
+        "extra_mb": round(peaks["features"] - peaks["forward"], 1),
+    }
 
 
 def main() -> None:
+    """Write benchmarks/results/audio_cost.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["time", "memory"])
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results/audio_cost.json"
-    )
-    parser.add_argument("--arms", nargs="+", default=["kl", "simclr"], choices=["kl", "simclr"])
-    parser.add_argument("--poolings", nargs="+", default=["cls", "mean"])
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    if arguments.peak:
-        _peak(*arguments.peak)
+    if options.peak:
+        print(json.dumps({"mb": _peak(*options.peak)}))
         return
-    result: dict[str, object] = {
+    before = json.loads(FILE.read_text("utf-8"))["rows"] if options.only and FILE.exists() else []
+    rows = []
+    for arm, pooling in ROWS:
+        name = f"{NAMES[arm]}, {pooling}"
+        row = next((old for old in before if old["row"] == name), {"row": name})
+        if options.only != "memory":
+            row |= _time(arm, pooling, options.rounds)
+        if options.only != "time":
+            row |= _memory(arm, pooling, options.threads)
+        rows.append(row)
+        print(row, flush=True)
+    record = {
         "model": f"AST-base size, random weights, {FRAMES} frames, stride {STRIDE}: 602 tokens",
-        "threads": arguments.threads,
-        "views": VIEWS,
-        "bars": {"kl": 1.2, "simclr": 1.25, "extra_memory_mb": 300},
+        "yardstick": "plain forward pass of ready spectrograms of the clips and all distinct views",
+        "share": "of the features' time; the encoder's includes gradients and sketch",
+        "bars": {"kl": 1.2, "simclr": 1.25, "extra_mb": 300},
+        "rows": rows,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for arm in arguments.arms:
-        for pooling in arguments.poolings:
-            measured: dict[str, float] = dict(_time(arm, pooling, arguments.repeats))
-            for what in ("forward", "features"):
-                peak = _peak_elsewhere(arm, pooling, what, arguments.threads)
-                measured[f"{what}_peak_mb"] = peak
-            measured["extra_mb"] = round(
-                measured["features_peak_mb"] - measured["forward_peak_mb"], 1
-            )
-            result[f"{arm}, pooling {pooling}"] = measured
-            arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-            print(arm, pooling, measured, flush=True)
+    timing.write("audio_cost", record)
 
 
 if __name__ == "__main__":

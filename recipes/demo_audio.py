@@ -44,7 +44,7 @@ def demonstrate(model: str, clips: int | None = None, device: str | None = None)
     spent = time.perf_counter() - start
     speakers = sorted(set(sounds.folds))
     scores = {
-        arm: {s: score(columns(features, blocks), sounds, s, RECIPE) for s in speakers}
+        arm: {s: score(columns(features, blocks), sounds, s, RECIPE)[0] for s in speakers}
         for arm, blocks in ARMS.items()
     }
     result = {"mean": {arm: mean(by_fold) for arm, by_fold in scores.items()}}

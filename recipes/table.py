@@ -16,6 +16,18 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 SETS = {"banking77": "Banking-77", "trec6": "TREC-6", "sst2": "SST-2", "sst5": "SST-5"}
 POOLINGS = ("cls", "mean")
+SOUNDS = {"audio_esc10": "ESC-10", "audio_fsdd": "spoken digits"}
+ARMS = (
+    "embedding",
+    "activation (control)",
+    "embedding + activation (control)",
+    "embedding + KL",
+    "embedding + SimCLR (crop)",
+    "embedding + SimCLR (spec_augment)",
+    "embedding + SimCLR (noise_roll)",
+    "embedding + SimCLR (gain_shift)",
+    "embedding + KL + SimCLR (crop)",
+)
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -116,6 +128,54 @@ def defaults_table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def audio_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give the README's table on sounds: 5 neighbours, mean over folds."""
+    sets = [(title, found[name]) for name, title in SOUNDS.items() if name in found]
+    head, rule = "| features |", "| --- |"
+    for title, _ in sets:
+        head += f" {title} | difference (95 %) | {title}, 5-shot |"
+        rule += " ---: |" * 3
+    lines = [head, rule]
+    for arm in ARMS:
+        line = f"| {arm} |"
+        for _, result in sets:
+            scores, counts = result["mean"][arm], result["against_first_arm"][arm]["full k=5"]
+            base = result["mean"]["embedding"]["full k=5"]
+            pair = {"full": scores["full k=5"] / 100, **counts}
+            change = "" if arm == ARMS[0] else _spread(pair, base / 100, result["clips"])
+            line += f" {scores['full k=5']:.1f} | {change} | {scores['5-shot k=5']:.1f} |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _spread(scores: dict[str, Any], base: float, n_rows: int) -> str:
+    """Give `difference`; folds of equal size make the mean over folds the mean over clips."""
+    exact = {**scores, "full": base + (scores["gained"] - scores["lost"]) / n_rows}
+    if abs(exact["full"] - scores["full"]) > 2e-4:
+        raise ValueError("the folds differ in size: their mean is not the mean over clips")
+    return difference(exact, {"full": base}, n_rows)
+
+
+def audio_cost_table(_: dict[str, dict[str, Any]]) -> str:
+    """Give the cost of audio features from the benchmark's file."""
+    record = _benchmark("audio_cost")
+    lines = [
+        "| blocks, pooling | x forward | peak memory above the forward's | decode | front-end "
+        "| views | encoder |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for row in record["rows"]:
+        cells = [row["row"], f"{row['ratio']:.2f}", f"{row['extra_mb']:.0f} MB"]
+        cells += [
+            f"{100 * row['share'][part]:.1f} %"
+            for part in ("decode", "front-end", "views", "encoder")
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    machine = record["machine"]
+    lines.append(f"\n({machine['processor']}, {machine['threads']} threads, {record['model']}.)")
+    return "\n".join(lines)
+
+
 def cost_table(_: dict[str, dict[str, Any]]) -> str:
     """Give the README's cost table from the benchmark's file."""
     record = _benchmark("text_cost")
@@ -158,6 +218,8 @@ TABLES = {
     "few-shot": few_shot_table,
     "defaults": defaults_table,
     "cost": cost_table,
+    "audio": audio_table,
+    "audio-cost": audio_cost_table,
     "sketch": sketch_table,
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import pyarrow.parquet
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.extractor import FungiExtractor
+from fungi_hf.features import FungiFeatures
 from fungi_hf.neighbors.classifier import KNNClassifier
 from fungi_hf.seeding import numpy_generator
 from fungi_hf.state import FittedState
@@ -37,6 +39,12 @@ class Sounds:
     labels: np.ndarray
     folds: np.ndarray
 
+    def digest(self) -> str:
+        """Give a digest of the files and of which fold each is in, in their order."""
+        parts = [hashlib.sha256(file).digest() for file in self.files]
+        parts += [str(fold).encode() for fold in self.folds]
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
 
 def read(path: Path, fold_column: str) -> Sounds:
     """Read a parquet file with `audio_bytes`, `label` and a fold column."""
@@ -48,13 +56,31 @@ def read(path: Path, fold_column: str) -> Sounds:
     )
 
 
-def extract(sounds: Sounds, model: str, config: FungiConfig) -> Any:
-    """Give all clips' features; a block that needs training clips comes once per fold.
+def extract(sounds: Sounds, model: str, config: FungiConfig, cache: Path | None = None) -> Any:
+    """Give all clips' features, kept in `cache`; blocks that need training clips once per fold.
 
     The clips and their views are encoded once for all folds: only the negatives differ, so a
     SimCLR block "name" becomes "name_fold", whose bank (and head) belongs to that fold's training
     clips.
     """
+    if cache is None:
+        return computed(sounds, model, config)
+    path = cache / f"audio-{sounds.digest()}-{key(model, config)}.safetensors"
+    if path.exists():
+        return FungiFeatures.load(path)
+    features = computed(sounds, model, config)
+    cache.mkdir(parents=True, exist_ok=True)
+    features.save(path)
+    return features
+
+
+def key(model: str, config: FungiConfig) -> str:
+    """Give the fingerprint of the extractor before any fold is fitted."""
+    return FungiExtractor.from_pretrained(model, config).fingerprint
+
+
+def computed(sounds: Sounds, model: str, config: FungiConfig) -> FungiFeatures:
+    """Extract; see `extract`."""
     fitted = [spec for spec in config.objectives if spec.needs_fit]
     if not fitted:
         return FungiExtractor.from_pretrained(model, config)(sounds.files)
@@ -89,35 +115,47 @@ def few(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
     )
 
 
-def score(array: np.ndarray, sounds: Sounds, fold: str, recipe: dict[str, Any]) -> dict[str, float]:
-    """Give one fold's accuracies in percent: all training clips, and few-shot averaged."""
+def score(
+    array: np.ndarray, sounds: Sounds, fold: str, recipe: dict[str, Any]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Judge one fold by its training clips, all of them and a few.
+
+    Returns:
+        Accuracies in percent, few-shot averaged over draws; and for all training clips which test
+        clips were right.
+    """
     test = sounds.folds == fold
     train, y = array[~test], sounds.labels[~test]
 
-    def accuracy(rows: np.ndarray, k: int) -> float:
+    def right(rows: np.ndarray, k: int) -> np.ndarray:
         knn = KNNClassifier(n_neighbors=min(k, len(rows)), metric="cosine")
         knn.fit(train[rows], y[rows].tolist())
-        found = np.asarray(knn.predict(array[test]))
-        return 100 * float((found == sounds.labels[test]).mean())
+        hits: np.ndarray = np.asarray(knn.predict(array[test])) == sounds.labels[test]
+        return hits
 
-    result = {f"full k={k}": accuracy(np.arange(len(y)), k) for k in recipe["neighbors"]}
+    full = {f"full k={k}": right(np.arange(len(y)), k) for k in recipe["neighbors"]}
     shots = recipe["shots"]
-    drawn = [accuracy(few(y, shots, draw), shots) for draw in range(recipe["draws"])]
-    result[f"{shots}-shot k={shots}"] = float(np.mean(drawn))
-    return result
+    drawn = [right(few(y, shots, draw), shots).mean() for draw in range(recipe["draws"])]
+    accuracies = {name: 100 * float(hits.mean()) for name, hits in full.items()}
+    return accuracies | {f"{shots}-shot k={shots}": 100 * float(np.mean(drawn))}, full
 
 
-def run(recipe: dict[str, Any], model: str, data: Path) -> dict[str, Any]:
+def run(
+    recipe: dict[str, Any], model: str, data: Path, cache: Path | None = None
+) -> dict[str, Any]:
     """Give the result of one recipe."""
     sounds = read(data, recipe["fold_column"])
     config = FungiConfig.from_dict(recipe["config"])
     folds = sorted(set(sounds.folds))
     scores: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in recipe["arms"]}
+    right: dict[str, list[dict[str, np.ndarray]]] = {arm: [] for arm in recipe["arms"]}
     start = time.perf_counter()
-    features = extract(sounds, model, config)
+    features = extract(sounds, model, config, cache)
     for fold in folds:
         for arm, blocks in recipe["arms"].items():
-            scores[arm][fold] = score(columns(features, blocks, fold), sounds, fold, recipe)
+            array = columns(features, blocks, fold)
+            scores[arm][fold], hits = score(array, sounds, fold, recipe)
+            right[arm].append(hits)
     return {
         "recipe": recipe["name"],
         "clips": len(sounds.files),
@@ -126,8 +164,22 @@ def run(recipe: dict[str, Any], model: str, data: Path) -> dict[str, Any]:
         "config": config.to_dict(),
         "seconds": round(time.perf_counter() - start, 1),
         "mean": {arm: mean(by_fold) for arm, by_fold in scores.items()},
+        "against_first_arm": {
+            arm: against(hits, next(iter(right.values()))) for arm, hits in right.items()
+        },
         "by_fold": scores,
     }
+
+
+def against(
+    hits: list[dict[str, np.ndarray]], base: list[dict[str, np.ndarray]]
+) -> dict[str, dict[str, int]]:
+    """Count test clips of all folds that are right here and wrong there, and the reverse."""
+    found = {}
+    for name in hits[0]:
+        here, there = (np.concatenate([fold[name] for fold in arm]) for arm in (hits, base))
+        found[name] = {"gained": int((here & ~there).sum()), "lost": int((there & ~here).sum())}
+    return found
 
 
 def mean(by_fold: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -152,6 +204,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="Hub id or folder of the encoder")
     parser.add_argument("--data", type=Path, help="parquet file; default: the recipe's own")
     parser.add_argument("--out", type=Path, help="default: recipes/results/<recipe>.json")
+    parser.add_argument("--cache", type=Path, default=Path("out/features"))
     arguments = parser.parse_args()
     recipe = json.loads(arguments.recipe.read_text("utf-8"))
     data = arguments.data or (ROOT / recipe["data"] if recipe.get("data") else None)
@@ -159,7 +212,7 @@ def main() -> None:
         parser.error(
             f"recipe {recipe['name']!r} needs --data: its sounds are not in the repository"
         )
-    result = run(recipe, arguments.model, data)
+    result = run(recipe, arguments.model, data, arguments.cache)
     out = arguments.out or ROOT / "recipes/results" / f"{recipe['name']}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")

@@ -9,9 +9,9 @@ import pytest
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.extractor import FungiExtractor
-from recipes.audio.run import Sounds, columns, extract, few, read, run, score, table
+from recipes.audio.run import Sounds, against, columns, extract, few, read, run, score, table
 from recipes.demo_audio import demonstrate
-from tests.encoders.test_audio_encoders import build
+from tests.encoders.audio_models import build
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "recipes/data/fsdd/fsdd.parquet"
@@ -34,7 +34,7 @@ def test_demonstration_prints_a_table_and_neighbours(folder):
     assert "| embedding + KL gradient |" in text
 
 
-def test_negatives_of_a_fold_come_from_its_training_clips(folder):
+def test_negatives_of_a_fold_come_from_its_training_clips(folder, tmp_path):
     sounds = read(DIGITS, "speaker")
     rows = np.flatnonzero(np.isin(sounds.folds, ["george", "jackson", "lucas"]))[::10]
     files = [sounds.files[row] for row in rows]
@@ -44,7 +44,9 @@ def test_negatives_of_a_fold_come_from_its_training_clips(folder):
         {"kind": "simclr", "n_views": 2, "n_negatives": 4, "negative_views": 1, "latent_dim": 8},
     ]
     config = FungiConfig.from_dict({"objectives": objectives})
-    found = extract(some, folder, config)
+    found = extract(some, folder, config, tmp_path)
+    assert np.array_equal(extract(some, folder, config, tmp_path).array, found.array)
+    assert len(list(tmp_path.iterdir())) == 1
     names = ["simclr_george", "simclr_jackson", "simclr_lucas"]
     assert list(found.layout) == ["embedding", "kl", *names]
     # One fold the plain way: its own extractor, fitted on its training clips.
@@ -77,10 +79,14 @@ def test_scores_of_a_perfect_feature_and_of_a_table():
     sounds = Sounds([b""] * 24, labels, folds)
     recipe = {"neighbors": [1, 5], "shots": 2, "draws": 3}
     perfect = np.eye(3, dtype=np.float32)[labels]
-    found = score(perfect, sounds, "a", recipe)
+    found, right = score(perfect, sounds, "a", recipe)
     assert found == {"full k=1": 100, "full k=5": 100, "2-shot k=2": 100}
     wrong = np.eye(3, dtype=np.float32)[(labels + (folds == "a")) % 3]
-    assert score(wrong, sounds, "a", recipe)["full k=1"] == 0
+    missed, none = score(wrong, sounds, "a", recipe)
+    assert missed["full k=1"] == 0
+    counts = against([none], [right])
+    assert counts == {"full k=1": {"gained": 0, "lost": 12}, "full k=5": {"gained": 0, "lost": 12}}
+    assert against([right, right], [none, right])["full k=5"] == {"gained": 12, "lost": 0}
     assert np.bincount(labels[few(labels, 2, 0)]).tolist() == [2, 2, 2]
     assert table({"mean": {"x": {"full k=1": 12.34}}}).endswith("| x | 12.3 |")
 
