@@ -14,7 +14,7 @@ from torch import nn
 
 from fungi_hf.encoders.text import TextEncoder
 from fungi_hf.errors import ConfigError, EncoderError, StorageError, choices
-from fungi_hf.hub.store import HubOptions, find_file
+from fungi_hf.hub.store import HubOptions, explain, find_file, patiently
 from fungi_hf.state import tensor_digest
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_encoder(
         module = load_model(model, config, hub)
         source = _read_source(str(model), module, hub)
         if device is not None:
-            module = module.to(device)
+            module = _moved(module, device)
     _check_dtype(module, config)
     builder = _builder(module)
     if processor is None:
@@ -123,7 +123,7 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
         "local_files_only": hub.local_files_only,
     }
     try:
-        settings = AutoConfig.from_pretrained(str(name), **reach)
+        settings = patiently(lambda: AutoConfig.from_pretrained(str(name), **reach))
         architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
         loader: Any = AutoModel
         if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
@@ -134,12 +134,14 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
             from transformers.models.whisper import modeling_whisper
 
             loader = modeling_whisper.WhisperEncoder
-        model, report = loader.from_pretrained(
-            str(name), dtype=getattr(torch, config.dtype), output_loading_info=True, **reach
+        model, report = patiently(
+            lambda: loader.from_pretrained(
+                str(name), dtype=getattr(torch, config.dtype), output_loading_info=True, **reach
+            )
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EncoderError(
-            f"cannot load an encoder from {str(name)!r}: {str(error).splitlines()[0]}"
+            f"cannot load an encoder from {str(name)!r}: {explain(error)}"
         ) from None
     model.eval()
     _refuse_random_weights(str(name), report, config)
@@ -178,17 +180,19 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
         with warnings.catch_warnings():
             # One of AST's 128 mel filters is empty, in training as well.
             warnings.filterwarnings("ignore", message=".*all zero values.*")
-            processor = loader.from_pretrained(
-                name,
-                revision=hub.revision,
-                token=hub.token,
-                cache_dir=hub.cache_dir,
-                local_files_only=hub.local_files_only,
+            processor = patiently(
+                lambda: loader.from_pretrained(
+                    name,
+                    revision=hub.revision,
+                    token=hub.token,
+                    cache_dir=hub.cache_dir,
+                    local_files_only=hub.local_files_only,
+                )
             )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise EncoderError(
             f"{type(model).__name__} needs its {kind}, which {name!r} does not give: "
-            f"{str(error).splitlines()[0]}; pass processor="
+            f"{explain(error)}; pass processor="
         ) from None
     if kind == "tokenizer" and len(processor) <= len(set(processor.all_special_ids)):
         # Without its files transformers makes a tokenizer that knows no word.
@@ -233,6 +237,19 @@ def _build_audio(model: nn.Module, processor: Any, config: FungiConfig, _: Sourc
     from fungi_hf.encoders.audio import AudioEncoder
 
     return AudioEncoder(model, processor, config)
+
+
+def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """Move a model.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for it
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"cannot use device={str(device)!r}: {reason}") from None
 
 
 def _check_dtype(model: nn.Module, config: FungiConfig) -> None:

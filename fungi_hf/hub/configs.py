@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fungi_hf.errors import StorageError
-from fungi_hf.hub.store import CONFIG_NAME, HubOptions, find_file, read_document, write_folder
-from fungi_hf.hub.upload import PushOptions, push_document
+from fungi_hf.hub.store import (
+    CONFIG_NAME,
+    FORMAT,
+    HubOptions,
+    find_file,
+    read_document,
+    write_folder,
+)
+from fungi_hf.hub.upload import Pushable, push_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT: Final = 1
+    from fungi_hf.hub.upload import PushOptions
 
 
-class ShareableConfig:
+class ShareableConfig(Pushable):
     """The part of `FungiConfig` that reads and writes folders and repositories."""
 
     if TYPE_CHECKING:
@@ -69,39 +76,7 @@ class ShareableConfig:
         """
         write_config(self, folder)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Push the config alone, in one commit; other files there are not touched.
-
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: Of the commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
-
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If it holds a saved extractor, or cannot be written.
-        """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
+    def _push(self, repo_id: str, options: PushOptions) -> str:
         return push_config(self, repo_id, options)
 
 

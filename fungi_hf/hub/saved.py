@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from fungi_hf.hub.store import HubOptions
 
-FORMAT: Final = 1
 _RESOLVED: Final = ("target_layer", "pooling", "max_length")
 
 
@@ -46,15 +45,9 @@ class SavedExtractor:
         """Read and check `fungi_config.json`.
 
         Raises:
-            StateError: If a newer version wrote it, or a field has the wrong type.
+            StateError: If a field has the wrong type.
         """
         document = read_document(path)
-        version = document.get("format", FORMAT)
-        if not isinstance(version, int) or version > FORMAT:
-            raise StateError(
-                f"{str(place)!r} has layout version {version!r}, this package reads {FORMAT}: "
-                "upgrade fungi-hf"
-            )
         for key in ("encoder", "resolved", "digests"):
             if not isinstance(document.get(key) or {}, dict):
                 raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")

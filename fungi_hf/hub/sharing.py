@@ -18,14 +18,15 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError
 from fungi_hf.hub.reference import reference_text
-from fungi_hf.hub.saved import FORMAT, SavedExtractor, config_digest
+from fungi_hf.hub.saved import SavedExtractor, config_digest
 from fungi_hf.hub.store import (
     CONFIG_NAME,
+    FORMAT,
     HubOptions,
     find_file,
     write_folder,
 )
-from fungi_hf.hub.upload import PushOptions, push_folder
+from fungi_hf.hub.upload import Pushable, push_folder
 from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.encoders.loading import Source
     from fungi_hf.hub.card import Result
+    from fungi_hf.hub.upload import PushOptions
 
 _MODULES: Final = [
     {
@@ -47,7 +49,7 @@ _MODULES: Final = [
 ]
 
 
-class Shareable:
+class Shareable(Pushable):
     """The part of `FungiExtractor` that reads and writes folders and repositories."""
 
     encoder: Encoder
@@ -247,44 +249,12 @@ class Shareable:
         )
         return render_card(subject, results)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Push what `save_pretrained` writes, in one commit; files of a model there stay.
-
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: Of the commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
-
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository cannot be written.
-        """
+    def _push(self, repo_id: str, options: PushOptions) -> str:
         if not self.source.name or Path(self.source.name).is_dir():
             warnings.warn(
                 "the encoder is no repository of the Hub: whoever loads this must pass model=",
-                stacklevel=2,
+                stacklevel=3,
             )
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
         with tempfile.TemporaryDirectory() as folder:
             self.write(folder, public=True)
             (Path(folder) / "README.md").write_text(self.make_card(place=repo_id), "utf-8")

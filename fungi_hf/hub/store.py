@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 CONFIG_NAME: Final = "fungi_config.json"
 STATE_NAME: Final = "fungi_state.safetensors"
+FORMAT: Final = 1
 _MAX_CONFIG_BYTES: Final = 1 << 20
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 _CLIENTS: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
@@ -91,18 +92,15 @@ def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
         except EntryNotFoundError:
             return None
 
-    what = f"{repo_id!r} is neither a folder nor a repository that can be reached"
-    # The client itself asks a busy server again.
-    return reach(download, what, retried=frozenset())
+    return reach(download, f"{repo_id!r} is neither a folder nor a repository that can be reached")
 
 
-def reach(call: Callable[[], T], what: str, *, retried: frozenset[int] = RETRIED) -> T:
-    """Ask the Hub, again while it is busy.
+def reach(call: Callable[[], T], what: str) -> T:
+    """Ask the Hub, again while it is busy or cuts the connection.
 
     Args:
         call: Does the asking.
         what: The beginning of the error's message.
-        retried: Status codes after which to ask again; a broken connection always is one.
 
     Returns:
         What `call` gives.
@@ -110,30 +108,78 @@ def reach(call: Callable[[], T], what: str, *, retried: frozenset[int] = RETRIED
     Raises:
         StorageError: With the reason, when the Hub refuses, stays busy or cannot be reached.
     """
-    pauses = iter(_PAUSES_S)
-    while True:
+    try:
+        return patiently(call)
+    except StorageError:
+        raise
+    except Exception as error:
+        # The HTTP client's own tree is not OSError, and it differs between versions.
+        if not isinstance(error, (OSError, ValueError)) and _client(error) not in _CLIENTS:
+            raise
+        raise StorageError(f"{what}: {explain(error)}") from None
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Call again, after a pause, while the Hub is busy or cuts the connection.
+
+    Args:
+        call: Does the asking, itself or through a library.
+
+    Returns:
+        What `call` gives; its last error is raised as it is.
+    """
+    for pause_s in _PAUSES_S:
         try:
             return call()
-        except StorageError:
-            raise
-        except Exception as error:
-            # The HTTP client's own tree is not OSError, and it differs between versions.
-            client = type(error).__module__.partition(".")[0]
-            if not isinstance(error, (OSError, ValueError)) and client not in _CLIENTS:
+        except Exception as error:  # whose error it is differs between libraries and versions
+            if not _is_busy(error):
                 raise
-            reason = first_line(error)
-            if error.__cause__ is not None:
-                reason = f"{reason} ({first_line(error.__cause__)})"
-            busy = {_status(error), _status(error.__cause__)} & retried or _is_cut(error, client)
-            pause = next(pauses, None) if busy else None
-        if pause is None:
-            raise StorageError(f"{what}: {reason}")
-        time.sleep(pause)
+        time.sleep(pause_s)
+    return call()
 
 
-def _is_cut(error: Exception, client: str) -> bool:
+def _is_busy(error: BaseException) -> bool:
+    """Whether a busy answer or a broken connection is behind an error.
+
+    An unreachable file was asked for again by the client itself.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__
+    if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
+        return False
+    return any(_status(link) in RETRIED or _is_cut(link) for link in chain)
+
+
+def explain(error: Exception) -> str:
+    """Give what the client says, what was behind it, and what to do about it."""
+    reason, behind = first_line(error), first_line(error.__cause__) if error.__cause__ else ""
+    if behind and behind not in reason:
+        reason = f"{reason} ({behind})"
+    remedies = {
+        401: "a private repository needs token=, and a name may be misspelt",
+        403: "the token may not do this: pass one that may",
+        404: "check the name and the revision",
+    }
+    remedy = remedies.get(_status(error) or _status(error.__cause__) or 0, "")
+    if isinstance(error, PermissionError):
+        remedy = "the Hub's cache cannot be written: pass cache_dir= or set HF_HUB_CACHE"
+    elif "offline mode is enabled" in reason:
+        remedy = "only what was downloaded before can be loaded offline"
+    return f"{reason}; {remedy}" if remedy else reason
+
+
+def _is_cut(error: BaseException) -> bool:
     """Whether the connection broke in the middle of an answer."""
-    return client in _CLIENTS and "Protocol" in type(error).__name__
+    return _client(error) in _CLIENTS and "Protocol" in type(error).__name__
+
+
+def _client(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -160,6 +206,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
     Raises:
         StorageError: If it is too large, not JSON, or not an object.
+        StateError: If a newer version of this package wrote it.
     """
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise StorageError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes: not a config")
@@ -169,6 +216,11 @@ def read_document(path: Path) -> dict[str, Any]:
         raise StorageError(f"{path} is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
         raise StorageError(f"{path} must hold a JSON object with a 'config' object")
+    version = document.get("format", FORMAT)
+    if not isinstance(version, int) or version > FORMAT:
+        raise StateError(
+            f"{path} has layout version {version!r}, this package reads {FORMAT}: upgrade fungi-hf"
+        )
     return document
 
 

@@ -39,6 +39,48 @@ class PushOptions:
     create_pr: bool = False
 
 
+class Pushable:
+    """What can be pushed to a repository; `_push` says how."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: Of the commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            StorageError: If the repository cannot be written, or holds what pushing would break.
+        """
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return self._push(repo_id, options)
+
+    def _push(self, repo_id: str, options: PushOptions) -> str:
+        raise NotImplementedError
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,

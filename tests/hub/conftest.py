@@ -1,4 +1,4 @@
-"""A fake Hub on a loopback port, with a cache of its own, for one test."""
+"""A fake Hub on a loopback port, with a cache of its own, and what the tests put on it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
+from fungi_hf import KL, FungiConfig, FungiExtractor, SimCLR
+from fungi_hf.encoders.loading import Source
 from fungi_hf.hub import store
+from fungi_hf.testing import tiny_text_model
 from tests.fake_hub import FakeHub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+CONFIG = FungiConfig(objectives=(KL(latent_dim=32),))
+FITTED = FungiConfig(
+    objectives=(KL(latent_dim=32), SimCLR(n_views=3, latent_dim=16, n_negatives=4)), center=True
+)
+TEXTS = ["my card was lost", "how do you pay", "what is the new account", "please help me"]
 
 
 def _no_sleep(seconds: float) -> None:
@@ -54,3 +64,38 @@ def hub(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
         monkeypatch.setattr(f"{module}.time", calm)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return memory
+
+
+@pytest.fixture(scope="session")
+def encoder_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("model")
+    model, tokenizer = tiny_text_model("bert", dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def saved_files(
+    encoder_files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """What saving a fitted extractor of user/encoder writes."""
+    folder, target = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("saved")
+    for name, content in encoder_files.items():
+        (folder / name).write_bytes(content)
+    extractor = FungiExtractor.from_pretrained(folder, FITTED).fit(TEXTS)
+    extractor.source = Source(name="user/encoder")
+    extractor.save_pretrained(target)
+    return {path.name: path.read_bytes() for path in target.iterdir()}
+
+
+@pytest.fixture
+def encoder(hub: FakeHub, encoder_files: dict[str, bytes]) -> str:
+    """A repository that holds a plain model."""
+    hub.put("user/encoder", encoder_files)
+    return "user/encoder"
+
+
+@pytest.fixture
+def extractor(encoder: str) -> FungiExtractor:
+    return FungiExtractor.from_pretrained(encoder, FITTED).fit(TEXTS)
