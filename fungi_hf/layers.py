@@ -64,6 +64,13 @@ def _last_attention_output(model: nn.Module) -> str:
         found = [name for name in names if name == suffix or name.endswith("." + suffix)]
         if found:
             return max(found, key=_numbers)
+    if not names:
+        has_conv1d = any(type(module).__name__ == "Conv1D" for module in model.modules())
+        made = " (its projections are transformers' Conv1D, as in GPT-2)" if has_conv1d else ""
+        raise LayerNotFoundError(
+            f"{type(model).__name__} has no nn.Linear layer{made}, and gradients are taken at "
+            "nn.Linear layers only; use an encoder that has them, such as BERT, T5 or Llama"
+        )
     raise LayerNotFoundError(
         f"{type(model).__name__} has no attention output projection with a known name; "
         f"pass target_layer, e.g. one of {_last_block_layers(model)}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")
+_REPLACEMENT: Final = "\ufffd"
 
 
 class TextEncoder:
@@ -43,10 +44,10 @@ class TextEncoder:
         "truncated": "{n} of the texts are longer than {limit} tokens and were truncated",
         "empty": "{n} of the texts are empty, blank or nothing that the tokenizer keeps; they "
         "share the features of the empty sequence",
-        "control": "{n} of the texts hold NUL or other control characters, which the tokenizer "
-        "may drop",
-        "unknown": "{n} of the texts consist of unknown tokens only; different texts may share "
-        "their features",
+        "control": "{n} of the texts hold NUL, other control or invisible characters that the "
+        "tokenizer drops; the encoder cannot tell them from the texts without them",
+        "unknown": "{n} of the texts hold tokens that the tokenizer does not know; the encoder "
+        "cannot tell texts apart that differ only there",
     }
 
     def __init__(
@@ -77,6 +78,7 @@ class TextEncoder:
         self.model, self.tokenizer = model, tokenizer
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]
+        self._dropped: dict[str, bool] = {}
         self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
         self.max_length = self._resolve_length(config.max_length, trained_length)
         self.width = self._probe_width()
@@ -212,9 +214,9 @@ class TextEncoder:
             notes.append("empty")
         elif len(ids) >= self.max_length and self._n_tokens(raw) > self.max_length:
             notes.append("truncated")
-        if not raw.isprintable() and any(map(_is_control, raw)):
+        if "empty" not in notes and self._drops_any(raw):
             notes.append("control")
-        if not notes and self._is_unknown(ids):
+        if not notes and getattr(self.tokenizer, "unk_token_id", None) in ids:
             notes.append("unknown")
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
 
@@ -222,19 +224,33 @@ class TextEncoder:
         return len(self._tokenise([raw])[0])
 
     def _tokenise(self, raws: list[str]) -> list[list[int]]:
-        """Give the ids with special tokens, not truncated."""
+        """Give the ids with special tokens, not truncated.
+
+        Raises:
+            EncoderError: If the tokenizer gives none.
+        """
         with TOKENIZING:
-            ids: list[list[int]] = self.tokenizer(
-                raws, add_special_tokens=True, truncation=False, verbose=False
-            )["input_ids"]
+            encoded = self.tokenizer(raws, add_special_tokens=True, truncation=False, verbose=False)
+        try:
+            ids: list[list[int]] = encoded["input_ids"]
+        except (KeyError, TypeError, IndexError):
+            raise EncoderError(
+                f"{type(self.tokenizer).__name__} gives no 'input_ids' but {_short(encoded)}; "
+                "pass the Hugging Face tokenizer that belongs to the model"
+            ) from None
         return ids
 
-    def _is_unknown(self, ids: list[int]) -> bool:
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
-        if unknown is None or unknown not in ids:
+    def _drops_any(self, raw: str) -> bool:
+        if raw.isprintable() and _REPLACEMENT not in raw:
             return False
-        special = set(self.tokenizer.all_special_ids) - {unknown}
-        return all(token == unknown or token in special for token in ids)
+        return any(self._drops(character) for character in set(raw) if _is_invisible(character))
+
+    def _drops(self, character: str) -> bool:
+        """Whether words with the character inside get the ids of a text without it."""
+        if character not in self._dropped:
+            ids, *without = self._tokenise([f"a{character}a", "aa", "a a"])
+            self._dropped[character] = ids in without
+        return self._dropped[character]
 
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Pad on the right to the longest item: `input_ids`, `attention_mask` [N, T]."""
@@ -308,8 +324,10 @@ class TextEncoder:
         return WordDeletion(n_views, probability, spans=spans)
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc" and not character.isspace()
+def _is_invisible(character: str) -> bool:
+    """Whether it is of the kinds that tokenizers clean away (BERT's: all of category C)."""
+    is_other = unicodedata.category(character).startswith("C") and not character.isspace()
+    return is_other or character == _REPLACEMENT
 
 
 def _short(value: object) -> str:

@@ -160,19 +160,24 @@ def test_a_text_of_which_nothing_is_kept_is_noted(extractor) -> None:
     assert np.isfinite(features.array).all()
 
 
-@pytest.mark.parametrize("text", ["a card\x00", "\x07pay", "\x9bnew", "old\x7f"])
-def test_control_characters_are_noted(extractor, text: str) -> None:
-    with pytest.warns(UserWarning, match="1 of the texts hold NUL or other control characters"):
-        assert np.isfinite(extractor([text]).array).all()
+@pytest.mark.parametrize(
+    "text", ["a card\x00", "\x07pay", "\x9bnew", "old\x7f", "ca\u200brd", "\ufeffcard", "my\ufffd"]
+)
+def test_dropped_characters_are_noted(extractor, text: str) -> None:
+    with pytest.warns(UserWarning, match="1 of the texts hold NUL, other control or invisible"):
+        row = extractor([text]).select(["embedding", "kl"]).array
+    kept = "".join(c for c in text if c.isascii() and c.isprintable())
+    wanted = extractor([kept]).select(["embedding", "kl"]).array
+    np.testing.assert_allclose(row, wanted, rtol=0, atol=1e-6)
 
 
 def test_emoji_and_foreign_scripts_are_noted_where_they_are_unknown(extractor) -> None:
-    with pytest.warns(UserWarning, match="2 of the texts consist of unknown tokens only"):
-        features = extractor(["🙂", "我的卡", "card 🙂"])
+    with pytest.warns(UserWarning, match="3 of the texts hold tokens that the tokenizer does not"):
+        features = extractor(["🙂", "我的卡", "card 🙂", "card"])
     assert np.isfinite(features.array).all()
     byte_level = fitted("roberta")  # knows every byte: nothing to note, and no two alike
-    rows = byte_level(["🙂", "我的卡", "🙃"]).array
-    assert len(np.unique(rows.round(4), axis=0)) == 3
+    rows = byte_level(["🙂", "我的卡", "🙃", "a\x00", "a"]).array
+    assert len(np.unique(rows.round(4), axis=0)) == 5
 
 
 def test_a_hundred_thousand_words_are_truncated_and_counted_once(extractor) -> None:

@@ -19,7 +19,6 @@ from fungi_hf import KL, FungiConfig, FungiExtractor
 from fungi_hf.errors import (
     ConfigError,
     EncoderError,
-    InputError,
     InputTypeError,
     NotFittedError,
     StateError,
@@ -139,48 +138,6 @@ def test_views_do_not_depend_on_the_way_in(folder: Path, fitted: FungiExtractor)
     np.testing.assert_allclose(together, fitted(TEXTS).array, rtol=0, atol=1e-5)
     np.testing.assert_allclose(one_by_one, together, rtol=0, atol=1e-5)
     np.testing.assert_allclose(lazily, together, rtol=0, atol=1e-5)
-
-
-BAD: dict[str, tuple[Any, type[Exception], str]] = {
-    "none": (None, InputTypeError, "input 0 must be a text"),
-    "number": (3, InputTypeError, "input 0 must be a text .* got int"),
-    "bytes": (b"a", InputTypeError, "got bytes"),
-    "dict": ({"text": "a"}, InputTypeError, "got dict"),
-    "list_with_none": (["a", None], InputTypeError, "input 1 must be a text"),
-    "mixed": (["a", "b", 3], InputTypeError, "input 2 must be a text"),
-    "surrogate": ("\ud800", InputError, "lone surrogate at character 0"),
-    "array_of_numbers": (np.zeros(3), InputTypeError, "got ndarray"),
-    "tensor": (torch.zeros(3), InputTypeError, "got Tensor"),
-    "table": (_table(), InputTypeError, r"columns \['text', 'n'\].*dataset\['text'\]"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_inputs_are_refused_by_position(pipe: FungiPipeline, name: str) -> None:
-    inputs, error, match = BAD[name]
-    with pytest.raises(error, match=match):
-        pipe(inputs)
-
-
-def test_a_lazy_source_names_the_position_of_a_bad_input(pipe: FungiPipeline) -> None:
-    with pytest.raises(InputTypeError, match="input 5 must be a text"):
-        list(pipe(iter([*TEXTS[:5], None]), batch_size=2))
-
-
-def test_no_inputs_give_no_outputs(pipe: FungiPipeline) -> None:
-    assert pipe([]) == []
-    assert list(pipe(iter([]))) == []
-
-
-def test_odd_texts_have_defined_vectors_and_one_warning_with_a_count(pipe: FungiPipeline) -> None:
-    long = "card " * 100_000
-    with pytest.warns(UserWarning, match="2 of the texts are longer than") as caught:
-        rows = pipe([long, "a", long + "x"], return_tensors=True)
-    assert len(caught) == 1
-    assert all(torch.isfinite(row).all() for row in rows)
-    with pytest.warns(UserWarning, match="3 of the texts are empty") as caught:
-        list(pipe(iter(["", "  ", "a", "\n"]), batch_size=1))
-    assert len(caught) == 1
 
 
 def test_unknown_arguments_are_refused_by_name(pipe: FungiPipeline, folder: Path) -> None:
