@@ -28,7 +28,7 @@ def one(run: str, n_texts: int) -> dict[str, Any]:
         found_width = len(items)
         # The same tokens in the same batches, without objectives, heads or sketch.
         del found._computer.sketch
-        text_models.plain_forward(found, items, found.budget)
+        text_models.plain_forward(found, items, text_models.own_batches(found, items))
         return {"peak_mb": timing.peak_memory_mb(), "inputs": found_width}
     if config.needs_fit:
         found.fit(texts)

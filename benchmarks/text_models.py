@@ -11,7 +11,7 @@ from fungi_hf.batching import cut_batches
 from fungi_hf.extractor import FungiExtractor
 
 if TYPE_CHECKING:
-    from fungi_hf.batching import Budget, Sample
+    from fungi_hf.batching import Sample
     from fungi_hf.config import FungiConfig
 
 SENTENCES = Path(__file__).parent.parent / "recipes" / "data" / "banking77" / "test.parquet"
@@ -66,8 +66,19 @@ def _units(sample: Sample) -> list[Any]:
     return list(units.values())
 
 
-def plain_forward(found: FungiExtractor, items: list[Any], budget: Budget) -> None:
-    """The yardstick: a plain forward pass of prepared inputs, length-sorted, same batch budget."""
+def plain_forward(found: FungiExtractor, items: list[Any], batches: list[list[int]]) -> None:
+    """A plain forward pass of prepared inputs in the given batches."""
     with torch.inference_mode():
-        for places in cut_batches(items, budget):
+        for places in batches:
             found.encoder.model(**found.encoder.collate([items[i] for i in places]))
+
+
+def sorted_batches(items: list[Any], size: int = 32) -> list[list[int]]:
+    """The yardstick's batches: length-sorted, 32 at a time, as sentence-transformers encodes."""
+    order = sorted(range(len(items)), key=lambda i: items[i].cost)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def own_batches(found: FungiExtractor, items: list[Any]) -> list[list[int]]:
+    """The extractor's batches of the same inputs."""
+    return cut_batches(items, found.budget)

@@ -48,7 +48,7 @@ class BlockComputer:
         self._encoder, self._config = encoder, config
         # Graphs above a pooled token are small; those above every token are an MLP each.
         small = getattr(encoder, "uses_short_last_block", False)
-        self.budget = Budget(group_tokens=32768 if small else 8192)
+        self.budget = Budget(group_tokens=32768 if small else 6144)
         self.reader = InputReader(encoder, config)
         self.objectives = {
             spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
