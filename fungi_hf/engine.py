@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.batching import Budget, Sample
     from fungi_hf.buffering import SketchBuffer
-    from fungi_hf.encoders.base import Encoder, Prepared
+    from fungi_hf.encoders.base import Batch, Encoder, Prepared
     from fungi_hf.gradients import LayerFactors, Tape
     from fungi_hf.objectives.base import Objective
     from fungi_hf.sketches import Sketch
@@ -116,7 +116,7 @@ class Group:
                     embeddings = encoder.embed(batch)
                 segments.append(_Segment(torch.tensor(places) + start, embeddings, None, None))
                 continue
-            tape = record(encoder.layer, encoder.layer_path, partial(encoder.embed, batch))
+            tape = self._record(batch)
             activation = None
             if wants_activation:
                 with torch.no_grad():
@@ -124,6 +124,10 @@ class Group:
             units_here = torch.tensor(places) + start
             segments.append(_Segment(units_here, tape.embeddings, tape, activation))
         return segments
+
+    def _record(self, batch: Batch) -> Tape:
+        encoder = self._plan.encoder
+        return record(encoder.layer, encoder.layer_path, partial(encoder.embed, batch))
 
     def blocks(self, waiting: Mapping[str, SketchBuffer], rows: Tensor) -> dict[str, Tensor]:
         """Give the embedding and every objective's block, [B, width], raw and on the CPU.
@@ -150,7 +154,29 @@ class Group:
         return self._embeddings[self._rows[name].to(self._embeddings.device)]
 
     def factors(self, name: str, objective: Objective) -> LayerFactors:
-        """Give the exact gradients of one objective.
+        """Give the exact gradients of one objective."""
+        gradient, used = self.embedding_gradient(name, objective)
+        parts = [
+            segment.tape.pull_back(
+                gradient[segment.units.to(gradient.device)],
+                self._owner[segment.units],
+                self._n,
+                tokens=self._plan.tokens,
+            )
+            for segment in self._segments
+            if segment.tape is not None and used[segment.units].any()
+        ]
+        return concatenate(parts)
+
+    def embedding_gradient(self, name: str, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Give an objective's summed loss's gradient at the embeddings of all encoded inputs.
+
+        Args:
+            name: Its block.
+            objective: The loss.
+
+        Returns:
+            [U, D], and [U] whether the objective read the input.
 
         Raises:
             ObjectiveError: If it does not give one loss per sample.
@@ -167,17 +193,7 @@ class Group:
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         used = torch.zeros(len(leaf), dtype=torch.bool)
         used[rows.flatten()] = True
-        parts = [
-            segment.tape.pull_back(
-                gradient[segment.units.to(gradient.device)],
-                self._owner[segment.units],
-                self._n,
-                tokens=self._plan.tokens,
-            )
-            for segment in self._segments
-            if segment.tape is not None and used[segment.units].any()
-        ]
-        return concatenate(parts)
+        return gradient, used
 
     def _finish(self, name: str, factors: LayerFactors) -> Tensor:
         plan = self._plan

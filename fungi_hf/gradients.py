@@ -176,24 +176,42 @@ class Tape:
             grad_outputs=gradient.to(self._embeddings.dtype),
             retain_graph=True,
         )
-        wide = torch.promote_types(delta.dtype, torch.float32)
-        delta = (delta.flatten(1, -2) if delta.dim() > 2 else delta[:, None]).to(wide)  # [N, T, m]
-        a = self.a
-        if tokens == "first":
-            delta, a = delta[:, :1], a[:, :1]
-        n_tokens = delta.shape[1]
-        rows = owner.to(delta.device)
-        # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a holds
-        # there must not matter.
-        # A NaN is not 0: it must reach the features' check, not look like a zero gradient.
-        kept = (delta.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
-        return LayerFactors(
-            delta=delta.flatten(0, 1)[kept],
-            a=a.flatten(0, 1)[kept].to(wide),
-            owner=rows[kept // n_tokens],
-            n_samples=n_samples,
-            bias=self._bias,
-        )
+        return layer_factors(delta, self.a, owner, n_samples, bias=self._bias, tokens=tokens)
+
+
+def layer_factors(
+    delta: Tensor, a: Tensor, owner: Tensor, n_samples: int, *, bias: bool, tokens: str = "all"
+) -> LayerFactors:
+    """Give per-sample gradients from a layer's output gradients and inputs.
+
+    Args:
+        delta: [N, ..., m] gradient at the layer's output.
+        a: [N, T, n] its input.
+        owner: [N] int64, the sample of each encoded input.
+        n_samples: B.
+        bias: Whether the layer has a bias.
+        tokens: "all", or "first" to keep position 0 alone.
+
+    Returns:
+        The factors in float32 (float64 for a float64 model), rows with a zero delta dropped.
+    """
+    wide = torch.promote_types(delta.dtype, torch.float32)
+    delta = (delta.flatten(1, -2) if delta.dim() > 2 else delta[:, None]).to(wide)  # [N, T, m]
+    if tokens == "first":
+        delta, a = delta[:, :1], a[:, :1]
+    n_tokens = delta.shape[1]
+    rows = owner.to(delta.device)
+    # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a holds
+    # there must not matter.
+    # A NaN is not 0: it must reach the features' check, not look like a zero gradient.
+    kept = (delta.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
+    return LayerFactors(
+        delta=delta.flatten(0, 1)[kept],
+        a=a.flatten(0, 1)[kept].to(wide),
+        owner=rows[kept // n_tokens],
+        n_samples=n_samples,
+        bias=bias,
+    )
 
 
 class _Recorder:

@@ -58,6 +58,32 @@ def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linea
     return path, layer
 
 
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Give every Linear layer that may be a target, in the order of the model.
+
+    Args:
+        model: A loaded model; not modified.
+
+    Returns:
+        Dotted path -> layer, without those that `resolve_layer` refuses.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            try:
+                _refuse_unusable(model, path, module)
+            except LayerUseError:
+                continue
+            found[path] = module
+    return found
+
+
+def block_number(path: str) -> int | None:
+    """Give the number of the block that a layer is in, e.g. 11 for `encoder.layer.11.output`."""
+    numbers = _numbers(path)
+    return numbers[0] if numbers else None
+
+
 def _last_attention_output(model: nn.Module) -> str:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for suffix in ATTENTION_OUTPUTS:
