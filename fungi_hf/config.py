@@ -67,6 +67,8 @@ class FungiConfig(ShareableConfig):
             stream, seeded with `seed`) instead of by name.
         round_sketch: Round sketched gradients to bfloat16 as the published code does.
         center: Subtract each block's training mean (learned by `fit`) before normalising.
+        whitening: How far each block is whitened by its training covariance (learned by `fit`,
+            with the mean): 0 not at all, 1 to equal variance in every direction, 0.5 half-way.
         reduction: None, a number of principal components, or `PCA(...)`.
         max_length: Tokens (or seconds-derived frames) per input; None is the encoder's limit.
         audio_statistics: Source of the spectrogram mean and deviation; "processor" is the
@@ -89,6 +91,7 @@ class FungiConfig(ShareableConfig):
     published_signs: bool = False
     round_sketch: bool = False
     center: bool = False
+    whitening: float = 0.0
     reduction: PCA | None = None
     max_length: int | None = None
     audio_statistics: Statistics = "processor"
@@ -157,6 +160,10 @@ class FungiConfig(ShareableConfig):
         ):
             raise ConfigError(f"embedding_weight must be a number >= 0; got {weight!r}")
         object.__setattr__(self, "embedding_weight", float(weight))
+        power = self.whitening
+        if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power <= 1:
+            raise ConfigError(f"whitening must be a number from 0 to 1; got {power!r}")
+        object.__setattr__(self, "whitening", float(power))
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]
@@ -167,10 +174,10 @@ class FungiConfig(ShareableConfig):
             )
         if not names and self.embedding_weight == 0:
             raise ConfigError("objectives is empty and embedding_weight is 0: nothing to extract")
-        if self.sketch == "none" and (self.center or self.reduction is not None):
+        if self.sketch == "none" and self.learns_from_blocks:
             raise ConfigError(
-                "sketch='none' keeps exact factors, which cannot be centred or PCA-reduced; "
-                "set center=False and reduction=None, or choose a sketch"
+                "sketch='none' keeps exact factors, which cannot be centred, whitened or "
+                "PCA-reduced; set center=False, whitening=0 and reduction=None, or choose a sketch"
             )
         if self.published_signs and self.sketch != "rademacher":
             raise ConfigError(
@@ -181,7 +188,12 @@ class FungiConfig(ShareableConfig):
     def needs_fit(self) -> bool:
         """Whether features can only be computed after `fit`."""
         fitted = any(spec.needs_fit for spec in self.objectives)
-        return fitted or self.center or self.reduction is not None or self.audio_statistics == "fit"
+        return fitted or self.learns_from_blocks or self.audio_statistics == "fit"
+
+    @property
+    def learns_from_blocks(self) -> bool:
+        """Whether `fit` extracts the training inputs: for means, whitening or a PCA."""
+        return self.center or self.whitening > 0 or self.reduction is not None
 
     @classmethod
     def paper(cls, modality: str) -> FungiConfig:
@@ -273,7 +285,10 @@ class FungiConfig(ShareableConfig):
 
     def fingerprint(self) -> str:
         """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        data = self.to_dict()
+        if not self.whitening:  # younger than stored features, whose fingerprints must hold
+            del data["whitening"]
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fungi_hf.encoders.base import Encoder
+    from fungi_hf.evaluation.tuning import TuningSearch
     from fungi_hf.features import Failure
+    from fungi_hf.neighbors.labels import Labels
     from fungi_hf.reading import Reading
     from fungi_hf.sketches import Sketch
+    from fungi_hf.tuning import TuningReport
     from fungi_hf.types import Float32Array
 
 
@@ -71,6 +75,7 @@ class FungiExtractor(Shareable):
         self._computer = BlockComputer(encoder, self.config)
         self._finisher = Finisher(self.config, self._computer.widths, self._computer.factor_shapes)
         self.state = FittedState()
+        self.tuning: TuningReport | None = None
         self._fingerprint: tuple[object, str] | None = None
 
     @property
@@ -94,7 +99,7 @@ class FungiExtractor(Shareable):
     def restore(self, state: FittedState) -> None:
         """Take fitted state back."""
         self._computer.load_state(state.objectives)
-        self._finisher.load(state.means, state.components, state.skipped)
+        self._finisher.load(state)
         if state.encoder:
             self.encoder.load_state(state.encoder)  # type: ignore[attr-defined]
         self.state = state
@@ -113,6 +118,8 @@ class FungiExtractor(Shareable):
         ]
         if self.config.center and not self.state.means:
             missing.append("center")
+        if self.config.whitening > 0 and not self.state.whitening:
+            missing.append("whitening")
         if self.config.reduction is not None and not self._finisher.has_reduction:
             missing.append("reduction")
         if self.config.audio_statistics == "fit" and not self.state.encoder:
@@ -144,12 +151,12 @@ class FungiExtractor(Shareable):
     def fit(
         self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
     ) -> FungiExtractor:
-        """Learn what the config asks for: negative banks, block means, principal components.
+        """Learn what the config asks for: negative banks, block means, whitening, a PCA.
 
         Args:
             inputs: Training inputs; nothing depends on their order. They are read one by one and
                 only the drawn negatives are held; a generator is held as it came (paths, not
-                samples) where `center` or `reduction` needs a second pass.
+                samples) where `center`, `whitening` or `reduction` needs a second pass.
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
@@ -162,6 +169,33 @@ class FungiExtractor(Shareable):
         del labels
         self._fit(inputs, progress=progress)
         return self
+
+    def tune(
+        self,
+        inputs: Iterable[Any],
+        labels: Labels,
+        *,
+        groups: Labels | None = None,
+        search: TuningSearch | None = None,
+        progress: bool = False,
+    ) -> FungiExtractor:
+        """Choose a config from labelled training data; see `fungi_hf.evaluation.tuning.tune`.
+
+        Args:
+            inputs: N training inputs.
+            labels: N integers or strings, one a row, at least two classes.
+            groups: N integers or strings: rows of one group (a speaker, a source recording) do
+                not vote for each other. Pass them wherever test data comes from other groups.
+            search: What may be chosen.
+            progress: Show bars.
+
+        Returns:
+            A new extractor with the chosen config, fitted on all inputs; `.tuning` is the
+            evidence, which `save_pretrained` writes, too. This extractor is not changed.
+        """
+        from fungi_hf.evaluation.tuning import tune
+
+        return tune(self, inputs, labels, groups=groups, search=search, progress=progress)
 
     def fit_transform(
         self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
@@ -193,7 +227,7 @@ class FungiExtractor(Shareable):
     def _fit(
         self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
-        needs_features = self.config.center or self.config.reduction is not None
+        needs_features = self.config.learns_from_blocks
         if needs_features:
             inputs = _readable_twice(inputs)
         draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
@@ -202,14 +236,11 @@ class FungiExtractor(Shareable):
         draw.finish()
         objectives = self._computer.fit_objectives(draw)
         encoder_state: dict[str, torch.Tensor] = getattr(self.encoder, "state", dict)()
-        raw, notes = None, Counter[str]()
-        means: dict[str, torch.Tensor] = {}
-        components = None
+        raw, notes, learned = None, Counter[str](), FittedState()
         if needs_features:
             raw, notes = self._raw_blocks(inputs, progress=progress)
-            means, components = self._finisher.fit(raw)
-        skipped = self._finisher.skipped
-        self.restore(FittedState(objectives, means, components, encoder_state, skipped))
+            learned = self._finisher.fit(raw)
+        self.restore(replace(learned, objectives=objectives, encoder=encoder_state))
         return raw, notes
 
     def __call__(

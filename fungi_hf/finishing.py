@@ -1,4 +1,4 @@
-"""From raw blocks to feature vectors: centre, normalise, weight, concatenate, reduce."""
+"""From raw blocks to feature vectors: centre, whiten, normalise, weight, concatenate, reduce."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from fungi_hf.features import check_finite, make_layout, unit_rows
-from fungi_hf.reduction import PrincipalComponents
+from fungi_hf.reduction import PrincipalComponents, whitening_matrix
+from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Finisher:
-    """The last steps of a feature, row by row; what it learns is a mean per block and a PCA."""
+    """The last steps of a feature, row by row; it learns block means, whitening and a PCA."""
 
     def __init__(
         self, config: FungiConfig, widths: dict[str, int], factors: dict[str, tuple[int, int]]
@@ -25,7 +26,7 @@ class Finisher:
         """Keep the blocks with a positive weight, the embedding first.
 
         Args:
-            config: Weights, centring, reduction.
+            config: Weights, centring, whitening, reduction.
             widths: Raw block name -> width.
             factors: Blocks of exact factors, which are already of unit norm.
         """
@@ -36,6 +37,7 @@ class Finisher:
         self._weights, self._factors = weights, factors
         self._widths = {name: widths[name] for name in weights}
         self._means: dict[str, Tensor] = {}
+        self._whitening: dict[str, Tensor] = {}
         self._components: PrincipalComponents | None = None
         self.skipped: tuple[int, int] | None = None
 
@@ -66,31 +68,29 @@ class Finisher:
             f"features are {self.skipped[0]} x {self.skipped[1]}",
         )
 
-    def load(
-        self,
-        means: dict[str, Tensor],
-        components: PrincipalComponents | None,
-        skipped: tuple[int, int] | None,
-    ) -> None:
+    def load(self, state: FittedState) -> None:
         """Take fitted state back."""
-        self._means, self._components, self.skipped = means, components, skipped
+        self._means, self._whitening = state.means, state.whitening
+        self._components, self.skipped = state.components, state.skipped
 
-    def fit(
-        self, blocks: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], PrincipalComponents | None]:
-        """Learn block means and the PCA from raw training blocks.
+    def fit(self, blocks: dict[str, Tensor]) -> FittedState:
+        """Learn block means, whitening and the PCA from raw training blocks.
 
         Args:
             blocks: Name -> [N, width].
 
         Returns:
-            The means (empty without centring) and the PCA (None where it would not reduce).
+            Means and whitening (empty where the config does not ask) and the PCA (None where it
+            would not reduce).
         """
-        self._means, self._components, self.skipped = {}, None, None
-        if self._config.center:
-            self._means = {
-                name: self._directions(name, blocks[name]).double().mean(0) for name in self._widths
-            }
+        self.load(FittedState())
+        power = self._config.whitening
+        if self._config.center or power > 0:
+            for name in self._widths:
+                rows = self._directions(name, blocks[name]).double()
+                self._means[name] = rows.mean(0)
+                if power > 0:
+                    self._whitening[name] = whitening_matrix(rows - self._means[name], power)
         wanted = self._config.reduction
         if wanted is not None:
             rows = self._concatenate(blocks)
@@ -98,7 +98,12 @@ class Finisher:
                 self._components = PrincipalComponents.fit(rows, wanted.n_components)
             else:
                 self.skipped = (rows.shape[0], rows.shape[1])
-        return self._means, self._components
+        return FittedState(
+            means=self._means,
+            whitening=self._whitening,
+            components=self._components,
+            skipped=self.skipped,
+        )
 
     def finish(self, blocks: dict[str, Tensor], first: int = 0) -> Float32Array:
         """Give feature vectors [N, F] float32; `first` is the number of the first row in errors."""
@@ -120,7 +125,10 @@ class Finisher:
             rows = self._directions(name, blocks[name], first)
             if name in self._means:
                 live = (blocks[name] != 0).any(-1, keepdim=True)
-                rows = unit_rows((rows.double() - self._means[name]).float()) * live
+                moved = rows.double() - self._means[name]
+                if name in self._whitening:
+                    moved = moved @ self._whitening[name]
+                rows = unit_rows(moved.float()) * live
             if name in self._factors:
                 parts.append(rows * weight**0.5)
             else:

@@ -1,4 +1,4 @@
-"""What `fit` learned: objective state, block means, principal components; as tensors and back."""
+"""What `fit` learned: objectives, block means, whitening, a PCA; as tensors and back."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class FittedState:
         means: Block name -> [width] training mean of the raw block.
         components: The fitted PCA.
         encoder: Tensors that the encoder learned (e.g. spectrogram statistics).
+        whitening: Block name -> [width, width] matrix that follows the mean's subtraction.
         skipped: (N, F) of the training features, where `fit` found a PCA unnecessary.
     """
 
@@ -34,6 +35,7 @@ class FittedState:
     components: PrincipalComponents | None = None
     encoder: dict[str, Tensor] = field(default_factory=dict)
     skipped: tuple[int, int] | None = None
+    whitening: dict[str, Tensor] = field(default_factory=dict)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Give a flat dictionary with path-like names."""
@@ -43,6 +45,7 @@ class FittedState:
             for key, tensor in state.items()
         }
         flat |= {f"mean/{name}": mean for name, mean in self.means.items()}
+        flat |= {f"whitening/{name}": matrix for name, matrix in self.whitening.items()}
         flat |= {f"encoder/{name}": tensor for name, tensor in self.encoder.items()}
         if self.components is not None:
             flat["pca/mean"] = self.components.mean
@@ -59,7 +62,7 @@ class FittedState:
             StateError: If a name is not one that `to_tensors` writes.
         """
         objectives: dict[str, dict[str, Tensor]] = {}
-        means, encoder, pca = {}, {}, {}
+        means, whitening, encoder, pca = {}, {}, {}, {}
         for path, tensor in flat.items():
             room, _, name = path.partition("/")
             block, _, key = name.partition("/")
@@ -67,6 +70,8 @@ class FittedState:
                 objectives.setdefault(block, {})[key] = tensor
             elif room == "mean" and name:
                 means[name] = tensor
+            elif room == "whitening" and name:
+                whitening[name] = tensor
             elif room == "encoder" and name:
                 encoder[name] = tensor
             elif room == "pca" and name in ("mean", "components", "skipped"):
@@ -78,7 +83,7 @@ class FittedState:
             raise StateError("the stored state has half a PCA: both mean and components are needed")
         components = PrincipalComponents(pca["mean"], pca["components"]) if pca else None
         skipped = None if shape is None else (int(shape[0]), int(shape[1]))
-        return cls(objectives, means, components, encoder, skipped)
+        return cls(objectives, means, components, encoder, skipped, whitening)
 
     def digest(self) -> str:
         """Digest of all names, shapes and values."""

@@ -30,11 +30,15 @@ ALLOWED: dict[str, set[str]] = {
     "hub.store": BASE | {"reduction", "features"},
     "reading": BASE | ENGINE | SOURCES,
     "computation": BASE | ENGINE | SOURCES | {"reading"},
-    "extractor": BELOW_EXTRACTOR | {"computation", "hub.sharing"},
+    "tuning": CORE,
+    # `FungiExtractor.tune` asks for the tuner when it is called.
+    "extractor": BELOW_EXTRACTOR
+    | {"computation", "hub.sharing", "tuning", "evaluation.tuning", "neighbors.labels"},
     "neighbors": CORE | {"seeding"},
     "icl": CORE | {"neighbors", "seeding"},
     "evaluation": BASE | {"neighbors", "features", "reduction", "extractor"},
-    "hub": BELOW_EXTRACTOR | {"extractor"},
+    "evaluation.tuning": BELOW_EXTRACTOR | {"neighbors", "extractor", "evaluation", "tuning"},
+    "hub": BELOW_EXTRACTOR | {"extractor", "tuning"},
 }
 ANYTHING = {"integrations", "cli", "testing", "__init__", "__main__", "hub.card"}
 BANNED = {"utils", "util", "helpers", "misc", "common", "tools"}
@@ -44,7 +48,7 @@ LINE_CAP = 400
 def room_of(module: str) -> str:
     """`encoders.text` lives in `encoders`; a few modules have rules of their own."""
     parts = module.split(".")
-    for length in (len(parts), 1):
+    for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
         if name in ALLOWED or name in ANYTHING:
             return name

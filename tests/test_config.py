@@ -29,6 +29,7 @@ OTHER_VALUES = {
     "published_signs": True,
     "round_sketch": True,
     "center": True,
+    "whitening": 0.5,
     "reduction": PCA(n_components=9, normalize=False),
     "max_length": 33,
     "audio_statistics": "fit",
@@ -116,6 +117,7 @@ def test_needs_fit() -> None:
     assert not FungiConfig().needs_fit
     assert FungiConfig(objectives=("simclr",)).needs_fit
     assert FungiConfig(center=True).needs_fit
+    assert FungiConfig(whitening=0.5).needs_fit
     assert FungiConfig(reduction=3).needs_fit
 
 
@@ -156,6 +158,9 @@ def test_is_frozen() -> None:
         ({"reduction": 0}, "PCA.n_components must be an integer >= 1; got 0"),
         ({"reduction": True}, "reduction must be None, an integer or PCA(...); got True"),
         ({"sketch": "none", "center": True}, "exact factors, which cannot be centred"),
+        ({"sketch": "none", "whitening": 1}, "exact factors, which cannot be centred, whitened"),
+        ({"whitening": 1.5}, "whitening must be a number from 0 to 1; got 1.5"),
+        ({"whitening": True}, "whitening must be a number from 0 to 1; got True"),
         ({"sketch": "none", "reduction": 3}, "exact factors, which cannot be centred"),
         ({"max_length": -3}, "max_length must be None or an integer >= 1; got -3"),
         ({"dtype": "float16"}, "dtype is 'float16'; choose one of"),

@@ -72,8 +72,10 @@ def test_centring_subtracts_the_mean_direction_of_the_training_rows() -> None:
     train, test = blocks_of(30), blocks_of(4, seed=1)
     test["kl"][2] = 0
     finisher = finisher_of(center=True)
-    means, components = finisher.fit(train)
-    assert components is None
+    state = finisher.fit(train)
+    means = state.means
+    assert state.components is None
+    assert not state.whitening
     directions = {n: b / b.norm(dim=1, keepdim=True) for n, b in train.items()}
     for name, mean in means.items():
         np.testing.assert_allclose(mean, directions[name].double().mean(0), atol=1e-7)
@@ -81,6 +83,37 @@ def test_centring_subtracts_the_mean_direction_of_the_training_rows() -> None:
     centred = unit_rows(test["kl"][0]) - means["kl"]
     np.testing.assert_allclose(rows[0, 6:10], centred / centred.norm(), atol=1e-6)
     assert (rows[2, 6:10] == 0).all()  # a zero gradient stays zero, centred or not
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_whitening_equals_scikit_learns_ledoit_wolf_covariance(power: float) -> None:
+    covariance = pytest.importorskip("sklearn.covariance")
+    train, test = blocks_of(30), blocks_of(4, seed=1)
+    test["kl"][2] = 0
+    state = (finisher := finisher_of(whitening=power)).fit(train)
+    rows = finisher.finish(test)
+    for name, columns in finisher.layout.items():
+        directions = unit_rows(train[name]).double().numpy()
+        shrunk, _ = covariance.ledoit_wolf(directions)
+        values, vectors = np.linalg.eigh(shrunk)
+        moved = unit_rows(test[name]).double().numpy() - directions.mean(0)
+        expected = moved @ (vectors * values ** (-power / 2)) @ vectors.T
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        seen = [0, 1, 3]
+        np.testing.assert_allclose(rows[seen, columns], expected[seen], atol=1e-5)
+        assert state.whitening[name].shape == (directions.shape[1],) * 2
+    assert (rows[2, finisher.layout["kl"]] == 0).all()  # a zero gradient stays zero
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_whitening_of_few_or_equal_rows_is_finite_and_of_unit_length(n: int) -> None:
+    train = blocks_of(n)
+    train["simclr"][:] = train["simclr"][0]
+    finisher = finisher_of(whitening=1)
+    finisher.fit(train)
+    rows = finisher.finish(blocks_of(3, seed=2))
+    for columns in finisher.layout.values():
+        np.testing.assert_allclose(np.linalg.norm(rows[:, columns], axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "normalize"), [(40, True), (40, False), (9, False)])
@@ -112,8 +145,7 @@ def test_the_largest_entry_of_a_component_is_positive() -> None:
 @pytest.mark.parametrize(("n", "wanted"), [(4, 5), (5, 5), (40, 15), (40, 600)])
 def test_a_pca_that_would_not_reduce_is_skipped_and_said(n: int, wanted: int) -> None:
     finisher = finisher_of(reduction=wanted)
-    _, components = finisher.fit(blocks_of(n))
-    assert components is None
+    assert finisher.fit(blocks_of(n)).components is None
     assert finisher.has_reduction
     assert finisher.notes == (
         f"PCA to {wanted} components was skipped: the training features are {n} x 15",

@@ -29,7 +29,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser with all commands."""
-    from fungi_hf.cli import convert, doctor, extraction, search, sharing
+    from fungi_hf.cli import convert, doctor, extraction, search, sharing, tuning
     from fungi_hf.icl import commands
 
     parser = argparse.ArgumentParser(
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (extraction, search, sharing, convert, doctor):
+    for room in (extraction, search, tuning, sharing, convert, doctor):
         room.add_parsers(subparsers)
     commands.add_parser(subparsers)
     return parser

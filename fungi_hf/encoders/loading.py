@@ -313,6 +313,33 @@ def _read_json(name: str, file: str, hub: HubOptions) -> Any:
     return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
+def reconfigure(encoder: Encoder, config: FungiConfig, source: Source) -> Encoder:
+    """Give an encoder over the same model and preprocessor that follows another config.
+
+    Args:
+        encoder: One that `load_encoder` built; neither it nor its model is changed.
+        config: Layer, pooling, length; of the same dtype.
+        source: Where the encoder came from.
+
+    Raises:
+        EncoderError: If the encoder is of a class that is not built here.
+    """
+    held = [getattr(encoder, name, None) for name in ("tokenizer", "processor")]
+    processor = next((one for one in held if one is not None), None)
+    other: Any = None
+    if processor is not None:
+        other = _builder(encoder.model)(encoder.model, processor, config, source)
+    if type(other) is not type(encoder):
+        raise EncoderError(
+            f"{type(encoder).__name__} was not built by this package, which cannot rebuild it with "
+            "another pooling or layer"
+        )
+    if hasattr(encoder, "sampling_rate"):
+        other.sampling_rate = encoder.sampling_rate
+    rebuilt: Encoder = other
+    return rebuilt
+
+
 def encoder_digest(encoder: Encoder) -> str:
     """Digest of the weights and of the preprocessor, whatever they were loaded from."""
     digest = hashlib.sha256(tensor_digest(dict(encoder.model.named_parameters())).encode())

@@ -206,7 +206,12 @@ def _describe(subject: Subject) -> str:
         width = config.sketch_dim or "as many numbers as the embedding has"
         sketch = "kept as exact factors" if config.sketch == "none" else f"sketched to {width}"
         lines.append(f"- gradients of `{layer}`, {sketch} ({config.sketch})")
-    if config.center:
+    if config.whitening > 0:
+        lines.append(
+            f"- each block is whitened by its training covariance (power {config.whitening:g}), "
+            "then L2-normalised"
+        )
+    elif config.center:
         lines.append("- each block is centred by its training mean, then L2-normalised")
     else:
         lines.append("- each block is L2-normalised")

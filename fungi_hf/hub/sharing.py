@@ -24,10 +24,12 @@ from fungi_hf.hub.store import (
     FORMAT,
     HubOptions,
     find_file,
+    replace_file,
     write_folder,
 )
 from fungi_hf.hub.upload import Pushable, push_folder
 from fungi_hf.state import FittedState
+from fungi_hf.tuning import TUNING_NAME, TuningReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +58,7 @@ class Shareable(Pushable):
     config: FungiConfig
     source: Source
     state: FittedState
+    tuning: TuningReport | None
     fingerprint: Any
     layout: Any
 
@@ -167,6 +170,9 @@ class Shareable(Pushable):
         }
         saved.check_digests(here)
         extractor.restore(state)
+        report = find_file(saved.place, TUNING_NAME, saved.hub)
+        if report is not None:
+            extractor.tuning = TuningReport.from_json(report.read_text(encoding="utf-8"))
         return extractor
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -219,6 +225,11 @@ class Shareable(Pushable):
         if not with_model:
             extras["config.json"] = reference_text(name)
         write_folder(folder, document, self.state.to_tensors(), extras)
+        report = Path(folder) / TUNING_NAME
+        if self.tuning is not None:
+            replace_file(report, self.tuning.to_json().encode())
+        elif report.exists():  # another extractor's
+            report.unlink()
 
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
         """Render a model card.

@@ -1,0 +1,93 @@
+"""Embeddings and the inputs of many layers from one forward pass per input."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from fungi_hf.batching import cut_batches
+from fungi_hf.gradients import untouched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from torch import Tensor
+
+    from fungi_hf.batching import Budget
+    from fungi_hf.encoders.base import Batch, Encoder
+    from fungi_hf.types import Float32Array
+
+
+def sibling_layers(encoder: Encoder, most: int) -> list[str]:
+    """Give the target layer and its like in other blocks, in the order of the model.
+
+    Args:
+        encoder: Its `layer_path` holds a block number; without one there are no siblings.
+        most: How many; spread evenly and ending with the last.
+
+    Returns:
+        Dotted paths of linear layers of equal shape; the target layer is always among them.
+    """
+    path, layer = encoder.layer_path, encoder.layer
+    pattern = re.sub(r"(?<=\.)\\?\d+(?=\\?\.)", r"\\d+", re.escape(path))
+    found = [
+        name
+        for name, module in encoder.model.named_modules()
+        if re.fullmatch(pattern, name)
+        and isinstance(module, nn.Linear)
+        and module.weight.shape == layer.weight.shape
+    ]
+    if len(found) > most:
+        places = np.linspace(len(found) - 1, 0, most).round().astype(int)
+        found = [found[place] for place in sorted(set(places))]
+    return found if path in found else [*found[1:], path]
+
+
+def scan(
+    encoder: Encoder, inputs: Sequence[Any], layers: Sequence[str], budget: Budget
+) -> dict[str, Float32Array]:
+    """Run every input once.
+
+    Args:
+        encoder: Frozen for the duration; its pooling pools the layers' inputs, too.
+        inputs: In canonical form (`Encoder.check`).
+        layers: Dotted paths of linear layers.
+        budget: Of one batch.
+
+    Returns:
+        "embedding" and every layer -> [N, width] float32, in the inputs' order.
+    """
+    found: dict[str, Float32Array] = {}
+    with untouched(encoder.model), torch.no_grad():
+        for start in range(0, len(inputs), encoder.chunk_size):
+            items = encoder.prepare(inputs[start : start + encoder.chunk_size])
+            for places in cut_batches(items, budget):
+                batch = encoder.collate([items[place] for place in places])
+                rows = np.asarray(places) + start
+                for name, block in _tapped(encoder, batch, layers).items():
+                    if name not in found:
+                        found[name] = np.empty((len(inputs), block.shape[1]), np.float32)
+                    found[name][rows] = block.float().cpu().numpy()
+    return found
+
+
+def _tapped(encoder: Encoder, batch: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
+    taps: dict[str, Tensor] = {}
+
+    def keep(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        taps[name] = encoder.pool_activation(arguments[0].detach(), batch)
+
+    with contextlib.ExitStack() as stack:
+        for name in layers:
+            layer = encoder.model.get_submodule(name)
+            handle = layer.register_forward_pre_hook(partial(keep, name))
+            stack.callback(handle.remove)
+        embedding = encoder.embed(batch)
+    return {"embedding": embedding, **taps}

@@ -1,0 +1,62 @@
+"""Leave-one-out votes of many weighted combinations from one Gram block per block and chunk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fungi_hf.types import Float32Array, Int64Array
+
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+_GRAM_NUMBERS = 1 << 22  # 16 MB of float32 a block
+
+
+def leave_one_out(
+    blocks: Mapping[str, Float32Array],
+    combinations: Sequence[Sequence[tuple[str, float]]],
+    codes: Int64Array,
+    groups: Int64Array,
+    n_neighbors: int,
+) -> BoolArray:
+    """Say which rows their nearest neighbours of other groups classify rightly.
+
+    Formula: similarity = sum of weight_b <x_b, y_b>; uniform votes of the k nearest, ties to the
+    smallest class. A row without a neighbour of another group is wrong.
+
+    Args:
+        blocks: Name -> [N, width] rows of unit length.
+        combinations: (block, weight) pairs each.
+        codes: [N] class numbers.
+        groups: [N] group numbers; rows of one group never vote for each other. All different:
+            plain leave-one-out.
+        n_neighbors: k; all there are where they are fewer.
+
+    Returns:
+        [combinations, N].
+    """
+    n_rows, n_classes = len(codes), int(codes.max()) + 1
+    k = min(n_neighbors, n_rows)
+    used = {name for some in combinations for name, _ in some}
+    right = np.empty((len(combinations), n_rows), np.bool_)
+    step = max(1, _GRAM_NUMBERS // n_rows)
+    for start in range(0, n_rows, step):
+        part = slice(start, min(start + step, n_rows))
+        same = groups[part, None] == groups[None, :]
+        grams = {name: blocks[name][part] @ blocks[name].T for name in used}
+        for number, some in enumerate(combinations):
+            total = np.zeros(same.shape, np.float32)
+            for name, weight in some:
+                total += np.float32(weight) * grams[name]
+            total[same] = -np.inf
+            near = np.argpartition(total, n_rows - k, axis=1)[:, n_rows - k :]
+            allowed = np.take_along_axis(total, near, 1) > -np.inf
+            cells = codes[near] + np.arange(len(near))[:, None] * n_classes
+            votes = np.bincount(cells[allowed], minlength=len(near) * n_classes)
+            chosen = votes.reshape(len(near), n_classes).argmax(1)
+            right[number, part] = (chosen == codes[part]) & allowed.any(1)
+    return right
