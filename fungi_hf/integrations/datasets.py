@@ -37,7 +37,7 @@ class _Extraction:
         parts = self._parts or (self._extractor and ExtractorParts.of(self._extractor))
         return {"_extractor": None, "_parts": parts, "_columns": self._columns}
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
         if self._extractor is None and self._parts is not None:
             import torch
 
@@ -45,8 +45,13 @@ class _Extraction:
             self._extractor = self._parts.build()
         if self._extractor is None:
             raise NotFittedError("the extraction has no extractor")
-        extract = self._extractor
-        return {new: list(extract(list(batch[old])).array) for old, new in self._columns.items()}
+        extract, check = self._extractor, self._extractor.encoder.check
+        added = {}
+        for old, new in self._columns.items():
+            # Checked here, so that an error names the row of the data set and not of the batch.
+            inputs = [check(item, row) for item, row in zip(batch[old], rows, strict=True)]
+            added[new] = list(extract(inputs).array)
+        return added
 
 
 def extract_dataset(
@@ -62,8 +67,9 @@ def extract_dataset(
     Args:
         dataset: A `Dataset`, `DatasetDict`, or their streaming forms.
         extractor: Fitted, if its config wants that.
-        columns: An input column, several (the new ones are called `<name>_fungi`), or a mapping
-            from input to new column. A single "text" gives "text_fungi".
+        columns: An input column (texts, or `datasets.Audio`), several (the new ones are called
+            `<name>_fungi`), or a mapping from input to new column. A single "text" gives
+            "text_fungi".
         batch_size: Rows read at a time; it does not change the features.
         num_proc: Processes; not for streaming data.
 
@@ -72,8 +78,9 @@ def extract_dataset(
 
     Raises:
         NotFittedError: If the extractor still needs `fit`.
-        ConfigError: If a column does not exist or is taken, or `num_proc` does not apply.
-        InputTypeError: If `dataset` is no data set.
+        ConfigError: If a column does not exist or is taken, or a number does not apply.
+        InputTypeError: If `dataset` is no data set, or an input has the wrong type.
+        InputError: If an input is unusable; the message names its row.
         OptionalDependencyError: If datasets is not installed.
     """
     try:
@@ -82,6 +89,9 @@ def extract_dataset(
         raise OptionalDependencyError("datasets", "datasets") from error
     if not extractor.is_fitted:
         raise NotFittedError("fit the extractor first: extractor.fit(training_inputs)")
+    for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be an integer >= 1; got {value!r}")
     data: Any = dataset
     if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         parts = {
@@ -94,6 +104,13 @@ def extract_dataset(
     if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         raise InputTypeError(f"dataset must be a datasets.Dataset; got {type(dataset).__name__}")
     names = _columns(columns, data.column_names)
+    encoded = {
+        name: feature
+        for name, feature in (data.features or {}).items()
+        if name in names and isinstance(feature, datasets.Audio) and feature.decode
+    }
+    for name in encoded:  # whole files: datasets decodes with torchcodec only
+        data = data.cast_column(name, datasets.Audio(decode=False))
     width = max(block.stop for block in extractor.layout.values())
     extraction = _Extraction(extractor, names)
     added = {new: datasets.List(datasets.Value("float32"), length=width) for new in names.values()}
@@ -101,10 +118,13 @@ def extract_dataset(
     if isinstance(data, datasets.IterableDataset):
         if num_proc is not None:
             raise ConfigError("num_proc is not for streaming data sets; leave it None")
-        streamed: D = data.map(extraction, batched=True, batch_size=batch_size, features=features)
-        return streamed
-    mapped: D = data.map(
+        done: Any = data.map(
+            extraction, with_indices=True, batched=True, batch_size=batch_size, features=features
+        )
+        return _cast_back(done, encoded)
+    done = data.map(
         extraction,
+        with_indices=True,
         batched=True,
         batch_size=batch_size,
         num_proc=num_proc,
@@ -112,7 +132,13 @@ def extract_dataset(
         new_fingerprint=_fingerprint(data._fingerprint, extractor.fingerprint, names),
         desc="FUNGI features",
     )
-    return mapped
+    return _cast_back(done, encoded)
+
+
+def _cast_back(data: Any, features: Mapping[str, Any]) -> Any:
+    for name, feature in features.items():
+        data = data.cast_column(name, feature)
+    return data
 
 
 def _columns(asked: Any, there: list[str] | None) -> dict[str, str]:

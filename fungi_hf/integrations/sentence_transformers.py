@@ -91,9 +91,19 @@ class FungiModule(InputModule):
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Pass raw inputs on, behind their prompt; the extractor cuts its own batches."""
+        """Pass raw inputs on, texts behind their prompt; the extractor cuts its own batches.
+
+        Raises:
+            ConfigError: If there is a prompt and the inputs are no texts.
+            InputTypeError: If there is a prompt and an input is no text.
+        """
         raw = list(inputs)
-        return {"fungi_inputs": [f"{prompt}{text}" for text in raw] if prompt else raw}
+        if not prompt:
+            return {"fungi_inputs": raw}
+        if self.modalities != ["text"]:
+            raise ConfigError(f"a prompt belongs to texts; this model takes {self.modalities[0]}")
+        check = self.extractor.encoder.check
+        return {"fungi_inputs": [f"{prompt}{check(text, i)}" for i, text in enumerate(raw)]}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Add "sentence_embedding", [N, F] float32, on the encoder's device."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 import pytest
+import soundfile
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel, pipeline
 
-from fungi_hf.errors import AudioError
+from fungi_hf.errors import AudioError, ConfigError
+from fungi_hf.integrations.datasets import extract_dataset
 from fungi_hf.integrations.sentence_transformers import FungiModule
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fungi_hf.integrations.pipeline import FungiPipeline
 
 # One of 128 mel filters is empty in training as well.
@@ -65,3 +67,57 @@ def test_saved_and_as_a_module(
     model = SentenceTransformer(modules=[FungiModule(pipe.extractor)], device="cpu")
     wanted = pipe.extractor(clips).array
     np.testing.assert_allclose(model.encode(clips), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def files(clips: list[dict[str, Any]], tmp_path: Path) -> list[str]:
+    paths = [str(tmp_path / f"{number}.wav") for number in range(len(clips))]
+    for path, clip in zip(paths, clips, strict=True):
+        soundfile.write(path, clip["array"], clip["sampling_rate"], subtype="FLOAT")
+    return paths
+
+
+def test_every_form_of_a_clip_goes_through_sentence_transformers(
+    pipe: FungiPipeline, clips: list[dict[str, Any]], files: list[str], tmp_path: Path
+) -> None:
+    model = SentenceTransformer(modules=[FungiModule(pipe.extractor)], device="cpu")
+    wanted = pipe.extractor(files).array
+    pairs = [(clip["array"], clip["sampling_rate"]) for clip in clips]
+
+    assert model.supports("audio")
+    assert not model.supports("text")
+    for inputs in (files, clips, pairs, [Path(file).read_bytes() for file in files]):
+        np.testing.assert_allclose(model.encode(inputs), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.encode(files[1]), wanted[1], rtol=0, atol=1e-5)
+    unit = model.encode(files, normalize_embeddings=True)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    model.save(str(tmp_path / "st"))
+    pipe.save_pretrained(tmp_path / "pipe")
+    for place in ("st", "pipe"):
+        again = SentenceTransformer(str(tmp_path / place), trust_remote_code=True, device="cpu")
+        np.testing.assert_allclose(again.encode(files), wanted, rtol=0, atol=1e-5)
+
+
+def test_what_sentence_transformers_cannot_mean_is_refused(
+    pipe: FungiPipeline, files: list[str]
+) -> None:
+    model = SentenceTransformer(modules=[FungiModule(pipe.extractor)], device="cpu")
+    with pytest.raises(ValueError, match="audio"):
+        model.encode(["a text"])
+    with pytest.raises(ConfigError, match="a prompt belongs to texts; this model takes audio"):
+        model.encode(files, prompt="query: ")
+    with pytest.raises(AudioError, match="has no sampling rate"):
+        model.encode([np.zeros(16000, np.float32)])
+
+
+def test_a_column_of_audio_is_read_without_torchcodec(
+    pipe: FungiPipeline, files: list[str]
+) -> None:
+    audio = datasets.Audio(sampling_rate=16000)
+    table = datasets.Dataset.from_dict({"clip": files}).cast_column("clip", audio)
+
+    for data in (table, table.to_iterable_dataset()):
+        done = extract_dataset(data, pipe.extractor, "clip", batch_size=2)
+        assert done.features["clip"] == audio
+        rows = [row["clip_fungi"] for row in done.remove_columns("clip")]
+        np.testing.assert_allclose(rows, pipe.extractor(files).array, rtol=0, atol=2e-6)

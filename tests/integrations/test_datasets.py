@@ -105,5 +105,15 @@ def test_wrong_arguments(table: datasets.Dataset, extractor: FungiExtractor, fol
         extract_dataset(table, extractor, [])
     with pytest.raises(InputTypeError, match=r"must be a datasets\.Dataset; got list"):
         extract_dataset(TEXTS, extractor)
+    for name in ("batch_size", "num_proc"):
+        with pytest.raises(ConfigError, match=f"{name} must be an integer >= 1; got 0"):
+            extract_dataset(table, extractor, **{name: 0})
     with pytest.raises(NotFittedError, match="fit the extractor first"):
         extract_dataset(table, FungiExtractor.from_pretrained(folder, FITTED))
+
+
+def test_an_unusable_input_is_named_by_its_row(extractor: FungiExtractor) -> None:
+    broken = datasets.Dataset.from_dict({"text": [*TEXTS[:5], None]})
+    for data in (broken, broken.to_iterable_dataset()):
+        with pytest.raises(InputTypeError, match=r"input 5 must be a text .* got NoneType"):
+            list(extract_dataset(data, extractor, batch_size=2))

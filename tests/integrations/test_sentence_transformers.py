@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import semantic_search
 
 from fungi_hf import FungiExtractor
-from fungi_hf.errors import ConfigError, NotFittedError
+from fungi_hf.errors import ConfigError, InputTypeError, NotFittedError
 from fungi_hf.integrations.sentence_transformers import FungiModule
 from tests.integrations.conftest import CONFIG, FITTED, TEXTS
 
@@ -93,6 +93,13 @@ def test_wrong_modules_are_refused(folder: Path, extractor: FungiExtractor, tmp_
     with pytest.raises(ConfigError, match="only safetensors"):
         FungiModule(extractor).save(str(tmp_path), safe_serialization=False)
     assert FungiModule(str(folder), CONFIG).max_seq_length > 0
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"card", ("my card", "a card")])
+def test_a_prompt_makes_no_text_of_what_is_none(model: SentenceTransformer, bad: Any) -> None:
+    for prompt in (None, "query: "):
+        with pytest.raises(InputTypeError, match="input 0 must be a text"):
+            model.encode([bad], prompt=prompt)
 
 
 @pytest.mark.slow
