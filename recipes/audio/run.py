@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,6 @@ def run(
     folds = sorted(set(sounds.folds))
     scores: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in recipe["arms"]}
     right: dict[str, list[dict[str, np.ndarray]]] = {arm: [] for arm in recipe["arms"]}
-    start = time.perf_counter()
     features = extract(sounds, model, config, cache)
     for fold in folds:
         for arm, blocks in recipe["arms"].items():
@@ -162,7 +160,6 @@ def run(
         "folds": folds,
         "model": Path(model).name,
         "config": config.to_dict(),
-        "seconds": round(time.perf_counter() - start, 1),
         "mean": {arm: mean(by_fold) for arm, by_fold in scores.items()},
         "against_first_arm": {
             arm: against(hits, next(iter(right.values()))) for arm, hits in right.items()

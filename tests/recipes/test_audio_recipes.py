@@ -63,7 +63,7 @@ def test_negatives_of_a_fold_come_from_its_training_clips(folder, tmp_path):
     assert columns(found, ["embedding", "simclr"], "lucas").shape == (len(files), 64)
 
 
-@pytest.mark.parametrize("name", ["fsdd_sample", "fsdd", "esc10", "esc10_kl"])
+@pytest.mark.parametrize("name", ["fsdd_sample", "fsdd", "fsdd_kl", "esc10", "esc10_kl"])
 def test_recipes_are_valid_and_their_arms_name_blocks(name):
     recipe = json.loads((ROOT / f"recipes/audio/{name}.json").read_text("utf-8"))
     config = FungiConfig.from_dict(recipe["config"])
