@@ -167,10 +167,11 @@ def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores + rows
 
 
+# Block classes, a part that is there where the stand-in knows how the block is built, the stand-in.
 _FORWARDS: Final = (
-    (BERT_BLOCKS, _bert_forward),
-    (T5_BLOCKS, _t5_forward),
-    (AST_BLOCKS, _ast_forward),
+    (BERT_BLOCKS, "attention.self.query", _bert_forward),
+    (T5_BLOCKS, "layer.0.SelfAttention.q", _t5_forward),
+    (AST_BLOCKS, "attention.q_proj", _ast_forward),
 )
 
 
@@ -187,9 +188,19 @@ def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | N
     config: Any = model.config
     if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
         return None
-    for names, build in _FORWARDS:
+    for names, part, build in _FORWARDS:
         blocks = [module for module in model.modules() if type(module).__name__ in names]
         if blocks:
             is_decoder = getattr(blocks[-1], "is_decoder", False)
-            return None if is_decoder else FirstTokenBlock(blocks[-1], layer, build)
+            known = not is_decoder and _has(blocks[-1], part)
+            return FirstTokenBlock(blocks[-1], layer, build) if known else None
     return None
+
+
+def _has(block: nn.Module, part: str) -> bool:
+    """Whether the block has a submodule of that path: versions of a library differ."""
+    try:
+        block.get_submodule(part)
+    except AttributeError:
+        return False
+    return True

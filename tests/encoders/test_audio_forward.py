@@ -7,6 +7,7 @@ from transformers import ASTForAudioClassification
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.audio import AudioEncoder
+from fungi_hf.encoders.lastblock import first_token_block
 from fungi_hf.encoders.loading import unwrap
 from fungi_hf.encoders.positions import restride
 from fungi_hf.errors import ConfigError
@@ -133,3 +134,11 @@ def test_asts_short_last_block_changes_nothing(make, pooling):
         found, expected = short(items), full(items)
         assert np.allclose(found.similarity(expected), expected.similarity(expected), atol=1e-4)
     assert not make("ast", FungiConfig(pooling="mean")).uses_short_last_block
+
+
+def test_an_ast_of_other_parts_keeps_its_whole_last_block(make):
+    encoder = make("ast", FungiConfig(pooling="cls"))
+    attention = encoder.model.layers[-1].attention
+    attention.query = attention.q_proj
+    del attention.q_proj
+    assert first_token_block(encoder.model, encoder.layer) is None
