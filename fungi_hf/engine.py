@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 
 from fungi_hf.batching import cut_batches
 from fungi_hf.errors import ObjectiveError
 from fungi_hf.factors import compress
 from fungi_hf.gradients import concatenate, gradients_allowed, record
+from fungi_hf.late import LateBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from fungi_hf.batching import Budget, Sample
     from fungi_hf.buffering import SketchBuffer
-    from fungi_hf.encoders.base import Batch, Encoder, Prepared
+    from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.gradients import LayerFactors, Tape
     from fungi_hf.objectives.base import Objective
     from fungi_hf.sketches import Sketch
@@ -35,6 +38,16 @@ class _Segment:
     embeddings: Tensor
     tape: Tape | None  # None when nothing is pulled back
     activation: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Originals:
+    """One batch of originals as late views need it."""
+
+    blocks: int
+    units: Sequence[int]  # an original's unit is its sample
+    hidden: Tensor  # [M, T, D] before the last blocks
+    inputs: Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +105,13 @@ class Group:
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
         together = getattr(plan.encoder, "uses_short_last_block", False)
-        cuts = [0, len(units)] if together else [0, self._n, len(units)]
+        whole = [i for i, item in enumerate(units) if item.late is None]
+        cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
+        late = _by_depth(units)
         self._segments = [
             segment
             for start, stop in itertools.pairwise(cuts)
-            for segment in self._encode(units, start, stop, budget)
+            for segment in self._encode(units, whole[start:stop], late, budget)
         ]
         device = self._segments[0].embeddings.device
         embeddings = torch.cat([segment.embeddings for segment in self._segments])
@@ -104,30 +119,78 @@ class Group:
         self._embeddings = torch.empty_like(embeddings).index_copy_(0, order, embeddings)
 
     def _encode(
-        self, units: Sequence[Prepared], start: int, stop: int, budget: Budget
-    ) -> list[_Segment]:
-        encoder = self._plan.encoder
-        wants_activation = start == 0 and any(o is None for o in self._plan.objectives.values())
-        segments = []
-        for places in cut_batches(units[start:stop], budget):
-            batch = encoder.collate([units[start + place] for place in places])
+        self,
+        units: Sequence[Prepared],
+        places: Sequence[int],
+        late: Mapping[int, Sequence[int]],
+        budget: Budget,
+    ) -> Iterator[_Segment]:
+        """Encode whole inputs, and after each batch the late views of the originals in it."""
+        encoder = cast("LateEncoder", self._plan.encoder)
+        holds_originals = bool(places) and places[0] < self._n
+        depths = late if holds_originals else {}
+        wants_activation = holds_originals and any(
+            objective is None for objective in self._plan.objectives.values()
+        )
+        for chosen in cut_batches([units[place] for place in places], budget):
+            here = [places[i] for i in chosen]
+            batch = encoder.collate([units[place] for place in here])
+            with encoder.watching(depths) if depths else nullcontext({}) as states:
+                segment = self._segment(here, batch, activation=wants_activation)
+            yield segment
+            for k, views in depths.items():
+                beside = _Originals(k, here, states.pop(k), batch)
+                yield from self._encode_late(units, views, beside, budget)
+
+    def _encode_late(
+        self,
+        units: Sequence[Prepared],
+        views: Sequence[int],
+        originals: _Originals,
+        budget: Budget,
+    ) -> Iterator[_Segment]:
+        rows = {owner: row for row, owner in enumerate(originals.units)}  # originals come first
+        owners = self._owner.tolist()
+        mine = [place for place in views if owners[place] in rows]
+        for chosen in cut_batches([units[place] for place in mine], budget):
+            here = [mine[i] for i in chosen]
+            kept = np.zeros((len(here), originals.hidden.shape[1]), dtype=np.bool_)
+            for row, place in enumerate(here):
+                kept[row, units[place].data] = True
+            device = originals.hidden.device
+            batch = LateBatch(
+                blocks=originals.blocks,
+                hidden=originals.hidden,
+                inputs=originals.inputs,
+                source=torch.tensor([rows[owners[place]] for place in here], device=device),
+                kept=torch.from_numpy(kept).to(device),
+            )
+            yield self._late_segment(here, batch)
+
+    def _segment(self, places: Sequence[int], batch: Batch, *, activation: bool) -> _Segment:
+        units, encoder = torch.tensor(places), self._plan.encoder
+        with torch.no_grad():
             if not self._plan.objectives:
-                with torch.no_grad():
-                    embeddings = encoder.embed(batch)
-                segments.append(_Segment(torch.tensor(places) + start, embeddings, None, None))
-                continue
+                return _Segment(units, encoder.embed(batch), None, None)
             tape = self._record(batch)
-            activation = None
-            if wants_activation:
-                with torch.no_grad():
-                    activation = encoder.pool_activation(tape.a, batch)
-            units_here = torch.tensor(places) + start
-            segments.append(_Segment(units_here, tape.embeddings, tape, activation))
-        return segments
+            pooled = encoder.pool_activation(tape.a, batch) if activation else None
+        return _Segment(units, tape.embeddings, tape, pooled)
+
+    def _late_segment(self, places: Sequence[int], batch: LateBatch) -> _Segment:
+        units, encoder = torch.tensor(places), cast("LateEncoder", self._plan.encoder)
+        if not self._plan.objectives:
+            with torch.no_grad():
+                return _Segment(units, encoder.embed_late(batch), None, None)
+        tape = self._record_late(batch)
+        return _Segment(units, tape.embeddings, tape, None)
 
     def _record(self, batch: Batch) -> Tape:
         encoder = self._plan.encoder
         return record(encoder.layer, encoder.layer_path, partial(encoder.embed, batch))
+
+    def _record_late(self, batch: LateBatch) -> Tape:
+        encoder = cast("LateEncoder", self._plan.encoder)
+        return record(encoder.layer, encoder.layer_path, partial(encoder.embed_late, batch))
 
     def blocks(self, waiting: Mapping[str, SketchBuffer], rows: Tensor) -> dict[str, Tensor]:
         """Give the embedding and every objective's block, [B, width], raw and on the CPU.
@@ -211,6 +274,15 @@ class Group:
         order = torch.cat([part.units for part in parts]).to(pooled.device)
         placed = torch.empty_like(pooled).index_copy_(0, order, pooled)
         return placed[self._base.to(pooled.device)]
+
+
+def _by_depth(units: Sequence[Prepared]) -> dict[int, list[int]]:
+    """Give the late views by the number of blocks that they run through."""
+    found: dict[int, list[int]] = {}
+    for place, item in enumerate(units):
+        if item.late is not None:
+            found.setdefault(item.late, []).append(place)
+    return found
 
 
 def _head_precision(embeddings: Tensor) -> Tensor:

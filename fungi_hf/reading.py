@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.batching import Sample
-from fungi_hf.errors import FeatureError, FungiError, InputTypeError
+from fungi_hf.encoders.base import LateEncoder
+from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
 from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
 from fungi_hf.specs import Custom, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from random import Random
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, Prepared
+    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
@@ -31,10 +33,16 @@ class InputReader:
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Build the view generators that the config names."""
         self._encoder, self._seed = encoder, config.seed
+        self._late = {
+            spec.name: late
+            for spec in config.objectives
+            if (late := _late_views(encoder, spec, spec.n_views)) is not None
+        }
         self._views: dict[str, ViewGenerator] = {
             spec.name: encoder.views(spec.views, spec.n_views, spec.view_options)
             for spec in config.objectives
             if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
+            if spec.name not in self._late
         }
         self._streams = {spec.name: _stream(spec) for spec in config.objectives}
 
@@ -51,6 +59,13 @@ class InputReader:
     def training_samples(self, raws: Sequence[Any], spec: SimCLR | Custom) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
         per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
+        if (late := _late_views(self._encoder, spec, per_input)) is not None:
+            prepared = self._encoder.prepare(raws)
+            of_samples = late(raws, prepared, self._generators(raws, _stream(spec)))
+            return [
+                Sample(i, item, {spec.name: views})
+                for i, (item, views) in enumerate(zip(prepared, of_samples, strict=True))
+            ]
         views = self._encoder.views(spec.views, per_input, spec.view_options)
         made = [self._make_views(raw, views, _stream(spec)) for raw in raws]
         items = iter(self._encoder.prepare([view for of_sample in made for view in of_sample]))
@@ -83,6 +98,10 @@ class InputReader:
             for key, view in zip(their_keys, views, strict=True)
         }
         items = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
+        late = {
+            name: views(raws, prepared, self._generators(raws, self._streams[name]))
+            for name, views in self._late.items()
+        }
         return [
             Sample(
                 place,
@@ -90,14 +109,19 @@ class InputReader:
                 {
                     name: [items[key] for key in of_samples[place]]
                     for name, of_samples in keys.items()
-                },
+                }
+                | {name: of_samples[place] for name, of_samples in late.items()},
             )
             for place, item in enumerate(prepared)
         ]
 
     def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Any]:
-        content = self._encoder.content(raw)
-        return list(views(raw, sample_generator(self._seed, f"views/{stream}", content)))
+        (generator,) = self._generators([raw], stream)
+        return list(views(raw, generator))
+
+    def _generators(self, raws: Sequence[Any], stream: str) -> list[Random]:
+        content = self._encoder.content
+        return [sample_generator(self._seed, f"views/{stream}", content(raw)) for raw in raws]
 
 
 class Reading:
@@ -190,6 +214,22 @@ def warn_of(notes: Counter[str], encoder: Encoder) -> None:
     for name, count in notes.items():
         message = encoder.NOTES[name].format(n=count, limit=encoder.max_length)
         warnings.warn(message, stacklevel=3)
+
+
+def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
+    """Give the late views of an objective, or None where it wants whole ones.
+
+    Raises:
+        ConfigError: If the encoder offers none.
+    """
+    if spec.late_views is None or not isinstance(spec, (SimCLR, Custom)):
+        return None
+    if not isinstance(encoder, LateEncoder):
+        raise ConfigError(
+            f"{type(encoder).__name__} offers no late views; set late_views=None, or write the "
+            "members of fungi_hf.encoders.base.LateEncoder"
+        )
+    return encoder.late_views(spec.views, n_views, spec.view_options, spec.late_views)
 
 
 def _stream(spec: ObjectiveSpec) -> str:

@@ -18,10 +18,11 @@ REGISTERED_OBJECTIVES: Final[dict[str, object]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class _Spec:
-    """What every block has: a name, a weight, a number of views."""
+    """What every block has: a name, a weight, a number of views and how deep they go."""
 
     kind: ClassVar[str]
     n_views: int = 1
+    late_views: int | None = None
     weight: float = 1.0
     name: str = ""
 
@@ -40,6 +41,22 @@ class _Spec:
         check_number(self, "weight", above=0)
         check_integer(self, "n_views")
         self.check()
+        self._check_late_views()
+
+    def _check_late_views(self) -> None:
+        k = self.late_views
+        if k is None:
+            return
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ConfigError(
+                f"{type(self).__name__}.late_views must be None (views of the raw input) or the "
+                f"number of last blocks, an integer >= 1; got {k!r}"
+            )
+        if self.n_views == 1:
+            raise ConfigError(
+                f"objective {self.name!r} has one view, the untouched input, so there is nothing "
+                f"to make late: set late_views=None; got {k}"
+            )
 
     def default_name(self) -> str:
         """Give the block name used when none was given."""
@@ -96,6 +113,8 @@ class SimCLR(_Spec):
         latent_dim: L, the width of the random head.
         views: Name of the view generator; "auto" is the encoder's default.
         view_options: Options of the view generator.
+        late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
+            that a view costs k blocks; None makes views of the raw input. See `fungi_hf.late`.
         n_negatives: Training inputs whose views form the negative bank.
         negative_views: Views of each of them.
         weight: Factor of the normalised block.
@@ -159,6 +178,8 @@ class Custom(_Spec):
         n_views: V; 1 means the untouched input.
         views: Name of the view generator; "auto" is the encoder's default.
         view_options: Options of the view generator.
+        late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
+            that a view costs k blocks; None makes views of the raw input. See `fungi_hf.late`.
         n_fit: Training inputs that `fit` passes to the objective; 0 when it learns nothing.
         weight: Factor of the normalised block.
     """

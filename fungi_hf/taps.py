@@ -14,7 +14,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 
 from fungi_hf.engine import Group
-from fungi_hf.errors import LayerUseError
+from fungi_hf.errors import ConfigError, LayerUseError
 from fungi_hf.gradients import concatenate, gradients_allowed, layer_factors
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Batch
     from fungi_hf.engine import Plan
     from fungi_hf.gradients import LayerFactors
+    from fungi_hf.late import LateBatch
     from fungi_hf.objectives.base import Objective
 
 
@@ -186,6 +187,12 @@ class TappedGroup(Group):
                 }
         self._pooled.append(pooled)
         return taps
+
+    def _record_late(self, batch: LateBatch) -> Any:  # noqa: ARG002
+        raise ConfigError(
+            "many layers at once need views of the raw input, since late views reach the last "
+            "blocks only; set late_views=None"
+        )
 
     def layer_factors(self, name: str, objective: Objective) -> dict[str, LayerFactors]:
         """Give the exact gradients of one objective at every layer that has them."""

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from recipes import tuning_tables
+from recipes import late, tuning_tables
 from recipes.sweeps import table as sweep_tables
 
 HERE = Path(__file__).parent
@@ -246,6 +246,8 @@ TABLES = {
         f"ablation-{name}": functools.partial(tuning_tables.ablation, name=name)
         for name in ("transforms", "weights", "layers", "inner", "heads")
     },
+    "late": late.accuracy_table,
+    "late-cost": late.cost_table,
 }
 
 

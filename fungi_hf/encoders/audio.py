@@ -7,12 +7,14 @@ batch is put together, on the model's device.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from fungi_hf.encoders import late_sound
 from fungi_hf.encoders.audio_bodies import BODIES
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.decoding import Clip, decode, describe
@@ -26,19 +28,21 @@ from fungi_hf.errors import (
     InputTypeError,
     choices,
 )
+from fungi_hf.late import BlockStack
 from fungi_hf.layers import resolve_layer
 from fungi_hf.views.audio import AUDIO_VIEWS, AudioView, GainShiftDraw, audio_views
 from fungi_hf.views.audio_ops import apply_to_wave
 from fungi_hf.views.base import REGISTERED_VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.audio_bodies import Body
-    from fungi_hf.encoders.base import Batch
+    from fungi_hf.encoders.base import Batch, LateViews
+    from fungi_hf.late import LateBatch
     from fungi_hf.views.audio import Draw
     from fungi_hf.views.base import ViewGenerator
 
@@ -254,6 +258,48 @@ class AudioEncoder:
                     f"views {name!r} refused its options {dict(options)!r}: {error}"
                 ) from None
         return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
+
+    @functools.cached_property
+    def _stack(self) -> BlockStack:
+        return BlockStack(self.model, self.layer_path)
+
+    def late_views(
+        self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
+    ) -> LateViews:
+        """Give views that lose patches or frames in the last blocks.
+
+        Raises:
+            ConfigError: If the views drop no tokens, or the blocks do not allow them.
+        """
+        if name not in late_sound.NAMES:
+            raise ConfigError(
+                "late_views drops patches or frames from the hidden state: views must be "
+                f"'token_drop' or 'auto'; got {name!r}"
+            )
+        self._stack.check(blocks)
+        span = 1 if self._body.class_tokens else 5
+        return late_sound.LateTokens(self._region, n_views, options, blocks, span=span)
+
+    def _region(self, data: AudioInput) -> tuple[int, int]:
+        return self._body.region(len(data.wave))
+
+    def watching(
+        self, depths: Collection[int]
+    ) -> contextlib.AbstractContextManager[dict[int, Tensor]]:
+        """Note the hidden state before the last k blocks during `embed`, by k."""
+        return self._stack.watching(depths)
+
+    def embed_late(self, batch: LateBatch) -> Tensor:
+        """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
+        hidden, places, mask = batch.gathered()
+        with contextlib.ExitStack() as stack:
+            if self._block is not None:
+                stack.enter_context(self._block.installed())
+            stack.enter_context(self._stack.entered(batch.blocks, hidden))
+            tokens = self._body.last_blocks(hidden, mask)
+        covering = batch.inputs.get("lengths")
+        pooled = mask if covering is None else mask & (places < covering[batch.source][:, None])
+        return self._body.pool(tokens, {"lengths": pooled.sum(1)}, self.pooling)
 
     def fit(self, items: Iterable[Clip]) -> None:
         """Estimate the log-mel statistics from training clips, if the config asks for it."""

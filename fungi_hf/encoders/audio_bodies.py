@@ -13,9 +13,11 @@ from torch import nn
 
 from fungi_hf.encoders import frontends
 from fungi_hf.encoders.frontends import FRAME, HOP, Statistics
+from fungi_hf.encoders.late_sound import run_blocks
 from fungi_hf.encoders.positions import patch_grid, positions_for
 from fungi_hf.encoders.wavlm import calling_output_projections
 from fungi_hf.errors import ConfigError, EncoderError, choices
+from fungi_hf.late import shadowed
 from fungi_hf.views.audio_ops import apply_to_spectrograms
 
 if TYPE_CHECKING:
@@ -57,6 +59,12 @@ class Body(Protocol):
 
     def tokens(self, batch: Batch) -> Tensor:
         """Final hidden states [N, T, D]."""
+
+    def region(self, samples: int) -> tuple[int, int]:
+        """First and end of the tokens of a clip that late views may drop."""
+
+    def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Final hidden states, the blocks below standing aside; mask [N, T'] of what is real."""
 
     def pool(self, tokens: Tensor, batch: Batch, pooling: str) -> Tensor:
         """[N, T, n] -> [N, n]."""
@@ -167,10 +175,20 @@ class PatchBody:
         output: Any = torch.func.functional_call(self._model, table, (values,))
         return output.last_hidden_state
 
-    def pool(self, tokens: Tensor, batch: Batch, pooling: str) -> Tensor:  # noqa: ARG002
-        """Pool class tokens or patches."""
+    def region(self, samples: int) -> tuple[int, int]:  # noqa: ARG002 - one length for all
+        """Give the patches, padding included; class tokens stay."""
+        return 2, self._tokens
+
+    def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Run the blocks and the norm."""
+        return self._model.layernorm(run_blocks(self._model.layers, hidden, mask))
+
+    def pool(self, tokens: Tensor, batch: Batch, pooling: str) -> Tensor:
+        """Pool class tokens or patches; `lengths` are there when patches were dropped."""
         if pooling == "first":
             return tokens[:, 0]
+        if pooling == "mean" and "lengths" in batch:
+            return _masked_mean(tokens[:, 2:], batch["lengths"] - 2)
         if pooling == "mean":
             return tokens[:, 2:].mean(1)
         return (tokens[:, 0] + tokens[:, 1]) / 2
@@ -271,6 +289,14 @@ class WhisperBody:
         hidden: Tensor = model.layer_norm(x)
         return hidden
 
+    def region(self, samples: int) -> tuple[int, int]:
+        """Give the frames that cover the clip; the silence after it stays."""
+        return 0, self._covering(samples)
+
+    def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Run the blocks and the norm."""
+        return self._model.layer_norm(run_blocks(self._model.layers, hidden, mask))
+
     def pool(self, tokens: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Pool over the frames that cover each clip."""
         return _pool_frames(tokens, batch, pooling)
@@ -342,11 +368,23 @@ class WaveBody:
         projected = model.feature_projection(features)
         hidden = projected[0] if isinstance(projected, tuple) else projected
         mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-        with calling_output_projections(model):
-            output: Tensor = model.encoder(
+        return self._encode(hidden, mask)
+
+    def _encode(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        with calling_output_projections(self._model):
+            output: Tensor = self._model.encoder(
                 hidden, attention_mask=None if bool(mask.all()) else mask
             ).last_hidden_state
         return output
+
+    def region(self, samples: int) -> tuple[int, int]:
+        """Give all frames."""
+        return 0, self.cost(samples)
+
+    def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Run the encoder without its positional convolution, whose result is not wanted."""
+        with shadowed(self._model.encoder.pos_conv_embed, torch.zeros_like):
+            return self._encode(hidden.clone(), mask)  # padding is overwritten there
 
     def pool(self, tokens: Tensor, batch: Batch, pooling: str) -> Tensor:
         """Pool over each clip's frames."""

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import random
+    from collections.abc import Collection, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
+    from fungi_hf.late import LateBatch
     from fungi_hf.views.base import ViewGenerator
 
 Batch = Mapping[str, Any]
@@ -29,12 +32,15 @@ class Prepared:
         cost: Tokens; batches are cut by the sum of padded costs.
         key: Content; inputs of one sample with equal keys are encoded once.
         notes: Names from the encoder's `NOTES`: usable, but the user should know.
+        late: Last blocks that this view of an original runs through; None for a whole pass. Its
+            `data` are then the positions [T'] of the original's tokens that stay, increasing.
     """
 
     data: Any
     cost: int
     key: bytes
     notes: tuple[str, ...] = ()
+    late: int | None = None
 
 
 @runtime_checkable
@@ -83,3 +89,40 @@ class Encoder(Protocol):
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
         """Give the view generator of that name, "auto" being the modality's default."""
+
+
+class LateViews(Protocol):
+    """Random views that drop tokens of a hidden state."""
+
+    def __call__(
+        self,
+        raws: Sequence[Any],
+        originals: Sequence[Prepared],
+        generators: Sequence[random.Random],
+    ) -> list[list[Prepared]]:
+        """Give V views of every canonical raw input, each with `late` set, or the original itself.
+
+        Args:
+            raws: The inputs.
+            originals: What `prepare` gave for them.
+            generators: One per input, the only randomness allowed.
+        """
+
+
+@runtime_checkable
+class LateEncoder(Encoder, Protocol):
+    """An encoder whose last blocks can be run alone, on a part of the tokens."""
+
+    def late_views(
+        self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
+    ) -> LateViews | None:
+        """Give views that act in the last blocks; None where that is the whole encoder.
+
+        With None the views of `views` are meant, which share nothing with their original.
+        """
+
+    def watching(self, depths: Collection[int]) -> AbstractContextManager[dict[int, Tensor]]:
+        """Note the hidden state [N, T, D] before the last k blocks during `embed`, by k."""
+
+    def embed_late(self, batch: LateBatch) -> Tensor:
+        """Run the last blocks on the tokens that stay, and pool: [N, D]."""

@@ -12,19 +12,24 @@ import torch
 
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.lastblock import first_token_block
+from fungi_hf.encoders.late_words import LateWords
+from fungi_hf.encoders.lateblock import shared_last_block
 from fungi_hf.encoders.words import TOKENIZING, word_spans
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, choices
+from fungi_hf.late import BlockStack
 from fungi_hf.layers import resolve_layer
 from fungi_hf.views.base import REGISTERED_VIEWS
 from fungi_hf.views.text import PublishedDeletion, WordDeletion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Batch
+    from fungi_hf.encoders.base import Batch, LateViews
+    from fungi_hf.encoders.lateblock import SharedBlock
+    from fungi_hf.late import LateBatch
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")
@@ -83,6 +88,7 @@ class TextEncoder:
         self.max_length = self._resolve_length(config.max_length, trained_length)
         self.width = self._probe_width()
         self._block = first_token_block(model, self.layer) if self.reads_first_token else None
+        self._shared_block = self._find_shared_block()
 
     @property
     def reads_first_token(self) -> bool:
@@ -96,7 +102,13 @@ class TextEncoder:
 
     def use_full_last_block(self) -> None:
         """Compute the last block for all tokens, as the plain forward pass does."""
-        self._block = None
+        self._block = self._shared_block = None
+
+    def _find_shared_block(self) -> SharedBlock | None:
+        first_token = self.reads_first_token
+        if self.pooling == "model" or (first_token and not self._starts_with_class_token()):
+            return None
+        return shared_last_block(self.model, self.layer, first_token=first_token)
 
     def _resolve_pooling(self, asked: str, trained: str | None) -> str:
         pooling = (trained or "mean") if asked == "auto" else asked
@@ -318,6 +330,46 @@ class TextEncoder:
                 f"views {wanted!r} refused its options {dict(options)!r}: {error}"
             ) from None
         return generator
+
+    @functools.cached_property
+    def _stack(self) -> BlockStack:
+        return BlockStack(self.model, self.layer_path)
+
+    def late_views(
+        self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
+    ) -> LateViews | None:
+        """Give views that lose words in the last blocks; None with all blocks.
+
+        Raises:
+            ConfigError: If the views delete no whole words, or the blocks do not allow them.
+        """
+        if name not in ("auto", "word_deletion"):
+            raise ConfigError(
+                f"late_views drops words from the hidden state: views must be 'word_deletion' or "
+                f"'auto'; got {name!r}"
+            )
+        self._stack.check(blocks)
+        deletion = self.views(name, n_views, options)
+        if blocks == self._stack.n_blocks or not isinstance(deletion, WordDeletion):
+            return None
+        one_row = blocks == 1 and self._shared_block is not None and self.reads_first_token
+        return LateWords(deletion, self.tokenizer, self.max_length, blocks, one_row=one_row)
+
+    def watching(
+        self, depths: Collection[int]
+    ) -> contextlib.AbstractContextManager[dict[int, Tensor]]:
+        """Note the hidden state before the last k blocks during `embed`, by k."""
+        return self._stack.watching(depths)
+
+    def embed_late(self, batch: LateBatch) -> Tensor:
+        """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
+        if batch.blocks == 1 and self._shared_block is not None:
+            return self._pool(*self._shared_block(batch))
+        hidden, positions, mask = batch.gathered()
+        ids = batch.inputs["input_ids"][batch.source[:, None], positions]
+        ids = ids.masked_fill(~mask, getattr(self.tokenizer, "pad_token_id", None) or 0)
+        with self._stack.entered(batch.blocks, hidden):
+            return self.embed({"input_ids": ids, "attention_mask": mask.long()})
 
     def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:
         spans = functools.partial(word_spans, tokenizer=self.tokenizer)

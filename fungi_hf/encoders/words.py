@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from fungi_hf.views.text import whitespace_spans
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fungi_hf.views.text import Spans
 
 # A call sets truncation on the tokenizer's backend: another thread's call must wait for it.
@@ -42,8 +44,15 @@ def word_spans(text: str, tokenizer: Any) -> Spans:
             return_token_type_ids=False,
             verbose=False,
         )
+    return joined_words(text, encoding.word_ids(), encoding["offset_mapping"])
+
+
+def joined_words(
+    text: str, word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]
+) -> Spans:
+    """Give the spans of `word_spans` from an untruncated encoding's words and offsets."""
     words: dict[int, tuple[int, int]] = {}
-    for word, (start, end) in zip(encoding.word_ids(), encoding["offset_mapping"], strict=True):
+    for word, (start, end) in zip(word_ids, offsets, strict=True):
         if word is not None and end > start:
             known = words.get(word, (start, end))
             words[word] = (min(known[0], start), max(known[1], end))

@@ -59,22 +59,31 @@ class WordDeletion:
     def __call__(self, raw: str, generator: random.Random) -> list[str]:
         """Give V texts."""
         spans = self.spans(raw)
-        if len(spans) < 2:
-            return [raw] * self.n_views
-        return [self._view(raw, spans, generator) for _ in range(self.n_views)]
+        return [_without(raw, spans, drop) for drop in self.draw(len(spans), generator)]
 
-    def _view(self, text: str, spans: Spans, generator: random.Random) -> str:
-        wanted = max(1.0, self.probability * len(spans))
-        count = int(wanted)
-        count += generator.random() < wanted - count
-        drop = set(generator.sample(range(len(spans)), min(count, len(spans) - 1)))
-        pieces, position = [], 0
-        for index, (start, end) in enumerate(spans):
-            if index in drop:
-                pieces.append(text[position:start])
-                position = _after_blanks(text, end) if _ends_blank(pieces) else end
-        pieces.append(text[position:])
-        return "".join(pieces)
+    def draw(self, n_words: int, generator: random.Random) -> list[set[int]]:
+        """Draw the words that each view of a text with `n_words` words loses."""
+        if n_words < 2:
+            return [set()] * self.n_views
+        wanted = max(1.0, self.probability * n_words)
+        drops = []
+        for _ in range(self.n_views):
+            count = int(wanted)
+            count += generator.random() < wanted - count
+            drops.append(set(generator.sample(range(n_words), min(count, n_words - 1))))
+        return drops
+
+
+def _without(text: str, spans: Spans, drop: set[int]) -> str:
+    if not drop:
+        return text
+    pieces, position = [], 0
+    for index, (start, end) in enumerate(spans):
+        if index in drop:
+            pieces.append(text[position:start])
+            position = _after_blanks(text, end) if _ends_blank(pieces) else end
+    pieces.append(text[position:])
+    return "".join(pieces)
 
 
 def _ends_blank(pieces: list[str]) -> bool:

@@ -1,0 +1,111 @@
+"""Late views of sounds: patches or frames dropped from the hidden state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from fungi_hf.encoders.base import Prepared
+from fungi_hf.errors import ConfigError, choices
+from fungi_hf.views.text import WordDeletion
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+NAMES: Final = ("auto", "token_drop")
+OPTIONS: Final = ("probability", "span")
+
+
+class LateTokens:
+    """Views without some of a clip's tokens.
+
+    The clip's tokens (frames that cover it; of a spectrogram transformer all patches, but not the
+    class tokens) are cut into pieces of `span` neighbours. A piece goes with the probability and by
+    the rule of a word of a text: of P >= 2 pieces, max(1, probability P) in the mean, uniformly
+    placed, never all. Fewer than two pieces: every view is the clip. What stays keeps the positions
+    that it was embedded with.
+    """
+
+    def __init__(
+        self,
+        region: Callable[[Any], tuple[int, int]],
+        n_views: int,
+        options: Mapping[str, Any],
+        blocks: int,
+        *,
+        span: int,
+    ) -> None:
+        """Remember the options.
+
+        Args:
+            region: Gives the first and the end of the tokens that may go, from `Prepared.data`.
+            n_views: V.
+            options: "probability" (0.25) and "span" in tokens.
+            blocks: k.
+            span: The default span.
+
+        Raises:
+            ConfigError: If an option is unknown or out of range.
+        """
+        for key in options:
+            if key not in OPTIONS:
+                raise ConfigError(f"views 'token_drop' have no option {choices(key, OPTIONS)}")
+        self._span = options.get("span", span)
+        if isinstance(self._span, bool) or not isinstance(self._span, int) or self._span < 1:
+            raise ConfigError(f"span must be an integer >= 1; got {self._span!r}")
+        self._deletion = WordDeletion(n_views, options.get("probability", 0.25))
+        self._region, self._blocks = region, blocks
+
+    def __call__(
+        self,
+        raws: Sequence[Any],  # noqa: ARG002 - what is dropped depends on the number of tokens
+        originals: Sequence[Prepared],
+        generators: Sequence[random.Random],
+    ) -> list[list[Prepared]]:
+        """Give V views of every clip."""
+        return [
+            [self._view(original, drop) for drop in self._draw(original, generator)]
+            for original, generator in zip(originals, generators, strict=True)
+        ]
+
+    def _draw(self, original: Prepared, generator: random.Random) -> list[set[int]]:
+        start, stop = self._region(original.data)
+        return self._deletion.draw(-(-(stop - start) // self._span), generator)
+
+    def _view(self, original: Prepared, drop: set[int]) -> Prepared:
+        if not drop:
+            return original
+        start, stop = self._region(original.data)
+        kept = np.ones(original.cost, dtype=np.bool_)
+        for piece in drop:
+            kept[start + piece * self._span : min(start + (piece + 1) * self._span, stop)] = False
+        positions = kept.nonzero()[0]
+        key = b"late%d:" % self._blocks + positions.tobytes()
+        return Prepared(positions, len(positions), key, late=self._blocks)
+
+
+def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, mask: Tensor) -> Tensor:
+    """Run blocks that take a state and an additive mask.
+
+    Args:
+        blocks: In order; each gives a state, or a tuple that begins with it.
+        hidden: [N, T, D].
+        mask: [N, T] bool, what may be attended to.
+
+    Returns:
+        [N, T, D].
+    """
+    shown = None
+    if not bool(mask.all()):
+        shown = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
+        shown = shown.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None]
+        shown = shown.expand(-1, 1, mask.shape[1], -1)
+    for block in blocks:
+        out = block(hidden, shown)
+        hidden = out[0] if isinstance(out, tuple) else out
+    return hidden
