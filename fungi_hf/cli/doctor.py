@@ -8,8 +8,12 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 _DOCTOR = """examples:
   fungi-hf doctor
@@ -38,50 +42,79 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run_doctor(_: argparse.Namespace) -> int:
-    """Print the findings; 1 if something is broken."""
-    problems = [*_packages(), *_torchaudio()]
-    _devices()
+    """Print the findings, each with its remedy beside it; 1 if something is broken."""
+    _line("python", platform.python_version())
+    reasons = {name: _broken(name) for name in ("torchaudio", *_PACKAGES)}
+    faults = [_torchaudio(reasons["torchaudio"])]
+    faults += [_package(name, extra, reasons) for name, extra in _PACKAGES.items()]
+    _devices(reasons["torch"])
     _switches()
-    for problem in problems:
-        _line("problem", problem)
-    _line("result", "nothing is broken" if not problems else f"{len(problems)} broken; see above")
-    return 1 if problems else 0
+    _line("result", f"{sum(faults)} broken; see above" if any(faults) else "nothing is broken")
+    return 1 if any(faults) else 0
 
 
 def _line(name: str, value: str) -> None:
     sys.stdout.write(f"{name:24}{value}\n")
 
 
-def _packages() -> list[str]:
-    _line("python", platform.python_version())
-    problems = []
-    for name, extra in _PACKAGES.items():
-        version = _version(_DISTRIBUTIONS.get(name, name))
-        if version is None:
-            remedy = f"missing; pip install 'fungi-hf[{extra}]'" if extra else "missing"
-            _line(name, remedy)
-            if not extra:
-                problems.append(f"{name} is required: pip install fungi-hf")
-            continue
-        reason = _broken(name)
-        _line(name, version if reason is None else f"{version} (broken)")
-        if reason is not None and name not in ("transformers", "sentence_transformers"):
-            problems.append(f"{name} cannot be imported ({reason}): reinstall it")
-    return problems
+def _package(name: str, extra: str, reasons: dict[str, str | None]) -> bool:
+    """Print one package's line; whether it is at fault."""
+    distribution = _DISTRIBUTIONS.get(name, name)
+    version, reason = _version(distribution), reasons[name]
+    needed = _needed(distribution)
+    if version is None and importlib.util.find_spec(name) is None:
+        _line(name, f"missing; pip install 'fungi-hf[{extra}]'" if extra else "missing; required")
+        return not extra
+    shown = version or "unknown version"
+    if reason is not None and reasons["torchaudio"] is not None and "torchaudio" in reason:
+        _line(name, f"{shown} (broken by torchaudio; see there)")
+    elif reason is not None:
+        _line(name, f"{shown} (broken: {reason}; {_remedy(name, distribution, reason)})")
+    elif version is not None and not needed.contains(version, prereleases=True):
+        _line(name, f"{shown} (not supported; pip install '{distribution}{needed}')")
+    else:
+        _line(name, shown)
+        return False
+    return True
 
 
-def _torchaudio() -> list[str]:
+def _remedy(name: str, distribution: str, reason: str) -> str:
+    absent = re.match(r"No module named '(\w+)", reason)
+    if absent and absent[1] != name:
+        return f"pip install {absent[1]}"
+    return f"pip install --force-reinstall --no-deps {distribution}"
+
+
+def _needed(distribution: str) -> SpecifierSet:
+    """Give the versions that this package says it works with."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
+
+    try:
+        found = [Requirement(line) for line in importlib.metadata.requires("fungi-hf") or ()]
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        found = []
+    name = canonicalize_name(distribution)
+    specifiers = [one.specifier for one in found if canonicalize_name(one.name) == name]
+    return specifiers[0] if specifiers else SpecifierSet()
+
+
+def _torchaudio(reason: str | None) -> bool:
     if importlib.util.find_spec("torchaudio") is None:
         _line("torchaudio", "missing; not needed")
-        return []
-    reason = _broken("torchaudio")
-    _line("torchaudio", (_version("torchaudio") or "?") + (" (broken)" if reason else ""))
+        return False
+    version = _version("torchaudio") or "unknown version"
     if reason is None:
-        return []
-    return [
-        f"torchaudio cannot be loaded by this build of torch ({reason}) and breaks transformers "
-        "with it: pip uninstall torchaudio, or install the build of torch that it was made for"
-    ]
+        _line("torchaudio", version)
+        return False
+    remedy = "pip uninstall torchaudio, or install the build of torch that it was made for"
+    _line(
+        "torchaudio",
+        f"{version} (broken: {reason}; it breaks transformers and sentence-transformers with it; "
+        f"{remedy})",
+    )
+    return True
 
 
 def _version(distribution: str) -> str | None:
@@ -96,12 +129,14 @@ def _broken(name: str) -> str | None:
     try:
         importlib.import_module(name)
     except Exception as error:  # any fault of a package's own code is the finding
-        lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        return lines[0]
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
+        return next((line for line in lines if line), type(error).__name__)
     return None
 
 
-def _devices() -> None:
+def _devices(reason: str | None) -> None:
+    if reason is not None:
+        return
     import torch
 
     found = [f"cpu ({torch.get_num_threads()} threads)"]
@@ -115,5 +150,12 @@ def _switches() -> None:
     for name in _SWITCHES:
         value = os.environ.get(name)
         if value:
-            effect = "downloads go there" if name == "HF_ENDPOINT" else "no downloads; unset it"
-            _line(name, f"{value} ({effect})")
+            _line(name, f"{value} ({_effect(name, value)})")
+
+
+def _effect(name: str, value: str) -> str:
+    if name == "HF_ENDPOINT":
+        return "downloads come from there; unset it for huggingface.co"
+    if value.upper() not in ("1", "ON", "YES", "TRUE"):
+        return "downloads are allowed"
+    return f"no downloads, only what is cached; to allow them: unset {name}"

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.rows import read_inputs
+from fungi_hf.cli.rows import is_sound, read_inputs
 from fungi_hf.config import FungiConfig
-from fungi_hf.errors import ConfigError
+from fungi_hf.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
@@ -38,7 +38,7 @@ def add_parsers(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(extract)
-    extract.add_argument("inputs", help=".jsonl, .csv, .parquet, .txt, a folder of clips, or -")
+    extract.add_argument("inputs", help=".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -")
     extract.add_argument("--column", help="of a table (default: text)")
     extract.add_argument(
         "--out", help=".parquet, .npy or .safetensors; JSON lines on stdout if left out"
@@ -104,6 +104,7 @@ def run_extract(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be >= 1; got {value}")
     inputs = read_inputs(options.inputs, options.column)
     extractor = load(options)
+    _check_kind(options.inputs, extractor)
     if options.out is None:
         for start in range(0, len(inputs), options.shard_rows):
             part = inputs[start : start + options.shard_rows]
@@ -127,6 +128,19 @@ def run_extract(options: argparse.Namespace) -> None:
 def run_fit(options: argparse.Namespace) -> None:
     """Fit and save an extractor."""
     inputs = read_inputs(options.inputs, options.column)
-    extractor = load(options).fit(inputs, progress=True)
+    extractor = load(options)
+    _check_kind(options.inputs, extractor)
+    extractor.fit(inputs, progress=True)
     extractor.save_pretrained(options.out)
     sys.stderr.write(f"fitted on {len(inputs)} inputs; saved in {options.out}\n")
+
+
+def _check_kind(place: str, extractor: FungiExtractor) -> None:
+    """Refuse to take the names of sound files for texts.
+
+    Raises:
+        InputError: If the encoder takes texts.
+    """
+    modality = getattr(extractor.encoder, "modality", "text")
+    if is_sound(place) and modality == "text":
+        raise InputError(f"{place} holds sound files; this encoder takes texts")

@@ -21,7 +21,7 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     """Read one column of inputs.
 
     Args:
-        place: A file, "-" for lines on stdin, or a folder of sound files.
+        place: A file, "-" for lines on stdin, a sound file, or a folder of them.
         column: Of a table; None takes "text".
 
     Returns:
@@ -33,14 +33,16 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     """
     if place == "-":
         inputs: list[Any] = [line.rstrip("\n") for line in sys.stdin]
+    elif Path(place).suffix.lower() in SOUND_SUFFIXES:
+        inputs = [str(_existing(place))]
     elif Path(place).is_dir():
         inputs = sorted(
             str(path) for path in Path(place).rglob("*") if path.suffix.lower() in SOUND_SUFFIXES
         )
-    elif Path(place).suffix == ".txt":
+    elif is_plain(place):
         if column is not None:
             raise InputError(f"{place} is plain text, one input a line: it has no columns")
-        inputs = _existing(place).read_text(encoding="utf-8").splitlines()
+        inputs = _lines(_existing(place))
     else:
         inputs = read_column(read_table(place), column or TEXT_COLUMN, place)
         for row, value in enumerate(inputs):
@@ -66,11 +68,10 @@ def read_table(place: str) -> list[dict[str, Any]]:
         ".parquet": _read_parquet,
     }
     path = _existing(place)
-    if path.suffix not in readers:
-        raise InputError(
-            f"{place}: unknown kind of file {choices(path.suffix, [*readers, '.txt'])}"
-        )
-    rows = readers[path.suffix](path)
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise InputError(f"{place}: unknown kind of file {choices(suffix, [*readers, '.txt'])}")
+    rows = readers[suffix](path)
     if not rows:
         raise InputError(f"{place} holds no rows")
     return rows
@@ -88,6 +89,16 @@ def read_column(rows: list[dict[str, Any]], column: str, place: str) -> list[Any
     return [row[column] for row in rows]
 
 
+def is_plain(place: str) -> bool:
+    """Whether a place holds inputs alone, one a line, and no columns."""
+    return place == "-" or Path(place).suffix.lower() == ".txt"
+
+
+def is_sound(place: str) -> bool:
+    """Whether a place holds sound files: a folder, or one of them."""
+    return Path(place).is_dir() or Path(place).suffix.lower() in SOUND_SUFFIXES
+
+
 def _existing(place: str) -> Path:
     path = Path(place)
     if not path.is_file():
@@ -95,9 +106,22 @@ def _existing(place: str) -> Path:
     return path
 
 
+def _lines(path: Path) -> list[str]:
+    """Give the lines; str.splitlines would also split at characters that are part of a text.
+
+    Raises:
+        InputError: If the file is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            return [line.rstrip("\n") for line in stream]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(_lines(path)):
         if not line.strip():
             continue
         try:
@@ -111,8 +135,18 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [dict(row) for row in csv.DictReader(stream)]
+    csv.field_size_limit(1 << 30)  # a text may be longer than the default of 131,072
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows: list[dict[Any, Any]] = [dict(row) for row in csv.DictReader(stream)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is not a CSV file: {error}") from None
+    for number, row in enumerate(rows):
+        if None in row:
+            raise InputError(f"{path}: row {number} has more fields than the header; quote commas")
+    return rows
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:

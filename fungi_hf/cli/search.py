@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from fungi_hf.cli.extraction import add_model, load
-from fungi_hf.cli.rows import TEXT_COLUMN, read_column, read_inputs, read_table
+from fungi_hf.cli.rows import TEXT_COLUMN, is_plain, read_column, read_inputs, read_table
 from fungi_hf.errors import ConfigError
 
 _KNN = """examples:
@@ -47,9 +47,9 @@ def run_knn(options: argparse.Namespace) -> None:
     table = read_table(options.train)
     labels = read_column(table, options.label, options.train)
     train = read_inputs(options.train, options.column or TEXT_COLUMN)
-    test = read_inputs(options.test, options.column)
+    test = read_inputs(options.test, None if is_plain(options.test) else options.column)
     truth = None
-    if not options.test.endswith(".txt") and options.test != "-":
+    if not is_plain(options.test):
         rows = read_table(options.test)
         if options.label in rows[0]:
             truth = read_column(rows, options.label, options.test)

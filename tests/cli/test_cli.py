@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ import torch
 
 from fungi_hf import FungiConfig, FungiExtractor
 from fungi_hf.cli import build_parser, main
+from fungi_hf.cli.rows import read_inputs
+from fungi_hf.errors import InputError
 from fungi_hf.features import FungiFeatures
 from fungi_hf.testing import tiny_text_model
 
 TEXTS = ["my card was lost", "how do you pay", "what is the new account", "please help me"]
-PROGRAM = Path(sys.executable).with_name("fungi-hf")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,31 @@ def test_extract_reads_every_kind_of_file(
     assert (status, stdout) == (0, "")
     assert "4 vectors in" in stderr
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=2e-6)
+
+
+def test_odd_files_are_read_as_they_are_meant(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    odd = ["line\u2028separator \x0c and \x85", 'quo"ted, new\nline', "word " * 40_000]
+    (tmp_path / "mark.CSV").write_text("text,label\nmy card,a\n", encoding="utf-8-sig")
+    (tmp_path / "dos.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo \x0c three\r\n")
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in odd]
+    (tmp_path / "odd.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
+    with (tmp_path / "odd.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["text"], *([text] for text in odd)])
+
+    assert read_inputs(str(tmp_path / "mark.CSV"), None) == ["my card"]
+    assert read_inputs(str(tmp_path / "dos.txt"), None) == ["one", "two \x0c three"]
+    assert read_inputs(str(tmp_path / "odd.jsonl"), "text") == odd
+    assert read_inputs(str(tmp_path / "odd.csv"), "text") == odd
+    (tmp_path / "ragged.csv").write_text("text,label\nmy card, please,a\n")
+    with pytest.raises(InputError, match="row 0 has more fields than the header; quote commas"):
+        read_inputs(str(tmp_path / "ragged.csv"), None)
+    for name in ("latin.txt", "latin.csv", "latin.jsonl"):
+        (tmp_path / name).write_bytes("text\ncafé".encode("latin-1"))
+        status, _, stderr = run(capsys, "extract", "nowhere", str(tmp_path / name))
+        assert status == 1
+        assert f"{name} is not UTF-8 (" in stderr
 
 
 def test_extract_writes_every_kind_of_file(
@@ -176,17 +201,6 @@ def test_fit_info_card_and_knn(
     assert [json.loads(line)["label"] for line in stdout.splitlines()] == ["0", "1", "0", "1"]
 
 
-def test_doctor_says_what_there_is(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    status, stdout, _ = run(capsys, "doctor")
-    assert status == 0
-    assert f"torch                   {torch.__version__.split('+')[0]}" in stdout
-    assert "HF_HUB_OFFLINE          1 (no downloads; unset it)" in stdout
-    assert "nothing is broken" in stdout
-
-
 BAD: dict[str, tuple[list[str], str]] = {
     "column": (["extract", "MODEL", "CSV", "--column", "txt"], "no column 'txt'; choose one of 't"),
     "file": (["extract", "MODEL", "nowhere.csv"], "there is no file or folder nowhere.csv"),
@@ -212,6 +226,9 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "info": (["info", "MODEL"], "holds no fungi_config.json"),
     "push": (["push", "MODEL", "a/b"], "holds no fungi_config.json"),
+    "clips": (["extract", "MODEL", "CLIPS"], "holds sound files; this encoder takes texts"),
+    "fit clips": (["fit", "MODEL", "CLIPS", "--out", "o"], "holds sound files; this encoder take"),
+    "device": (["extract", "MODEL", "CSV", "--device", "warp"], "cannot use device='warp': "),
     "ssast": (["convert-ssast", "nowhere.pth", "x"], "nowhere.pth"),
 }
 
@@ -229,11 +246,14 @@ def test_errors_are_one_line(
         "MODEL": model,
         "CSV": write(tmp_path, ".csv", ROWS),
         "XLS": str(tmp_path / "a.xls"),
+        "CLIPS": str(tmp_path / "clips"),
         "EMPTY": str(tmp_path / "empty.txt"),
         "NUMBERS": str(tmp_path / "numbers.jsonl"),
         "BROKEN": str(tmp_path / "broken.jsonl"),
     }
     (tmp_path / "a.xls").write_text("x")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.wav").write_bytes(b"")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "numbers.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
@@ -257,27 +277,6 @@ def test_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stop:
         main(["nonsense"])
     assert stop.value.code == 2
-
-
-@pytest.mark.slow
-def test_the_installed_program(model: str, tmp_path: Path, wanted: Any) -> None:
-    source = write(tmp_path, ".txt", ROWS)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-
-    def shell(command: str) -> subprocess.CompletedProcess[str]:
-        words = ["bash", "-c", command]
-        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-
-    good = shell(f"cat {source} | {PROGRAM} extract {model} - > {tmp_path}/out.jsonl; echo $?")
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert good.stdout.strip() == "0"
-    np.testing.assert_allclose([row["features"] for row in rows], wanted, rtol=0, atol=1e-5)
-    bad = shell(f"{PROGRAM} extract {model} {source} --column text")
-    assert bad.returncode == 1
-    assert bad.stderr.strip().splitlines()[-1].startswith("fungi-hf: error: ")
-    assert shell(f"{PROGRAM} --help").returncode == 0
-    assert shell(f"{PROGRAM}").returncode == 2
-    assert shell(f"{PROGRAM} extract {model} {source} | head -c 1").returncode == 0
 
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
@@ -307,3 +306,6 @@ def test_extract_reads_a_folder_of_clips(
     extractor = FungiExtractor.from_pretrained(tmp_path / "ast")
     wanted = extractor([str(clips / "a.wav"), str(clips / "b.wav")]).array
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=2e-6)
+    one = ("extract", str(tmp_path / "ast"), str(clips / "b.wav"), "--out", str(out))
+    assert run(capsys, *one)[0] == 0
+    np.testing.assert_allclose(np.load(out), wanted[1:], rtol=0, atol=2e-6)
