@@ -8,10 +8,12 @@ import itertools
 
 from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.labels import LabelSpace
+from fungi_hf.icl.llm import ChatLLM
 from fungi_hf.icl.prompt import Prompt
 
 NAMES = ["card arrival", "top up", "exchange rate", "lost card"]
 LABELS = LabelSpace(NAMES)
+SECRET = "sk-very-secret-0123456789"
 
 
 def prompt(text="where is it", demos=(("text a", "top up"),), tokens=20) -> Prompt:
@@ -68,3 +70,29 @@ class FastClock:
             self.time = max(self.time, when)
             if not future.done():
                 future.set_result(None)
+
+
+def ask(llm, *prompts, labels=LABELS, draws=None):
+    """Answer the prompts at the same time; exceptions come back as results."""
+
+    async def run():
+        try:
+            return await asyncio.gather(
+                *(
+                    llm.answer(p, labels, draw=draw)
+                    for p, draw in zip(prompts, draws or [0] * len(prompts), strict=True)
+                ),
+                return_exceptions=True,
+            )
+        finally:
+            await llm.aclose()
+
+    return asyncio.run(run())
+
+
+def chat(server, **settings):
+    return ChatLLM("fake", base_url=server.url, **settings)
+
+
+def texts(n):
+    return [prompt(f"text {i}") for i in range(n)]
