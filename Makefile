@@ -8,7 +8,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio tables test test-slow test-torchaudio test-openai2 check fix bench clean
+.PHONY: help install demo demo-audio tables test test-newest test-lowest test-slow test-torchaudio test-openai2 check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -52,6 +52,17 @@ test: check             ## the default suite, offline
 test-slow: .venv/.dev   ## real weights and long runs
 	$(BIN)/python -m pytest -q -m slow
 
+test-newest: test       ## the same: constraints.txt pins the newest versions
+
+test-lowest: .venv-lowest/.dev ## the default suite with the lowest supported versions
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist worksteal
+
+.venv-lowest/.dev: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt $(TORCH)
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev]'
+	@touch $@
+
 test-torchaudio:        ## parity of the front-end, in an environment of its own (several GB)
 	$(PYTHON) -m venv .venv-torchaudio
 	.venv-torchaudio/bin/pip install -q torch==2.14.1 torchaudio==2.11.0 -e '.[audio]' pytest
@@ -61,7 +72,7 @@ test-openai2:           ## the chat client against openai 2, in an environment o
 	$(PYTHON) -m venv .venv-openai2
 	.venv-openai2/bin/pip install -q 'openai<3' numpy pyarrow pytest
 	PYTHONPATH=. .venv-openai2/bin/python -m pytest -q -p tests.icl.bare --noconftest \
-		$(foreach name,chat fake_server evaluate resume limits cache,tests/icl/test_$(name).py)
+		$(foreach name,chat chat_faults chat_settings fake_server evaluate resume limits cache,tests/icl/test_$(name).py)
 
 bench: .venv/.dev       ## every speed and memory claim; JSON into benchmarks/results
 	$(BIN)/python -m benchmarks.run

@@ -30,6 +30,11 @@ _POOLING_MODES: Final = {
     # The same direction as the mean, and every block is normalised.
     "mean_sqrt_len_tokens": "mean",
 }
+_SETTINGS: Final = {
+    "tokenizer": ("tokenizer_config.json", "tokenizer.json"),
+    "feature extractor": ("preprocessor_config.json",),
+    "image processor": ("preprocessor_config.json",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +128,7 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
         "local_files_only": hub.local_files_only,
     }
     try:
+        find_file(str(name), "config.json", hub)
         settings = patiently(lambda: AutoConfig.from_pretrained(str(name), **reach))
         architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
         loader: Any = AutoModel
@@ -180,6 +186,9 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
         with warnings.catch_warnings():
             # One of AST's 128 mel filters is empty, in training as well.
             warnings.filterwarnings("ignore", message=".*all zero values.*")
+            # transformers takes a file that it cannot get for one that is not there.
+            for file in _SETTINGS[kind]:
+                find_file(name, file, hub)
             processor = patiently(
                 lambda: loader.from_pretrained(
                     name,

@@ -39,8 +39,13 @@ def calling_output_projections(model: nn.Module) -> Iterator[None]:
 
 
 def _attention(owner: Any) -> Any:
-    def attend(hidden: Tensor, mask: Tensor | None, bias: Tensor) -> tuple[Tensor, None]:
-        n, t, _ = hidden.shape
+    def attend(
+        hidden: Tensor,
+        mask: Tensor | None,
+        bias: Tensor,
+        *_: bool,  # earlier transformers pass output_attentions
+    ) -> tuple[Tensor, None]:
+        n, t = hidden.shape[:2]
         shape = (n, t, owner.num_heads, owner.head_dim)
         q, k, v = (
             projection(hidden).view(shape).transpose(1, 2)

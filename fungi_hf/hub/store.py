@@ -149,7 +149,7 @@ def _is_busy(error: BaseException) -> bool:
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
-        link = link.__cause__
+        link = link.__cause__ or link.__context__
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         return False
     return any(_status(link) in RETRIED or _is_cut(link) for link in chain)

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from fungi_hf.hub.store import HubOptions
 
 _REACH: Final = ("revision", "token", "cache_dir", "local_files_only")
-_IGNORED: Final = ("_from_pipeline", "code_revision", "trust_remote_code", "dtype", "torch_dtype")
+_IGNORED: Final = (
+    "_commit_hash",
+    "_from_pipeline",
+    "code_revision",
+    "trust_remote_code",
+    "dtype",
+    "torch_dtype",
+)
 _PASSED_ON: Final = ("attn_implementation",)
 
 

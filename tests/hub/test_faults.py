@@ -60,12 +60,22 @@ def test_a_busy_or_broken_download_is_tried_again(
     assert hub.seen[f"{method} /owner/config/resolve/main/fungi_config.json"] >= 1 + len(faults)
 
 
-@pytest.mark.parametrize("file", ["fungi_state.safetensors", "model.safetensors"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "fungi_state.safetensors",
+        "model.safetensors",
+        "user/encoder/resolve/{}/config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ],
+)
 @pytest.mark.parametrize("fault", [500, "cut"])
-def test_a_large_file_is_tried_again(
+def test_every_file_is_tried_again(
     hub: FakeHub, extractor: FungiExtractor, tmp_path: Path, file: str, fault: Any
 ) -> None:
     extractor.push_to_hub("owner/features", token=TOKEN)
+    file = file.format(hub.repos["user/encoder"].branches["main"])
     hub.faults["GET", file] = [fault]
 
     again = FungiExtractor.from_pretrained("owner/features", cache_dir=tmp_path / "cache")
