@@ -112,6 +112,8 @@ _FAMILIES = {
 
 
 def pooled(encoder: TextEncoder, states: Tensor) -> Tensor:
+    if encoder.pooling == "model":
+        return encoder.model.pooler(states)[0]
     return states[0].mean(0) if encoder.pooling == "mean" else states[0, 0]
 
 

@@ -60,6 +60,9 @@ GRADIENTS = [
     *((family, "first", MLP[family], 2) for family in MIDDLE),
     ("bert", "first", "encoder.layer.2.attention.self.query", 1),
     ("bert", "first", "encoder.layer.2.attention.self.value", 1),
+    ("bert", "mean", "encoder.layer.2.attention.self.key", 1),
+    ("bert", "model", "auto", 1),
+    ("mpnet", "model", "pooler.dense", 2),
 ]  # fmt: skip
 
 

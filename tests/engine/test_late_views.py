@@ -11,13 +11,16 @@ import pytest
 from fungi_hf import KL, Activation, FungiConfig, SimCLR
 from fungi_hf.batching import Budget
 from fungi_hf.config import Custom
+from fungi_hf.engine import Plan
 from fungi_hf.errors import ConfigError
 from fungi_hf.extractor import FungiExtractor
+from fungi_hf.gradients import untouched
 from fungi_hf.objectives import register_objective
 from fungi_hf.objectives.simclr import SimCLRObjective
+from fungi_hf.taps import TappedGroup
 from fungi_hf.testing import model_state, tiny_text_model
 from tests.engine import late_reference
-from tests.engine.problems import MIDDLE, encoder_of
+from tests.engine.problems import MIDDLE, encoder_of, simclr
 from tests.engine.test_independence import TINY, difference
 from tests.engine.test_untouched import BoomError, marked_model
 from tests.tiny import TRAIN, extractor_of
@@ -235,6 +238,16 @@ def test_slow_tokenizers_and_other_encoders_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="Bare offers no late views; set late_views=None"):
         FungiExtractor(Bare(encoder_of("bert")), config_of(late_views=1))
+
+
+def test_many_layers_at_once_are_refused() -> None:
+    encoder = encoder_of("bert", "mean")
+    objective = simclr(encoder)
+    plan = Plan(encoder=encoder, objectives={"simclr": objective}, sketch=None)
+    samples = late_reference.samples_of(encoder, 1)
+    layers = {encoder.layer_path: encoder.layer}
+    with untouched(encoder.model), pytest.raises(ConfigError, match="set late_views=None"):
+        TappedGroup(samples, plan, Budget(), layers)
 
 
 def test_a_custom_objective_takes_late_views() -> None:
