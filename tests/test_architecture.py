@@ -13,7 +13,7 @@ CORE = {"errors", "types"}
 BASE = CORE | {"config", "specs", "seeding"}
 # What feeds the extractor; these rooms may know each other where the table below says so.
 ENGINE = {"layers", "gradients", "sketches", "features", "reduction", "factors", "batching",
-          "engine", "finishing", "state", "buffering", "training"}  # fmt: skip
+          "engine", "finishing", "state", "buffering", "late", "training"}  # fmt: skip
 SOURCES = {"views", "objectives", "encoders"}
 BELOW_EXTRACTOR = BASE | ENGINE | SOURCES | {"reading", "hub.store"}
 ALLOWED: dict[str, set[str]] = {
