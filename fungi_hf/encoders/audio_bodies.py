@@ -371,7 +371,8 @@ class WaveBody:
         return self._encode(hidden, mask)
 
     def _encode(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        with calling_output_projections(self._model):
+        # Earlier transformers draw a number here that these encoders use in training only.
+        with calling_output_projections(self._model), torch.random.fork_rng(devices=()):
             output: Tensor = self._model.encoder(
                 hidden, attention_mask=None if bool(mask.all()) else mask
             ).last_hidden_state
