@@ -6,33 +6,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fungi_hf.evaluation.grams import combination_neighbors
+from fungi_hf.features import make_layout
+from fungi_hf.neighbors.classifier import count_votes, decide
+from fungi_hf.neighbors.vectors import read_rows
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from fungi_hf.neighbors.base import Metric
+
+    Blocks = Mapping[str, np.ndarray]
+    Combination = tuple[str, ...]
 
 N_NEIGHBORS = 20
 
 
 def accuracies(
-    train: dict[str, np.ndarray],
-    test: dict[str, np.ndarray],
+    train: Blocks,
+    test: Blocks,
     y_train: np.ndarray,
     y_test: np.ndarray,
     combinations: Sequence[Sequence[str]],
     *,
+    metric: Metric = "dot",
     shots: int = 5,
     draws: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Give kNN accuracy (k = 20, cosine sums, majority vote, ties to the smallest label).
+    """Give kNN accuracy (k = 20, majority vote, ties to the smallest label).
 
     Args:
-        train: Block name -> [N, width] unit rows.
+        train: Block name -> [N, width]; unit rows, so that a dot product sums the cosines.
         test: The same for the test rows.
         y_train: [N] labels.
         y_test: Labels of the test rows.
-        combinations: Block names to sum.
+        combinations: Block names to concatenate.
+        metric: Of the concatenation.
         shots: Training rows per class in the few-shot runs.
         draws: Few-shot draws; mean and standard deviation are reported.
         seed: Of the draws.
@@ -41,79 +52,87 @@ def accuracies(
         "a+b" -> {"full", "few_mean", "few_sd", "few"}, and the test rows "gained" and "lost"
         against the first combination.
     """
+    wanted = [tuple(c) for c in combinations]
+    whole = _predict(train, test, y_train, wanted, metric)
     picks = [_draw(y_train, shots, seed, draw) for draw in range(draws)]
-    sums = _summed(test, train, combinations)
+    few = [
+        _predict({n: rows[pick] for n, rows in train.items()}, test, y_train[pick], wanted, metric)
+        for pick in picks
+    ]
+    first = whole[wanted[0]] == y_test
     result = {}
-    first = None
-    for combination, total in sums.items():
-        right = _vote(total, y_train) == y_test
-        first = right if first is None else first
-        few = [float((_vote(total[:, pick], y_train[pick]) == y_test).mean()) for pick in picks]
-        result["+".join(combination)] = {
+    for some in wanted:
+        right = whole[some] == y_test
+        shares = [float((drawn[some] == y_test).mean()) for drawn in few]
+        result["+".join(some)] = {
             "full": float(right.mean()),
             "gained": int((right & ~first).sum()),
             "lost": int((first & ~right).sum()),
-            "few_mean": float(np.mean(few)),
-            "few_sd": float(np.std(few, ddof=1)),
-            "few": few,
+            "few_mean": float(np.mean(shares)),
+            "few_sd": float(np.std(shares, ddof=1)),
+            "few": shares,
         }
     return result
 
 
 def leave_one_out(
-    train: dict[str, np.ndarray],
-    queries: dict[str, np.ndarray],
-    y: np.ndarray,
-    combinations: Sequence[Sequence[str]],
+    train: Blocks, y: np.ndarray, combinations: Sequence[Sequence[str]], *, metric: Metric = "dot"
 ) -> dict[str, float]:
     """Give leave-one-out kNN accuracy on the training rows alone.
 
     Args:
         train: Block name -> [N, width].
-        queries: The same rows in query form.
         y: [N] labels.
-        combinations: Block names to sum.
+        combinations: Block names to concatenate.
+        metric: Of the concatenation.
 
     Returns:
         "a+b" -> accuracy.
     """
-    sums = _summed(queries, train, combinations)
-    for similarity in sums.values():
-        np.fill_diagonal(similarity, -np.inf)
-    return {"+".join(c): float((_vote(total, y) == y).mean()) for c, total in sums.items()}
+    wanted = [tuple(c) for c in combinations]
+    found = _predict(train, train, y, wanted, metric, itself=False)
+    return {"+".join(some): float((found[some] == y).mean()) for some in wanted}
 
 
-def euclidean(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give training, training-query and test-query rows whose dot products rank by distance.
-
-    Formula: <[x, 1], [y, -|y|^2 / 2]> = (|x|^2 - |x - y|^2) / 2.
-    """
-    ones = (np.ones((len(rows), 1), np.float32) for rows in (train, test))
-    lifted = np.concatenate([train, -0.5 * (train**2).sum(1, keepdims=True)], axis=1)
-    return lifted, *(np.hstack([rows, one]) for rows, one in zip((train, test), ones, strict=True))
-
-
-def _summed(
-    queries: dict[str, np.ndarray],
-    train: dict[str, np.ndarray],
-    combinations: Sequence[Sequence[str]],
-) -> dict[tuple[str, ...], np.ndarray]:
-    n_queries, n_train = (len(next(iter(rows.values()))) for rows in (queries, train))
-    sums = {tuple(c): np.zeros((n_queries, n_train), np.float32) for c in combinations}
-    for name in {name for c in combinations for name in c}:
-        similarity = queries[name] @ train[name].T
-        for combination in sums:
-            if name in combination:
-                sums[combination] += similarity
-    return sums
-
-
-def _vote(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def predict(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Give the majority label of each row's most similar columns, ties to the smallest, [Q]."""
     k = min(N_NEIGHBORS, similarity.shape[1])
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-    votes = np.zeros((len(similarity), int(labels.max()) + 1), np.int32)
-    np.add.at(votes, (np.arange(len(similarity))[:, None], labels[nearest]), 1)
-    return votes.argmax(1)
+    return _majority(nearest, labels)
+
+
+def _predict(
+    train: Blocks,
+    queries: Blocks,
+    labels: np.ndarray,
+    combinations: list[Combination],
+    metric: Metric,
+    *,
+    itself: bool = True,
+) -> dict[Combination, np.ndarray]:
+    names = sorted({name for some in combinations for name in some})
+    layout = make_layout({name: train[name].shape[1] for name in names})
+    left, right = (
+        read_rows(np.concatenate([rows[name] for name in names], axis=1), "rows")
+        for rows in (train, queries)
+    )
+    found = combination_neighbors(
+        left,
+        right,
+        layout,
+        combinations,
+        min(N_NEIGHBORS, len(left) - (not itself)),
+        metric,
+        None if itself else {row: [row] for row in range(len(left))},
+    )
+    return {some: _majority(neighbors.indices, labels) for some, neighbors in found.items()}
+
+
+def _majority(nearest: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    classes, codes = np.unique(labels, return_inverse=True)
+    near = codes[nearest]
+    votes = count_votes(near, np.ones(near.shape), len(classes), "uniform", "dot")
+    return classes[decide(votes, near, "smallest")]
 
 
 def _draw(labels: np.ndarray, shots: int, seed: int, draw: int) -> np.ndarray:

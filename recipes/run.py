@@ -24,6 +24,7 @@ from recipes import protocol
 from recipes.datasets import load
 
 if TYPE_CHECKING:
+    from fungi_hf.neighbors.base import Metric
     from recipes.datasets import Split
 
 HERE = Path(__file__).parent
@@ -85,17 +86,16 @@ def reduced(
     test: dict[str, np.ndarray],
     combinations: list[list[str]],
     n_components: int,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Concatenate and PCA-reduce every combination as published; rows that rank by distance."""
-    left, queries, right = {}, {}, {}
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Concatenate and PCA-reduce every combination as published."""
+    left, right = {}, {}
     for names in combinations:
         pair = [torch.from_numpy(np.hstack([rows[n] for n in names])) for rows in (train, test)]
         if n_components < min(pair[0].shape):
             pca = PrincipalComponents.fit(pair[0], n_components)
             pair = [pca.transform(rows) for rows in pair]
-        name = "+".join(names)
-        left[name], queries[name], right[name] = protocol.euclidean(*(p.numpy() for p in pair))
-    return left, queries, right
+        left["+".join(names)], right["+".join(names)] = (rows.numpy() for rows in pair)
+    return left, right
 
 
 def run(recipe: dict[str, Any], cache: Path) -> dict[str, Any]:
@@ -105,10 +105,11 @@ def run(recipe: dict[str, Any], cache: Path) -> dict[str, Any]:
     combinations = [c.split("+") for c in recipe["combinations"]]
     means = {n: train.block(n).mean(0) for n in train.layout} if recipe.get("centre") else {}
     left, right = blocks(train, means), blocks(test, means)
-    queries = left
+    metric: Metric = "dot"
     if recipe.get("pca"):
-        left, queries, right = reduced(left, right, combinations, recipe["pca"])
+        left, right = reduced(left, right, combinations, recipe["pca"])
         combinations = [["+".join(combination)] for combination in combinations]
+        metric = "euclidean"
     return {
         "recipe": recipe,
         "fingerprint": train.fingerprint,
@@ -123,8 +124,10 @@ def run(recipe: dict[str, Any], cache: Path) -> dict[str, Any]:
         "5-shot: 5 seeded draws of 5 texts per class",
         "rows": {"train": len(y_train), "test": len(y_test)},
         "extraction_seconds": round(seconds, 1),
-        "test": protocol.accuracies(left, right, y_train, y_test, combinations),
-        "leave_one_out_on_train": protocol.leave_one_out(left, queries, y_train, combinations),
+        "test": protocol.accuracies(left, right, y_train, y_test, combinations, metric=metric),
+        "leave_one_out_on_train": protocol.leave_one_out(
+            left, y_train, combinations, metric=metric
+        ),
     }
 
 
