@@ -343,8 +343,9 @@ def reconfigure(encoder: Encoder, config: FungiConfig, source: Source) -> Encode
             f"{type(encoder).__name__} was not built by this package, which cannot rebuild it with "
             "another pooling or layer"
         )
-    if hasattr(encoder, "sampling_rate"):
-        other.sampling_rate = encoder.sampling_rate
+    for name in ("sampling_rate",):  # what was set on the encoder after it was built
+        if hasattr(encoder, name):
+            setattr(other, name, getattr(encoder, name))
     rebuilt: Encoder = other
     return rebuilt
 

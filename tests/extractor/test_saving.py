@@ -44,6 +44,7 @@ VARIANTS = [
     {"objectives": ("kl",)},
     {"objectives": ()},
     {"center": True, "reduction": 5, "pooling": "cls"},
+    {"whitening": 0.5},
     {"reduction": PCA(n_components=400)},
     {"sketch": "gaussian", "sketch_dim": 10},
     {"sketch": "rademacher", "published_signs": True, "round_sketch": True},

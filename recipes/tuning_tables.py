@@ -1,0 +1,108 @@
+"""Tables of the tuning recipe and of the ablations, for recipes.table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TITLES = {
+    "banking77": "Banking-77", "trec6": "TREC-6", "sst2": "SST-2", "sst5": "SST-5",
+    "fsdd": "spoken digits", "esc10": "ESC-10",
+}  # fmt: skip
+BASELINES = ("embedding", "activation", "paper")
+Found = dict[str, dict[str, Any]]
+
+
+def tuning(found: Found) -> str:
+    """Give every case's accuracies, and exact paired tests against the best baseline."""
+    lines = [
+        "| data, pooling | embedding | activation | paper preset | tuned, pooling held "
+        "| against the best of three | tuned, pooling free | against the best of three |",
+        "| --- |" + " ---: |" * 7,
+    ]
+    for case in found["tuning"]["cases"]:
+        scores = case["accuracy"]
+        cells = [
+            _title(case["case"]),
+            _percent(scores["embedding"]),
+            _percent(scores["activation"]),
+        ]
+        paper = _percent(scores["paper"]) if "paper" in scores else ""
+        if "paper" in scores and case["paper_rows"]["train"] < case["rows"]["train"]:
+            paper += f" (tuned there: {_percent(case['on_paper_rows']['fixed'])})"
+        cells.append(paper)
+        for kind in ("fixed", "free"):
+            cells += [_percent(scores[kind]), _against_best(case["tests"][kind])]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for kind, title in (("fixed", "Pooling held"), ("free", "Pooling free")):
+        some = found["tuning"]["summary"][kind]
+        worse = ", ".join(some["significantly_worse"]) or "none"
+        lines.append(
+            f"{title}: {100 * some['mean_gain_over_best_baseline']:+.1f} points on average against "
+            "the best of the three, "
+            f"{100 * some['mean_gain_over_embedding_cls_and_sounds']:+.1f} against the embedding "
+            f"over first-token and sound cases; significantly worse than one of them: {worse}."
+        )
+    return "\n".join(lines)
+
+
+def choices(found: Found) -> str:
+    """Give what was chosen in every case, of the first fold where there are several."""
+    lines = [
+        "| data, pooling | tuned | features | pooling | layer | blocks | leave-one-out "
+        "| embedding's |",
+        "| --- | --- | --- | --- | --- | --- | ---: | ---: |",
+    ]
+    for case in found["tuning"]["cases"]:
+        for kind, title in (("fixed", "pooling held"), ("free", "pooling free")):
+            one = case["chosen"][kind][0]
+            layer = next((p for p in one["layer"].split(".") if p.isdigit()), one["layer"])
+            width = f", PCA {one['components']}" if one["components"] else ""
+            lines.append(
+                f"| {_title(case['case'])} | {title} | {one['features']}{width} | {one['pooling']} "
+                f"| block {layer} | {one['blocks']} | {_percent(one['leave_one_out'])} "
+                f"| {_percent(one['embedding_leave_one_out'])} |"
+            )
+    return "\n".join(lines)
+
+
+def ablation(found: Found, name: str, most: int = 25) -> str:
+    """Give an experiment: leave-one-out / test accuracy, best mean first; plain sums always."""
+    cases = found[f"ablations-{name}"]["cases"]
+    arms = list(next(iter(cases.values())))
+    titles = [_title(case) for case in cases]
+    lines = [
+        "| features | " + " | ".join(titles) + " | mean |",
+        "| --- |" + " ---: |" * (len(titles) + 1),
+    ]
+
+    def mean(arm: str, key: str) -> float:
+        return float(sum(case[arm][key] for case in cases.values()) / len(cases))
+
+    ranked = sorted(arms, key=lambda one: -mean(one, "leave_one_out"))
+    for place, arm in enumerate(ranked):
+        if place >= most and not arm.endswith(", plain"):
+            continue
+        cells = [
+            f"{_percent(case[arm]['leave_one_out'])} / {_percent(case[arm]['test'])}"
+            for case in cases.values()
+        ]
+        cells.append(f"{_percent(mean(arm, 'leave_one_out'))} / {_percent(mean(arm, 'test'))}")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _against_best(tests: dict[str, dict[str, float]]) -> str:
+    """Give the smallest difference and its p."""
+    name = min(tests, key=lambda one: tests[one]["difference"])
+    test = tests[name]
+    return f"{100 * test['difference']:+.1f} ({name}, p = {test['p']:.2g})"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _title(case: str) -> str:
+    data, _, pooling = case.partition("-")
+    return f"{TITLES[data]}, {pooling or 'Whisper-tiny'}"
