@@ -100,7 +100,7 @@ def decide(case: Case, train: np.ndarray, search: TuningSearch) -> tuple[Candida
     stages = Cut(case.extractor, [None] * len(drawn), labels[drawn], numbers[drawn], search)
     stages.case, stages.rows = case, train[drawn]
     outcomes = stages.outcomes(progress=False)
-    place, best = choose(outcomes, stages.specs, search.min_gain)
+    place, best = choose(outcomes, stages.specs, stages.min_gain)
     found = scores(outcomes, stages.specs, best, 0)
     return outcomes[place].candidate, (found[place], found[0], len(found))
 

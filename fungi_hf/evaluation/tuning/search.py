@@ -130,7 +130,8 @@ class TuningSearch:
         n_neighbors: K of the vote.
         max_rows: Training rows used; more are a seeded, stratified draw.
         max_layers: Layers tried, spread evenly and ending with the last; bounds memory.
-        min_gain: A candidate that costs more must gain more than this share of the rows.
+        min_gain: A candidate that costs more must gain more than this share of the rows; 0 where
+            groups are given.
         seed: Of the draw.
     """
 

@@ -35,6 +35,7 @@ class Stages:
 
     Attributes:
         specs: The objectives that candidates name, the activation among them.
+        min_gain: The search's, and 0 where rows come in groups.
         seconds: Stage -> seconds.
     """
 
@@ -52,6 +53,9 @@ class Stages:
         self.specs = search.specs(extractor.config)
         self._activation = next(s.name for s in self.specs if isinstance(s, Activation))
         self._rows: dict[tuple[str, str, str], Float32Array] = {}  # (pooling, layer, block)
+        # The margin guards against rows that resemble each other; groups say which ones do.
+        grouped = len(np.unique(groups)) < len(groups)
+        self.min_gain = 0.0 if grouped else search.min_gain
         self.seconds: dict[str, float] = {}
 
     def outcomes(self, *, progress: bool) -> list[Outcome]:
@@ -62,7 +66,7 @@ class Stages:
         if any(not isinstance(spec, Activation) for spec in self.specs):
             found += self._with_gradients(found, progress=progress)
             start = self._clock("gradients", start)
-        position, _ = choose(found, self.specs, self._search.min_gain)
+        position, _ = choose(found, self.specs, self.min_gain)
         found += self._reduced(found[position].candidate)
         self._clock("reduction", start)
         return found

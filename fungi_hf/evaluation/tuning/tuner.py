@@ -73,7 +73,7 @@ def tune(
     rows = draw_rows(codes, search.max_rows, search.seed)
     stages = Stages(extractor, [items[row] for row in rows], codes[rows], numbers[rows], search)
     outcomes = stages.outcomes(progress=progress)
-    position, best = choose(outcomes, stages.specs, search.min_gain)
+    position, best = choose(outcomes, stages.specs, stages.min_gain)
     start = time.perf_counter()
     tuned = stages.build(outcomes[position].candidate)
     if tuned.config.needs_fit:
