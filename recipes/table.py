@@ -1,4 +1,4 @@
-"""Build the tables of README.md and docs/ablations.md from recipes/results.
+"""Build the tables of README.md, docs/ablations.md and docs/tuning.md from recipes/results.
 
 python -m recipes.table [--check]
 """
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     found = results()
-    for path in (ROOT / "README.md", ROOT / "docs" / "ablations.md"):
+    for path in (ROOT / "README.md", ROOT / "docs/ablations.md", ROOT / "docs/tuning.md"):
         text = path.read_text(encoding="utf-8")
         new = rendered(text, found)
         if check and new != text:
