@@ -29,7 +29,7 @@ from fungi_hf.sketches import DenseSketch, make_sketch
 from fungi_hf.taps import TappedGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -228,7 +228,7 @@ class VariantExtractor:
 
     def _groups(
         self, items: list[Any], *, activations: bool, progress: bool
-    ) -> Iterator[tuple[TappedGroup, Tensor]]:
+    ) -> Generator[tuple[TappedGroup, Tensor]]:
         """Give groups and the places of their samples among the items."""
         plan = Plan(
             encoder=self._encoder,

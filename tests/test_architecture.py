@@ -13,7 +13,7 @@ CORE = {"errors", "types"}
 BASE = CORE | {"config", "specs", "seeding"}
 # What feeds the extractor; these rooms may know each other where the table below says so.
 ENGINE = {"layers", "gradients", "sketches", "features", "reduction", "factors", "batching",
-          "engine", "finishing", "state", "buffering", "late", "training"}  # fmt: skip
+          "engine", "taps", "finishing", "state", "buffering", "late", "training"}  # fmt: skip
 SOURCES = {"views", "objectives", "encoders"}
 BELOW_EXTRACTOR = BASE | ENGINE | SOURCES | {"reading", "hub.store"}
 ALLOWED: dict[str, set[str]] = {
@@ -36,7 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"computation", "hub.sharing", "tuning", "evaluation.tuning", "neighbors.labels"},
     "neighbors": CORE | {"seeding"},
     "icl": CORE | {"neighbors", "seeding"},
-    "evaluation": BASE | {"neighbors", "features", "reduction", "extractor"},
+    "variants": BASE | ENGINE | SOURCES | {"reading", "computation"},
+    "evaluation": BASE
+    | {"neighbors", "features", "reduction", "layers", "computation", "variants", "extractor"},
     "evaluation.tuning": BELOW_EXTRACTOR | {"neighbors", "extractor", "evaluation", "tuning"},
     "hub": BELOW_EXTRACTOR | {"extractor", "tuning"},
 }

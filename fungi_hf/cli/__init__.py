@@ -20,6 +20,8 @@ _EXAMPLES = """examples:
   fungi-hf extract sentence-transformers/all-MiniLM-L6-v2 texts.txt --out features.parquet
   fungi-hf fit my-encoder train.jsonl --objective kl --objective simclr --out my-features
   fungi-hf knn my-features --train train.csv --test test.csv --label label
+  fungi-hf evaluate my-features --train train.csv --test test.csv --out results.json
+  fungi-hf report results.json --out report.html
   fungi-hf info my-features
   fungi-hf doctor
 
@@ -29,7 +31,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser with all commands."""
-    from fungi_hf.cli import convert, doctor, extraction, search, sharing, tuning
+    from fungi_hf.cli import convert, doctor, evaluation, extraction, search, sharing, sweep, tuning
     from fungi_hf.icl import commands
 
     parser = argparse.ArgumentParser(
@@ -40,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (extraction, search, tuning, sharing, convert, doctor):
+    for room in (extraction, search, evaluation, tuning, sweep, sharing, convert, doctor):
         room.add_parsers(subparsers)
     commands.add_parser(subparsers)
     return parser

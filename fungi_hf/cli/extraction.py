@@ -38,7 +38,9 @@ def add_parsers(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(extract)
-    extract.add_argument("inputs", help=".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -")
+    extract.add_argument(
+        "inputs", help=".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -"
+    )
     extract.add_argument("--column", help="of a table (default: text)")
     extract.add_argument(
         "--out", help=".parquet, .npy or .safetensors; JSON lines on stdout if left out"
@@ -59,9 +61,13 @@ def add_parsers(subparsers: Any) -> None:
     fit.set_defaults(run=run_fit)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the arguments that name an extractor."""
-    parser.add_argument("model", help="a model or saved extractor: a folder or Hub id")
+    words = "a model or saved extractor: a folder or Hub id"
+    if optional:
+        parser.add_argument("model", nargs="?", help=f"{words}; left out for feature files")
+    else:
+        parser.add_argument("model", help=words)
     parser.add_argument("--config", help="a config: a folder, Hub id or JSON file")
     parser.add_argument(
         "--objective", action="append", help="kl, simclr, activation; may be repeated"

@@ -115,7 +115,11 @@ def _write_parquet(path: Path, features: FungiFeatures, inputs: list[Any]) -> No
     except ImportError as error:
         raise OptionalDependencyError("pyarrow", "datasets") from error
     layout = {name: [part.start, part.stop] for name, part in features.layout.items()}
-    metadata = {"fungi_layout": json.dumps(layout), "fungi_fingerprint": features.fingerprint}
+    metadata = {
+        "fungi_layout": json.dumps(layout),
+        "fungi_fingerprint": features.fingerprint,
+        "fungi_factors": json.dumps(features.factors),
+    }
     values = pa.array(features.array.reshape(-1), type=pa.float32())
     rows = pa.FixedSizeListArray.from_arrays(values, features.array.shape[1])
     table = pa.table({"input": pa.array([str(i) for i in inputs]), "features": rows})

@@ -2,7 +2,7 @@
 
 from fungi_hf.evaluation.clustering import ClusteringProtocol, evaluate_clustering
 from fungi_hf.evaluation.inputs import BlockFeatures
-from fungi_hf.evaluation.knn import KNN_PROTOCOLS, KNNProtocol, evaluate_knn
+from fungi_hf.evaluation.knn import KNN_PROTOCOLS, KNNProtocol, evaluate_knn, knn_protocol
 from fungi_hf.evaluation.linear import LINEAR_PROTOCOLS, LinearProtocol, evaluate_linear
 from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.evaluation.report import build_report, write_report
@@ -33,6 +33,7 @@ __all__ = [
     "evaluate_knn",
     "evaluate_linear",
     "evaluate_retrieval",
+    "knn_protocol",
     "linear_cka",
     "write_report",
 ]

@@ -164,21 +164,26 @@ def check_pair(train: LabelledRows, test: LabelledRows) -> None:
 
 
 def unseen_note(known: LabelArray, judged: LabelArray) -> tuple[str, ...]:
-    """Give a note about test rows whose label no training row has.
-
-    Raises:
-        LabelError: If the labels are of two kinds.
-    """
-    if known.dtype.kind != judged.dtype.kind:
-        raise LabelError(
-            f"train labels are such as {known[0]!r}, test labels such as {judged[0]!r}; "
-            "labels must be of one kind"
-        )
+    """Give a note about test rows whose label no training row has."""
+    check_kinds(known, judged, ("train", "test"))
     unseen = ~np.isin(judged, known)
     if not unseen.any():
         return ()
     names = ", ".join(map(str, np.unique(judged[unseen])[:10]))
     return (f"{int(unseen.sum())} test rows have labels unseen in training, always wrong: {names}",)
+
+
+def check_kinds(first: LabelArray, second: LabelArray, names: tuple[str, str]) -> None:
+    """Refuse integers on one side and strings on the other: no two would ever be equal.
+
+    Raises:
+        LabelError: If the labels are of two kinds.
+    """
+    if len(first) and len(second) and first.dtype.kind != second.dtype.kind:
+        raise LabelError(
+            f"{names[0]} labels are such as {first[0].item()!r}, {names[1]} labels such as "
+            f"{second[0].item()!r}; labels must be of one kind"
+        )
 
 
 def choose_combinations(

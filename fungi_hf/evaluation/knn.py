@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.labels import LabelArray, Labels
 
 _VOTE_ROWS = 4096
+_SHOTS = re.compile(r"-([1-9]\d*)-shot$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ class KNNProtocol:
 
 KNN_PROTOCOLS: Mapping[str, KNNProtocol] = {
     "fungi": KNNProtocol(),
-    # With five rows a class, twenty uniform votes would often be all rows, so all classes tie.
+    # Ours, not the published K = 20: with five rows a class, twenty uniform votes would often be
+    # all rows of a two-class set, so all classes tie.
     "fungi-5-shot": KNNProtocol(
         name="fungi-5-shot", n_neighbors=5, weights="similarity", n_shots=5
     ),
@@ -130,7 +133,7 @@ def evaluate_knn(
         train_labels: N integers or strings, at least two classes.
         test: [Q, F] features of the same layout and fingerprint.
         test_labels: Q labels; those unseen in training count as wrong, which is noted.
-        protocol: A `KNNProtocol`, or the name of one of `KNN_PROTOCOLS`: `paper` is the published
+        protocol: A `KNNProtocol`, or a name that `knn_protocol` knows: `paper` is the published
             rule (Euclidean, K = 20, PCA to 512, ties to the smallest label), its few-shot forms
             take the first rows (vision) or a proportional draw (text).
         combinations: Block names to combine; None takes every combination.
@@ -142,7 +145,7 @@ def evaluate_knn(
     Raises:
         InputError: If there are fewer training rows than neighbours.
     """
-    rule = _protocol(protocol)
+    rule = knn_protocol(protocol)
     known, judged = (
         read_labelled(train, train_labels, "train"),
         read_labelled(test, test_labels, "test"),
@@ -224,9 +227,25 @@ def _votes(
     return Draw(metrics=values, scores=(predicted == judged.labels).astype(float))
 
 
-def _protocol(protocol: KNNProtocol | str) -> KNNProtocol:
+def knn_protocol(protocol: KNNProtocol | str) -> KNNProtocol:
+    """Give a protocol by name.
+
+    Args:
+        protocol: A key of `KNN_PROTOCOLS`, whose 5 shots may be any other number, as in
+            "paper-text-10-shot"; a `KNNProtocol` is given back.
+
+    Returns:
+        The protocol, named as asked.
+
+    Raises:
+        ConfigError: If there is no such protocol.
+    """
     if isinstance(protocol, KNNProtocol):
         return protocol
-    if not isinstance(protocol, str) or protocol not in KNN_PROTOCOLS:
+    shots = _SHOTS.search(protocol) if isinstance(protocol, str) else None
+    known = _SHOTS.sub("-5-shot", protocol) if shots else protocol
+    if not isinstance(known, str) or known not in KNN_PROTOCOLS:
         raise ConfigError(f"unknown kNN protocol {choices(protocol, KNN_PROTOCOLS)}")
-    return KNN_PROTOCOLS[protocol]
+    if not shots:
+        return KNN_PROTOCOLS[known]
+    return replace(KNN_PROTOCOLS[known], name=str(protocol), n_shots=int(shots[1]))

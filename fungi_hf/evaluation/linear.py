@@ -10,6 +10,7 @@ import numpy as np
 
 from fungi_hf.errors import ConfigError, OptionalDependencyError, choices
 from fungi_hf.evaluation.inputs import (
+    check_kinds,
     check_pair,
     choose_combinations,
     expect,
@@ -53,7 +54,8 @@ class LinearProtocol:
         prefixes_only: Evaluate only the leading blocks 1, 1-2, 1-3, ... where no combinations are
             named, as published.
         pca: As for `KNNProtocol`.
-        seed: Of the validation split.
+        seed: Of the first validation split; the next ones count on.
+        n_seeds: Validation splits, for the spread; one where a validation set is given.
     """
 
     name: str = "fungi"
@@ -65,6 +67,7 @@ class LinearProtocol:
     prefixes_only: bool = False
     pca: int | None = None
     seed: int = 42
+    n_seeds: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -74,6 +77,8 @@ class LinearProtocol:
         """
         expect(self.strengths, tuple, "strengths")
         check_count(self.max_iterations, "max_iterations", 1, None)
+        check_count(self.seed, "seed", 0, None)
+        check_count(self.n_seeds, "n_seeds", 1, None)
         if self.pca is not None:
             check_count(self.pca, "pca", 1, None)
         if not self.strengths or min(self.strengths) <= 0:
@@ -129,23 +134,35 @@ def evaluate_linear(
     check_pair(known, judged)
     encode_labels(known.labels, "train labels")
     notes = unseen_note(known.labels, judged.labels)
-    if validation is None:
-        kept, held = split_validation(known.labels, rule.validation_share, rule.seed)
-        fitted, chooser = known.subset(kept), known.subset(held)
-        encode_labels(fitted.labels, "train labels")
-    else:
-        fitted, chooser = known, read_labelled(*validation, "validation")
-        check_pair(known, chooser)
-        unseen_note(known.labels, chooser.labels)
+    splits = _splits(known, validation, rule)
     wanted = choose_combinations(known.layout, combinations)
     if combinations is None and rule.prefixes_only:
         names = tuple(known.layout)
         wanted = [names[: size + 1] for size in range(len(names))]
-    draws = {some: [_probe(some, (fitted, chooser, known, judged), rule)] for some in wanted}
-    context = Context(
-        task="linear", protocol=rule.name, settings=rule, seeds=[rule.seed], notes=notes
-    )
+    draws = {
+        some: [_probe(some, (*split, known, judged), rule) for split in splits] for some in wanted
+    }
+    seeds = [rule.seed + place for place in range(len(splits))]
+    context = Context(task="linear", protocol=rule.name, settings=rule, seeds=seeds, notes=notes)
     return summarise(context, draws, judged)
+
+
+def _splits(
+    known: LabelledRows, validation: tuple[FeatureInput, Labels] | None, rule: LinearProtocol
+) -> list[tuple[LabelledRows, LabelledRows]]:
+    """Give pairs of rows to fit on and rows to choose the strength by."""
+    if validation is not None:
+        chooser = read_labelled(*validation, "validation")
+        check_pair(known, chooser)
+        check_kinds(known.labels, chooser.labels, ("train", "validation"))
+        return [(known, chooser)]
+    pairs = []
+    for place in range(rule.n_seeds):
+        kept, held = split_validation(known.labels, rule.validation_share, rule.seed + place)
+        fitted = known.subset(kept)
+        encode_labels(fitted.labels, "train labels")
+        pairs.append((fitted, known.subset(held)))
+    return pairs
 
 
 def _probe(

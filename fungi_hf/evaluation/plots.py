@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_BARS = 40
+_UP, _DOWN, _GREY = "#1b7837", "#b2182b", "#7a8594"
+# Okabe and Ito's palette, told apart by colour-blind readers as well.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
@@ -47,12 +50,13 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
     return figure
 
 
-def class_bars(changes: Mapping[str, float], *, title: str = "") -> Figure:
-    """Draw the change of each class's recall, in points; the largest 40 by size.
+def class_bars(changes: Mapping[str, float], *, title: str = "", most: int = _MOST_BARS) -> Figure:
+    """Draw the change of each class's recall, in points; the largest by size.
 
     Args:
         changes: Class -> difference of shares.
         title: Above the bars.
+        most: Bars to draw.
 
     Returns:
         A figure.
@@ -62,11 +66,11 @@ def class_bars(changes: Mapping[str, float], *, title: str = "") -> Figure:
     """
     if not changes:
         raise InputError("changes are empty; at least one class is needed")
-    kept = sorted(changes, key=lambda name: -abs(changes[name]))[:_MOST_BARS]
+    kept = sorted(changes, key=lambda name: -abs(changes[name]))[:most]
     kept.sort(key=lambda name: changes[name])
     points = [100 * changes[name] for name in kept]
     figure, axes = _figure(5.5, 1 + 0.2 * len(kept))
-    colours = ["#1b7837" if value >= 0 else "#b2182b" for value in points]
+    colours = [_UP if value >= 0 else _DOWN for value in points]
     axes.barh(range(len(kept)), points, color=colours)
     axes.set_yticks(range(len(kept)), kept, fontsize=7)
     axes.axvline(0, color="black", linewidth=0.8)
@@ -76,8 +80,41 @@ def class_bars(changes: Mapping[str, float], *, title: str = "") -> Figure:
     return figure
 
 
+def difference_intervals(differences: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw differences to a baseline with their intervals, in points.
+
+    Args:
+        differences: Name -> `difference`, `low` and `high`, as shares.
+
+    Returns:
+        A figure.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if not differences:
+        raise InputError("differences are empty; at least one comparison is needed")
+    figure, axes = _figure(6.4, 0.9 + 0.3 * len(differences))
+    for place, one in enumerate(differences.values()):
+        points = [100 * one[key] for key in ("low", "difference", "high")]
+        settled = points[0] > 0 or points[2] < 0
+        colour = _GREY if not settled else _UP if points[1] > 0 else _DOWN
+        axes.plot([points[0], points[2]], [place, place], color=colour, linewidth=2)
+        axes.plot([points[1]], [place], "o", color=colour, markersize=6)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.invert_yaxis()
+    axes.set_xlabel("difference, points")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
 def layer_curves(
-    curves: Mapping[str, Sequence[float]], layers: Sequence[str | int], *, metric: str = "accuracy"
+    curves: Mapping[str, Sequence[float]],
+    layers: Sequence[str | int],
+    *,
+    metric: str = "accuracy",
+    baseline: float | None = None,
 ) -> Figure:
     """Draw one line a curve over the layers.
 
@@ -85,6 +122,7 @@ def layer_curves(
         curves: Name -> one value a layer; NaN leaves a gap.
         layers: Their names, in order.
         metric: The axis' label.
+        baseline: Drawn as a dashed line.
 
     Returns:
         A figure.
@@ -92,28 +130,68 @@ def layer_curves(
     Raises:
         ShapeError: If a curve does not have one value a layer.
     """
-    figure, axes = _figure(6, 3.6)
-    for name, values in curves.items():
+    figure, axes = _figure(6.4, 3.8)
+    for place, (name, values) in enumerate(curves.items()):
         if len(values) != len(layers):
             raise ShapeError(f"curve {name!r} has {len(values)} values for {len(layers)} layers")
-        axes.plot(range(len(layers)), values, marker="o", markersize=3, label=name)
-    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers], rotation=35, ha="right")
-    axes.set_xlabel("layer")
-    axes.set_ylabel(metric)
-    axes.grid(alpha=0.3)
-    if curves:
-        axes.legend(fontsize=8)
+        _curve(axes, range(len(layers)), values, name, place)
+    longest = max((len(str(layer)) for layer in layers), default=0)
+    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    if longest > 4:
+        axes.tick_params(axis="x", labelrotation=35)
+    axes.set_xlabel("layer" if longest > 4 else "block")
+    _decorate(axes, metric, baseline, legend=bool(curves))
+    return figure
+
+
+def value_curves(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    baseline: float | None = None,
+) -> Figure:
+    """Draw one line a curve over the values of an option, on a logarithmic axis.
+
+    Args:
+        curves: Name -> (value above 0, height) points.
+        x: The horizontal axis' label.
+        y: The vertical axis' label.
+        baseline: Drawn as a dashed line.
+
+    Returns:
+        A figure.
+
+    Raises:
+        InputError: If there are no points.
+    """
+    if not any(curves.values()):
+        raise InputError("curves are empty; at least one point is needed")
+    figure, axes = _figure(6.4, 3.8)
+    for place, (name, points) in enumerate(curves.items()):
+        ordered = sorted(points)
+        _curve(axes, [a for a, _ in ordered], [b for _, b in ordered], name, place)
+    values = sorted({a for points in curves.values() for a, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    axes.set_xlabel(x)
+    _decorate(axes, y, baseline, legend=True)
     return figure
 
 
 def accuracy_against_cost(
-    points: Mapping[str, tuple[float, float]], *, cost: str = "time, x plain forward"
+    points: Mapping[str, tuple[float, float]],
+    *,
+    cost: str = "time, x plain forward",
+    metric: str = "accuracy",
 ) -> Figure:
-    """Draw one named point a variant.
+    """Draw one named point a variant, and the line of those that no cheaper one beats.
 
     Args:
         points: Name -> (cost, accuracy).
-        cost: The axis' label.
+        cost: The horizontal axis' label.
+        metric: The vertical axis' label.
 
     Returns:
         A figure.
@@ -123,15 +201,37 @@ def accuracy_against_cost(
     """
     if not points:
         raise InputError("points are empty; at least one variant is needed")
-    figure, axes = _figure(6, 3.6)
-    for name, (x, y) in points.items():
-        axes.scatter([x], [y], s=24)
-        axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    figure, axes = _figure(6.4, 3.8)
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points.values(), key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    axes.plot(*zip(*front, strict=True), color=_GREY, linewidth=1, linestyle="--", zorder=1)
+    for place, (name, (x, y)) in enumerate(points.items()):
+        axes.scatter([x], [y], s=30, color=_colour(place), zorder=2)
+        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel(cost)
-    axes.set_ylabel("accuracy")
-    axes.margins(0.15)
-    axes.grid(alpha=0.3)
+    axes.margins(0.18)
+    _decorate(axes, metric, None, legend=False)
     return figure
+
+
+def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, place: int) -> None:
+    style = ("-", "--", ":")[place // len(_COLOURS) % 3]
+    axes.plot(x, y, marker="o", markersize=3.5, label=name, color=_colour(place), linestyle=style)
+
+
+def _decorate(axes: Axes, y: str, baseline: float | None, *, legend: bool) -> None:
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    if baseline is not None:
+        axes.axhline(baseline, color="black", linestyle="--", linewidth=1)
+    if legend:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def _colour(place: int) -> str:
+    return _COLOURS[place % len(_COLOURS)]
 
 
 def render(figure: Figure, kind: str = "svg") -> bytes:
@@ -158,4 +258,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
         raise OptionalDependencyError("matplotlib", "evaluation") from None
     figure = Figure(figsize=(width, height), layout="tight")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes

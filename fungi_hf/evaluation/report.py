@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fungi_hf.errors import InputError, StorageError
-from fungi_hf.evaluation import plots
+from fungi_hf.evaluation import page, plots
+from fungi_hf.evaluation.documents import EvaluationDocument
 from fungi_hf.evaluation.inputs import expect
 from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.evaluation.summary import change_per_class
+from fungi_hf.evaluation.sweep_figures import sweep_figures
+from fungi_hf.evaluation.tables import (
+    best_of,
+    group_results,
+    main_metric,
+    result_table,
+    sweep_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
+    from fungi_hf.evaluation.sweep_records import SweepResult
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
-th, td { border-bottom: 1px solid #8886; padding: .25rem .6rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; }
-tr.best td { font-weight: 600; } .note { color: #777; font-size: .8rem; overflow-wrap: anywhere; }
-img { background: white; height: auto; max-width: 100%; }
-"""
+_TASKS = {"knn": "k-nearest neighbours", "linear": "Linear probe", "clustering": "Clustering"}
+_LEVEL = 0.05
+_BARS = 20  # of classes, beside a figure of the combinations
 
 
 def build_report(
@@ -37,11 +38,11 @@ def build_report(
     title: str = "FUNGI evaluation",
     figures: Mapping[str, Figure] | None = None,
 ) -> str:
-    """Give the page.
+    """Give the page of some records.
 
     Args:
-        results: Records of any tasks and protocols; each pair of these gets a table, and a figure
-            of the per-class change of its best combination against the baseline.
+        results: Records of any tasks and protocols; each pair of these gets a table, and figures
+            of the differences to the baseline and of the per-class change.
         title: Of the page.
         figures: Further captions and figures, e.g. from `plots`.
 
@@ -55,23 +56,47 @@ def build_report(
         raise InputError("results are empty; a report needs at least one record")
     for one in results:
         expect(one, EvaluationResult, "a result")
-    groups: dict[tuple[str, str], list[EvaluationResult]] = {}
-    for result in results:
-        groups.setdefault((result.task, result.protocol), []).append(result)
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for (task, protocol), group in groups.items():
-        parts.append(f"<h2>{html.escape(task)}, protocol {html.escape(protocol)}</h2>")
-        parts += [_table(group), _class_figure(group), _provenance(group)]
-    for caption, figure in (figures or {}).items():
-        parts += [f"<h2>{html.escape(caption)}</h2>", _image(figure, caption)]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document_report(EvaluationDocument(results=tuple(results)), title=title, figures=figures)
+
+
+def document_report(
+    document: EvaluationDocument,
+    *,
+    title: str = "FUNGI evaluation",
+    figures: Mapping[str, Figure] | None = None,
+) -> str:
+    """Give the page of a document: its records, block similarities, costs and sweeps.
+
+    Args:
+        document: See `EvaluationDocument`.
+        title: Of the page.
+        figures: As for `build_report`.
+
+    Returns:
+        As `build_report`.
+
+    Raises:
+        InputError: If the document holds neither records nor sweeps.
+    """
+    if not document.results and not document.sweeps:
+        raise InputError("the evaluation holds no results; a report needs at least one")
+    sources = {one.fingerprint for one in document.results}
+    sections = [
+        (_heading(group[0], several=len(sources) > 1), _section(group))
+        for group in group_results(document.results)
+    ]
+    sections += [(f"Sweep: {sweep.kind}", _sweep(sweep)) for sweep in document.sweeps]
+    names, values = document.similarity
+    if len(names) > 1:
+        drawn = plots.cka_heat_map(list(names), values)
+        words = "Linear CKA between the blocks of the test rows: 1 is the same geometry."
+        sections.append(("Similarity of blocks", page.figures([(plots.render(drawn), words)])))
+    if document.costs and document.results:
+        sections.append(("Accuracy against cost", _costs(document)))
+    for caption, drawn in (figures or {}).items():
+        sections.append((caption, page.figures([(plots.render(drawn), caption)])))
+    facts = [f"{name}: {fact}" for name, fact in document.source.items()]
+    return page.page(title, ", ".join(facts), sections)
 
 
 def write_report(
@@ -88,90 +113,125 @@ def write_report(
         results: See `build_report`.
         title: See `build_report`.
         figures: See `build_report`.
+    """
+    _write(path, build_report(results, title=title, figures=figures))
+
+
+def write_document_report(
+    path: str | Path, document: EvaluationDocument, *, title: str = "FUNGI evaluation"
+) -> None:
+    """Write what `document_report` gives; the file's folder must exist."""
+    _write(path, document_report(document, title=title))
+
+
+def _write(path: str | Path, text: str) -> None:
+    """Write the page.
 
     Raises:
         StorageError: If the file cannot be written.
     """
-    page = build_report(results, title=title, figures=figures)
     try:
-        Path(path).write_text(page, encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"the report cannot be written to {path}: {error}") from error
 
 
-def _main(result: EvaluationResult) -> str:
-    return "map" if "map" in result.metrics else "accuracy"
+def _heading(one: EvaluationResult, *, several: bool = False) -> str:
+    source = f", features {one.fingerprint}" if several else ""
+    return f"{_TASKS.get(one.task, one.task.capitalize())}, protocol {one.protocol}{source}"
 
 
-def _best(group: Sequence[EvaluationResult]) -> EvaluationResult:
-    return max(group, key=lambda one: one.metrics[_main(one)])
-
-
-def _table(group: Sequence[EvaluationResult]) -> str:
-    names = list(dict.fromkeys(name for one in group for name in one.metrics))
-    compared = any(one.against_baseline for one in group)
-    head = ["features", *names] + (["difference", "95 %", "p"] if compared else [])
-    best = _best(group)
-    rows = []
-    for one in group:
-        cells = [html.escape(one.name), *[_value(one, name) for name in names]]
-        if compared:
-            cells += _comparison(one)
-        mark = ' class="best"' if one is best else ""
-        rows.append(f"<tr{mark}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return (
-        f'<div class="wide"><table><thead><tr>{header}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+def _section(group: Sequence[EvaluationResult]) -> str:
+    head, rows = result_table(group)
+    best = best_of(group)
+    parts = [
+        page.lead(_summary(group)),
+        page.table(
+            head,
+            rows,
+            best=[group.index(best)],
+            signed=[place for place, name in enumerate(head) if name == "difference"],
+        ),
+    ]
+    shown = []
+    compared = [one for one in group if one.against_baseline]
+    if compared:
+        drawn = plots.difference_intervals({one.name: one.against_baseline for one in compared})
+        words = f"Difference to {_baseline(group).name} in points, with its 95 % interval."
+        shown.append((plots.render(drawn), words))
+    if best.against_baseline and len(best.per_class) > 1:
+        words = f"Change per class: {best.name} against {_baseline(group).name}."
+        drawn = plots.class_bars(change_per_class(best, _baseline(group)), most=_BARS)
+        shown.append((plots.render(drawn), words))
+    return "".join(
+        [*parts, page.figures(shown), page.notes(_provenance(group), "Settings and notes")]
     )
 
 
-def _value(one: EvaluationResult, name: str) -> str:
-    if name not in one.metrics:
-        return ""
-    text = f"{100 * one.metrics[name]:.1f}"
-    if name in one.spread:
-        text += f" &plusmn; {100 * one.spread[name]:.1f}"
-    if name in one.intervals:
-        low, high = one.intervals[name]
-        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return text
+def _baseline(group: Sequence[EvaluationResult]) -> EvaluationResult:
+    return next((one for one in group if not one.against_baseline), group[0])
 
 
-def _comparison(one: EvaluationResult) -> list[str]:
-    if not one.against_baseline:
-        return ["baseline", "", ""]
-    values = one.against_baseline
-    ends = f"[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
-    p = values["p"]
-    return [f"{100 * values['difference']:+.1f}", ends, "&lt; 0.0001" if p < 1e-4 else f"{p:.4f}"]
+def _summary(group: Sequence[EvaluationResult]) -> str:
+    """Say what is best, and whether that is more than noise."""
+    best, base = best_of(group), _baseline(group)
+    name = main_metric(base)
+    start = f"{base.name}: {name} {100 * base.metrics[name]:.1f} %."
+    if best is base:
+        return f"{start} No combination is above it."
+    tests = len([one for one in group if one.against_baseline])
+    p = best.against_baseline["p"]
+    against = 100 * best.against_baseline["difference"]
+    verdict = "significant" if p * tests < _LEVEL else "not significant"
+    return (
+        f"{start} Best: {best.name} with {100 * best.metrics[name]:.1f} % ({against:+.1f} points, "
+        f"p = {p:.2g}, {verdict} at 5 % among {tests} comparisons)."
+    )
 
 
-def _class_figure(group: Sequence[EvaluationResult]) -> str:
-    baselines = [one for one in group if not one.against_baseline]
-    best = _best(group)
-    if not baselines or best is baselines[0] or len(best.per_class) < 2:
-        return ""
-    caption = f"{best.name} against {baselines[0].name}"
-    return _image(plots.class_bars(change_per_class(best, baselines[0]), title=caption), caption)
-
-
-def _provenance(group: Sequence[EvaluationResult]) -> str:
+def _provenance(group: Sequence[EvaluationResult]) -> list[str]:
     one = group[0]
     settings = ", ".join(f"{name} = {value}" for name, value in one.settings.items())
-    notes = list(dict.fromkeys(f"{r.name}: {note}" for r in group for note in r.notes))
-    facts = [
-        f"{one.n_train} training and {one.n_test} test rows; values in percent",
+    found = list(dict.fromkeys(f"{r.name}: {note}" for r in group for note in r.notes))
+    return [
+        f"{one.n_train} training and {one.n_test} test rows; values in percent; in brackets 95 % "
+        "bootstrap intervals over test rows, after ± the standard deviation over draws",
         f"settings: {settings}" if settings else "",
         f"seeds: {', '.join(map(str, one.seeds))}" if one.seeds else "",
         f"fingerprint: {one.fingerprint}" if one.fingerprint else "",
-        *notes[:20],
-        f"and {len(notes) - 20} more notes" if len(notes) > 20 else "",
+        *found[:20],
+        f"and {len(found) - 20} more notes" if len(found) > 20 else "",
     ]
-    return "".join(f'<p class="note">{html.escape(fact)}</p>' for fact in facts if fact)
 
 
-def _image(figure: Figure, caption: str) -> str:
-    data = base64.b64encode(plots.render(figure, "svg")).decode("ascii")
-    text = html.escape(caption, quote=True)
-    return f'<p><img alt="{text}" src="data:image/svg+xml;base64,{data}"></p>'
+def _sweep(sweep: SweepResult) -> str:
+    head, rows = sweep_table(sweep)
+    drawn = [(plots.render(one), words) for words, one in sweep_figures(sweep)]
+    scores = [row.get("accuracy") for row in sweep.rows]
+    top = max((float(one) for one in scores if one is not None), default=None)
+    best = [place for place, one in enumerate(scores) if one == top]
+    table = page.table(head, rows, best=best[:1])
+    if len(rows) > 40:
+        table = f"<details><summary>All {len(rows)} rows</summary>{table}</details>\n"
+    shared = [f"{name}: {value}" for name, value in sweep.settings.items()]
+    return "".join(
+        [page.figures(drawn), table, page.notes([*shared, *sweep.notes], "Settings and notes")]
+    )
+
+
+def _costs(document: EvaluationDocument) -> str:
+    group = group_results(document.results)[0]
+    name = main_metric(group[0])
+    points = {
+        one.name: (document.costs[one.name], 100 * one.metrics[name])
+        for one in group
+        if one.name in document.costs
+    }
+    if not points:
+        return page.lead("None of the timed combinations was evaluated.")
+    drawn = plots.accuracy_against_cost(points, metric=f"{name}, %")
+    words = (
+        f"{_heading(group[0])}; extraction time over that of the embedding alone, measured "
+        "alternately on one machine."
+    )
+    return page.figures([(plots.render(drawn), words)])

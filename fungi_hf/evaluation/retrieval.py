@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from fungi_hf.errors import ConfigError, InputError, ShapeError, choices
-from fungi_hf.evaluation.inputs import LabelledRows, choose_combinations, expect, read_blocks
+from fungi_hf.evaluation.inputs import (
+    LabelledRows,
+    check_kinds,
+    choose_combinations,
+    expect,
+    read_blocks,
+)
 from fungi_hf.evaluation.projection import project
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors import ExactIndex
@@ -58,6 +64,7 @@ class Relevance:
             read_labels(query_labels, "query labels"),
             read_labels(pool_labels, "pool labels"),
         )
+        check_kinds(pool, queries, ("pool", "query"))
         rows = {label: np.flatnonzero(pool == label).tolist() for label in np.unique(queries)}
         gains = [
             {row: 1.0 for row in rows[label] if not (same_rows and row == query)}

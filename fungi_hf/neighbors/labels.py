@@ -72,7 +72,7 @@ def encode_labels(
     classes: LabelArray
     classes, codes = np.unique(array, return_inverse=True)  # type: ignore[assignment]
     if len(classes) < 2:
-        held = f"only the class {classes[0]!r}" if len(classes) else "no labels"
+        held = f"only the class {classes[0].item()!r}" if len(classes) else "no labels"
         raise LabelError(f"{name} has {held}; at least 2 classes are needed")
     return classes, codes.astype(np.int64)
 

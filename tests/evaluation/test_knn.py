@@ -21,7 +21,15 @@ from fungi_hf.errors import (
     ShapeError,
     StateError,
 )
-from fungi_hf.evaluation import EvaluationResult, KNNProtocol, change_per_class, evaluate_knn, grams
+from fungi_hf.evaluation import (
+    KNN_PROTOCOLS,
+    EvaluationResult,
+    KNNProtocol,
+    change_per_class,
+    evaluate_knn,
+    grams,
+    knn_protocol,
+)
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations
 from fungi_hf.evaluation.sampling import draw_shots
@@ -159,6 +167,41 @@ def test_published_few_shot_protocols_shrink_k_and_say_so(protocol):
     assert one.n_train == 10
     assert "n_neighbors 20 -> 10: all rows" in one.notes
     assert one.seeds == (42,)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "n_shots"), [("paper-text-5-shot", 5), ("paper-text-9-shot", 9)]
+)
+def test_published_few_shot_text_is_scikit_learn_throughout(protocol, n_shots):
+    train, y = labelled(300, WIDTHS, noise=1.5)
+    test, truth = labelled(90, WIDTHS, seed=1, noise=1.5)
+    y = np.where(np.arange(300) % 3 == 0, 0, y)  # uneven classes: the draw is proportional
+    splitter = StratifiedShuffleSplit(n_splits=1, train_size=4 * n_shots, random_state=42)
+    rows = np.sort(next(splitter.split(np.zeros((300, 1)), y))[0])
+    for one in evaluate_knn(train, y, test, truth, protocol=protocol):
+        columns = np.concatenate([np.arange(15)[train.layout[name]] for name in one.blocks])
+        model = KNeighborsClassifier(20).fit(train.array[rows][:, columns], y[rows])
+        assert one.metrics["accuracy"] == pytest.approx(model.score(test.array[:, columns], truth))
+        assert (one.n_train, one.protocol) == (4 * n_shots, protocol)
+
+
+def test_published_few_shot_vision_is_the_first_rows_of_each_class():
+    train, y = labelled(300, WIDTHS, noise=1.5)
+    test, truth = labelled(90, WIDTHS, seed=1, noise=1.5)
+    rows = np.sort(np.concatenate([np.flatnonzero(y == label)[:6] for label in range(4)]))
+    for one in evaluate_knn(train, y, test, truth, protocol="paper-vision-6-shot"):
+        columns = np.concatenate([np.arange(15)[train.layout[name]] for name in one.blocks])
+        model = KNeighborsClassifier(20).fit(train.array[rows][:, columns], y[rows])
+        assert one.metrics["accuracy"] == pytest.approx(model.score(test.array[:, columns], truth))
+
+
+def test_protocols_are_named_with_any_number_of_shots():
+    assert knn_protocol("paper") is KNN_PROTOCOLS["paper"]
+    ten = knn_protocol("fungi-10-shot")
+    assert ten == replace(KNN_PROTOCOLS["fungi-5-shot"], name="fungi-10-shot", n_shots=10)
+    for name in ("fungi-0-shot", "fungi-x-shot", "paper-5-shot", "5-shot", "", None):
+        with pytest.raises(ConfigError, match="unknown kNN protocol"):
+            knn_protocol(name)
 
 
 def test_records_compare_with_the_embedding_and_survive_json():

@@ -50,6 +50,25 @@ def test_a_given_validation_set_is_used_and_not_trained_on():
     assert result.n_train == 100
 
 
+def test_several_seeds_hold_out_different_rows():
+    train, y = labelled(150, WIDTHS, noise=2.5)
+    test, truth = labelled(60, WIDTHS, seed=1, noise=2.5)
+    rule = LinearProtocol(strengths=(1e-3, 1.0), n_seeds=3, seed=5)
+    one = evaluate_linear(train, y, test, truth, protocol=rule, combinations=[["kl"]])[0]
+    assert one.seeds == (5, 6, 7)
+    assert one.scores.shape == (3, 60)
+    alone = [
+        evaluate_linear(
+            train, y, test, truth, protocol=LinearProtocol(strengths=(1e-3, 1.0), seed=seed),
+            combinations=[["kl"]],
+        )[0].metrics["validation_accuracy"]
+        for seed in one.seeds
+    ]  # fmt: skip
+    assert len(set(alone)) > 1
+    assert one.metrics["validation_accuracy"] == pytest.approx(np.mean(alone))
+    assert one.spread["validation_accuracy"] == pytest.approx(np.std(alone, ddof=1))
+
+
 def test_the_published_rule_takes_prefixes_without_an_intercept():
     train, y = labelled(100, {**WIDTHS, "simclr": 3})
     results = evaluate_linear(

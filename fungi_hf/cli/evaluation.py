@@ -1,0 +1,290 @@
+"""`fungi-hf evaluate` and `fungi-hf report`: what features are worth, as table, JSON and page."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fungi_hf.cli.extraction import add_model
+from fungi_hf.cli.labelled import add_label_files, add_sets, extract_sets, read_set
+from fungi_hf.cli.rows import read_table
+from fungi_hf.errors import ConfigError, InputError, choices
+
+if TYPE_CHECKING:
+    from fungi_hf.cli.labelled import LabelledSet
+    from fungi_hf.evaluation import EvaluationResult
+    from fungi_hf.extractor import FungiExtractor
+
+TASKS = ("knn", "linear", "clustering", "retrieval")
+_EVALUATE = """examples:
+  fungi-hf evaluate my-features --train train.csv --test test.csv --out results.json
+  fungi-hf evaluate my-encoder --objective kl --objective simclr --train train.parquet \\
+      --test test.parquet --task all --cost 200 --out results.json
+  fungi-hf evaluate --train train.safetensors --train-labels train.csv \\
+      --test test.safetensors --test-labels test.csv --protocol paper --protocol paper-text-5-shot
+  fungi-hf report results.json --out report.html
+
+Protocols of knn: fungi (cosine, 20 neighbours), fungi-N-shot (N random rows a class, 5 draws, 5
+neighbours weighted by similarity); as published: paper (Euclidean, 20 neighbours, PCA to 512),
+paper-text-N-shot (a proportional draw), paper-vision-N-shot (the first N rows of each class).
+Of linear: fungi, paper. Of retrieval: fungi, paper-landmarks. Of clustering: fungi.
+Retrieval ranks the training rows for each test row; clustering takes the test rows.
+
+A table is printed, or JSON with --json; --out keeps the JSON for `fungi-hf report`.
+"""
+_REPORT = """examples:
+  fungi-hf report results.json --out report.html
+  fungi-hf report results.json layers.json --title "Banking-77, MiniLM" --out report.html
+
+The page needs no network and no scripts.
+"""
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add both commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    words = "accuracy of the embedding, every block and every combination"
+    parser = subparsers.add_parser("evaluate", help=words, epilog=_EVALUATE, formatter_class=raw)
+    add_model(parser, optional=True)
+    add_sets(parser)
+    add_label_files(parser)
+    parser.add_argument(
+        "--task", action="append", choices=[*TASKS, "all"], help="default: knn; may be repeated"
+    )
+    parser.add_argument(
+        "--protocol", action="append", help="default: fungi and, for knn, fungi-5-shot"
+    )
+    parser.add_argument("--shots", type=int, action="append", help="the same as fungi-N-shot")
+    parser.add_argument("--combination", action="append", help="e.g. embedding+kl; default: all")
+    parser.add_argument("-k", type=int, help="neighbours, in place of the protocol's")
+    parser.add_argument("--draws", type=int, help="few-shot draws, in place of the protocol's")
+    parser.add_argument("--seed", type=int, help="of draws, splits and clusterings (default: 42)")
+    parser.add_argument("--judgements", help=".jsonl of what each test row should find")
+    parser.add_argument("--cost", type=int, help="time the extraction on this many test inputs")
+    parser.add_argument("--json", action="store_true", help="JSON on stdout in place of the table")
+    parser.add_argument("--out", help="write the JSON here as well")
+    parser.set_defaults(run=run_evaluate)
+    words = "one HTML page of results: tables and figures"
+    report = subparsers.add_parser("report", help=words, epilog=_REPORT, formatter_class=raw)
+    report.add_argument("results", nargs="+", help="JSON files of `evaluate` or `sweep`")
+    report.add_argument("--out", required=True, help="the .html file to write")
+    report.add_argument("--title", default="FUNGI evaluation", help="of the page")
+    report.set_defaults(run=run_report)
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Evaluate and print.
+
+    Raises:
+        ConfigError: If arguments contradict each other.
+    """
+    from fungi_hf.evaluation import block_cka
+    from fungi_hf.evaluation.documents import EvaluationDocument, write_document
+    from fungi_hf.evaluation.tables import group_results, render_text, result_table
+
+    plan = _plan(options)
+    if options.cost is not None and (options.model is None or options.cost < 1):
+        raise ConfigError(f"--cost {options.cost} needs a model, and at least 1 input")
+    train, test = read_set(options, "train"), read_set(options, "test")
+    extractor = None
+    if options.model is not None:
+        train, test, extractor = extract_sets(options, train, test)
+    results = []
+    for task, protocol in plan:
+        start = time.perf_counter()
+        found = _evaluate(task, protocol, train, test, options)
+        results += found
+        sys.stderr.write(
+            f"{task}, {found[0].protocol}: {len(found)} combinations in "
+            f"{time.perf_counter() - start:.1f} s\n"
+        )
+    names, values = block_cka(test.features) if len(test.features) > 1 else ([], np.empty((0, 0)))
+    document = EvaluationDocument(
+        results=tuple(results),
+        similarity=(tuple(names), tuple(map(tuple, values.tolist()))),
+        costs=_costs(options, extractor, test, results),
+        source=_source(options, results),
+    )
+    if options.out is not None:
+        write_document(options.out, document)
+        sys.stderr.write(f"{len(results)} records in {options.out}\n")
+    if options.json:
+        sys.stdout.write(document.to_json() + "\n")
+        return
+    for group in group_results(results):
+        one = group[0]
+        sys.stdout.write(
+            f"{one.task}, protocol {one.protocol}: {one.n_train} training and {one.n_test} test "
+            f"rows, percent\n{render_text(result_table(group))}\n"
+        )
+        for note in dict.fromkeys(note for one in group for note in one.notes):
+            sys.stdout.write(f"note: {note}\n")
+        sys.stdout.write("\n")
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """Write the page."""
+    from fungi_hf.evaluation.documents import read_documents
+    from fungi_hf.evaluation.report import write_document_report
+
+    document = read_documents(options.results)
+    write_document_report(options.out, document, title=options.title)
+    sys.stderr.write(f"report in {options.out}\n")
+
+
+def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Give (task, protocol) pairs; a task that knows none of the named protocols takes `fungi`.
+
+    Raises:
+        ConfigError: If a protocol belongs to none of the tasks.
+    """
+    asked = options.task or ["knn"]
+    tasks = list(TASKS) if "all" in asked else list(dict.fromkeys(asked))
+    named = [*(options.protocol or []), *[f"fungi-{n}-shot" for n in options.shots or []]]
+    usual = ["fungi", "fungi-5-shot"] if "knn" in tasks else ["fungi"]
+    names = list(dict.fromkeys(named or usual))
+    found = {(task, name): _protocol(task, name) for task in tasks for name in names}
+    for name in names:
+        if all(found[task, name] is None for task in tasks):
+            allowed = {one for task in tasks for one in _protocols(task)}
+            raise ConfigError(f"unknown protocol of {', '.join(tasks)}: {choices(name, allowed)}")
+    plan = []
+    for task in tasks:
+        own = [found[task, name] for name in names if found[task, name] is not None]
+        plan += [(task, _changed(one, options)) for one in own or [_protocol(task, "fungi")]]
+    return plan
+
+
+def _protocols(task: str) -> dict[str, Any]:
+    from fungi_hf import evaluation
+
+    known: dict[str, dict[str, Any]] = {
+        "knn": dict(evaluation.KNN_PROTOCOLS),
+        "linear": dict(evaluation.LINEAR_PROTOCOLS),
+        "retrieval": dict(evaluation.RETRIEVAL_PROTOCOLS),
+        "clustering": {"fungi": evaluation.ClusteringProtocol()},
+    }
+    return known[task]
+
+
+def _protocol(task: str, name: str) -> Any:
+    """Give a task's protocol of that name, None if it has none."""
+    from fungi_hf.evaluation import knn_protocol
+
+    if task != "knn":
+        return _protocols(task).get(name)
+    try:
+        return knn_protocol(name)
+    except ConfigError:
+        return None
+
+
+def _changed(protocol: Any, options: argparse.Namespace) -> Any:
+    fields = {field.name for field in dataclasses.fields(protocol)}
+    wanted = {"n_neighbors": options.k, "n_draws": options.draws, "seed": options.seed}
+    changes = {n: v for n, v in wanted.items() if v is not None and n in fields}
+    if getattr(protocol, "sampling", "") == "first" or getattr(protocol, "n_shots", 1) is None:
+        changes.pop("n_draws", None)  # there is one such training set
+    return dataclasses.replace(protocol, **changes)
+
+
+def _evaluate(
+    task: str, protocol: Any, train: LabelledSet, test: LabelledSet, options: argparse.Namespace
+) -> list[EvaluationResult]:
+    """Run one task.
+
+    Raises:
+        InputError: If labels are missing.
+    """
+    from fungi_hf import evaluation
+
+    combinations = [text.split("+") for text in options.combination or []] or None
+    if task == "retrieval":
+        relevance = _relevance(train, test, options)
+        return evaluation.evaluate_retrieval(
+            train.features, test.features, relevance, protocol=protocol, combinations=combinations
+        )
+    known, judged = _labels(train, "train"), _labels(test, "test")
+    if task == "clustering":
+        return evaluation.evaluate_clustering(
+            test.features, judged, protocol=protocol, combinations=combinations
+        )
+    run = evaluation.evaluate_knn if task == "knn" else evaluation.evaluate_linear
+    return run(
+        train.features, known, test.features, judged, protocol=protocol, combinations=combinations
+    )
+
+
+def _labels(one: LabelledSet, side: str) -> list[Any]:
+    """Give the labels.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if one.labels is None:
+        raise InputError(f"--{side}-labels is needed: the file of features has no labels")
+    return one.labels
+
+
+def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespace) -> Any:
+    """Read the judgements, or judge by label.
+
+    Raises:
+        InputError: If a line is not a judgement.
+    """
+    from fungi_hf.evaluation import Relevance
+
+    if options.judgements is None:
+        return Relevance.same_label(_labels(test, "test"), _labels(train, "train"))
+    gains: list[dict[int, float]] = []
+    junk: list[list[int]] = []
+    for number, line in enumerate(read_table(options.judgements)):
+        relevant: Any = line.get("relevant")
+        ignored = line.get("junk", [])
+        try:
+            if isinstance(relevant, dict):
+                gains.append({int(row): float(gain) for row, gain in relevant.items()})
+            else:
+                gains.append(dict.fromkeys(map(int, relevant), 1.0))
+            junk.append([int(row) for row in ignored])
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{options.judgements}: line {number + 1} is {json.dumps(line)[:80]}; it must be "
+                '{"relevant": [rows] or {"row": gain}, "junk": [rows]}, rows of the training set'
+            ) from None
+    return Relevance(gains=gains, junk=junk)
+
+
+def _costs(
+    options: argparse.Namespace,
+    extractor: FungiExtractor | None,
+    test: LabelledSet,
+    results: list[EvaluationResult],
+) -> dict[str, float]:
+    if options.cost is None or extractor is None:
+        return {}
+    from fungi_hf.evaluation.cost import extraction_costs
+
+    known = {"embedding", *(spec.name for spec in extractor.config.objectives)}
+    blocks = list(dict.fromkeys(one.blocks for one in results if known.issuperset(one.blocks)))
+    step = max(1, len(test.inputs) // options.cost)
+    return extraction_costs(extractor, test.inputs[::step][: options.cost], blocks)
+
+
+def _source(options: argparse.Namespace, results: list[EvaluationResult]) -> dict[str, Any]:
+    from fungi_hf import __version__
+
+    facts = {
+        "model": options.model,
+        "train": options.train,
+        "test": options.test,
+        "fingerprint": results[0].fingerprint,
+        "fungi_hf": __version__,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}

@@ -1,0 +1,136 @@
+"""`fungi-hf sweep`: accuracy over layers, sketches, or one option of an objective."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from fungi_hf.cli.extraction import add_model, load
+from fungi_hf.cli.labelled import add_sets, read_set
+from fungi_hf.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from fungi_hf.evaluation.sweep_records import SweepResult
+    from fungi_hf.evaluation.sweeps import SweepData
+    from fungi_hf.extractor import FungiExtractor
+
+FIELDS = {
+    "views": ("n_views", (2, 4, 8, 12)),
+    "temperature": ("temperature", (0.03, 0.07, 0.2, 1.0, 15.0)),
+    "head-width": ("latent_dim", (64, 128, 256, 512, 768)),
+    "negatives": ("n_negatives", (16, 64, 256, 1024)),
+}
+_SWEEP = """examples:
+  fungi-hf sweep layers my-encoder --train train.csv --test test.csv --out layers.json
+  fungi-hf sweep sketches my-encoder --train train.csv --test test.csv --values 192 384 --out s.csv
+  fungi-hf sweep views my-encoder --objective simclr --train train.csv --test test.csv
+  fungi-hf sweep temperature my-encoder --objective kl --values 1 15 50 \\
+      --train train.csv --test test.csv --train-rows 2000 --test-rows 600
+  fungi-hf report layers.json --out report.html
+
+layers: the gradient at every Linear layer of every block, and its input, from few passes.
+sketches: kind x width x rank against the exact kernel; --values are widths.
+views, temperature, head-width, negatives: one option of one objective.
+
+The rows are judged on the test set, so they tell what matters; choose on training data
+(`--test` may name held-out training rows).
+"""
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "sweep",
+        help="accuracy over layers, sketches or an objective's options",
+        epilog=_SWEEP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=["layers", "sketches", *FIELDS], help="what to vary")
+    add_model(parser)
+    add_sets(parser)
+    parser.add_argument("--values", nargs="+", type=float, help="to try; each sweep has its own")
+    parser.add_argument("--layer", action="append", help="only this dotted path; may be repeated")
+    parser.add_argument(
+        "--sketch", action="append", help="khatri_rao, rademacher, gaussian, sparse"
+    )
+    parser.add_argument("--rank", type=int, action="append", help="of Khatri-Rao sketches")
+    parser.add_argument("--sketch-seeds", type=int, default=3, help="sketches drawn (default: 3)")
+    parser.add_argument("--block", help="the objective whose option varies (default: the first)")
+    parser.add_argument("--protocol", default="fungi", help="of the kNN (default: fungi)")
+    parser.add_argument(
+        "--memory-mb", type=int, default=2048, help="of features held at a time (default: 2048)"
+    )
+    parser.add_argument("--out", help="write the rows here: .json or .csv")
+    parser.set_defaults(run=run_sweep)
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    """Sweep, print the table and write it.
+
+    Raises:
+        ConfigError: If an option does not belong to the sweep.
+        StorageError: If the output is of an unknown kind.
+    """
+    from pathlib import Path
+
+    from fungi_hf.evaluation.sweep_records import SUFFIXES
+    from fungi_hf.evaluation.sweeps import SweepData
+    from fungi_hf.evaluation.tables import render_text, sweep_table
+
+    if options.out is not None and Path(options.out).suffix not in SUFFIXES:
+        raise StorageError(f"--out {options.out}: the suffix must be .json or .csv")
+    if options.what == "layers" and options.values:
+        raise ConfigError("a layer sweep has no --values; name layers by --layer")
+    train, test = read_set(options, "train"), read_set(options, "test")
+    data = SweepData(
+        train=train.inputs,
+        train_labels=train.labels or [],
+        test=test.inputs,
+        test_labels=test.labels or [],
+        protocol=options.protocol,
+        progress=True,
+    )
+    found = _sweep(load(options), data, options)
+    if options.out is not None:
+        found.write(options.out)
+        sys.stderr.write(f"{len(found.rows)} rows in {options.out}\n")
+    sys.stdout.write(render_text(sweep_table(found)) + "\n")
+    for note in found.notes:
+        sys.stdout.write(f"note: {note}\n")
+
+
+def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespace) -> SweepResult:
+    from fungi_hf.evaluation.sketch_sweep import KINDS, sweep_sketches
+    from fungi_hf.evaluation.sweeps import sweep_layers, sweep_objective
+
+    if options.what == "layers":
+        return sweep_layers(extractor, data, layers=options.layer, memory_mb=options.memory_mb)
+    if options.what == "sketches":
+        width = extractor.encoder.width
+        widths = _whole(options.values) or [width // 4, width // 2, width, 2 * width]
+        return sweep_sketches(
+            extractor,
+            data,
+            kinds=options.sketch or KINDS,
+            widths=widths,
+            ranks=options.rank or (1, 2, 4, 8),
+            n_seeds=options.sketch_seeds,
+        )
+    field, default = FIELDS[options.what]
+    values: Any = options.values or default
+    if field != "temperature":
+        values = _whole(list(values))
+    return sweep_objective(extractor, data, field, values, objective=options.block)
+
+
+def _whole(values: list[float] | None) -> list[int]:
+    """Give integers.
+
+    Raises:
+        ConfigError: If a value is a fraction.
+    """
+    odd = [value for value in values or [] if value != int(value) or value < 1]
+    if odd:
+        raise ConfigError(f"--values must be whole numbers above 0; got {odd[0]:g}")
+    return [int(value) for value in values or []]

@@ -1,0 +1,364 @@
+"""`fungi-hf evaluate`, `sweep` and `report`: tables and JSON, on feature files and on models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fungi_hf import FungiConfig, FungiExtractor, SimCLR
+from fungi_hf.cli import build_parser, main
+from fungi_hf.evaluation import evaluate_knn
+from fungi_hf.evaluation.documents import read_documents
+from fungi_hf.features import FungiFeatures
+from fungi_hf.testing import tiny_text_model
+from tests.evaluation.blocks import labelled
+from tests.tiny import TRAIN
+
+PROGRAM = str(Path(sys.executable).with_name("fungi-hf"))
+WIDTHS = {"embedding": 6, "kl": 4}
+NAMES = ["lost", "new", "old", "paid"]  # ties go to the smallest label
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main(arguments)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def stored(array: Any, layout: dict[str, slice]) -> FungiFeatures:
+    return FungiFeatures(array=array, layout=layout, fingerprint="one")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Feature files of two blocks, with their labels as numbers and as words."""
+    folder = tmp_path_factory.mktemp("files")
+    places = SimpleNamespace(folder=folder)
+    for side, n, seed in (("train", 160, 0), ("test", 60, 1)):
+        features, labels = labelled(n, WIDTHS, seed=seed, noise=1.5)
+        stored(features.array, features.layout).save(folder / f"{side}.safetensors")
+        np.save(folder / f"{side}.npy", features.array)
+        (folder / f"{side}.txt").write_text("\n".join(NAMES[i] for i in labels))
+        rows = "\n".join(f"{i},{NAMES[label]}" for i, label in enumerate(labels))
+        (folder / f"{side}.csv").write_text(f"row,label\n{rows}\n")
+        setattr(places, side, (features, labels))
+    return places
+
+
+def sides(files: SimpleNamespace, suffix: str = ".safetensors", labels: str = ".csv") -> list[str]:
+    return [
+        word
+        for side in ("train", "test")
+        for word in (
+            f"--{side}",
+            str(files.folder / f"{side}{suffix}"),
+            f"--{side}-labels",
+            str(files.folder / f"{side}{labels}"),
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    encoder, tokenizer = tiny_text_model("bert", dtype=torch.float32)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "rows.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        writer.writerows([text, "pay" if "pa" in text else "card"] for text in TRAIN)
+    return str(path)
+
+
+def test_feature_files_give_the_records_of_the_library(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.json"
+    status, stdout, stderr = run(capsys, "evaluate", *sides(files), "--out", str(out))
+    assert status == 0
+    document = read_documents([out])
+    (train, y), (test, truth) = files.train, files.test
+    wanted = evaluate_knn(train, y, test, truth)
+    got = [one for one in document.results if one.protocol == "fungi"]
+    assert [one.blocks for one in got] == [("embedding",), ("kl",), ("embedding", "kl")]
+    for one, other in zip(got, wanted, strict=True):
+        assert one.metrics == pytest.approx(dict(other.metrics))
+        assert one.against_baseline == pytest.approx(dict(other.against_baseline))
+    few = [one for one in document.results if one.protocol == "fungi-5-shot"]
+    assert few[0].seeds == (42, 43, 44, 45, 46)
+    assert few[0].n_train == 20
+    assert document.similarity[0] == ("embedding", "kl")
+    assert document.source["fingerprint"] == "one"
+    assert "knn, protocol fungi: 160 training and 60 test rows, percent" in stdout
+    line = next(line for line in stdout.splitlines() if line.startswith("embedding+kl"))
+    assert f"{100 * wanted[2].metrics['accuracy']:.1f} [" in line
+    assert "6 records in" in stderr
+    again = run(capsys, "evaluate", *sides(files, labels=".txt"), "--json")
+    assert json.loads(again[1])["results"] == json.loads(out.read_text())["results"]
+
+
+def test_every_task_and_named_protocols(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace
+) -> None:
+    words = ["--task", "all", "--protocol", "paper", "--protocol", "paper-text-10-shot"]
+    words += ["--combination", "embedding", "--combination", "kl+embedding", "--seed", "7"]
+    status, stdout, _ = run(capsys, "evaluate", *sides(files), *words, "--json")
+    assert status == 0
+    found = [(one["task"], one["protocol"], one["blocks"]) for one in json.loads(stdout)["results"]]
+    blocks = [["embedding"], ["embedding", "kl"]]
+    wanted = [("knn", "paper"), ("knn", "paper-text-10-shot"), ("linear", "paper"),
+              ("clustering", "fungi"), ("retrieval", "fungi")]  # fmt: skip
+    assert found == [(task, name, some) for task, name in wanted for some in blocks]
+    few = json.loads(stdout)["results"][2]
+    assert (few["n_train"], few["seeds"]) == (40, [7])
+    assert few["settings"]["sampling"] == "proportional"
+
+
+def test_numbers_override_the_protocol(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace
+) -> None:
+    words = ["--shots", "3", "--draws", "2", "-k", "1", "--seed", "9", "--combination", "kl"]
+    _, stdout, _ = run(capsys, "evaluate", *sides(files), *words, "--json", "--test-rows", "20")
+    (one,) = json.loads(stdout)["results"]
+    assert one["protocol"] == "fungi-3-shot"
+    assert (one["seeds"], one["settings"]["n_neighbors"]) == ([9, 10], 1)
+    assert (one["n_train"], one["n_test"]) == (12, 20)
+
+
+def test_given_judgements_replace_labels(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace, tmp_path: Path
+) -> None:
+    place = tmp_path / "judgements.jsonl"
+    lines = [{"relevant": {str(i): 2, str(i + 1): 1}, "junk": [5]} for i in range(60)]
+    place.write_text("\n".join(map(json.dumps, lines)))
+    words = sides(files)
+    words = words[:2] + words[4:6]  # no labels at all
+    status, stdout, _ = run(
+        capsys, "evaluate", *words, "--task", "retrieval", "--judgements", str(place), "--json"
+    )
+    assert status == 0
+    assert {"map", "mp@5", "ndcg@10"} <= set(json.loads(stdout)["results"][0]["metrics"])
+
+
+def test_a_model_is_fitted_evaluated_timed_and_reported(
+    capsys: pytest.CaptureFixture[str], model: str, table: str, tmp_path: Path
+) -> None:
+    config = FungiConfig(objectives=("kl", SimCLR(n_views=2, n_negatives=4), "activation"))
+    config.save_pretrained(tmp_path)
+    out, html = tmp_path / "results.json", tmp_path / "report.html"
+    words = ["--train", table, "--test", table, "-k", "3", "--protocol", "fungi", "--cost", "4"]
+    words += ["--config", str(tmp_path), "--out", str(out)]
+    status, _stdout, _ = run(capsys, "evaluate", model, *words)
+    assert status == 0
+    document = read_documents([out])
+    assert len(document.results) == 15
+    assert set(document.costs) == {one.name for one in document.results}
+    assert document.costs["embedding"] == 1
+    extractor = FungiExtractor.from_pretrained(model, config)
+    features = extractor.fit_transform(TRAIN)
+    labels = ["pay" if "pa" in text else "card" for text in TRAIN]
+    rule = evaluate_knn(features, labels, features, labels, protocol=_three())
+    accuracies = [one.metrics["accuracy"] for one in document.results]
+    assert accuracies == pytest.approx([one.metrics["accuracy"] for one in rule])
+    assert "auc" in document.results[0].metrics
+    assert run(capsys, "report", str(out), "--out", str(html), "--title", "A & B")[0] == 0
+    page = html.read_text(encoding="utf-8")
+    for words_shown in ("A &amp; B", "Accuracy against cost", "Similarity of blocks"):
+        assert words_shown in page
+
+
+def _three() -> Any:
+    from fungi_hf.evaluation import KNNProtocol
+
+    return KNNProtocol(n_neighbors=3)
+
+
+def test_extracted_parquet_files_are_read_with_their_blocks(
+    capsys: pytest.CaptureFixture[str], model: str, table: str, tmp_path: Path
+) -> None:
+    results = {}
+    for suffix in (".parquet", ".safetensors"):
+        out = str(tmp_path / f"features{suffix}")
+        assert run(capsys, "extract", model, table, "--out", out)[0] == 0
+        words = ["--train", out, "--train-labels", table, "--test", out, "--test-labels", table]
+        status, stdout, _ = run(capsys, "evaluate", *words, "-k", "3", "--shots", "2", "--json")
+        assert status == 0
+        results[suffix] = json.loads(stdout)["results"]
+    assert results[".parquet"] == results[".safetensors"]
+    assert [one["blocks"] for one in results[".parquet"]][-1] == ["embedding", "kl"]
+    exact = str(tmp_path / "exact.parquet")
+    FungiConfig(sketch="none").save_pretrained(tmp_path)
+    assert run(capsys, "extract", model, table, "--config", str(tmp_path), "--out", exact)[0] == 0
+    words = ["--train", exact, "--train-labels", table, "--test", exact, "--test-labels", table]
+    status, _, stderr = run(capsys, "evaluate", *words, "-k", "3")
+    assert status == 1
+    assert "exact gradient factors" in stderr
+
+
+SWEEPS: dict[str, tuple[list[str], int]] = {
+    # embedding, then 18 layers x (activation, kl, each also beside the embedding)
+    "layers": ([], 1 + 18 * 4),
+    "sketches": (["--values", "4", "8", "--rank", "1", "--sketch", "khatri_rao",
+                  "--sketch", "gaussian", "--sketch-seeds", "2"], 1 + 4),
+    "temperature": (["--values", "1", "15"], 1 + 4),
+    "head-width": (["--values", "8", "16"], 1 + 4),
+    "views": (["--objective", "simclr", "--values", "2", "3"], 1 + 4),
+    "negatives": (["--objective", "simclr", "--values", "3", "6"], 1 + 4),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*distinct training inputs:UserWarning")
+@pytest.mark.parametrize("what", SWEEPS)
+def test_sweeps_write_rows_and_a_page(
+    capsys: pytest.CaptureFixture[str], model: str, table: str, tmp_path: Path, what: str
+) -> None:
+    words, n_rows = SWEEPS[what]
+    shots = ["--train", table, "--test", table, "--protocol", "fungi-3-shot"]
+    for suffix in (".json", ".csv"):
+        out = tmp_path / f"sweep{suffix}"
+        arguments = ("sweep", what, model, *shots, *words, "--out", str(out))
+        status, stdout, _ = run(capsys, *arguments)
+        assert status == 0
+        assert len([line for line in stdout.splitlines() if line[:5] != "note:"]) == n_rows + 2
+    sweep = json.loads((tmp_path / "sweep.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert len(sweep["rows"]) == len(rows) == n_rows
+    first, last = sweep["rows"][-1], rows[-1]
+    assert float(last["accuracy"]) == first["accuracy"]
+    html = str(tmp_path / "page.html")
+    assert run(capsys, "report", str(tmp_path / "sweep.json"), "--out", html)[0] == 0
+    assert "data:image/svg+xml" in Path(html).read_text(encoding="utf-8")
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "protocol": (["FILES", "--protocol", "papr"], "unknown protocol of knn: 'papr'; choose one of"),
+    "landmarks": (["FILES", "--protocol", "paper-landmarks"], "unknown protocol of knn"),
+    "labels": (["BARE"], "--train-labels is needed: the file of features has no labels"),
+    "block": (
+        ["FILES", "--combination", "embedding+kk"],
+        "no block 'kk'; choose one of 'embedding', 'kl'",
+    ),
+    "k": (["FILES", "-k", "161", "--protocol", "fungi"], "n_neighbors is 161, but there are 160"),
+    "shots": (["FILES", "--shots", "41"], "41-shot needs 41 rows of each class; 4 of 4 classes"),
+    "cost": (["FILES", "--cost", "5"], "--cost 5 needs a model"),
+    "rows": (["FILES", "--train-rows", "0"], "--train-rows must be >= 1; got 0"),
+    "swapped": (["SWAPPED"], "train labels has 60 labels for 160 rows"),
+    "kind": (["--train", "a.txt", "--test", "b.txt"], "features have suffix '.txt'; choose one of"),
+    "missing": (["--train", "a.npy", "--test", "b.npy"], "there is no file a.npy"),
+    "empty": (["EMPTY"], "1 rows have no label in 'label': rows 2"),
+    "nan": (["NAN"], "test has 1 of 60 rows with NaN"),
+    "judgements": (["FILES", "--task", "retrieval", "--judgements", "j.jsonl"], "line 1 is {"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+    files: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = sides(files)
+    holed = files.test[0].array.copy()
+    holed[3, 2] = np.nan
+    np.save("nan.npy", holed)
+    Path("j.jsonl").write_text('{"rows": [1]}\n')
+    Path("empty.csv").write_text("row,label\n0,a\n1,b\n2,\n")
+    places = {
+        "FILES": words,
+        "BARE": words[:2] + words[4:6],
+        "SWAPPED": [*words[:3], words[7], *words[4:]],
+        "EMPTY": [*words[:3], "empty.csv", *words[4:]],
+        "NAN": ["--train", str(files.folder / "train.npy"), *words[2:5], "nan.npy", *words[6:]],
+    }
+    arguments, match = BAD[name]
+    given = [one for word in arguments for one in places.get(word, [word])]
+    status, stdout, stderr = run(capsys, "evaluate", *given)
+    errors = [line for line in stderr.splitlines() if line.startswith("fungi-hf: error: ")]
+    assert (status, stdout) == (1, "")
+    assert len(errors) == 1
+    assert match in errors[0]
+
+
+def test_sweep_and_report_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], model: str, table: str, tmp_path: Path
+) -> None:
+    both = ["--train", table, "--test", table]
+    cases = {
+        "the suffix must be .json or .csv": ["sweep", "layers", model, *both, "--out", "a.xls"],
+        "a layer sweep has no --values": ["sweep", "layers", model, *both, "--values", "1"],
+        "must be whole numbers above 0; got 1.5": [
+            "sweep",
+            "views",
+            model,
+            *both,
+            "--values",
+            "1.5",
+        ],
+        "none of the objectives kl can vary n_views": ["sweep", "views", model, *both],
+        "no usable linear layer 'a.b'": ["sweep", "layers", model, *both, "--layer", "a.b"],
+        "n_neighbors is 20, but there are 12": ["sweep", "temperature", model, *both],
+        "cannot read nowhere.json": ["report", "nowhere.json", "--out", "x.html"],
+        "is not JSON": ["report", table, "--out", "x.html"],
+        "not an evaluation of version 1": ["report", f"{model}/config.json", "--out", "x.html"],
+    }
+    for match, arguments in cases.items():
+        status, stdout, stderr = run(capsys, *arguments)
+        assert (status, stdout) == (1, ""), arguments
+        errors = [line for line in stderr.splitlines() if line.startswith("fungi-hf: error: ")]
+        assert len(errors) == 1
+        assert match in errors[0]
+
+
+def test_the_commands_show_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("evaluate", "report", "sweep"):
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([command, "--help"])
+        assert stop.value.code == 0
+        assert f"  fungi-hf {command} " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_installed_program_evaluates_and_reports(
+    files: SimpleNamespace, tmp_path: Path
+) -> None:
+    def shell(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+    good = shell("evaluate", *sides(files), "--out", "results.json")
+    assert good.returncode == 0
+    assert good.stdout.startswith("knn, protocol fungi: 160 training")
+    assert "combinations in" in good.stderr
+    assert shell("report", "results.json", "--out", "report.html").returncode == 0
+    assert (tmp_path / "report.html").stat().st_size > 20_000
+    bad = shell("evaluate", *sides(files), "-k", "0")
+    assert bad.returncode == 1
+    assert bad.stderr.strip().splitlines()[-1].startswith("fungi-hf: error: n_neighbors is 0")
+    assert shell("evaluate", "--task", "nonsense").returncode == 2

@@ -1,0 +1,140 @@
+"""The report in a real browser: no console messages, no sideways scrolling, something drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from fungi_hf.evaluation import block_cka, evaluate_clustering, evaluate_knn
+from fungi_hf.evaluation.documents import EvaluationDocument
+from fungi_hf.evaluation.report import write_document_report
+from fungi_hf.evaluation.sweep_records import SweepResult
+from tests.evaluation.blocks import labelled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--enable-logging=stderr", "--force-device-scale-factor=1",
+)  # fmt: skip
+WIDTHS = {"embedding": 12, "kl": 8, "simclr": 8, "activation_of_the_layer": 8}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on the path"),
+]
+# A frame of the phone's width: the window itself cannot be narrower than 500 pixels.
+FRAME = """<!DOCTYPE html><html><head><link rel="icon" href="data:,"></head>
+<body style="margin:0"><iframe src="report.html" width="{width}" height="{height}"
+style="border:0"></iframe><script>
+onload = () => {{ const page = document.querySelector("iframe").contentDocument.documentElement;
+document.title = JSON.stringify({{ scroll: page.scrollWidth, client: page.clientWidth,
+height: page.scrollHeight, images: [...page.querySelectorAll("img")].map(i => i.naturalWidth),
+past: [...page.querySelectorAll("section,h1,nav,img,p")].filter(
+e => e.getBoundingClientRect().right > page.clientWidth).length }}) }}
+</script></body></html>"""
+
+
+def browse(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def console(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if "CONSOLE" in line or "Refused" in line]
+
+
+def document() -> EvaluationDocument:
+    train, y = labelled(240, WIDTHS, 12, noise=2.5)
+    test, truth = labelled(160, WIDTHS, 12, seed=1, noise=2.5)
+    names = [f"a rather long class name, number {i}" for i in range(12)]
+    results = evaluate_knn(train, [names[i] for i in y], test, [names[i] for i in truth])
+    results += evaluate_clustering(test, truth)
+    blocks, values = block_cka(test)
+    rows = [
+        {"layer": f"encoder.layer.{i}.{part}", "block": i, "part": part, "features": name,
+         "accuracy": 0.5 + 0.03 * i, "p": 0.5}
+        for name in ("kl", "activation")
+        for i in range(6)
+        for part in ("attention.self.query", "attention.output.dense", "output.dense")
+    ]  # fmt: skip
+    first = {"layer": "", "block": None, "part": "", "features": "embedding", "accuracy": 0.6}
+    return EvaluationDocument(
+        results=tuple(results),
+        similarity=(tuple(blocks), tuple(tuple(float(v) for v in row) for row in values)),
+        costs={one.name: 1 + i / 10 for i, one in enumerate(results[:15])},
+        sweeps=(SweepResult(kind="layers", rows=(first, *rows)),),
+        source={"model": "a/very/long/path/without/any/space/" * 4, "fingerprint": "0" * 16},
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
+    write_document_report(tmp_path / "report.html", document(), title="Banking-77 <MiniLM>")
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width, height=2000))
+    done = browse(
+        tmp_path,
+        "--allow-file-access-from-files",
+        "--window-size=1400,2000",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        f"file://{tmp_path}/frame.html",
+    )
+    assert done.returncode == 0
+    assert console(done.stderr) == []
+    start = done.stdout.index("<title>") + len("<title>")
+    seen = json.loads(done.stdout[start : done.stdout.index("</title>")])
+    assert seen["client"] == width
+    assert seen["scroll"] <= width
+    assert seen["past"] == 0
+    assert len(seen["images"]) >= 6
+    assert min(seen["images"]) > 100
+    assert seen["height"] > 1000
+
+
+def test_a_picture_of_the_page_is_not_blank(tmp_path: Path) -> None:
+    from PIL import Image
+
+    write_document_report(tmp_path / "report.html", document())
+    shot = tmp_path / "shot.png"
+    done = browse(
+        tmp_path,
+        f"--screenshot={shot}",
+        "--window-size=1100,1600",
+        f"file://{tmp_path}/report.html",
+    )
+    assert done.returncode == 0
+    assert console(done.stderr) == []
+    pixels = np.asarray(Image.open(shot).convert("L"), float)
+    assert pixels.shape == (1600, 1100)
+    assert pixels.std() > 10
+    assert len(np.unique(pixels)) > 50
+
+
+def test_the_check_would_see_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(
+        '<!DOCTYPE html><html><body><div style="width:900px">wide</div>'
+        "<script>console.error('a fault')</script></body></html>"
+    )
+    (tmp_path / "frame.html").write_text(FRAME.format(width=390, height=500))
+    done = browse(
+        tmp_path,
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        f"file://{tmp_path}/frame.html",
+    )
+    assert len(console(done.stderr)) == 1
+    start = done.stdout.index("<title>") + len("<title>")
+    seen = json.loads(done.stdout[start : done.stdout.index("</title>")])
+    assert seen["scroll"] > 390
