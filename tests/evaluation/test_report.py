@@ -112,7 +112,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        if tag not in {"meta", "link", "img"}:
+        if tag not in {"meta", "link", "img", "wbr"}:
             self.open.append(tag)
         self.links += [value for name, value in attrs if name in {"src", "href"}]
 
