@@ -64,7 +64,7 @@ def by_hand(encoder: AudioEncoder, sample: Sample, k: int) -> torch.Tensor:
         hidden, bias = noted[0][:, view.data], None
         if "WavLM" in type(model).__name__:
             hidden_of_no_use = torch.zeros_like(hidden)
-            _, bias = layers[0](hidden_of_no_use, index=0)
+            _, bias = layers[0](hidden_of_no_use)
         for layer in layers[first:]:
             hidden = layer(hidden, position_bias=bias) if bias is not None else layer(hidden, None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
