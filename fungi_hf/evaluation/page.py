@@ -40,7 +40,7 @@ tr.best td { background: var(--mark); font-weight: 600; }
 .note { color: var(--soft); font-size: .8rem; margin: .35rem 0 0; overflow-wrap: anywhere; }
 details { margin-top: .8rem; } summary { color: var(--soft); cursor: pointer; font-size: .85rem; }
 .figures { align-items: start; display: grid; gap: 1.2rem; margin-top: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; }
 img { background: #fff; border-radius: .4rem; display: block; height: auto; max-width: 100%;

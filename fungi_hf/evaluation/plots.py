@@ -46,7 +46,7 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
         shade = "black" if table[row, column] > 0.6 else "white"
         text = f"{table[row, column]:.2f}"
         axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
-    figure.colorbar(image, ax=axes, label="linear CKA")
+    figure.colorbar(image, ax=axes, label="linear CKA", fraction=0.046, pad=0.04)
     return figure
 
 
