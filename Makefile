@@ -8,7 +8,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio tables test test-newest test-lowest test-slow test-torchaudio test-openai2 check fix bench clean
+.PHONY: help install demo demo-audio tables test test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -62,6 +62,9 @@ test-lowest: .venv-lowest/.dev ## the default suite with the lowest supported ve
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt $(TORCH)
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev]'
 	@touch $@
+
+test-browser: .venv/.dev ## the report in headless Chromium, which must be installed
+	$(BIN)/python -m pytest -q -rs -m slow tests/evaluation/test_browser.py
 
 test-torchaudio:        ## parity of the front-end, in an environment of its own (several GB)
 	$(PYTHON) -m venv .venv-torchaudio
