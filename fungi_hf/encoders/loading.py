@@ -146,9 +146,7 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
             )
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EncoderError(
-            f"cannot load an encoder from {str(name)!r}: {explain(error)}"
-        ) from None
+        raise EncoderError(f"cannot load an encoder from {str(name)!r}: {explain(error)}") from None
     model.eval()
     _refuse_random_weights(str(name), report, config)
     return unwrap(model)
