@@ -81,6 +81,7 @@ class TextEncoder:
                 f"{type(model).__name__} needs its tokenizer; got {tokenizer!r}: pass tokenizer="
             )
         self.model, self.tokenizer = model, tokenizer
+        self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]
         self._dropped: dict[str, bool] = {}
@@ -228,7 +229,7 @@ class TextEncoder:
             notes.append("truncated")
         if "empty" not in notes and self._drops_any(raw):
             notes.append("control")
-        if not notes and getattr(self.tokenizer, "unk_token_id", None) in ids:
+        if not notes and self._unknown_id in ids:
             notes.append("unknown")
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
 
