@@ -179,8 +179,13 @@ def test_extract_from_and_to_every_kind(place: Path) -> None:
 def test_a_killed_extraction_goes_on(place: Path) -> None:
     (place / "many.txt").write_text("\n".join(TEXTS * 4000))
     words = [str(PROGRAM), "extract", "encoder", "many.txt", "--out", "k.npy", "--shard-rows", "50"]
+    # A suite that runs in the background ignores SIGINT, and so would what it starts.
+    hears = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
     process = subprocess.Popen(
-        words, cwd=place, stderr=subprocess.PIPE, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        [sys.executable, "-c", hears + "os.execv(sys.argv[1], sys.argv[1:])", *words],
+        cwd=place,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     parts = place / "k.npy.parts"
     while len(list(parts.glob("0*.npy"))) < 2 and process.poll() is None:

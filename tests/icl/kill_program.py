@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 if __name__ == "__main__":
@@ -27,5 +28,7 @@ def main(url, folder, cache, rows, concurrency):
 
 
 if __name__ == "__main__":
+    # A suite that runs in the background ignores SIGINT, and so would this program.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     done = main(*sys.argv[1:])
     print(done.requests, done.accuracy)

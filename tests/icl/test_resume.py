@@ -114,7 +114,7 @@ def test_two_runs_at_once_share_a_cache(tmp_path):
 
 
 def test_an_interrupted_run_writes_what_is_done(tmp_path):
-    rows = 200
+    rows = 60
     with FakeOpenAIServer(latency=0.03) as server:
         process = start(server, tmp_path / "run", "none", rows)
         while len(server.log) < 20:
