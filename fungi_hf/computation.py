@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fungi_hf.activations import activation_layers, needs_full_last_block
 from fungi_hf.batching import Budget, cut_groups
 from fungi_hf.buffering import SketchBuffer
 from fungi_hf.engine import Group, Plan
@@ -36,7 +38,7 @@ class BlockComputer:
     """Computes the embedding and every objective's block of samples, raw.
 
     Attributes:
-        objectives: Block name -> objective; None for the activation block.
+        objectives: Block name -> objective; None for an activation block.
         sketch: The shared sketch; None for exact factors or without gradients.
         budget: Limits of batches and groups.
         reader: Prepares inputs and their views.
@@ -45,6 +47,11 @@ class BlockComputer:
     @own_context()  # a head drawn under a caller's inference_mode could not enter a graph
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Draw heads and sketch by name; nothing is encoded yet."""
+        self._activations = activation_layers(encoder, config.objectives)
+        if needs_full_last_block(encoder, self._activations):
+            encoder = copy.copy(encoder)  # the caller's may serve other configs
+            if hasattr(encoder, "use_full_last_block"):
+                encoder.use_full_last_block()
         self._encoder, self._config = encoder, config
         # Graphs above a pooled token are small; those above every token are an MLP each.
         small = getattr(encoder, "uses_short_last_block", False)
@@ -81,7 +88,7 @@ class BlockComputer:
         exact = self._rank * sum(self._gradient_shape)
         for name, objective in self.objectives.items():
             if objective is None:
-                widths[name] = self._encoder.layer.in_features
+                widths[name] = self._activations[name][1].in_features
             else:
                 widths[name] = exact if self._config.sketch == "none" else self._sketch_width
         return widths
@@ -123,6 +130,7 @@ class BlockComputer:
         plan = Plan(
             encoder=self._encoder,
             objectives=self.objectives,
+            activations=self._activations,
             sketch=self.sketch,
             rank=self._rank,
             tokens=self._config.gradient_tokens,

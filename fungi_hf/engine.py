@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
+from fungi_hf.activations import noting_inputs
 from fungi_hf.batching import cut_batches
 from fungi_hf.errors import ObjectiveError
 from fungi_hf.factors import compress
@@ -20,7 +21,7 @@ from fungi_hf.late import LateBatch
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fungi_hf.batching import Budget, Sample
     from fungi_hf.buffering import SketchBuffer
@@ -36,8 +37,8 @@ class _Segment:
 
     units: Tensor  # [n] positions among the group's units
     embeddings: Tensor
-    tape: Tape | None  # None when nothing is pulled back
-    activation: Tensor | None
+    tape: Tape | None = None  # None when nothing is pulled back
+    activations: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> pooled input
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Plan:
 
     Attributes:
         encoder: Gives embeddings, holds the target layer.
-        objectives: Block name -> objective; None marks the activation block.
+        objectives: Block name -> objective; None marks an activation block.
+        activations: Activation block -> dotted path of its layer, and the layer.
         sketch: None keeps exact factors.
         rank: Terms kept without a sketch.
         tokens: Which tokens' outer products are summed.
@@ -66,9 +68,20 @@ class Plan:
     encoder: Encoder
     objectives: Mapping[str, Objective | None]
     sketch: Sketch | None
+    activations: Mapping[str, tuple[str, nn.Linear]] = field(default_factory=dict)
     rank: int = 4
     tokens: str = "all"
     round_sketch: bool = False
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether anything is pulled back."""
+        return any(objective is not None for objective in self.objectives.values())
+
+    @property
+    def noted(self) -> dict[str, nn.Linear]:
+        """Dotted path -> layer whose pooled input is a block."""
+        return dict(self.activations.values())
 
 
 class Group:
@@ -129,14 +142,12 @@ class Group:
         encoder = cast("LateEncoder", self._plan.encoder)
         holds_originals = bool(places) and places[0] < self._n
         depths = late if holds_originals else {}
-        wants_activation = holds_originals and any(
-            objective is None for objective in self._plan.objectives.values()
-        )
+        noted = self._plan.noted if holds_originals else {}
         for chosen in cut_batches([units[place] for place in places], budget):
             here = [places[i] for i in chosen]
             batch = encoder.collate([units[place] for place in here])
             with encoder.watching(depths) if depths else nullcontext({}) as states:
-                segment = self._segment(here, batch, activation=wants_activation)
+                segment = self._segment(here, batch, noted)
             yield segment
             for k, views in depths.items():
                 beside = _Originals(k, here, states.pop(k), batch)
@@ -167,22 +178,23 @@ class Group:
             )
             yield self._late_segment(here, batch)
 
-    def _segment(self, places: Sequence[int], batch: Batch, *, activation: bool) -> _Segment:
+    def _segment(
+        self, places: Sequence[int], batch: Batch, noted: Mapping[str, nn.Linear]
+    ) -> _Segment:
         units, encoder = torch.tensor(places), self._plan.encoder
-        with torch.no_grad():
-            if not self._plan.objectives:
-                return _Segment(units, encoder.embed(batch), None, None)
+        with torch.no_grad(), noting_inputs(encoder, noted, batch) as found:
+            if not self._plan.has_gradients:
+                return _Segment(units, encoder.embed(batch), None, found)
             tape = self._record(batch)
-            pooled = encoder.pool_activation(tape.a, batch) if activation else None
-        return _Segment(units, tape.embeddings, tape, pooled)
+        return _Segment(units, tape.embeddings, tape, found)
 
     def _late_segment(self, places: Sequence[int], batch: LateBatch) -> _Segment:
         units, encoder = torch.tensor(places), cast("LateEncoder", self._plan.encoder)
-        if not self._plan.objectives:
+        if not self._plan.has_gradients:
             with torch.no_grad():
-                return _Segment(units, encoder.embed_late(batch), None, None)
+                return _Segment(units, encoder.embed_late(batch))
         tape = self._record_late(batch)
-        return _Segment(units, tape.embeddings, tape, None)
+        return _Segment(units, tape.embeddings, tape)
 
     def _record(self, batch: Batch) -> Tape:
         encoder = self._plan.encoder
@@ -205,7 +217,7 @@ class Group:
         blocks = {"embedding": self._embeddings[self._base.to(self._embeddings.device)]}
         for name, objective in self._plan.objectives.items():
             if objective is None:
-                blocks[name] = self._activation()
+                blocks[name] = self._activation(self._plan.activations[name][0])
             elif name in waiting:
                 waiting[name].add(rows, self.factors(name, objective))
             else:
@@ -268,9 +280,9 @@ class Group:
             y = plan.sketch(factors)
             return y.bfloat16().float() if plan.round_sketch else y
 
-    def _activation(self) -> Tensor:
-        parts = [segment for segment in self._segments if segment.activation is not None]
-        pooled = torch.cat([part.activation for part in parts if part.activation is not None])
+    def _activation(self, path: str) -> Tensor:
+        parts = [segment for segment in self._segments if segment.activations]
+        pooled = torch.cat([part.activations[path] for part in parts])
         order = torch.cat([part.units for part in parts]).to(pooled.device)
         placed = torch.empty_like(pooled).index_copy_(0, order, pooled)
         return placed[self._base.to(pooled.device)]

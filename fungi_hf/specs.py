@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -154,16 +155,36 @@ class SimCLR(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(_Spec):
-    """The target layer's pooled input: no loss, no backward; the control of every gradient."""
+    """A Linear layer's pooled input: no loss, no backward; the control of every gradient.
+
+    Attributes:
+        layer: Dotted path of an `nn.Linear`, in any block; None means the target layer. Several
+            activations share one forward pass.
+        weight: Factor of the normalised block.
+        name: By default "activation", and "activation_3" with a layer of block 3.
+    """
 
     kind: ClassVar[str] = "activation"
+    layer: str | None = None
+
+    def default_name(self) -> str:
+        """Name the block after the layer's block, or after the whole path."""
+        if not isinstance(self.layer, str):
+            return self.kind
+        numbers = re.findall(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", self.layer)
+        return f"{self.kind}_{numbers[0] if numbers else self.layer.replace('.', '_')}"
 
     def check(self) -> None:
-        """Check the views.
+        """Check layer and views.
 
         Raises:
-            ConfigError: If there is more than one view.
+            ConfigError: If the layer is no path, or there is more than one view.
         """
+        if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
+            raise ConfigError(
+                f"Activation.layer must be None (the target layer) or a dotted path; got "
+                f"{self.layer!r}"
+            )
         if self.n_views != 1:
             raise ConfigError(f"activation has one view; got n_views={self.n_views}")
 

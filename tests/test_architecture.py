@@ -13,7 +13,8 @@ CORE = {"errors", "types"}
 BASE = CORE | {"config", "specs", "seeding"}
 # What feeds the extractor; these rooms may know each other where the table below says so.
 ENGINE = {"layers", "gradients", "sketches", "features", "reduction", "factors", "batching",
-          "engine", "taps", "finishing", "state", "buffering", "late", "training"}  # fmt: skip
+          "activations", "engine", "taps", "finishing", "state", "buffering", "late",
+          "training"}  # fmt: skip
 SOURCES = {"views", "objectives", "encoders"}
 BELOW_EXTRACTOR = BASE | ENGINE | SOURCES | {"reading", "hub.store"}
 ALLOWED: dict[str, set[str]] = {

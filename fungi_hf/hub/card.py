@@ -233,7 +233,8 @@ def _objective(spec: KL | SimCLR | Activation | Custom) -> str:
             f"inputs at temperature {spec.temperature:g}"
         )
     elif isinstance(spec, Activation):
-        words = "the target layer's pooled input, no gradient"
+        whose = "the target layer's" if spec.layer is None else f"`{spec.layer}`'s"
+        words = f"{whose} pooled input, no gradient"
     else:
         words = f"third-party objective `{spec.objective}`"
     return f"{words}, weight {spec.weight:g}"

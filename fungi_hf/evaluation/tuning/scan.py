@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
+from fungi_hf.activations import noting_inputs
 from fungi_hf.batching import cut_batches
 from fungi_hf.gradients import untouched
 
@@ -79,15 +78,7 @@ def scan(
 
 
 def _tapped(encoder: Encoder, batch: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
-    taps: dict[str, Tensor] = {}
-
-    def keep(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        taps[name] = encoder.pool_activation(arguments[0].detach(), batch)
-
-    with contextlib.ExitStack() as stack:
-        for name in layers:
-            layer = encoder.model.get_submodule(name)
-            handle = layer.register_forward_pre_hook(partial(keep, name))
-            stack.callback(handle.remove)
+    modules = {path: encoder.model.get_submodule(path) for path in layers}
+    with noting_inputs(encoder, modules, batch) as found:
         embedding = encoder.embed(batch)
-    return {"embedding": embedding, **taps}
+    return {"embedding": embedding, **found}
