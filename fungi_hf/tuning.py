@@ -23,17 +23,19 @@ class CandidateScore:
     Attributes:
         name: The combination, e.g. `embedding+kl`, weights of cosines written as factors.
         pooling: Of the encoder.
-        layer: The target layer.
+        layer: The target layer, of gradients and of the block "activation".
         transform: "plain", "centred" or "whitened POWER".
         components: Of a PCA; None for none.
-        cost: Rank of what it takes: 0 a plain embedding, 2 a transformed one, 4 with the
-            activation, 6 with a gradient of one view, 8 of several; 1 more with a PCA.
+        cost: Rank of what it takes: 0 a plain embedding, 2 a transformed one, 4 with an activation,
+            6 with several, 8 with a gradient of one view, 10 of several; 1 more with a PCA.
         accuracy: Leave-one-out share of right rows.
         low: Of its 95 % interval (Wilson).
         high: Of its 95 % interval.
         against_embedding: Accuracy less the plain embedding's.
         p: Exact McNemar test of that difference; not corrected for the number of candidates.
-        behind_best: The best candidate's accuracy less this one's.
+        share: What candidates are compared by: the accuracy, or, where nearly all rows are right,
+            the accuracy with few rows voting.
+        behind_best: The best candidate's share less this one's.
         error: Standard error of that difference over rows.
     """
 
@@ -48,6 +50,7 @@ class CandidateScore:
     high: float
     against_embedding: float
     p: float
+    share: float
     behind_best: float
     error: float
 
@@ -60,7 +63,7 @@ class TuningReport:
         config: The chosen config, as `FungiConfig.to_dict` gives it.
         chosen: Its score.
         embedding: The score of the plain embedding with the extractor's own pooling.
-        best: The best score, which is the chosen one's unless a cheaper candidate is level.
+        best: The best score by `share`, which need not be the chosen one's.
         reason: Why, in one sentence.
         candidates: All scores, best first.
         n_rows: Labelled training rows given.

@@ -25,7 +25,7 @@ from fungi_hf.seeding import numpy_generator
 from recipes import protocol
 from recipes import run as text_recipe
 from recipes.datasets import load
-from recipes.tuning import CACHE, TEXTS, Case, text_case
+from recipes.tuning_cases import CACHE, TEXTS, Case, text_case
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -61,3 +61,12 @@ def load(name: str, split: str) -> Split:
     table = pq.read_table(folder / f"{split}.parquet", columns=["text", "label"])
     names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     return Split(table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64), names)
+
+
+def load_fine() -> list[int]:
+    """Read TREC's fine labels, training rows first."""
+    import pyarrow.parquet as pq
+
+    folder = folder_of("trec6")
+    parts = [pq.read_table(folder / f"{s}.parquet", columns=["fine"]) for s in ("train", "test")]
+    return [label for part in parts for label in part["fine"].to_pylist()]

@@ -3,75 +3,37 @@
 python -m recipes.tuning [CASE ...] [--audio FOLDER --whisper MODEL]
 
 A case is a text set under one pooling of MiniLM ("trec6-cls"), or a sound set ("fsdd", one speaker
-left out; "esc10", one fold left out). Each input passes the encoder once per pooling and once for
-the gradients; what the tuner would compute of its training rows is cut out of that. Test labels
-are read after the choice.
+left out and the speakers as groups; "fsdd-ungrouped", the same without groups; "fsdd-official", the
+split of the set; "esc10", one fold left out). Each input passes the encoder once per pooling and
+once for the gradients; what the tuner would compute of its training rows is cut out of that. Test
+labels are read after the choice.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from fungi_hf.config import KL, Activation, FungiConfig
 from fungi_hf.evaluation.statistics import mcnemar
-from fungi_hf.evaluation.tuning import TuningSearch
+from fungi_hf.evaluation.tuning.candidates import EMBEDDING, Candidate
 from fungi_hf.evaluation.tuning.sample import draw_rows, read_groups
-from fungi_hf.evaluation.tuning.scan import scan, sibling_layers
-from fungi_hf.evaluation.tuning.search import EMBEDDING, Candidate
 from fungi_hf.evaluation.tuning.selection import choose, scores
 from fungi_hf.evaluation.tuning.stages import Stages
-from fungi_hf.extractor import FungiExtractor
-from fungi_hf.features import FungiFeatures
 from fungi_hf.finishing import Finisher
-from fungi_hf.reduction import PrincipalComponents
 from recipes import protocol
-from recipes import run as text_recipe
-from recipes.audio import run as audio_recipe
-from recipes.datasets import load
+from recipes.tuning_cases import HERE, SOUNDS, TEXTS, audio_case, text_case
 
 if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
-
-HERE = Path(__file__).parent
-CACHE = Path("out/features")
-TEXTS = [f"{data}-{p}" for data in ("banking77", "trec6", "sst2", "sst5") for p in ("cls", "mean")]
-SOUNDS = {"fsdd": ("speaker", "speaker"), "esc10": ("fold", "src")}  # fold column, group column
-Blocks = dict[str, np.ndarray]
-
-
-@dataclass
-class Case:
-    """Everything that tuning may need of one data set, computed once for all its rows.
-
-    Attributes:
-        name: Of the case.
-        extractor: What tuning starts from.
-        labels: [N] class numbers of all rows.
-        groups: [N] group names, or None.
-        splits: Training rows and test rows, several for cross-validation.
-        scans: Pooling -> embedding and layers' inputs of all rows.
-        gradients: Pooling -> blocks of all rows at the target layer.
-        search: What may be chosen.
-        paper: Training rows, test rows, and which test rows the paper preset has right.
-    """
-
-    name: str
-    extractor: FungiExtractor
-    labels: np.ndarray
-    groups: np.ndarray | None
-    splits: list[tuple[np.ndarray, np.ndarray]]
-    scans: dict[str, Blocks]
-    gradients: dict[str, Blocks]
-    search: TuningSearch
-    paper: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    notes: list[str] = field(default_factory=list)
+    from fungi_hf.evaluation.tuning import TuningSearch
+    from fungi_hf.extractor import FungiExtractor
+    from recipes.tuning_cases import Blocks, Case
 
 
 class Cut(Stages):
@@ -100,17 +62,17 @@ def decide(case: Case, train: np.ndarray, search: TuningSearch) -> tuple[Candida
     stages = Cut(case.extractor, [None] * len(drawn), labels[drawn], numbers[drawn], search)
     stages.case, stages.rows = case, train[drawn]
     outcomes = stages.outcomes(progress=False)
-    place, best = choose(outcomes, stages.specs, stages.min_gain)
-    found = scores(outcomes, stages.specs, best, 0)
+    place = choose(outcomes, stages.specs, search)
+    found = scores(outcomes, stages.specs)
     return outcomes[place].candidate, (found[place], found[0], len(found))
 
 
 def right(case: Case, candidate: Candidate, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Say which test rows a candidate, fitted on training rows, has right."""
-    raw = {**case.gradients.get(candidate.pooling, {})}
-    scanned = case.scans[candidate.pooling]
-    raw |= {EMBEDDING: scanned[EMBEDDING], "activation": scanned[candidate.layer]}
-    specs = Cut(case.extractor, [], np.zeros(0, int), np.zeros(0, int), case.search).specs
+    stages = Cut(case.extractor, [], np.zeros(0, int), np.zeros(0, int), case.search)
+    scanned, specs = case.scans[candidate.pooling], stages.specs
+    raw = {**case.gradients.get(candidate.pooling, {}), EMBEDDING: scanned[EMBEDDING]}
+    raw |= {name: scanned[layer] for layer, name in stages.activations.items()}
     config = candidate.config(case.extractor.config, specs)
     finisher = Finisher(config, {name: rows.shape[1] for name, rows in raw.items()}, {})
     blocks = {name: torch.from_numpy(raw[name]) for name in candidate.blocks}
@@ -134,8 +96,8 @@ def judge(case: Case) -> dict[str, Any]:
     }
     outcome: dict[str, list[np.ndarray]] = {name: [] for name in (*arms, "fixed", "free")}
     chosen: dict[str, list[Any]] = {"fixed": [], "free": []}
-    on_paper_rows: dict[str, np.ndarray] = {}
-    for train, test in case.splits:
+    paper: dict[str, list[np.ndarray]] = {name: [] for name in ("paper", "fixed", "free")}
+    for split, (train, test) in enumerate(case.splits):
         found = dict(arms)
         for name, is_free in (("fixed", False), ("free", True)):
             if is_free and len(case.scans) == 1:
@@ -147,9 +109,13 @@ def judge(case: Case) -> dict[str, Any]:
             chosen[name].append(record(found[name], *evidence))
         for name, candidate in found.items():
             outcome[name].append(right(case, candidate, train, test))
-        if case.paper is not None:
+        if case.paper:
+            rows, queries, hits = case.paper[split]
+            paper["paper"].append(hits)
             for name in ("fixed", "free"):
-                on_paper_rows[name] = right(case, found[name], *case.paper[:2])
+                same = len(rows) == len(train) and len(queries) == len(test)
+                there = outcome[name][-1] if same else right(case, found[name], rows, queries)
+                paper[name].append(there)
     joined = {name: np.concatenate(rows) for name, rows in outcome.items()}
     result: dict[str, Any] = {
         "case": case.name,
@@ -159,15 +125,17 @@ def judge(case: Case) -> dict[str, Any]:
         "chosen": chosen,
         "notes": case.notes,
     }
-    tests = {}
-    for name in ("fixed", "free"):
-        tests[name] = {b: compare(joined[b], joined[name]) for b in ("embedding", "activation")}
-        if case.paper is not None:
-            tests[name]["paper"] = compare(case.paper[2], on_paper_rows[name])
-    if case.paper is not None:
-        result["accuracy"]["paper"] = float(case.paper[2].mean())
-        result["paper_rows"] = {"train": len(case.paper[0]), "test": len(case.paper[1])}
-        result["on_paper_rows"] = {n: float(rows.mean()) for n, rows in on_paper_rows.items()}
+    tests = {
+        name: {b: compare(joined[b], joined[name]) for b in ("embedding", "activation")}
+        for name in ("fixed", "free")
+    }
+    if case.paper:
+        there = {name: np.concatenate(rows) for name, rows in paper.items()}
+        for name in ("fixed", "free"):
+            tests[name]["paper"] = compare(there["paper"], there[name])
+        result["accuracy"]["paper"] = float(there["paper"].mean())
+        result["paper_rows"] = {"train": len(case.paper[0][0]), "test": len(there["paper"])}
+        result["on_paper_rows"] = {n: float(there[n].mean()) for n in ("fixed", "free")}
     return {**result, "tests": tests}
 
 
@@ -189,118 +157,6 @@ def compare(baseline: np.ndarray, tuned: np.ndarray) -> dict[str, float]:
     """Give the difference in shares and the exact paired p."""
     test = mcnemar(baseline, tuned)
     return {"difference": test.difference, "p": test.p}
-
-
-def text_case(name: str) -> Case:
-    """Compute, or read back, everything of a text case."""
-    data, own = name.split("-")
-    train, test = load(data, "train"), load(data, "test")
-    texts, n = train.texts + test.texts, len(train)
-    scans, gradients = {}, {}
-    for pooling in ("cls", "mean"):
-        recipe = read_recipe(f"{data}-minilm-{pooling}")
-        model = text_recipe.model_folder(recipe["model"])
-        extractor = FungiExtractor.from_pretrained(model, FungiConfig(pooling=pooling))
-        scans[pooling] = scanned(f"{data}-minilm-{pooling}", extractor, texts)
-        left, right_ = features_of(recipe)
-        both = left.joined(right_)
-        gradients[pooling] = {block: both.block(block) for block in both.layout}
-        if pooling == own:
-            chosen = extractor
-    labels = np.concatenate([train.labels, test.labels])
-    rows = np.arange(len(texts))
-    objectives = FungiConfig.from_dict(read_recipe(f"{data}-minilm-{own}")["config"]).objectives
-    return Case(
-        name=name,
-        extractor=chosen,
-        labels=labels,
-        groups=None,
-        splits=[(rows[:n], rows[n:])],
-        scans=scans,
-        gradients=gradients,
-        search=TuningSearch(objectives=objectives),
-        paper=paper_of(f"{data}-minilm-{own}-paper", n, labels),
-    )
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """Read the recipe of a text experiment."""
-    found: dict[str, Any] = json.loads((HERE / f"configs/{name}.json").read_text("utf-8"))
-    return found
-
-
-def features_of(recipe: dict[str, Any]) -> tuple[FungiFeatures, FungiFeatures]:
-    """Read the features that the recipe's last run left, or extract them."""
-    result = HERE / f"results/{recipe['name']}.json"
-    if result.exists():
-        mark = json.loads(result.read_text("utf-8"))["fingerprint"]
-        paths = [CACHE / f"{recipe['name']}-{s}-{mark}.safetensors" for s in ("train", "test")]
-        if all(path.exists() for path in paths):
-            return FungiFeatures.load(paths[0]), FungiFeatures.load(paths[1])
-    train, test, _ = text_recipe.extract(recipe, CACHE)
-    return train, test
-
-
-def paper_of(name: str, n_train: int, labels: np.ndarray) -> tuple[Any, Any, Any]:
-    """Classify as published, on the rows that the paper preset was run on."""
-    recipe = read_recipe(name)
-    train, test = features_of(recipe)
-    wanted = recipe.get("rows") or {}
-    rows = spread(n_train, wanted.get("train"))
-    queries = n_train + spread(len(labels) - n_train, wanted.get("test"))
-    left, right_ = (torch.from_numpy(features.array) for features in (train, test))
-    if recipe["pca"] < min(left.shape):
-        pca = PrincipalComponents.fit(left, recipe["pca"])
-        left, right_ = pca.transform(left), pca.transform(right_)
-    similarity = right_ @ left.T - (left**2).sum(1) / 2  # ranks as the Euclidean distance does
-    return rows, queries, protocol.predict(similarity.numpy(), labels[rows]) == labels[queries]
-
-
-def spread(n: int, wanted: int | None) -> np.ndarray:
-    """Give the rows that `Split.head` takes."""
-    if wanted is None or wanted >= n:
-        return np.arange(n)
-    return np.linspace(0, n - 1, wanted).round().astype(int)
-
-
-def audio_case(name: str, folder: Path, model: str) -> Case:
-    """Compute, or read back, everything of a sound case."""
-    import pyarrow.parquet
-
-    fold_column, group_column = SOUNDS[name]
-    path = folder / name / f"{name}.parquet"
-    sounds = audio_recipe.read(path, fold_column)
-    groups = pyarrow.parquet.read_table(path, columns=[group_column])[group_column].to_pylist()
-    config = FungiConfig(objectives=(KL(), Activation()))
-    extractor = FungiExtractor.from_pretrained(model, config)
-    pooling = extractor.encoder.pooling
-    found = audio_recipe.extract(sounds, model, config, CACHE)
-    rows = np.arange(len(sounds.files))
-    folds = [sounds.folds == fold for fold in sorted(set(sounds.folds))]
-    return Case(
-        name=name,
-        extractor=extractor,
-        labels=np.unique(sounds.labels, return_inverse=True)[1],
-        groups=np.array(list(map(str, groups))),
-        splits=[(rows[~fold], rows[fold]) for fold in folds],
-        scans={pooling: scanned(f"{name}-whisper", extractor, sounds.files)},
-        gradients={pooling: {block: found.block(block) for block in found.layout}},
-        search=TuningSearch(objectives=config.objectives),
-        notes=["no SimCLR on sounds: 12 views of 30-s windows would take hours on 2 cores"],
-    )
-
-
-def scanned(name: str, extractor: FungiExtractor, inputs: list[Any]) -> Blocks:
-    """Scan all inputs, or read the scan back."""
-    path = CACHE / f"{name}-scan-{extractor.fingerprint}.npz"
-    if not path.exists():
-        encoder = extractor.encoder
-        items = [encoder.check(raw, place) for place, raw in enumerate(inputs)]
-        found = scan(encoder, items, sibling_layers(encoder, 12), extractor.budget)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **found)
-    with np.load(path) as stored:
-        return {block: stored[block] for block in stored.files}
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 TITLES = {
-    "banking77": "Banking-77", "trec6": "TREC-6", "sst2": "SST-2", "sst5": "SST-5",
-    "fsdd": "spoken digits", "esc10": "ESC-10",
+    "banking77": "Banking-77",
+    "trec6": "TREC-6",
+    "sst2": "SST-2",
+    "sst5": "SST-5",
+}
+SOUNDS = {
+    "fsdd": "spoken digits, one speaker out",
+    "fsdd-ungrouped": "the same, speakers not told",
+    "fsdd-official": "spoken digits, official split",
+    "esc10": "ESC-10",
 }  # fmt: skip
 BASELINES = ("embedding", "activation", "paper")
 Found = dict[str, dict[str, Any]]
@@ -49,18 +57,16 @@ def tuning(found: Found) -> str:
 def choices(found: Found) -> str:
     """Give what was chosen in every case, of the first fold where there are several."""
     lines = [
-        "| data, pooling | tuned | features | pooling | layer | blocks | leave-one-out "
-        "| embedding's |",
-        "| --- | --- | --- | --- | --- | --- | ---: | ---: |",
+        "| data, pooling | tuned | features | pooling | blocks | leave-one-out | embedding's |",
+        "| --- | --- | --- | --- | --- | ---: | ---: |",
     ]
     for case in found["tuning"]["cases"]:
         for kind, title in (("fixed", "pooling held"), ("free", "pooling free")):
             one = case["chosen"][kind][0]
-            layer = next((p for p in one["layer"].split(".") if p.isdigit()), one["layer"])
             width = f", PCA {one['components']}" if one["components"] else ""
             lines.append(
                 f"| {_title(case['case'])} | {title} | {one['features']}{width} | {one['pooling']} "
-                f"| block {layer} | {one['blocks']} | {_percent(one['leave_one_out'])} "
+                f"| {one['blocks']} | {_percent(one['leave_one_out'])} "
                 f"| {_percent(one['embedding_leave_one_out'])} |"
             )
     return "\n".join(lines)
@@ -104,5 +110,7 @@ def _percent(value: float) -> str:
 
 
 def _title(case: str) -> str:
+    if case in SOUNDS:
+        return SOUNDS[case]
     data, _, pooling = case.partition("-")
-    return f"{TITLES[data]}, {pooling or 'Whisper-tiny'}"
+    return f"{TITLES[data]}, {pooling}"

@@ -38,6 +38,19 @@ def draw_rows(codes: Int64Array, most: int, seed: int) -> Int64Array:
     return np.sort(np.concatenate(taken))
 
 
+def draw_few(codes: Int64Array, each: int, draws: int, seed: int) -> list[Int64Array]:
+    """Draw so many rows of every class several times, ascending; all of a class that has fewer."""
+    found = []
+    for draw in range(draws):
+        generator = numpy_generator(seed, "tuning", "few", str(draw))
+        parts = [
+            generator.permutation(np.flatnonzero(codes == code))[:each]
+            for code in range(int(codes.max()) + 1)
+        ]
+        found.append(np.sort(np.concatenate(parts)))
+    return found
+
+
 def read_groups(groups: Labels | None, n_rows: int) -> tuple[Int64Array, int]:
     """Give group numbers [N], one a row without groups, and how many groups were named.
 

@@ -22,6 +22,7 @@ def leave_one_out(
     codes: Int64Array,
     groups: Int64Array,
     n_neighbors: int,
+    voters: Int64Array | None = None,
 ) -> BoolArray:
     """Say which rows their nearest neighbours of other groups classify rightly.
 
@@ -35,27 +36,29 @@ def leave_one_out(
         groups: [N] group numbers; rows of one group never vote for each other. All different:
             plain leave-one-out.
         n_neighbors: k; all there are where they are fewer.
+        voters: Rows that vote; None for all.
 
     Returns:
         [combinations, N].
     """
     n_rows, n_classes = len(codes), int(codes.max()) + 1
-    k = min(n_neighbors, n_rows)
-    used = {name for some in combinations for name, _ in some}
+    voters = np.arange(n_rows) if voters is None else voters
+    k, n_voters = min(n_neighbors, len(voters)), len(voters)
+    voting = {name: blocks[name][voters] for name in {n for some in combinations for n, _ in some}}
     right = np.empty((len(combinations), n_rows), np.bool_)
     step = max(1, _GRAM_NUMBERS // n_rows)
     for start in range(0, n_rows, step):
         part = slice(start, min(start + step, n_rows))
-        same = groups[part, None] == groups[None, :]
-        grams = {name: blocks[name][part] @ blocks[name].T for name in used}
+        same = groups[part, None] == groups[None, voters]
+        grams = {name: blocks[name][part] @ rows.T for name, rows in voting.items()}
         for number, some in enumerate(combinations):
             total = np.zeros(same.shape, np.float32)
             for name, weight in some:
                 total += np.float32(weight) * grams[name]
             total[same] = -np.inf
-            near = np.argpartition(total, n_rows - k, axis=1)[:, n_rows - k :]
+            near = np.argpartition(total, n_voters - k, axis=1)[:, n_voters - k :]
             allowed = np.take_along_axis(total, near, 1) > -np.inf
-            cells = codes[near] + np.arange(len(near))[:, None] * n_classes
+            cells = codes[voters][near] + np.arange(len(near))[:, None] * n_classes
             votes = np.bincount(cells[allowed], minlength=len(near) * n_classes)
             chosen = votes.reshape(len(near), n_classes).argmax(1)
             right[number, part] = (chosen == codes[part]) & allowed.any(1)

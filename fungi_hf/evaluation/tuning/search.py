@@ -1,118 +1,22 @@
-"""What tuning may choose from: candidates as data, and the configs that they stand for."""
+"""What tuning may choose from, and how it is judged."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError
+from fungi_hf.evaluation.tuning.candidates import EMBEDDING, Transform
 from fungi_hf.neighbors.base import check_count
-from fungi_hf.specs import KL, PCA, Activation, SimCLR, parse_objective
+from fungi_hf.specs import KL, Activation, SimCLR, parse_objective
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fungi_hf.evaluation.tuning.candidates import Weights
     from fungi_hf.specs import ObjectiveSpec
-
-EMBEDDING: Final = "embedding"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transform:
-    """What is done to each block before rows are normalised.
-
-    Attributes:
-        center: As in `FungiConfig`.
-        whitening: As in `FungiConfig`.
-    """
-
-    center: bool = False
-    whitening: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """One word for tables."""
-        if self.whitening:
-            return f"whitened {self.whitening:g}"
-        return "centred" if self.center else "plain"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One feature that could be chosen.
-
-    Attributes:
-        pooling: Resolved, e.g. "mean".
-        layer: Dotted path of the target layer.
-        transform: Of every block.
-        weights: (block, factor of its cosine in the summed similarity), the embedding first.
-        components: Of a PCA of the concatenation; None for none.
-    """
-
-    pooling: str
-    layer: str
-    transform: Transform = Transform()
-    weights: tuple[tuple[str, float], ...] = ((EMBEDDING, 1.0),)
-    components: int | None = None
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The blocks with a positive weight."""
-        return tuple(name for name, _ in self.weights)
-
-    @property
-    def name(self) -> str:
-        """The combination in one word, e.g. `embedding+2*kl`."""
-        return "+".join(n if w == 1 else f"{w:g}*{n}" for n, w in self.weights)
-
-    def cost(self, specs: Sequence[ObjectiveSpec]) -> int:
-        """Rank by what it takes: 0 a plain embedding, 2 a transformed one, which needs a fit.
-
-        4 with the activation, 6 with a gradient of the untouched input, 8 with one of views;
-        1 more with a PCA.
-        """
-        kinds = {spec.name: spec for spec in specs}
-        used = [kinds[name] for name in self.blocks if name != EMBEDDING]
-        if any(spec.n_views > 1 for spec in used):
-            rank = 8
-        elif any(not isinstance(spec, Activation) for spec in used):
-            rank = 6
-        elif used:
-            rank = 4
-        else:
-            rank = 0 if self.transform == Transform() else 2
-        return rank + (self.components is not None)
-
-    def config(
-        self, base: FungiConfig, specs: Sequence[ObjectiveSpec], *, adjustable: bool = True
-    ) -> FungiConfig:
-        """Give the config of this candidate; everything that is not tuned is `base`'s.
-
-        Args:
-            base: What to start from.
-            specs: The objectives that candidates name.
-            adjustable: Whether pooling and layer can be set; else they stay as they are.
-
-        Returns:
-            The config; the cosine of a block counts with the square of its weight there.
-        """
-        place = {"pooling": self.pooling, "target_layer": self.layer} if adjustable else {}
-        weights = {name: weight**0.5 for name, weight in self.weights}
-        chosen = [
-            parse_objective({**spec.to_dict(), "weight": weights[spec.name]})
-            for spec in specs
-            if spec.name in weights
-        ]
-        return base.replace(
-            **place,
-            center=self.transform.center,
-            whitening=self.transform.whitening,
-            embedding_weight=weights.get(EMBEDDING, 0.0),
-            objectives=tuple(chosen),
-            reduction=None if self.components is None else PCA(n_components=self.components),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +25,7 @@ class TuningSearch:
 
     Attributes:
         free_pooling: Try "mean" and "cls" beside the extractor's own pooling.
-        free_layer: Try the activation of the same layer in other blocks.
+        free_layer: Try the activation of the same layer in other blocks, and several together.
         objectives: Gradients to try; None takes the extractor's own and, of the kinds it has
             none of, KL, tempered SimCLR and untempered SimCLR. Empty tries none.
         whitenings: Powers of the whitening to try beside plain and centred blocks.
@@ -130,8 +34,13 @@ class TuningSearch:
         n_neighbors: K of the vote.
         max_rows: Training rows used; more are a seeded, stratified draw.
         max_layers: Layers tried, spread evenly and ending with the last; bounds memory.
-        min_gain: A candidate that costs more must gain more than this share of the rows; 0 where
-            groups are given.
+        layer_counts: How many of the last layers are tried together, beside all of them.
+        min_gain: Gradients must gain more than this share of the rows, and more than one standard
+            error.
+        max_risk: The plain embedding stays where one standard error below the gain is a loss of
+            more than this share of the rows.
+        ceiling: Share of rows that the plain embedding has right from which on few rows vote, since
+            the others hide the differences.
         seed: Of the draw.
     """
 
@@ -144,7 +53,10 @@ class TuningSearch:
     n_neighbors: int = 20
     max_rows: int = 4000
     max_layers: int = 12
+    layer_counts: tuple[int, ...] = (2, 3, 4)
     min_gain: float = 0.005
+    max_risk: float = 0.01
+    ceiling: float = 0.97
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -156,8 +68,16 @@ class TuningSearch:
         for name in ("n_neighbors", "max_rows", "max_layers"):
             check_count(getattr(self, name), name, 1, None)
         check_count(self.seed, "seed", 0, None)
-        if not 0 <= self.min_gain < 1:
-            raise ConfigError(f"min_gain is a share of the rows, from 0 to 1; got {self.min_gain}")
+        for count in self.layer_counts:
+            check_count(count, "layer_counts", 1, None)
+        for name in ("min_gain", "max_risk", "ceiling"):
+            share = getattr(self, name)
+            if (
+                isinstance(share, bool)
+                or not isinstance(share, (int, float))
+                or not 0 <= share <= 1
+            ):
+                raise ConfigError(f"{name} is a share of the rows, from 0 to 1; got {share!r}")
         for name, low in (("whitenings", 0.0), ("embedding_weights", 0.0), ("components", 1.0)):
             values = getattr(self, name)
             if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values) or any(
@@ -177,8 +97,19 @@ class TuningSearch:
         whitened = (Transform(whitening=float(power)) for power in self.whitenings if power > 0)
         return (Transform(), Transform(center=True), *whitened)
 
-    def specs(self, base: FungiConfig) -> tuple[ObjectiveSpec, ...]:
-        """Give the gradients to try and the activation, each with weight 1."""
+    def specs(
+        self, base: FungiConfig, layers: Sequence[str] = (), target: str = ""
+    ) -> tuple[ObjectiveSpec, ...]:
+        """Give the gradients to try and the activations, each with weight 1.
+
+        Args:
+            base: The extractor's config.
+            layers: Dotted paths whose activations may be chosen, lowest first.
+            target: The one among them that is the target layer.
+
+        Returns:
+            The gradients, then the activation of every layer in the order given.
+        """
         if self.objectives is not None:
             wanted = [parse_objective(item) for item in self.objectives]
         else:
@@ -189,33 +120,68 @@ class TuningSearch:
                 wanted.append(SimCLR())
             if not any(_is_untempered(spec) for spec in wanted):
                 wanted.append(_untempered(wanted))
-        if not any(isinstance(spec, Activation) for spec in wanted):
-            wanted.append(Activation())
-        return tuple(parse_objective({**spec.to_dict(), "weight": 1.0}) for spec in wanted)
+        gradients = [spec for spec in wanted if not isinstance(spec, Activation)]
+        known = {spec.layer or target: spec for spec in wanted if isinstance(spec, Activation)}
+        taken = {spec.name for spec in wanted}
+        activations = []
+        for path in layers or (target,):
+            spec = known.get(path) or Activation(layer=None if path == target else path)
+            if path not in known and spec.name in taken:
+                spec = Activation(layer=spec.layer, name=f"{spec.name}_tuned")
+            activations.append(spec)
+        return tuple(
+            parse_objective({**spec.to_dict(), "weight": 1.0})
+            for spec in (*gradients, *activations)
+        )
 
-    def cheap_combinations(self, activation: str) -> list[tuple[tuple[str, float], ...]]:
-        """Give combinations that need no gradient."""
-        return [
-            ((EMBEDDING, 1.0),),
-            ((activation, 1.0),),
-            ((EMBEDDING, 1.0), (activation, 1.0)),
-        ]
+    def stacks(self, activations: Sequence[str]) -> list[tuple[str, ...]]:
+        """Give the activations that are tried together: the last few, and all.
+
+        Args:
+            activations: Block names, lowest layer first.
+        """
+        counts = sorted({*self.layer_counts, len(activations)})
+        return [tuple(activations[-n:]) for n in counts if 1 < n <= len(activations)]
+
+    def cheap_combinations(self, activations: Sequence[str]) -> list[Weights]:
+        """Give combinations that need no gradient.
+
+        Args:
+            activations: Block names, lowest layer first.
+
+        Returns:
+            The embedding; each activation and each stack of them, without and with it.
+        """
+        alone = ((EMBEDDING, 1.0),)
+        some = [(name,) for name in activations] + self.stacks(activations)
+        named = [tuple((name, 1.0) for name in names) for names in some]
+        return [alone, *named, *((*alone, *weights) for weights in named)]
 
     def gradient_combinations(
-        self, specs: Sequence[ObjectiveSpec]
-    ) -> Iterator[tuple[tuple[str, float], ...]]:
-        """Give combinations of one or two gradients, of one temper, with embedding, activation."""
-        activation = next(spec.name for spec in specs if isinstance(spec, Activation))
+        self, specs: Sequence[ObjectiveSpec], activations: Sequence[str], own: str
+    ) -> Iterator[Weights]:
+        """Give combinations of one or two gradients of one temper with what costs no gradient.
+
+        Args:
+            specs: The gradients, activations ignored.
+            activations: Block names, lowest layer first.
+            own: The target layer's among them.
+
+        Yields:
+            The gradients with the embedding at every weight, without and with the target layer's
+            activation; and with the embedding and each stack.
+        """
         gradients = [spec for spec in specs if not isinstance(spec, Activation)]
         for size in (1, 2):
             for some in itertools.combinations(gradients, size):
                 if len({spec.kind for spec in some}) < size:
                     continue
                 names = [(spec.name, 1.0) for spec in some]
-                for weight, active in itertools.product(self.embedding_weights, (False, True)):
+                for weight, active in itertools.product(self.embedding_weights, ((), (own,))):
                     first = [(EMBEDDING, float(weight))] if weight > 0 else []
-                    last = [(activation, 1.0)] if active else []
-                    yield (*first, *names, *last)
+                    yield (*first, *names, *((name, 1.0) for name in active))
+                for stack in self.stacks(activations):
+                    yield ((EMBEDDING, 1.0), *names, *((name, 1.0) for name in stack))
 
 
 def _is_untempered(spec: ObjectiveSpec) -> bool:

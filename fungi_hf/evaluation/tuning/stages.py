@@ -12,9 +12,10 @@ import torch
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import reconfigure
 from fungi_hf.errors import ConfigError, EncoderError
+from fungi_hf.evaluation.tuning.candidates import EMBEDDING, Candidate
+from fungi_hf.evaluation.tuning.sample import draw_few
 from fungi_hf.evaluation.tuning.scan import scan, sibling_layers
 from fungi_hf.evaluation.tuning.scoring import leave_one_out
-from fungi_hf.evaluation.tuning.search import EMBEDDING, Candidate
 from fungi_hf.evaluation.tuning.selection import Outcome, choose
 from fungi_hf.features import unit_rows
 from fungi_hf.finishing import Finisher
@@ -23,11 +24,15 @@ from fungi_hf.specs import Activation
 
 if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.evaluation.tuning.search import Transform, TuningSearch
+    from fungi_hf.evaluation.tuning.candidates import Transform
+    from fungi_hf.evaluation.tuning.scoring import BoolArray
+    from fungi_hf.evaluation.tuning.search import TuningSearch
     from fungi_hf.extractor import FungiExtractor
-    from fungi_hf.types import Float32Array, Int64Array
+    from fungi_hf.types import Float32Array, Float64Array, Int64Array
 
 _REDUCED = "reduced"
+FEW_ROWS = 10  # of each class, where nearly all rows are right; also the number of neighbours
+FEW_DRAWS = 3
 
 
 class Stages:
@@ -35,7 +40,7 @@ class Stages:
 
     Attributes:
         specs: The objectives that candidates name, the activation among them.
-        min_gain: The search's, and 0 where rows come in groups.
+        activations: Layer -> block, lowest layer first.
         seconds: Stage -> seconds.
     """
 
@@ -50,23 +55,32 @@ class Stages:
         """Keep what is needed; nothing is encoded yet."""
         self._extractor, self._search = extractor, search
         self._items, self._codes, self._groups = items, codes, groups
-        self.specs = search.specs(extractor.config)
-        self._activation = next(s.name for s in self.specs if isinstance(s, Activation))
-        self._rows: dict[tuple[str, str, str], Float32Array] = {}  # (pooling, layer, block)
-        # The margin guards against rows that resemble each other; groups say which ones do.
-        grouped = len(np.unique(groups)) < len(groups)
-        self.min_gain = 0.0 if grouped else search.min_gain
+        encoder = extractor.encoder
+        self._layer = encoder.layer_path
+        layers = [self._layer]
+        if search.free_layer:
+            layers = sibling_layers(encoder, search.max_layers)
+        self.specs = search.specs(extractor.config, layers, self._layer)
+        found = [spec.name for spec in self.specs if isinstance(spec, Activation)]
+        self.activations = dict(zip(layers, found, strict=True))  # layer -> block
+        self._rows: dict[tuple[str, str], Float32Array] = {}  # (pooling, block)
+        self._few: list[Int64Array] | None = None  # rows that vote; empty for all
         self.seconds: dict[str, float] = {}
 
+    @property
+    def has_few_voters(self) -> bool:
+        """Whether candidates were compared by few votes, since nearly all rows are right."""
+        return bool(self._few)
+
     def outcomes(self, *, progress: bool) -> list[Outcome]:
-        """Give every candidate's outcome, the plain embedding first."""
+        """Give every candidate's outcome, the plain embedding first, PCAs last."""
         start = time.perf_counter()
         found = [outcome for encoder in self._encoders() for outcome in self._scanned(encoder)]
         start = self._clock("scan", start)
         if any(not isinstance(spec, Activation) for spec in self.specs):
             found += self._with_gradients(found, progress=progress)
             start = self._clock("gradients", start)
-        position, _ = choose(found, self.specs, self.min_gain)
+        position = choose(found, self.specs, self._search)
         found += self._reduced(found[position].candidate)
         self._clock("reduction", start)
         return found
@@ -118,50 +132,30 @@ class Stages:
         return True
 
     def _scanned(self, encoder: Encoder) -> list[Outcome]:
-        """Judge the embedding and each layer's activation, alone and together."""
-        own = encoder.layer_path
-        layers = [own]
-        if self._search.free_layer and self._is_adjustable():
-            layers = sibling_layers(encoder, self._search.max_layers)
-        raw = self.scan(encoder, layers)
-        for layer in layers:
-            self._rows[encoder.pooling, layer, EMBEDDING] = raw[EMBEDDING]
-            self._rows[encoder.pooling, layer, self._activation] = raw[layer]
-        found = []
-        for transform in self._search.transforms:
-            blocks = {name: finished(rows, transform) for name, rows in raw.items()}
-            candidates, combinations = [], []
-            for layer in (own, *(layer for layer in layers if layer != own)):
-                for weights in self._search.cheap_combinations(self._activation):
-                    if len(weights) == 1 and weights[0][0] == EMBEDDING and layer != own:
-                        continue
-                    candidates.append(self._candidate(encoder.pooling, layer, transform, weights))
-                    named = [(layer if n == self._activation else n, w) for n, w in weights]
-                    combinations.append(named)
-            found += self._judge(candidates, blocks, combinations)
-        return found
+        """Judge the embedding and the layers' activations, alone and together."""
+        raw = self.scan(encoder, list(self.activations))
+        named = {EMBEDDING: raw[EMBEDDING]}
+        named |= {name: raw[layer] for layer, name in self.activations.items()}
+        self._rows |= {(encoder.pooling, name): rows for name, rows in named.items()}
+        combinations = self._search.cheap_combinations(list(self.activations.values()))
+        return self._judge_transformed(encoder.pooling, named, combinations)
 
     def _with_gradients(self, scanned: list[Outcome], *, progress: bool) -> list[Outcome]:
         """Judge combinations with gradients of the target layer, at the best pooling so far.
 
         At an earlier layer every token carries a gradient, which costs several times more.
         """
-        best = max(scanned, key=lambda one: one.right.mean()).candidate
-        layer = self._extractor.encoder.layer_path
-        weights = ((EMBEDDING, 1.0), *((spec.name, 1.0) for spec in self.specs))
-        extractor = self.build(self._candidate(best.pooling, layer, weights=weights))
+        pooling = max(scanned, key=lambda one: one.share.mean()).candidate.pooling
+        own = self.activations[self._layer]
+        gradients = [spec.name for spec in self.specs if not isinstance(spec, Activation)]
+        weights = tuple((name, 1.0) for name in (EMBEDDING, *gradients, own))
+        extractor = self.build(Candidate(pooling=pooling, layer=self._layer, weights=weights))
         rows = self.extract(extractor, progress=progress)
-        for name, block in rows.items():
-            self._rows[best.pooling, layer, name] = block
-        combinations = list(self._search.gradient_combinations(self.specs))
-        found = []
-        for transform in self._search.transforms:
-            blocks = {name: finished(block, transform) for name, block in rows.items()}
-            candidates = [
-                self._candidate(best.pooling, layer, transform, weights) for weights in combinations
-            ]
-            found += self._judge(candidates, blocks, combinations)
-        return found
+        self._rows |= {(pooling, name): block for name, block in rows.items()}
+        names = list(self.activations.values())
+        combinations = list(self._search.gradient_combinations(self.specs, names, own))
+        known = {name: self._rows[pooling, name] for name in names}
+        return self._judge_transformed(pooling, known | rows, combinations)
 
     def scan(self, encoder: Encoder, layers: list[str]) -> dict[str, Float32Array]:
         """Give "embedding" and every layer's pooled input, [N, width], of the rows that vote."""
@@ -178,7 +172,7 @@ class Stages:
     def _reduced(self, chosen: Candidate) -> list[Outcome]:
         """Judge PCAs of the chosen features."""
         parts = [
-            weight**0.5 * finished(self._rows[chosen.pooling, chosen.layer, name], chosen.transform)
+            weight**0.5 * finished(self._rows[chosen.pooling, name], chosen.transform)
             for name, weight in chosen.weights
         ]
         rows = torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
@@ -191,15 +185,19 @@ class Stages:
                 found += self._judge([candidate], blocks, [[(_REDUCED, 1.0)]])
         return found
 
-    def _candidate(
-        self,
-        pooling: str,
-        layer: str,
-        transform: Transform | None = None,
-        weights: tuple[tuple[str, float], ...] = (),
-    ) -> Candidate:
-        transform = transform or self._search.transforms[0]
-        return Candidate(pooling=pooling, layer=layer, transform=transform, weights=weights)
+    def _judge_transformed(
+        self, pooling: str, rows: dict[str, Float32Array], combinations: list[Any]
+    ) -> list[Outcome]:
+        """Judge combinations under every transform."""
+        found = []
+        for transform in self._search.transforms:
+            blocks = {name: finished(block, transform) for name, block in rows.items()}
+            candidates = [
+                Candidate(pooling=pooling, layer=self._layer, transform=transform, weights=weights)
+                for weights in combinations
+            ]
+            found += self._judge(candidates, blocks, combinations)
+        return found
 
     def _judge(
         self,
@@ -207,10 +205,23 @@ class Stages:
         blocks: dict[str, Float32Array],
         combinations: list[Any],
     ) -> list[Outcome]:
-        right = leave_one_out(
-            blocks, combinations, self._codes, self._groups, self._search.n_neighbors
-        )
-        return [Outcome(one, rows) for one, rows in zip(candidates, right, strict=True)]
+        """Classify every row by the others; the first call judges the plain embedding first."""
+
+        def right(k: int, voters: Int64Array | None = None) -> BoolArray:
+            return leave_one_out(blocks, combinations, self._codes, self._groups, k, voters)
+
+        whole = right(self._search.n_neighbors)
+        if self._few is None:
+            at_ceiling = whole[0].mean() >= self._search.ceiling
+            seed = self._search.seed
+            self._few = draw_few(self._codes, FEW_ROWS, FEW_DRAWS, seed) if at_ceiling else []
+        shares: Float64Array = whole.astype(np.float64)
+        if self._few:
+            shares = np.mean([right(FEW_ROWS, few) for few in self._few], axis=0)
+        return [
+            Outcome(one, rows, share)
+            for one, rows, share in zip(candidates, whole, shares, strict=True)
+        ]
 
 
 def finished(rows: Float32Array, transform: Transform) -> Float32Array:

@@ -15,6 +15,7 @@ from fungi_hf.cli import main
 from fungi_hf.config import KL, Activation, SimCLR
 from fungi_hf.errors import ConfigError, FeatureError, InputTypeError, ShapeError, StateError
 from fungi_hf.evaluation.tuning import TuningReport, TuningSearch, tune
+from fungi_hf.evaluation.tuning.candidates import Candidate
 from fungi_hf.evaluation.tuning.scan import scan, sibling_layers
 from fungi_hf.specs import REGISTERED_OBJECTIVES
 from fungi_hf.testing import tiny_text_model
@@ -55,7 +56,7 @@ def test_the_tuned_extractor_is_its_config_fitted_on_all_inputs(plain) -> None:
     assert (report.n_rows, report.n_groups) == (60, 0)
     assert report.n_used == sum(report.classes.values()) <= 42
     assert report.notes[0] == f"{report.n_used} of 60 rows voted, drawn within each class"
-    assert {one.cost for one in report.candidates} >= {0, 2, 4, 6, 8}
+    assert {one.cost for one in report.candidates} >= {0, 2, 4, 6, 8, 10}
     assert {one.pooling for one in report.candidates} == {"mean", "cls"}
     assert {one.transform for one in report.candidates} == {
         "plain", "centred", "whitened 0.5", "whitened 1"
@@ -133,7 +134,7 @@ def test_a_gradient_that_helps_is_chosen(plain, sides) -> None:
     search = TuningSearch(objectives=(spec,), n_neighbors=5, **fixed)
     report = plain.tune(TEXTS, labels, search=search).tuning
     assert "side" in report.chosen.name
-    assert report.chosen.cost == 6
+    assert report.chosen.cost == 8
     assert report.chosen.accuracy > report.embedding.accuracy + 0.1
     assert report.chosen.p < 0.05
     assert "points against the plain embedding" in report.reason
@@ -166,6 +167,60 @@ def test_layers_and_poolings_can_be_kept(plain) -> None:
     assert layers == [f"encoder.layer.{i}.attention.output.dense" for i in range(len(layers))]
     assert len(layers) > 1
     assert sibling_layers(plain.encoder, 1) == layers[-1:]
+
+
+def test_layers_are_tried_alone_and_together(plain) -> None:
+    labels = labels_of(plain)
+    search = TuningSearch(objectives=SMALL[:1], n_neighbors=3, layer_counts=(2,), components=())
+    names = {one.name for one in plain.tune(TEXTS, labels, search=search).tuning.candidates}
+    one, two, all_ = "activation", "activation_1+activation", "activation_0+activation_1+activation"
+    for cheap in ("activation_0", one, two, all_):
+        assert {cheap, f"embedding+{cheap}"} <= names
+    assert {f"embedding+kl+{some}" for some in (one, two, all_)} <= names
+    assert f"kl+{two}" not in names
+
+
+def test_a_stack_of_layers_is_scored_as_its_config_computes_it(plain) -> None:
+    labels, layers = labels_of(plain), sibling_layers(plain.encoder, 12)
+    labels[::3] += 2  # so that not all rows are right
+    search = TuningSearch(objectives=(), n_neighbors=3, components=(), free_pooling=False)
+    report = plain.tune(TEXTS, labels, search=search).tuning
+    name = "embedding+activation_1+activation"
+    for transform in search.transforms:
+        scored = next(
+            one for one in report.candidates if (one.name, one.transform) == (name, transform.name)
+        )
+        candidate = Candidate(
+            pooling="mean",
+            layer=layers[-1],
+            transform=transform,
+            weights=tuple((block, 1.0) for block in name.split("+")),
+        )
+        specs = search.specs(plain.config, layers, layers[-1])
+        config = candidate.config(plain.config, specs)
+        extractor = FungiExtractor(plain.encoder, config)
+        array = extractor.fit(TEXTS)(TEXTS).array.astype(np.float64)
+        cosines = array @ array.T
+        np.fill_diagonal(cosines, -np.inf)
+        near = np.argsort(-cosines, axis=1)[:, :3]
+        votes = np.array([np.bincount(labels[some], minlength=4).argmax() for some in near])
+        assert 0 < (votes == labels).mean() < 1
+        assert (votes == labels).mean() == pytest.approx(scored.accuracy)
+
+
+def test_few_rows_vote_where_nearly_all_are_right(plain) -> None:
+    texts, labels = TEXTS[:20] * 3, np.arange(60) % 20 % 4
+    search = TuningSearch(objectives=(), n_neighbors=2, components=())
+    report = plain.tune(texts, labels, search=search).tuning  # copies tell every label
+    assert report.embedding.accuracy == 1
+    assert report.embedding.share < 1
+    assert any("3 draws of 10 voting rows a class" in note for note in report.notes)
+    assert any("pass groups" in note for note in report.notes)
+    never = TuningSearch(objectives=(), n_neighbors=2, components=(), ceiling=1.0)
+    labels[0] = 3 - labels[0]  # one wrong row, below this ceiling
+    report = plain.tune(texts, labels, search=never).tuning
+    assert report.embedding.share == report.embedding.accuracy < 1
+    assert not report.notes
 
 
 def test_a_scan_equals_extractions_layer_by_layer(plain) -> None:
