@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fungi_hf.config import KL, Activation, FungiConfig, SimCLR
+from fungi_hf import register_objective
+from fungi_hf.config import KL, Activation, Custom, FungiConfig, SimCLR
+from fungi_hf.errors import NotFittedError
 from fungi_hf.evaluation.tuning.scoring import leave_one_out
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.finishing import Finisher
+from fungi_hf.objectives.simclr import SimCLRObjective
 from fungi_hf.reduction import PrincipalComponents
 from fungi_hf.seeding import numpy_generator
 from recipes import protocol
@@ -169,6 +172,34 @@ def heads(case: Case) -> dict[str, Any]:
     return _extracted(case, (*objectives, Activation()), "auto", "heads")
 
 
+class Repulsion(SimCLRObjective):
+    """InfoNCE without the attraction of an input's own views."""
+
+    def loss(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Give the log-sum-exp term alone, [B]."""
+        n_views, bank = embeddings.shape[1], self.negatives
+        if bank is None:
+            raise NotFittedError("no negatives; call fit first")
+        z = torch.nn.functional.normalize(self.head(embeddings), dim=-1)
+        itself = torch.eye(n_views, dtype=torch.bool, device=z.device)
+        own = (z @ z.transpose(1, 2)).masked_fill(itself, -torch.inf)
+        scores = torch.cat([own, z @ bank.to(z).T], dim=-1) / self.temperature
+        return scores.logsumexp(-1).mean(-1)
+
+
+def infonce(case: Case) -> dict[str, Any]:
+    """The terms and temperatures of InfoNCE, one head's draw, by late views (k = 1)."""
+    register_objective("repulsion", Repulsion)
+    late: dict[str, Any] = {"n_views": 12, "late_views": 1}
+    objectives = (
+        SimCLR(**late),
+        SimCLR(name="simclr_untempered", logsumexp_temperature=1.0, **late),
+        Custom(objective="repulsion", options={"n_views": 12}, n_fit=64, **late),
+        Activation(),
+    )
+    return _extracted(case, objectives, "auto", "infonce")
+
+
 def _extracted(case: Case, objectives: Any, layer: str, name: str) -> dict[str, Any]:
     data, pooling = case.name.split("-")
     splits = load(data, "train").head(3000), load(data, "test").head(1000)
@@ -197,8 +228,10 @@ def _extracted(case: Case, objectives: Any, layer: str, name: str) -> dict[str, 
     )
     gradients = [spec.name for spec in objectives if not isinstance(spec, Activation)]
     sums = [["embedding"], ["activation"], *([g] for g in gradients), gradients]
-    sums += [["embedding", *some] for some in (["activation"], ["kl"], gradients)]
-    sums += [["activation", "kl"], ["activation", *gradients]]
+    sums += [
+        ["embedding", *some] for some in (["activation"], *([g] for g in gradients), gradients)
+    ]
+    sums += [["activation", gradients[0]], ["activation", *gradients]]
     blocks, arms = {}, {}
     for kind in ("plain", "centred", "whitened 0.5", "whitened 1"):
         blocks |= {f"{b}, {kind}": TRANSFORMS[kind](one) for b, one in raw.items()}
@@ -213,6 +246,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[Case], dict[str, Any]], list[str]]] = {
     "layers": (layers, TEXTS),
     "inner": (inner, ["trec6-cls", "banking77-cls", "banking77-mean"]),
     "heads": (heads, ["trec6-cls", "banking77-cls", "banking77-mean"]),
+    "infonce": (infonce, ["banking77-cls", "trec6-cls", "sst2-cls", "banking77-mean"]),
 }
 
 

@@ -240,11 +240,13 @@ TABLES = {
     "layers-mean": lambda found: sweep_tables.layers(found, "mean"),
     "sketch-sweep": sweep_tables.sketches,
     "options": sweep_tables.options,
+    "simclr-options": sweep_tables.simclr,
     "tuning": tuning_tables.tuning,
     "tuning-choices": tuning_tables.choices,
+    "tuning-tasks": tuning_tables.tasks,
     **{
         f"ablation-{name}": functools.partial(tuning_tables.ablation, name=name)
-        for name in ("transforms", "weights", "layers", "inner", "heads")
+        for name in ("transforms", "weights", "layers", "inner", "heads", "infonce", "factors")
     },
     "late": late.accuracy_table,
     "late-cost": late.cost_table,

@@ -72,6 +72,39 @@ def choices(found: Found) -> str:
     return "\n".join(lines)
 
 
+def tasks(found: Found) -> str:
+    """Give gains and losses on the small tasks, by the case that they are cut out of."""
+    lines = [
+        "| cut out of | tasks | mean gain over the best of two | smallest gain | behind "
+        "| significantly behind (5 %) |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for one in found["tuning-tasks"]["tasks"]:
+        rows.setdefault(_title(one["task"].split(" ")[0]), []).append(one)
+        if one["rows"]["train"] <= 500:
+            rows.setdefault("at most 500 training rows", []).append(one)
+        rows.setdefault("all", []).append(one)
+    last = ("at most 500 training rows", "all")
+    for title in (*(key for key in rows if key not in last), *last):
+        some = [one["tests"] for one in rows[title]]
+        gains = [min(test["difference"] for test in tests.values()) for tests in some]
+        worse = sum(
+            any(test["difference"] < 0 and test["p"] < 0.05 for test in tests.values())
+            for tests in some
+        )
+        cells = [
+            title,
+            str(len(gains)),
+            f"{100 * sum(gains) / len(gains):+.1f}",
+            f"{100 * min(gains):+.1f}",
+            str(sum(gain < 0 for gain in gains)),
+            str(worse),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def ablation(found: Found, name: str, most: int = 25) -> str:
     """Give an experiment: leave-one-out / test accuracy, best mean first; plain sums always."""
     cases = found[f"ablations-{name}"]["cases"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +40,7 @@ class PushOptions:
     create_pr: bool = False
 
 
-class Pushable:
+class Pushable(ABC):
     """What can be pushed to a repository; `_push` says how."""
 
     def push_to_hub(
@@ -77,8 +78,9 @@ class Pushable:
         )
         return self._push(repo_id, options)
 
+    @abstractmethod
     def _push(self, repo_id: str, options: PushOptions) -> str:
-        raise NotImplementedError
+        """Push, and give the address of the commit or pull request."""
 
 
 def push_folder(

@@ -77,6 +77,31 @@ def options(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def simclr(found: dict[str, dict[str, Any]]) -> str:
+    """Give accuracy over values of SimCLR's options on two sets."""
+    sets = {"banking77": "Banking-77", "trec6": "TREC-6"}
+    names = ("simclr", "embedding+simclr")
+    columns = [f"{title}, {name}" for title in sets.values() for name in ("alone", "+ embedding")]
+    lines = [
+        "| option | value | " + " | ".join(columns) + " |",
+        "| --- | ---: |" + " ---: |" * len(columns),
+    ]
+    fields = {"n_views": "views", "n_negatives": "negatives", "temperature": "simclr-temperature"}
+    bases = {}
+    for field, name in fields.items():
+        sweeps = {data: found[f"sweep-{name}-{data}-minilm-cls"]["rows"] for data in sets}
+        for value in dict.fromkeys(row[field] for row in sweeps["banking77"] if row[field]):
+            cells = []
+            for data, rows in sweeps.items():
+                bases[data] = next(row["accuracy"] for row in rows if row[field] is None)
+                own = {row["features"]: row["accuracy"] for row in rows if row[field] == value}
+                cells += [f"{100 * own[features]:.1f}" for features in names]
+            lines.append(f"| {field} | {value:g} | " + " | ".join(cells) + " |")
+    alone = ", ".join(f"{100 * bases[data]:.1f} on {title}" for data, title in sets.items())
+    lines.append(f"\nThe embedding alone: {alone}.")
+    return "\n".join(lines)
+
+
 def _sketch_cell(row: dict[str, Any]) -> str:
     return f"{row['cosine_rmse']:.3f} / {row['neighbours_kept']:.2f} / {100 * row['accuracy']:.1f}"
 

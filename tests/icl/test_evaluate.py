@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -19,7 +16,6 @@ from fungi_hf.errors import (
     LabelError,
     LLMAuthError,
     LLMError,
-    PromptOverflowError,
 )
 from fungi_hf.icl import (
     ChatLLM,
@@ -28,40 +24,18 @@ from fungi_hf.icl import (
     FakeOpenAIServer,
     LabelSpace,
     PromptBuilder,
-    compare,
     evaluate,
 )
 from fungi_hf.icl.audio import AudioClip
 from fungi_hf.icl.evaluate import EvalResult, Evaluation, aevaluate, run_here
 from fungi_hf.icl.fake_server import Fault
-from fungi_hf.icl.llm import Limits, Reply, RequestFailedError, Sampling
+from fungi_hf.icl.llm import Limits, Sampling
 from fungi_hf.icl.policies import FakeReply
 from fungi_hf.icl.results import RowResult
-from tests.icl.chat_kit import LABELS, NAMES, FastClock, task
+from tests.icl.chat_kit import LABELS, NAMES, FastClock
+from tests.icl.evaluate_kit import TenLines, results_bytes, run, setup, words
 
 SECRET = "sk-very-secret-0123456789"
-
-
-def words(text):
-    return len(text.split())
-
-
-def setup(n_test=20, k=5, strategy="bm25", **settings):
-    train, test = task(n_test=n_test)
-    selector = DemoSelector(strategy, k=k).fit(train)
-    return selector, PromptBuilder(LABELS, **settings), test
-
-
-def run(server, n_test=20, out=None, k=5, repeats=1, **settings):
-    selector, builder, test = setup(n_test, k)
-    return evaluate(
-        selector, builder, ChatLLM("fake", base_url=server.url, **settings), test,
-        out=out, repeats=repeats,
-    )  # fmt: skip
-
-
-def results_bytes(folder):
-    return (folder / "results.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("style", ["multiturn", "block", "completion"])
@@ -308,16 +282,6 @@ def test_it_works_inside_a_running_loop_and_as_a_coroutine():
     assert len(a.rows) == 20
 
 
-class TenLines:
-    name = "ten lines"
-
-    async def answer(self, prompt, labels):
-        shown = [m["content"] for m in prompt.messages if m["role"] == "assistant"]
-        if "question 3" in prompt.messages[-1]["content"]:
-            raise RequestFailedError("no answer", 2)
-        return Reply(content=shown[-1])
-
-
 def test_anything_with_an_answer_method_is_a_model():
     result = evaluate(*setup()[:2], TenLines(), setup()[2])
     assert result.statuses == {"ok": 19, "failed": 1}
@@ -331,167 +295,6 @@ def test_no_demonstrations_is_a_control_of_its_own():
     assert {row.label for row in result.rows} == {NAMES[0]}
     assert {row.demonstrations for row in result.rows} == {()}
     assert (result.coverage, result.agreement, result.mean_kept) == (0.0, 0.0, 0.0)
-
-
-def test_every_total_is_the_count_done_by_hand():
-    train = Examples(contents=["aa x", "aa y", "bb x", "bb y"], targets=[0, 0, 1, 1])
-    test = Examples(
-        contents=["aa q", "bb q", "aa r", "bb r"], targets=[0, 1, 1, 2], ids=list("abcd")
-    )
-    selector = DemoSelector("bm25", k=2).fit(train)
-    with FakeOpenAIServer(["card arrival", "nonsense", "top up", "top up"]) as server:
-        llm = ChatLLM("fake", base_url=server.url, output="text", limits=Limits(concurrency=1))
-        with pytest.warns(UserWarning, match="1 queries have a gold label .* 'exchange rate'"):
-            result = evaluate(selector, PromptBuilder(LABELS), llm, test)
-    assert [row.id for row in result.rows] == ["a", "b", "c", "d"]
-    assert [row.status for row in result.rows] == ["ok", "invalid", "ok", "ok"]
-    assert [row.correct for row in result.rows] == [True, False, True, False]
-    assert (result.accuracy, result.accuracy_answered) == (0.5, 2 / 3)
-    assert [row.covered for row in result.rows] == [True, True, False, False]
-    assert (result.coverage, result.accuracy_covered, result.accuracy_uncovered) == (0.5, 0.5, 0.5)
-    assert [row.vote for row in result.rows] == [NAMES[0], NAMES[1], NAMES[0], NAMES[1]]
-    assert (result.vote_accuracy, result.agreement) == (0.5, 0.5)
-    assert result.per_label == {
-        "card arrival": (1.0, 1), "top up": (0.5, 2), "exchange rate": (0.0, 1),
-    }  # fmt: skip
-    assert result.macro_accuracy == 0.5
-    assert (result.unreachable, result.mean_kept) == (1, 2.0)
-    assert "INCOMPLETE" not in str(result)
-
-
-def test_the_interval_is_wilsons():
-    rows = tuple(
-        RowResult(id=i, gold="a", status="ok", label="a" if i < 2772 else "b") for i in range(3080)
-    )
-    result = EvalResult(all_rows=rows, n_rows=3080)
-    assert result.interval == pytest.approx((0.8889, 0.9101), abs=5e-5)
-    assert EvalResult(all_rows=(), n_rows=4).interval == (0.0, 1.0)
-
-
-def test_repeats_take_new_seeds_and_are_reported_together():
-    train, test = task()
-    selector = DemoSelector("random", k=3, seed=5).fit(train)
-    with FakeOpenAIServer() as server:
-        llm = ChatLLM("fake", base_url=server.url)
-        three = evaluate(selector, PromptBuilder(LABELS), llm, test, repeats=3)
-        singles = [
-            evaluate(
-                DemoSelector("random", k=3, seed=s).fit(train), PromptBuilder(LABELS), llm, test
-            )
-            for s in (5, 6, 7)
-        ]
-    assert three.by_repeat == tuple(single.accuracy for single in singles)
-    assert three.accuracy == pytest.approx(np.mean(three.by_repeat))
-    assert three.rows == singles[0].rows
-    low, high = three.interval
-    assert low < three.accuracy < high
-    assert f"from {min(three.by_repeat):.4f} to {max(three.by_repeat):.4f}" in str(three)
-
-
-def test_a_repeated_prompt_that_stays_the_same_is_asked_anew(tmp_path):
-    with FakeOpenAIServer() as server:
-        result = run(server, repeats=2, cache=tmp_path / "a.sqlite", out=tmp_path / "run")
-        assert (result.requests, len(result.all_rows), len(result.rows)) == (40, 40, 20)
-        assert result.complete
-        again = run(server, repeats=2, cache=tmp_path / "a.sqlite", out=tmp_path / "run")
-        assert (again.requests, again.all_rows) == (0, result.all_rows)
-
-
-def test_results_can_be_compared_row_by_row(tmp_path):
-    train, test = task()
-    with FakeOpenAIServer() as server:
-        llm = ChatLLM("fake", base_url=server.url)
-        good = run(server, out=tmp_path / "good")
-        builder = PromptBuilder(LABELS)
-        bad = evaluate(DemoSelector("random", k=1).fit(train), builder, llm, test)
-    difference = compare(good, bad)
-    assert difference.delta == pytest.approx(good.accuracy - bad.accuracy)
-    assert compare(EvalResult.load(tmp_path / "good"), bad) == difference
-
-
-DRY_PROGRAM = """
-import sys
-import tests.icl.bare
-import fungi_hf.icl
-from fungi_hf.icl import ChatLLM, DemoSelector, PromptBuilder, evaluate
-from tests.icl.chat_kit import LABELS, task
-train, test = task()
-selector = DemoSelector("bm25", k=5).fit(train)
-print(evaluate(selector, PromptBuilder(LABELS), ChatLLM("m"), test, dry_run=True).requests)
-heavy = ("openai", "httpx", "httpx2", "torch", "transformers", "pandas", "pyarrow", "sklearn")
-print([name for name in heavy if name in sys.modules])
-"""
-
-
-class TestDryRun:
-    def test_tokens_equal_the_servers_count_given_its_tokenizer(self):
-        selector, builder, test = setup(count_tokens=words)
-        with FakeOpenAIServer(count_tokens=words) as server:
-            llm = ChatLLM("fake", base_url=server.url, sampling=Sampling(max_output_tokens=9))
-            dry = evaluate(selector, builder, llm, test, dry_run=True)
-            assert not server.log
-            evaluate(selector, builder, llm, test)
-            assert dry.input_tokens == server.prompt_tokens
-        assert (dry.rows, dry.requests, dry.cached, dry.exact_count) == (20, 20, 0, True)
-        assert dry.max_output_tokens == 180
-        assert dry.cost(input=1.0, output=2.0) == (dry.input_tokens + 360) / 1e6
-        assert dry.coverage == selector.select(test).coverage(test.targets)
-        assert "requests        20" in str(dry)
-
-    def test_answered_rows_cost_nothing(self, tmp_path):
-        selector, builder, test = setup()
-        with FakeOpenAIServer() as server:
-            llm = ChatLLM("fake", base_url=server.url, cache=tmp_path / "answers.sqlite")
-            half = test.take(range(10))
-            evaluate(selector, builder, llm, half)
-            dry = evaluate(selector, builder, llm, test, dry_run=True)
-            assert (dry.cached, dry.requests) == (10, 10)
-            before = server.prompt_tokens
-            evaluate(selector, builder, llm, test, out=tmp_path / "run")
-            assert len(server.log) == 20
-            assert dry.max_output_tokens == 640
-            other = ChatLLM("fake", base_url=server.url)
-            done = evaluate(selector, builder, other, test, dry_run=True, out=tmp_path / "run")
-            assert (done.cached, done.requests, done.input_tokens) == (20, 0, 0)
-            assert server.prompt_tokens > before
-
-    def test_no_socket_is_opened(self, monkeypatch):
-        def refuse(*_, **__):
-            raise AssertionError("a socket was opened")
-
-        monkeypatch.setattr(socket, "socket", refuse)
-        monkeypatch.setattr(socket, "create_connection", refuse)
-        monkeypatch.setattr(socket, "socketpair", refuse)
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        selector, builder, test = setup()
-        dry = evaluate(selector, builder, ChatLLM("gpt-x"), test, dry_run=True)
-        assert dry.requests == 20
-
-    def test_no_client_and_no_model_library_is_loaded(self):
-        done = subprocess.run(
-            [sys.executable, "-c", DRY_PROGRAM], capture_output=True, text=True, check=False
-        )
-        assert done.stdout.split("\n")[:2] == ["20", "[]"], done.stderr
-
-    def test_queries_without_targets_are_enough(self):
-        selector, builder, test = setup()
-        bare = Examples(contents=test.contents)
-        dry = evaluate(selector, builder, TenLines(), bare, dry_run=True)
-        assert (dry.coverage, dry.requests) == (None, 20)
-
-    def test_queries_over_the_budget_are_counted_and_not_sent(self):
-        selector, _, _ = setup()
-        test = Examples(contents=["top " * 500, "top money"], targets=[0, 1])
-        builder = PromptBuilder(LABELS, max_input_tokens=200, on_overflow="skip")
-        with FakeOpenAIServer() as server:
-            llm = ChatLLM("fake", base_url=server.url)
-            dry = evaluate(selector, builder, llm, test, dry_run=True)
-            result = evaluate(selector, builder, llm, test)
-            assert (dry.overflow_rows, dry.requests, len(server.log)) == (1, 1, 1)
-        assert [row.status for row in result.rows] == ["overflow", "ok"]
-        strict = PromptBuilder(LABELS, max_input_tokens=200)
-        with pytest.raises(PromptOverflowError, match="query row 0"):
-            evaluate(selector, strict, TenLines(), test)
 
 
 def test_audio_demonstrations_arrive_as_valid_parts():
