@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fungi_hf import Activation, FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.config import KL
 from fungi_hf.testing import tiny_text_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TRAIN = [
     "my card is lost",
@@ -52,3 +55,11 @@ def extractor_of(family: str = "bert", *, fresh: bool = False, **changes: Any) -
 
 def fitted(family: str = "bert", **changes: Any) -> FungiExtractor:
     return extractor_of(family, **changes).fit(TRAIN)
+
+
+def saved_model(folder: Path, family: str = "bert") -> Path:
+    """Write a tiny float32 model and its tokenizer, as a folder that can be loaded."""
+    model, tokenizer = tiny_text_model(family, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

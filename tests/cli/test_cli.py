@@ -19,7 +19,7 @@ from fungi_hf.cli import build_parser, main
 from fungi_hf.cli.rows import read_inputs
 from fungi_hf.errors import InputError
 from fungi_hf.features import FungiFeatures
-from fungi_hf.testing import tiny_text_model
+from tests.tiny import saved_model
 
 TEXTS = ["my card was lost", "how do you pay", "what is the new account", "please help me"]
 
@@ -27,10 +27,7 @@ TEXTS = ["my card was lost", "how do you pay", "what is the new account", "pleas
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tiny")
-    encoder, tokenizer = tiny_text_model("bert", dtype=torch.float32)
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(saved_model(folder))
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fungi_hf import FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.cli import build_parser, main
 from fungi_hf.evaluation import evaluate_knn
 from fungi_hf.evaluation.documents import read_documents
 from fungi_hf.features import FungiFeatures
-from fungi_hf.testing import tiny_text_model
 from tests.evaluation.blocks import labelled
-from tests.tiny import TRAIN
+from tests.tiny import TRAIN, saved_model
 
 PROGRAM = str(Path(sys.executable).with_name("fungi-hf"))
 WIDTHS = {"embedding": 6, "kl": 4}
@@ -72,10 +70,7 @@ def sides(files: SimpleNamespace, suffix: str = ".safetensors", labels: str = ".
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tiny")
-    encoder, tokenizer = tiny_text_model("bert", dtype=torch.float32)
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(saved_model(folder))
 
 
 @pytest.fixture(scope="module")

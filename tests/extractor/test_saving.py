@@ -16,16 +16,13 @@ import torch
 from fungi_hf import PCA, FungiConfig, FungiExtractor
 from fungi_hf.errors import ConfigError, EncoderError, StateError, StorageError
 from fungi_hf.testing import tiny_text_model
-from tests.tiny import OBJECTIVES, TEXTS, TRAIN, extractor_of, fitted, model_of
+from tests.tiny import OBJECTIVES, TEXTS, TRAIN, extractor_of, fitted, model_of, saved_model
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    model, tokenizer = tiny_text_model("bert", dtype=torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved_model(folder)
 
 
 def config(**changes) -> FungiConfig:

@@ -8,7 +8,7 @@ from fungi_hf.icl import (
     PromptBuilder,
     evaluate,
 )
-from fungi_hf.icl.llm import Reply
+from fungi_hf.icl.llm import Reply, RequestFailedError
 from tests.icl.chat_kit import LABELS, task
 
 

@@ -6,10 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from fungi_hf import KL, FungiConfig, FungiExtractor, SimCLR
-from fungi_hf.testing import tiny_text_model
+from tests.tiny import saved_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,10 +35,7 @@ FITTED = FungiConfig(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder as transformers writes it."""
     path = tmp_path_factory.mktemp("tiny-bert")
-    model, tokenizer = tiny_text_model("bert", dtype=torch.float32)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return saved_model(path)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import torch
 from transformers import pipeline
 
 from fungi_hf.errors import InputError, InputTypeError
-from fungi_hf.testing import tiny_text_model
 from tests.integrations.conftest import CONFIG
+from tests.tiny import saved_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,9 +41,7 @@ def pipe(folder: Path) -> FungiPipeline:
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> FungiPipeline:
     """An encoder whose tokenizer knows every byte."""
     path = tmp_path_factory.mktemp("tiny-roberta")
-    model, tokenizer = tiny_text_model("roberta", dtype=torch.float32)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    saved_model(path, "roberta")
     return pipeline(TASK, model=str(path), fungi_config=CONFIG, device="cpu")
 
 

@@ -41,7 +41,7 @@ class Stages:
     Attributes:
         specs: The objectives that candidates name, the activation among them.
         activations: Layer -> block, lowest layer first.
-        seconds: Stage -> seconds.
+        seconds: Stage -> seconds: "scan" and "gradients" of the encoder, "votes" of all else.
     """
 
     def __init__(
@@ -76,13 +76,12 @@ class Stages:
         """Give every candidate's outcome, the plain embedding first, PCAs last."""
         start = time.perf_counter()
         found = [outcome for encoder in self._encoders() for outcome in self._scanned(encoder)]
-        start = self._clock("scan", start)
         if any(not isinstance(spec, Activation) for spec in self.specs):
             found += self._with_gradients(found, progress=progress)
-            start = self._clock("gradients", start)
         position = choose(found, self.specs, self._search)
         found += self._reduced(found[position].candidate)
-        self._clock("reduction", start)
+        total = time.perf_counter() - start
+        self.seconds["votes"] = round(total - sum(self.seconds.values()), 1)
         return found
 
     def build(self, candidate: Candidate) -> FungiExtractor:
@@ -92,10 +91,9 @@ class Stages:
         )
         return self._with_config(config)
 
-    def _clock(self, stage: str, start: float) -> float:
+    def _add_seconds(self, stage: str, start: float) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = round(now - start, 1)
-        return now
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - start, 1)
 
     def _with_config(self, config: FungiConfig) -> FungiExtractor:
         old = self._extractor
@@ -159,14 +157,19 @@ class Stages:
 
     def scan(self, encoder: Encoder, layers: list[str]) -> dict[str, Float32Array]:
         """Give "embedding" and every layer's pooled input, [N, width], of the rows that vote."""
+        start = time.perf_counter()
         items = [encoder.check(raw, place) for place, raw in enumerate(self._items)]
         if hasattr(encoder, "fit"):
             encoder.fit(items)
-        return scan(encoder, items, layers, self._extractor.budget)
+        found = scan(encoder, items, layers, self._extractor.budget)
+        self._add_seconds("scan", start)
+        return found
 
     def extract(self, extractor: FungiExtractor, *, progress: bool) -> dict[str, Float32Array]:
         """Give every block, [N, width], of the rows that vote."""
+        start = time.perf_counter()
         features = extractor.fit(self._items)(self._items, progress=progress)
+        self._add_seconds("gradients", start)
         return {name: features.block(name) for name in features.layout}
 
     def _reduced(self, chosen: Candidate) -> list[Outcome]:
