@@ -133,7 +133,7 @@ class TuningReport:
     def table(self, n: int = 10) -> str:
         """Give the chosen candidate, the embedding and the n best as a Markdown table."""
         lines = [
-            "| features | pooling | layer | blocks | leave-one-out | 95 % | vs embedding |",
+            "| features | pooling | target layer | blocks | leave-one-out | 95 % | vs embedding |",
             "| --- | --- | --- | --- | ---: | ---: | ---: |",
         ]
         shown = [self.chosen, self.embedding, *self.candidates[:n]]

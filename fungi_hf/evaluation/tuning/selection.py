@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.types import Float64Array
 
-_FIRST_GRADIENT = 8  # the cost from which on candidates hold gradients
+FIRST_GRADIENT = 8  # the cost from which on candidates hold gradients
 _OWN = 0.5  # share of a candidate's own score in its smoothed one
 
 
@@ -55,7 +55,7 @@ def choose(
     whole = [i for i, one in enumerate(outcomes) if one.candidate.components is None]
     score = smoothed([outcomes[i] for i in whole], search)
     costs = np.array([outcomes[i].candidate.cost(specs) for i in whole])
-    steps = (0, _FIRST_GRADIENT, _FIRST_GRADIENT + 2)
+    steps = (0, FIRST_GRADIENT, FIRST_GRADIENT + 2)
     chosen = 0
     for low, high in zip(steps, (*steps[1:], np.inf), strict=True):
         places = np.flatnonzero((costs >= low) & (costs < high))

@@ -16,7 +16,7 @@ import numpy as np
 from fungi_hf.errors import ConfigError
 from fungi_hf.evaluation.tuning.sample import draw_rows, read_classes, read_groups
 from fungi_hf.evaluation.tuning.search import TuningSearch
-from fungi_hf.evaluation.tuning.selection import choose, scores
+from fungi_hf.evaluation.tuning.selection import FIRST_GRADIENT, choose, scores
 from fungi_hf.evaluation.tuning.stages import FEW_DRAWS, FEW_ROWS, Stages
 from fungi_hf.reading import iterate
 from fungi_hf.tuning import TuningReport
@@ -112,7 +112,9 @@ def _reason(found: list[CandidateScore], position: int, best: int) -> str:
     )
     if position == 0:
         return f"{behind}: too little, or too uncertain, to leave the plain embedding for"
-    return f"{behind}, but not by what its neighbours reach, or not by what gradients cost; {gain}"
+    pays = top.cost >= FIRST_GRADIENT > chosen.cost
+    why = "too little for the gradients in it" if pays else "features like it do worse"
+    return f"{behind}, but {why}; {gain}"
 
 
 def _notes(stages: Stages, counts: Int64Array, n_rows: int, n_groups: int) -> tuple[str, ...]:
