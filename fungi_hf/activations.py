@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from fungi_hf.errors import LayerUseError
 from fungi_hf.layers import block_number, resolve_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from fungi_hf.encoders.base import Batch, Encoder
     from fungi_hf.specs import ObjectiveSpec
@@ -101,11 +104,25 @@ def activation_layers(
     return found
 
 
-def needs_full_last_block(encoder: Encoder, layers: Mapping[str, tuple[str, nn.Linear]]) -> bool:
-    """Whether a layer stands beside the target layer, in the block that may be cut short.
+def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
+    """Give an encoder that calls these layers.
 
-    A shortened block calls its target layer, but not all others.
+    A shortened last block calls the target layer and what follows it, but not all others.
+
+    Args:
+        encoder: Not changed, since it may serve other configs.
+        paths: Dotted paths of layers.
+
+    Returns:
+        The encoder itself, or a copy that computes its last block in full.
     """
-    block = block_number(encoder.layer_path)
-    paths = {path for path, _ in layers.values()} - {encoder.layer_path}
-    return any(block_number(path) == block for path in paths)
+    if not getattr(encoder, "uses_short_last_block", False):
+        return encoder
+    names = (n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear))
+    last = max(number for name in names if (number := block_number(name)) is not None)
+    if all(block_number(path) != last or path == encoder.layer_path for path in paths):
+        return encoder
+    full: Any = copy.copy(encoder)
+    full.use_full_last_block()
+    whole: Encoder = full
+    return whole

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fungi_hf.activations import activation_layers, needs_full_last_block
+from fungi_hf.activations import activation_layers, calling
 from fungi_hf.batching import Budget, cut_groups
 from fungi_hf.buffering import SketchBuffer
 from fungi_hf.engine import Group, Plan
@@ -42,21 +41,20 @@ class BlockComputer:
         sketch: The shared sketch; None for exact factors or without gradients.
         budget: Limits of batches and groups.
         reader: Prepares inputs and their views.
+        draw_streams: Block name -> name that keys its draw of training inputs; by default its own.
     """
 
     @own_context()  # a head drawn under a caller's inference_mode could not enter a graph
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Draw heads and sketch by name; nothing is encoded yet."""
         self._activations = activation_layers(encoder, config.objectives)
-        if needs_full_last_block(encoder, self._activations):
-            encoder = copy.copy(encoder)  # the caller's may serve other configs
-            if hasattr(encoder, "use_full_last_block"):
-                encoder.use_full_last_block()
+        encoder = calling(encoder, [path for path, _ in self._activations.values()])
         self._encoder, self._config = encoder, config
         # Graphs above a pooled token are small; those above every token are an MLP each.
         small = getattr(encoder, "uses_short_last_block", False)
         self.budget = Budget(group_tokens=32768 if small else 6144)
         self.reader = InputReader(encoder, config)
+        self.draw_streams: dict[str, str] = {}
         self.objectives = {
             spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
             for spec in config.objectives
@@ -163,7 +161,9 @@ class BlockComputer:
     def draw_training_inputs(self, checked: Iterable[Any]) -> TrainingDraw:
         """Begin one pass over checked inputs that keeps what the objectives will learn from."""
         wanted = {spec.name: _n_training(spec) for spec in self._fitted_specs()}
-        return TrainingDraw(checked, wanted, self._encoder.content, self._config.seed)
+        return TrainingDraw(
+            checked, wanted, self._encoder.content, self._config.seed, self.draw_streams
+        )
 
     def _fitted_specs(self) -> list[SimCLR | Custom]:
         specs = self._config.objectives

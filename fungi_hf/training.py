@@ -9,7 +9,7 @@ from fungi_hf.errors import InputError
 from fungi_hf.seeding import derive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 class TrainingDraw:
@@ -25,6 +25,7 @@ class TrainingDraw:
         wanted: dict[str, int],
         content: Callable[[Any], bytes],
         seed: int,
+        streams: Mapping[str, str] | None = None,
     ) -> None:
         """Begin; nothing is read yet.
 
@@ -33,7 +34,9 @@ class TrainingDraw:
             wanted: Objective name -> most inputs that it learns from.
             content: Gives the bytes that identify an input.
             seed: Root seed.
+            streams: Objective name -> name that keys the draw, where that is another one.
         """
+        self._streams = {name: (streams or {}).get(name, name) for name in wanted}
         self._source, self._content, self._seed = iter(checked), content, seed
         self._wanted = wanted
         self._kept: dict[str, dict[int, Any]] = {name: {} for name in wanted}
@@ -50,7 +53,7 @@ class TrainingDraw:
         self._is_empty = False
         content = self._content(item) if self._wanted else b""
         for name, limit in self._wanted.items():
-            key = derive(self._seed, "negatives", name, content)
+            key = derive(self._seed, "negatives", self._streams[name], content)
             kept, largest = self._kept[name], self._largest[name]
             if key in kept or (len(kept) == limit and key > -largest[0]):
                 continue

@@ -134,6 +134,7 @@ class VariantExtractor:
             for name, spec in specs.items()
         }
         self._computer.objectives.update(drawn)
+        self._computer.draw_streams = {name: spec.name for name, spec in specs.items()}
         self.objectives = {name: one for name, one in drawn.items() if one is not None}
         self._settings = dict(sketches or {"config": _settings_of(encoder, config)})
         self._sketches: dict[tuple[int, int, str], Sketch] = {}

@@ -24,6 +24,7 @@ from fungi_hf.variants import VariantExtractor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from fungi_hf.config import FungiConfig
     from fungi_hf.evaluation.knn import KNNProtocol
     from fungi_hf.evaluation.sweep_records import Cell
     from fungi_hf.extractor import FungiExtractor
@@ -84,10 +85,15 @@ def sweep_layers(
         A row for the embedding, then for each layer, lowest first, its `activation` and every
         objective's block, alone and beside the embedding. `block` is the number of the
         transformer block, `part` the layer's name within it.
+
+    Raises:
+        ConfigError: If `layers` is empty or no list.
     """
     memory_mb = check_count(memory_mb, "memory_mb", 1, None)
     encoder, config = extractor.encoder, extractor.config
     names = [spec.name for spec in config.objectives if spec.kind != "activation"]
+    if isinstance(layers, str) or (layers is not None and not len(layers)):
+        raise ConfigError(f"layers must be None (all) or a list of dotted paths; got {layers!r}")
     paths = list(linear_layers(encoder.model)) if layers is None else list(layers)
     rows: list[dict[str, Cell]] = []
     unusable: dict[str, str] = {}
@@ -119,7 +125,8 @@ def sweep_layers(
             }
             rows += [{**place, **found[one]} for one in combinations]
     settings = sweep_settings(extractor, data) | {"passes": len(passes)}
-    notes = tuple(f"layer {path} is left out: {why}" for path, why in unusable.items())
+    notes = (*(f"layer {path} is left out: {why}" for path, why in unusable.items()),)
+    notes += unused_fields(config)
     return SweepResult(kind="layers", rows=tuple(rows), settings=settings, notes=notes)
 
 
@@ -152,6 +159,8 @@ def sweep_objective(
     """
     if field not in OBJECTIVE_FIELDS:
         raise ConfigError(f"unknown field {choices(field, OBJECTIVE_FIELDS)}")
+    if isinstance(values, (str, int, float)):
+        raise ConfigError(f"values must be a list; got {values!r}")
     if not len(values):
         raise InputError("values are empty; a sweep needs at least one")
     spec = _spec(extractor, field, objective)
@@ -172,7 +181,8 @@ def sweep_objective(
             rows.append({field: None, **found[_EMBEDDING]})
         rows += [{field: value, **found[one]} for one in combinations]
     settings = sweep_settings(extractor, data) | {"objective": spec.to_dict()}
-    return SweepResult(kind=field, rows=tuple(rows), settings=settings)
+    notes = unused_fields(extractor.config)
+    return SweepResult(kind=field, rows=tuple(rows), settings=settings, notes=notes)
 
 
 def _passes(
@@ -265,6 +275,18 @@ def _spec(extractor: FungiExtractor, field: str, objective: str | None) -> Objec
             "n_views and n_negatives are options of simclr"
         )
     return having[0]
+
+
+def unused_fields(config: FungiConfig) -> tuple[str, ...]:
+    """Say which of a config's fields a sweep does not apply, where they are set."""
+    named = {
+        "center": config.center,
+        "whitening": config.whitening > 0,
+        "weights": config.embedding_weight != 1 or any(s.weight != 1 for s in config.objectives),
+        "reduction": config.reduction is not None,
+    }
+    unused = [name for name, is_set in named.items() if is_set]
+    return (f"the config's {', '.join(unused)} are not applied in a sweep",) if unused else ()
 
 
 def sweep_settings(extractor: FungiExtractor, data: SweepData) -> dict[str, Any]:

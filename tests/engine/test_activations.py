@@ -64,6 +64,15 @@ def test_a_layer_beside_the_target_in_a_shortened_block(beside):
     np.testing.assert_allclose(found.block("kl"), plain.block("kl"), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_layer_of_a_shortened_block_above_the_target(beside):
+    path = f"encoder.layer.2.attention.self.{beside}"
+    objectives = (KL(), Activation(layer=path))
+    extractor = extractor_of(objectives=objectives, pooling="cls", target_layer=MIDDLE["bert"])
+    wanted = reference(extractor, path, TEXTS)
+    np.testing.assert_allclose(extractor(TEXTS).block("activation_2"), wanted, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_gradients_and_late_views_beside_do_not_change_it(pooling):
     inner = Activation(layer=MIDDLE["bert"])

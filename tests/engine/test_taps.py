@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +170,17 @@ def test_bad_requests_are_named():
         VariantExtractor(encoder, FungiConfig(), layers=["encoder.layer.9"])
     with pytest.raises(ConfigError, match="name an objective beside activation"):
         VariantExtractor(encoder, FungiConfig(objectives=("activation",)))
+
+
+def test_variants_of_one_objective_share_head_and_negatives():
+    """What is not swept is the same: two equal variants, and the extractor of that spec alone."""
+    spec = SimCLR(n_views=3, latent_dim=8, n_negatives=4)  # 4 of 12 training texts
+    extractor = extractor_of(objectives=(spec,), sketch_dim=12)
+    variants = {"v0": spec, "v1": spec, "v2": dataclasses.replace(spec, temperature=0.5)}
+    found = VariantExtractor(extractor.encoder, extractor.config, objectives=variants)
+    blocks = found.fit(TRAIN)(TEXTS).gradients
+    path = extractor.encoder.layer_path
+    first, second, third = (blocks[path, name, "config"] for name in variants)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, extractor.fit(TRAIN)(TEXTS).block("simclr"), atol=1e-6)
+    assert np.abs(first - third).max() > 0.01

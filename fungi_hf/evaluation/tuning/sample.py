@@ -51,6 +51,20 @@ def draw_few(codes: Int64Array, each: int, draws: int, seed: int) -> list[Int64A
     return found
 
 
+def check_votes(codes: Int64Array, groups: Int64Array) -> None:
+    """Refuse rows of which none has a row of its class in another group.
+
+    Raises:
+        InputError: Since leaving groups out then says nothing.
+    """
+    pairs = np.unique(np.stack([codes, groups]), axis=1)  # of class and group
+    if np.bincount(pairs[0]).max() < 2:
+        raise InputError(
+            "no class has rows of two groups, so that no row could be classified rightly by rows "
+            "of other groups; give finer groups, or none"
+        )
+
+
 def read_groups(groups: Labels | None, n_rows: int) -> tuple[Int64Array, int]:
     """Give group numbers [N], one a row without groups, and how many groups were named.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fungi_hf.activations import noting_inputs
+from fungi_hf.activations import calling, noting_inputs
 from fungi_hf.batching import cut_batches
 from fungi_hf.gradients import untouched
 
@@ -44,9 +44,13 @@ def sibling_layers(encoder: Encoder, most: int) -> list[str]:
         and module.weight.shape == layer.weight.shape
     ]
     if len(found) > most:
-        places = np.linspace(len(found) - 1, 0, most).round().astype(int)
-        found = [found[place] for place in sorted(set(places))]
-    return found if path in found else [*found[1:], path]
+        places = sorted(set(np.linspace(len(found) - 1, 0, most).round().astype(int)))
+        own = found.index(path)
+        if own not in places:  # in place of its nearest, so that the order stays the model's
+            nearest = int(np.abs(np.array(places) - own).argmin())
+            places[nearest] = own
+        found = [found[place] for place in places]
+    return found
 
 
 def scan(
@@ -64,6 +68,7 @@ def scan(
         "embedding" and every layer -> [N, width] float32, in the inputs' order.
     """
     found: dict[str, Float32Array] = {}
+    encoder = calling(encoder, layers)
     with untouched(encoder.model), torch.no_grad():
         for start in range(0, len(inputs), encoder.chunk_size):
             items = encoder.prepare(inputs[start : start + encoder.chunk_size])

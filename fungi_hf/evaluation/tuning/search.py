@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError
@@ -66,28 +69,27 @@ class TuningSearch:
             ConfigError: If one is not allowed.
         """
         for name in ("n_neighbors", "max_rows", "max_layers"):
-            check_count(getattr(self, name), name, 1, None)
-        check_count(self.seed, "seed", 0, None)
-        for count in self.layer_counts:
-            check_count(count, "layer_counts", 1, None)
+            object.__setattr__(self, name, check_count(getattr(self, name), name, 1, None))
+        object.__setattr__(self, "seed", check_count(self.seed, "seed", 0, None))
+        for name in ("free_pooling", "free_layer"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r}")
+        for name in ("components", "layer_counts"):
+            counts = tuple(check_count(n, name, 1, None) for n in _several(self, name))
+            object.__setattr__(self, name, counts)
         for name in ("min_gain", "max_risk", "ceiling"):
-            share = getattr(self, name)
-            if (
-                isinstance(share, bool)
-                or not isinstance(share, (int, float))
-                or not 0 <= share <= 1
-            ):
+            share = _number(getattr(self, name), name)
+            if share > 1:
                 raise ConfigError(f"{name} is a share of the rows, from 0 to 1; got {share!r}")
-        for name, low in (("whitenings", 0.0), ("embedding_weights", 0.0), ("components", 1.0)):
-            values = getattr(self, name)
-            if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values) or any(
-                value < low for value in values
-            ):
-                raise ConfigError(f"{name} must be numbers >= {low:g}; got {values!r}")
+            object.__setattr__(self, name, share)
+        for name in ("whitenings", "embedding_weights"):
+            numbers = tuple(_number(value, name) for value in _several(self, name))
+            object.__setattr__(self, name, numbers)
         for power in self.whitenings:
             FungiConfig(whitening=power)
         if self.objectives is not None:
-            parsed = tuple(parse_objective(item) for item in self.objectives)
+            some = _several(self, "objectives")
+            parsed = tuple(parse_objective(item) for item in some)
             object.__setattr__(self, "objectives", parsed)
             FungiConfig(objectives=parsed)
 
@@ -110,16 +112,7 @@ class TuningSearch:
         Returns:
             The gradients, then the activation of every layer in the order given.
         """
-        if self.objectives is not None:
-            wanted = [parse_objective(item) for item in self.objectives]
-        else:
-            wanted = list(base.objectives)
-            if not any(isinstance(spec, KL) for spec in wanted):
-                wanted.append(KL())
-            if not any(isinstance(spec, SimCLR) for spec in wanted):
-                wanted.append(SimCLR())
-            if not any(_is_untempered(spec) for spec in wanted):
-                wanted.append(_untempered(wanted))
+        wanted = self.wanted(base)
         gradients = [spec for spec in wanted if not isinstance(spec, Activation)]
         known = {spec.layer or target: spec for spec in wanted if isinstance(spec, Activation)}
         taken = {spec.name for spec in wanted}
@@ -133,6 +126,20 @@ class TuningSearch:
             parse_objective({**spec.to_dict(), "weight": 1.0})
             for spec in (*gradients, *activations)
         )
+
+    def wanted(self, base: FungiConfig) -> list[ObjectiveSpec]:
+        """Give the objectives to try: those named, or the config's and what they lack."""
+        if self.objectives is not None:
+            return [parse_objective(item) for item in self.objectives]
+        found = list(base.objectives)
+        if not any(isinstance(spec, KL) for spec in found):
+            found.append(KL())
+        if not any(isinstance(spec, SimCLR) for spec in found):
+            found.append(SimCLR())
+        for untempered in (False, True):
+            if all(_is_untempered(s) != untempered for s in found if isinstance(s, SimCLR)):
+                found.append(_with_temper(found, untempered=untempered))
+        return found
 
     def stacks(self, activations: Sequence[str]) -> list[tuple[str, ...]]:
         """Give the activations that are tried together: the last few, and all.
@@ -184,12 +191,39 @@ class TuningSearch:
                     yield ((EMBEDDING, 1.0), *names, *((name, 1.0) for name in stack))
 
 
+def _several(search: TuningSearch, name: str) -> tuple[Any, ...]:
+    """Give what a field lists.
+
+    Raises:
+        ConfigError: If it is no list.
+    """
+    values = getattr(search, name)
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} must be a list or a tuple; got {values!r}: write ({values!r},)")
+    return tuple(values)
+
+
+def _number(value: Any, name: str) -> float:
+    """Give a finite number >= 0 as a float.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if not 0 <= number < math.inf:
+        raise ConfigError(f"{name} takes finite numbers >= 0; got {value!r}")
+    return number
+
+
 def _is_untempered(spec: ObjectiveSpec) -> bool:
     return isinstance(spec, SimCLR) and spec.logsumexp_temperature == 1.0
 
 
-def _untempered(specs: Sequence[ObjectiveSpec]) -> ObjectiveSpec:
-    """Vary the tempered objective in nothing else, so that both share their views."""
-    tempered = next(spec for spec in specs if isinstance(spec, SimCLR))
-    changes = {"logsumexp_temperature": 1.0, "name": f"{tempered.name}_untempered"}
-    return parse_objective({**tempered.to_dict(), **changes})
+def _with_temper(specs: Sequence[ObjectiveSpec], *, untempered: bool) -> ObjectiveSpec:
+    """Give the first InfoNCE with the other temper: the same views, and a head of its own."""
+    other = next(spec for spec in specs if isinstance(spec, SimCLR))
+    name = f"{other.name}_{'un' if untempered else ''}tempered"
+    while name in {spec.name for spec in specs}:
+        name += "_tuned"
+    changes = {"logsumexp_temperature": 1.0 if untempered else None, "name": name}
+    return parse_objective({**other.to_dict(), **changes})

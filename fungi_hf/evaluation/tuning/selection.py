@@ -41,8 +41,9 @@ def choose(
     compared by the mean of their own score and of their neighbours' (`smoothed`). Of those without
     gradients the best is taken. One with gradients of the untouched input, then of views, takes its
     place if it leads by more than one standard error of the paired difference and by more than
-    `min_gain`. A PCA of the chosen one follows the same rule. The plain embedding stays where one
-    standard error below the gain lies a loss of more than `max_risk`.
+    `min_gain`. A PCA of the chosen one follows the same rule. The plain embedding stays where
+    nothing has a higher share than it, and where one standard error below the gain lies a loss of
+    more than `max_risk`.
 
     Args:
         outcomes: At least one, judged on the same rows, the plain embedding first.
@@ -74,7 +75,8 @@ def choose(
             if lead > max(error, search.min_gain):
                 position = i
     gain, error = _lead(outcomes[position], outcomes[0])
-    return 0 if gain - error < -search.max_risk else position
+    is_best = all(_lead(one, outcomes[0])[0] <= 0 for one in outcomes)
+    return 0 if is_best or gain - error < -search.max_risk else position
 
 
 def smoothed(outcomes: Sequence[Outcome], search: TuningSearch) -> Float64Array:

@@ -11,7 +11,7 @@ import torch
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import reconfigure
-from fungi_hf.errors import ConfigError, EncoderError
+from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.evaluation.tuning.candidates import EMBEDDING, Candidate
 from fungi_hf.evaluation.tuning.sample import draw_few
 from fungi_hf.evaluation.tuning.scan import scan, sibling_layers
@@ -41,6 +41,7 @@ class Stages:
     Attributes:
         specs: The objectives that candidates name, the activation among them.
         activations: Layer -> block, lowest layer first.
+        notes: Facts that a reader of the scores needs.
         seconds: Stage -> seconds: "scan" and "gradients" of the encoder, "votes" of all else.
     """
 
@@ -60,11 +61,20 @@ class Stages:
         layers = [self._layer]
         if search.free_layer:
             layers = sibling_layers(encoder, search.max_layers)
+        own = [s.layer for s in search.wanted(extractor.config) if isinstance(s, Activation)]
+        layers = [*(layer for layer in own if layer and layer not in layers), *layers]
         self.specs = search.specs(extractor.config, layers, self._layer)
         found = [spec.name for spec in self.specs if isinstance(spec, Activation)]
         self.activations = dict(zip(layers, found, strict=True))  # layer -> block
         self._rows: dict[tuple[str, str], Float32Array] = {}  # (pooling, block)
         self._few: list[Int64Array] | None = None  # rows that vote; empty for all
+        self._k = min(search.n_neighbors, max(1, len(codes) // 2))
+        self.notes: list[str] = []
+        if self._k < search.n_neighbors:
+            self.notes.append(
+                f"{self._k} neighbours voted, not {search.n_neighbors}: half of the {len(codes)} "
+                "rows, since with more the other classes always win"
+            )
         self.seconds: dict[str, float] = {}
 
     @property
@@ -109,6 +119,8 @@ class Stages:
         """Give an encoder for each pooling, the extractor's own first."""
         old = self._extractor
         found = [old.encoder]
+        if old.config.audio_statistics == "fit":  # a scan fits it, and it is the caller's
+            found = [reconfigure(old.encoder, old.config, old.source)]
         for pooling in ("mean", "cls") if self._search.free_pooling else ():
             try:
                 other = reconfigure(found[0], old.config.replace(pooling=pooling), old.source)
@@ -148,7 +160,11 @@ class Stages:
         gradients = [spec.name for spec in self.specs if not isinstance(spec, Activation)]
         weights = tuple((name, 1.0) for name in (EMBEDDING, *gradients, own))
         extractor = self.build(Candidate(pooling=pooling, layer=self._layer, weights=weights))
-        rows = self.extract(extractor, progress=progress)
+        try:
+            rows = self.extract(extractor, progress=progress)
+        except LayerUseError as error:
+            self.notes.append(f"no gradients were tried with pooling {pooling!r}: {error}")
+            return []
         self._rows |= {(pooling, name): block for name, block in rows.items()}
         names = list(self.activations.values())
         combinations = list(self._search.gradient_combinations(self.specs, names, own))
@@ -213,14 +229,14 @@ class Stages:
         def right(k: int, voters: Int64Array | None = None) -> BoolArray:
             return leave_one_out(blocks, combinations, self._codes, self._groups, k, voters)
 
-        whole = right(self._search.n_neighbors)
+        whole = right(self._k)
         if self._few is None:
             at_ceiling = whole[0].mean() >= self._search.ceiling
             seed = self._search.seed
             self._few = draw_few(self._codes, FEW_ROWS, FEW_DRAWS, seed) if at_ceiling else []
         shares: Float64Array = whole.astype(np.float64)
         if self._few:
-            shares = np.mean([right(FEW_ROWS, few) for few in self._few], axis=0)
+            shares = np.mean([right(min(FEW_ROWS, self._k), few) for few in self._few], axis=0)
         return [
             Outcome(one, rows, share)
             for one, rows, share in zip(candidates, whole, shares, strict=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.errors import ConfigError
-from fungi_hf.evaluation.tuning.sample import draw_rows, read_classes, read_groups
+from fungi_hf.evaluation.tuning.sample import check_votes, draw_rows, read_classes, read_groups
 from fungi_hf.evaluation.tuning.search import TuningSearch
 from fungi_hf.evaluation.tuning.selection import FIRST_GRADIENT, choose, scores
 from fungi_hf.evaluation.tuning.stages import FEW_DRAWS, FEW_ROWS, Stages
@@ -56,6 +56,8 @@ def tune(
 
     Raises:
         ConfigError: If the extractor keeps exact factors, or `search` is no search.
+        InputError: If an input is unusable, or no row could be classified rightly by the others.
+        LabelError: If labels or groups are unusable.
     """
     search = TuningSearch() if search is None else search
     if not isinstance(search, TuningSearch):
@@ -68,7 +70,10 @@ def tune(
     items = list(iterate(inputs))
     classes, codes = read_classes(labels, len(items))
     numbers, n_groups = read_groups(groups, len(items))
+    for place, raw in enumerate(items):
+        extractor.encoder.check(raw, place)  # before the work, also what is not drawn
     rows = draw_rows(codes, search.max_rows, search.seed)
+    check_votes(codes[rows], numbers[rows])
     stages = Stages(extractor, [items[row] for row in rows], codes[rows], numbers[rows], search)
     outcomes = stages.outcomes(progress=progress)
     position = choose(outcomes, stages.specs, search)
@@ -104,16 +109,23 @@ def _reason(found: list[CandidateScore], position: int, best: int) -> str:
         f"{100 * chosen.against_embedding:+.1f} points against the plain embedding "
         f"(exact McNemar p = {chosen.p:.2g}, one of {len(found)} candidates)"
     )
-    if position == best:
-        return f"nothing is more accurate: {gain}"
+    if chosen.share == top.share:
+        return f"nothing has a higher share of right rows: {gain}"
+    pca = f", PCA {top.components}" if top.components else ""
     behind = (
-        f"{top.name} ({top.pooling}, {top.transform}) leads by {100 * chosen.behind_best:.1f} "
+        f"{top.name} ({top.pooling}, {top.transform}{pca}) leads by {100 * chosen.behind_best:.1f} "
         f"points with a standard error of {100 * chosen.error:.1f}"
     )
+    if chosen.share != chosen.accuracy or top.share != top.accuracy:
+        behind += " where few rows vote"
     if position == 0:
         return f"{behind}: too little, or too uncertain, to leave the plain embedding for"
-    pays = top.cost >= FIRST_GRADIENT > chosen.cost
-    why = "too little for the gradients in it" if pays else "features like it do worse"
+    if top.cost >= FIRST_GRADIENT > chosen.cost:
+        why = "too little for the gradients in it"
+    elif top.components and not chosen.components:
+        why = "too little for a PCA"
+    else:
+        why = "features like it do worse"
     return f"{behind}, but {why}; {gain}"
 
 
@@ -124,6 +136,7 @@ def _notes(stages: Stages, counts: Int64Array, n_rows: int, n_groups: int) -> tu
     single = int((counts == 1).sum())
     if single:
         notes.append(f"{single} classes have one row, which no other row can classify")
+    notes += stages.notes
     if stages.has_few_voters:
         notes.append(
             "the plain embedding has nearly all training rows right, so candidates were compared "

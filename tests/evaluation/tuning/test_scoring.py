@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fungi_hf.errors import FungiError, InputError, LabelError, ShapeError
 from fungi_hf.evaluation.tuning import TuningSearch, scoring
 from fungi_hf.evaluation.tuning.candidates import Candidate, Transform
-from fungi_hf.evaluation.tuning.sample import draw_rows, read_classes, read_groups
+from fungi_hf.evaluation.tuning.sample import check_votes, draw_rows, read_classes, read_groups
 from fungi_hf.evaluation.tuning.scoring import leave_one_out
 from fungi_hf.evaluation.tuning.selection import Outcome, choose, scores, smoothed
 from fungi_hf.specs import KL, Activation, SimCLR
@@ -237,15 +238,58 @@ def test_groups() -> None:
         read_groups(["x"], 2)
 
 
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    search = TuningSearch(
+        n_neighbors=np.int64(5), components=[np.int64(8)], whitenings=np.array([0.5])
+    )
+    assert json.loads(json.dumps(asdict(search)))["n_neighbors"] == 5
+    assert (search.components, search.whitenings) == ((8,), (0.5,))
+
+
+def test_groups_that_hold_whole_classes_are_refused() -> None:
+    check_votes(np.array([0, 0, 1]), np.array([0, 1, 1]))
+    with pytest.raises(InputError, match="no class has rows of two groups"):
+        check_votes(np.array([0, 0, 1]), np.array([0, 0, 1]))
+
+
+def test_the_plain_embedding_stays_where_nothing_beats_it() -> None:
+    """Good neighbours do not make up for a lower score than the embedding's."""
+    blocks = ("activation", "activation_1")
+    found = [
+        outcome(905),
+        outcome(700, transform=Transform(center=True)),  # a bad neighbour of the embedding
+        outcome(902, blocks[0], **apart(1)),
+        outcome(902, blocks[0], blocks[1], **apart(1)),
+    ]
+    specs = (*SPECS, Activation(name=blocks[1], layer=blocks[1]))
+    assert smoothed(found, SEARCH).argmax() > 1
+    assert choose(found, specs, SEARCH) == 0
+    found[3] = outcome(906, blocks[0], blocks[1], **apart(1))
+    assert choose(found, specs, SEARCH) > 1
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"n_neighbors": 0}, "n_neighbors"),
         ({"max_rows": 0}, "max_rows"),
         ({"min_gain": 1.5}, "min_gain is a share"),
-        ({"whitenings": (-1,)}, "whitenings must be numbers >= 0"),
+        ({"whitenings": (-1,)}, "whitenings takes finite numbers >= 0"),
         ({"whitenings": (2.0,)}, "whitening must be a number from 0 to 1"),
-        ({"components": (0,)}, "components must be"),
+        ({"components": (0,)}, "components is 0; allowed: at least 1"),
+        ({"components": (8.0,)}, "components must be an integer"),
+        ({"components": 64}, r"components must be a list or a tuple; got 64: write \(64,\)"),
+        ({"layer_counts": (0,)}, "layer_counts is 0"),
+        ({"layer_counts": 2}, "layer_counts must be a list"),
+        ({"embedding_weights": (float("nan"),)}, "embedding_weights takes finite numbers"),
+        ({"embedding_weights": (float("inf"),)}, "embedding_weights takes finite numbers"),
+        ({"embedding_weights": 1.0}, "embedding_weights must be a list"),
+        ({"whitenings": None}, "whitenings must be a list"),
+        ({"free_pooling": "no"}, "free_pooling must be True or False"),
+        ({"max_risk": "small"}, "max_risk takes finite numbers"),
+        ({"ceiling": 2}, "ceiling is a share"),
+        ({"objectives": "kl"}, "objectives must be a list"),
+        ({"objectives": KL()}, "objectives must be a list"),
         ({"objectives": ("nothing",)}, "unknown objective"),
         ({"objectives": ("kl", "kl")}, "objective names must be unique"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +15,13 @@ from fungi_hf import Custom, FungiConfig, FungiExtractor
 from fungi_hf.cli import main
 from fungi_hf.config import KL, Activation, SimCLR
 from fungi_hf.errors import ConfigError, FeatureError, InputTypeError, ShapeError, StateError
-from fungi_hf.evaluation.tuning import TuningReport, TuningSearch, tune
+from fungi_hf.evaluation.tuning import CandidateScore, TuningReport, TuningSearch, tune
 from fungi_hf.evaluation.tuning.candidates import Candidate
 from fungi_hf.evaluation.tuning.scan import scan, sibling_layers
+from fungi_hf.evaluation.tuning.tuner import _reason
 from fungi_hf.specs import REGISTERED_OBJECTIVES
 from fungi_hf.testing import tiny_text_model
+from tests.encoders.audio_models import build, clips
 from tests.tiny import TRAIN, extractor_of
 
 if TYPE_CHECKING:
@@ -301,3 +304,111 @@ def test_specs_vary_the_temper_alone() -> None:
         n_views=3, views="crop", logsumexp_temperature=1.0, name="simclr_untempered"
     )
     assert [type(spec) for spec in TuningSearch(objectives=()).specs(config)] == [Activation]
+
+
+def test_both_tempers_are_tried_whatever_the_config_has() -> None:
+    untempered = SimCLR(n_views=3, logsumexp_temperature=1.0)
+    specs = TuningSearch().specs(FungiConfig(objectives=(untempered,)))
+    assert [spec.name for spec in specs] == ["simclr", "kl", "simclr_tempered", "activation"]
+    assert specs[2] == SimCLR(n_views=3, name="simclr_tempered")
+    taken = SimCLR(name="simclr_untempered")  # a tempered one, by a confusing name
+    names = [spec.name for spec in TuningSearch().specs(FungiConfig(objectives=(taken,)))]
+    assert len(set(names)) == len(names) == 4
+
+
+def test_own_activations_of_other_layers_are_tried() -> None:
+    own = Activation(layer="encoder.layer.1.output.dense", name="mlp")
+    extractor = extractor_of(objectives=(own,))
+    search = TuningSearch(n_neighbors=3, whitenings=(), components=())
+    report = extractor.tune(TEXTS, labels_of(extractor), search=search).tuning
+    assert {"mlp", "embedding+mlp"} <= {one.name for one in report.candidates}
+
+
+def test_few_rows_lower_the_number_of_neighbours(plain) -> None:
+    """With all others voting in two even classes, the other class always has one row more."""
+    labels = np.arange(20) % 2
+    search = TuningSearch(objectives=(), components=())
+    report = plain.tune([f"{'card' if y else 'money'} {i}" for i, y in enumerate(labels)], labels,
+                        search=search).tuning  # fmt: skip
+    assert report.best.accuracy > 0.5
+    assert report.notes[0].startswith("10 neighbours voted, not 20")
+
+
+def test_an_unusable_row_is_named_as_given_before_any_work(plain, monkeypatch) -> None:
+    texts: list[object] = list(TEXTS)
+    texts[50] = 5
+    monkeypatch.setattr(type(plain.encoder), "embed", None)  # nothing is encoded
+    for seed in (1, 2):
+        search = TuningSearch(objectives=(), max_rows=20, seed=seed)
+        with pytest.raises(InputTypeError, match="input 50 must be a text"):
+            plain.tune(texts, labels_of_length(60), search=search)
+
+
+def labels_of_length(n: int) -> list[int]:
+    return [i % 2 for i in range(n)]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_layers_that_a_short_last_block_does_not_call(pooling: str, part: str) -> None:
+    layer = f"encoder.layer.1.attention.self.{part}"
+    extractor = extractor_of(objectives=(), pooling=pooling, target_layer=layer)
+    report = extractor.tune(TEXTS, labels_of_length(60), search=QUICK).tuning
+    assert "activation_2" in {one.name for one in report.candidates}
+
+
+def test_a_layer_above_the_blocks_has_gradients_under_its_own_pooling_alone() -> None:
+    extractor = extractor_of(objectives=(), pooling="model", target_layer="pooler.dense")
+    search = TuningSearch(objectives=SMALL[:1], n_neighbors=3, components=(), whitenings=())
+    labels = labels_of(extractor_of(objectives=(), pooling="mean"))
+    report = extractor.tune(TEXTS, labels, search=search).tuning
+    if not any("kl" in one.name for one in report.candidates):
+        assert any("no gradients were tried with pooling" in note for note in report.notes)
+
+
+def test_layers_stay_in_the_order_of_the_model() -> None:
+    for place in range(3):
+        path = f"encoder.layer.{place}.attention.output.dense"
+        encoder = extractor_of(objectives=(), target_layer=path).encoder
+        for most in (1, 2, 3):
+            found = sibling_layers(encoder, most)
+            assert path in found
+            assert len(found) == most
+            assert found == sorted(found)
+
+
+def test_fitted_statistics_of_the_callers_encoder_stay() -> None:
+    model, processor = build("ast")
+    config = FungiConfig(audio_statistics="fit", objectives=())
+    extractor = FungiExtractor.from_pretrained(model, config, processor)
+    loud, quiet = (clips(*[6000] * 8, seed=seed) for seed in (0, 1))
+    extractor.fit(loud)
+    before = (extractor.fingerprint, extractor(loud).array)
+    quiet = [clip | {"array": clip["array"] / 100} for clip in quiet]
+    search = TuningSearch(objectives=(), n_neighbors=1, components=(), whitenings=())
+    extractor.tune(quiet, labels_of_length(8), search=search)
+    np.testing.assert_array_equal(extractor(loud).array, before[1])
+    assert extractor.fingerprint == before[0]
+
+
+def test_a_reason_names_what_leads() -> None:
+    values = {"pooling": "mean", "layer": "l", "low": 0.0, "high": 1.0, "p": 1.0, "error": 0.01}
+
+    def score(name: str, share: float, cost: int, **fields: object) -> CandidateScore:
+        known = {"transform": "plain", "components": None, "accuracy": share, **values}
+        gain = {"against_embedding": share - 0.5, "behind_best": 0.9 - share}
+        return CandidateScore(
+            **{**known, **gain, "name": name, "share": share, "cost": cost, **fields}
+        )
+
+    plain, chosen = score("embedding", 0.5, 0), score("activation", 0.8, 4)
+    words = [
+        (score("activation", 0.9, 5, components=64), r"PCA 64\) leads by 10.0 points .*for a PCA"),
+        (score("kl", 0.9, 8), "too little for the gradients in it"),
+        (score("activation_1", 0.9, 4), "features like it do worse"),
+        (score("activation_1", 0.9, 4, accuracy=1.0), "where few rows vote"),
+        (score("activation_1", 0.8, 4), "nothing has a higher share"),
+    ]
+    for best, pattern in words:
+        assert re.search(pattern, _reason([plain, chosen, best], 1, 2))
+    assert "to leave the plain embedding for" in _reason([plain, chosen], 0, 1)
