@@ -64,3 +64,20 @@ def cost_table(_: dict[str, dict[str, Any]]) -> str:
     machine = record["machine"]
     lines.append(f"\n({machine['processor']}, {machine['threads']} threads.)")
     return "\n".join(lines)
+
+
+def sound_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give accuracy on ESC-10 with patches dropped before all blocks and before the last."""
+    columns = ("full k=1", "full k=5", "full k=20", "5-shot k=5")
+    titles = ("1 neighbour", "5 neighbours", "20 neighbours", "5-shot")
+    lines = ["| features | late_views | " + " | ".join(titles) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * len(columns))
+    for arm in ("embedding", "SimCLR", "embedding + SimCLR", "embedding + KL + SimCLR"):
+        for k in (4, 1):
+            if arm == "embedding" and k == 1:
+                continue
+            scores = found[f"audio_esc10_late{k}"]["mean"][arm]
+            cells = [arm, "" if arm == "embedding" else str(k)]
+            cells += [f"{scores[column]:.1f}" for column in columns]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

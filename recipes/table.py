@@ -250,6 +250,7 @@ TABLES = {
     },
     "late": late.accuracy_table,
     "late-cost": late.cost_table,
+    "late-sound": late.sound_table,
 }
 
 
