@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fungi_hf.evaluation import EvaluationResult
     from fungi_hf.extractor import FungiExtractor
 
+_ROW = re.compile(r"-?[0-9]+")
 TASKS = ("knn", "linear", "clustering", "retrieval")
 _EVALUATE = """examples:
   fungi-hf evaluate my-features --train train.csv --test test.csv --out results.json
@@ -89,6 +91,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from fungi_hf.evaluation.tables import group_results, render_text, result_table
 
     plan = _plan(options)
+    if options.judgements is not None and "retrieval" not in dict(plan):
+        raise ConfigError(
+            f"--judgements is of retrieval, the tasks are {', '.join(dict(plan))}; add "
+            "--task retrieval, or leave it out"
+        )
     if options.cost is not None and (options.model is None or options.cost < 1):
         raise ConfigError(f"--cost {options.cost} needs a model, and at least 1 input")
     train, test = read_set(options, "train"), read_set(options, "test")
@@ -245,20 +252,41 @@ def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespac
     gains: list[dict[int, float]] = []
     junk: list[list[int]] = []
     for number, line in enumerate(read_table(options.judgements)):
-        relevant: Any = line.get("relevant")
-        ignored = line.get("junk", [])
         try:
-            if isinstance(relevant, dict):
-                gains.append({int(row): float(gain) for row, gain in relevant.items()})
-            else:
-                gains.append(dict.fromkeys(map(int, relevant), 1.0))
-            junk.append([int(row) for row in ignored])
-        except (TypeError, ValueError):
+            gains.append(_gains(line.get("relevant")))
+            junk.append(_rows(line.get("junk", [])))
+        except (TypeError, OverflowError):
+            shown = json.dumps(line, default=str)[:80]
             raise InputError(
-                f"{options.judgements}: line {number + 1} is {json.dumps(line)[:80]}; it must be "
+                f"{options.judgements}: line {number + 1} is {shown}; it must be "
                 '{"relevant": [rows] or {"row": gain}, "junk": [rows]}, rows of the training set'
             ) from None
     return Relevance(gains=gains, junk=junk)
+
+
+def _gains(relevant: object) -> dict[int, float]:
+    """Read rows, or a mapping of row to gain.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not isinstance(relevant, dict):
+        return dict.fromkeys(_rows(relevant), 1.0)
+    numbers = [type(gain) in (int, float) for gain in relevant.values()]
+    if not all(_ROW.fullmatch(str(row)) for row in relevant) or not all(numbers):
+        raise TypeError
+    return {int(row): float(gain) for row, gain in relevant.items()}
+
+
+def _rows(rows: object) -> list[int]:
+    """Read rows; a fraction or a text is none.
+
+    Raises:
+        TypeError: If it is not a list of integers.
+    """
+    if not isinstance(rows, list) or any(type(row) is not int for row in rows):
+        raise TypeError
+    return rows
 
 
 def _costs(

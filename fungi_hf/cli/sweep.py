@@ -21,6 +21,12 @@ FIELDS = {
     "head-width": ("latent_dim", (64, 128, 256, 512, 768)),
     "negatives": ("n_negatives", (16, 64, 256, 1024)),
 }
+_OWN = {
+    "layers": ("--layer", "--memory-mb"),
+    "sketches": ("--values", "--sketch", "--rank", "--sketch-seeds"),
+}
+_NAMES = {"layers": "layer", "sketches": "sketch"}
+_MEMORY_MB, _SKETCH_SEEDS = 2048, 3
 _SWEEP = """examples:
   fungi-hf sweep layers my-encoder --train train.csv --test test.csv --out layers.json
   fungi-hf sweep sketches my-encoder --train train.csv --test test.csv --values 192 384 --out s.csv
@@ -30,8 +36,11 @@ _SWEEP = """examples:
   fungi-hf report layers.json --out report.html
 
 layers: the gradient at every Linear layer of every block, and its input, from few passes.
+  Options: --layer, --memory-mb.
 sketches: kind x width x rank against the exact kernel; --values are widths.
+  Options: --values, --sketch, --rank, --sketch-seeds.
 views, temperature, head-width, negatives: one option of one objective.
+  Options: --values, --block.
 
 The rows are judged on the test set, so they tell what matters; choose on training data
 (`--test` may name held-out training rows).
@@ -55,12 +64,10 @@ def add_parsers(subparsers: Any) -> None:
         "--sketch", action="append", help="khatri_rao, rademacher, gaussian, sparse"
     )
     parser.add_argument("--rank", type=int, action="append", help="of Khatri-Rao sketches")
-    parser.add_argument("--sketch-seeds", type=int, default=3, help="sketches drawn (default: 3)")
+    parser.add_argument("--sketch-seeds", type=int, help="sketches drawn (default: 3)")
     parser.add_argument("--block", help="the objective whose option varies (default: the first)")
     parser.add_argument("--protocol", default="fungi", help="of the kNN (default: fungi)")
-    parser.add_argument(
-        "--memory-mb", type=int, default=2048, help="of features held at a time (default: 2048)"
-    )
+    parser.add_argument("--memory-mb", type=int, help="of features held at a time (default: 2048)")
     parser.add_argument("--out", help="write the rows here: .json or .csv")
     parser.set_defaults(run=run_sweep)
 
@@ -80,8 +87,7 @@ def run_sweep(options: argparse.Namespace) -> None:
 
     if options.out is not None and Path(options.out).suffix not in SUFFIXES:
         raise StorageError(f"--out {options.out}: the suffix must be .json or .csv")
-    if options.what == "layers" and options.values:
-        raise ConfigError("a layer sweep has no --values; name layers by --layer")
+    _check_options(options)
     train, test = read_set(options, "train"), read_set(options, "test")
     data = SweepData(
         train=train.inputs,
@@ -105,7 +111,8 @@ def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespa
     from fungi_hf.evaluation.sweeps import sweep_layers, sweep_objective
 
     if options.what == "layers":
-        return sweep_layers(extractor, data, layers=options.layer, memory_mb=options.memory_mb)
+        memory_mb = _MEMORY_MB if options.memory_mb is None else options.memory_mb
+        return sweep_layers(extractor, data, layers=options.layer, memory_mb=memory_mb)
     if options.what == "sketches":
         width = extractor.encoder.width
         widths = _whole(options.values) or [width // 4, width // 2, width, 2 * width]
@@ -115,13 +122,35 @@ def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespa
             kinds=options.sketch or KINDS,
             widths=widths,
             ranks=options.rank or (1, 2, 4, 8),
-            n_seeds=options.sketch_seeds,
+            n_seeds=_SKETCH_SEEDS if options.sketch_seeds is None else options.sketch_seeds,
         )
     field, default = FIELDS[options.what]
     values: Any = options.values or default
     if field != "temperature":
         values = _whole(list(values))
     return sweep_objective(extractor, data, field, values, objective=options.block)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what the sweep would ignore.
+
+    Raises:
+        ConfigError: If an option belongs to another sweep.
+    """
+    own = _OWN.get(options.what, ("--values", "--block"))
+    every = dict.fromkeys(name for names in (*_OWN.values(), ("--block",)) for name in names)
+    given = [name for name in every if getattr(options, name[2:].replace("-", "_")) is not None]
+    foreign = [name for name in given if name not in own]
+    if foreign:
+        raise ConfigError(
+            f"a {_NAMES.get(options.what, options.what)} sweep has no {', '.join(foreign)}; "
+            f"its options are {', '.join(own)}"
+        )
+    if options.rank is not None and options.sketch and "khatri_rao" not in options.sketch:
+        raise ConfigError(
+            f"--rank is of khatri_rao sketches, --sketch names {', '.join(options.sketch)}; leave "
+            "out --rank, or add --sketch khatri_rao"
+        )
 
 
 def _whole(values: list[float] | None) -> list[int]:

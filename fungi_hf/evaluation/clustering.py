@@ -10,6 +10,7 @@ import numpy as np
 
 from fungi_hf.errors import InputError, OptionalDependencyError
 from fungi_hf.evaluation.inputs import choose_combinations, expect, read_labelled
+from fungi_hf.evaluation.sampling import MOST_SEED
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors.base import check_count
 from fungi_hf.neighbors.labels import encode_labels
@@ -46,6 +47,7 @@ class ClusteringProtocol:
         for name in ("n_clusters", "n_restarts", "n_seeds"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, 1, None)
+        check_count(self.seed, "seed", 0, MOST_SEED + 1 - self.n_seeds)
 
 
 def evaluate_clustering(

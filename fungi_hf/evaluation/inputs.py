@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -163,14 +164,16 @@ def check_pair(train: LabelledRows, test: LabelledRows) -> None:
     check_fingerprint(train.rows.fingerprint, test.rows.fingerprint, "test features")
 
 
-def unseen_note(known: LabelArray, judged: LabelArray) -> tuple[str, ...]:
-    """Give a note about test rows whose label no training row has."""
-    check_kinds(known, judged, ("train", "test"))
+def unseen_note(known: LabelArray, judged: LabelArray, name: str = "test") -> tuple[str, ...]:
+    """Give a note about test or validation rows whose label no training row has."""
+    check_kinds(known, judged, ("train", name))
     unseen = ~np.isin(judged, known)
     if not unseen.any():
         return ()
     names = ", ".join(map(str, np.unique(judged[unseen])[:10]))
-    return (f"{int(unseen.sum())} test rows have labels unseen in training, always wrong: {names}",)
+    return (
+        f"{int(unseen.sum())} {name} rows have labels unseen in training, always wrong: {names}",
+    )
 
 
 def check_kinds(first: LabelArray, second: LabelArray, names: tuple[str, str]) -> None:
@@ -200,7 +203,7 @@ def choose_combinations(
 
     Raises:
         FeatureError: If a block is unknown, or there are too many blocks for all combinations.
-        InputTypeError: If a combination is a single string.
+        InputTypeError: If a combination is a single string, or not a sequence of strings.
     """
     names = list(layout)
     if wanted is None:
@@ -211,18 +214,20 @@ def choose_combinations(
             )
         sizes = range(1, len(names) + 1)
         return [some for size in sizes for some in itertools.combinations(names, size)]
-    if isinstance(wanted, str):
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         raise InputTypeError(f"combinations are {wanted!r}; give a sequence of sequences of names")
     chosen: list[Combination] = []
     for some in wanted:
-        if isinstance(some, str):
+        if isinstance(some, str) or not isinstance(some, Iterable):
+            kind = "string" if isinstance(some, str) else type(some).__name__
             raise InputTypeError(
-                f"combination {some!r} is a string; give a sequence of block names"
+                f"combination {some!r} is a {kind}; give a sequence of block names"
             )
-        for name in some:
-            if name not in layout:
-                raise FeatureError(f"no block {choices(name, layout)}")
-        ordered = tuple(name for name in names if name in some)
+        given = list(some)
+        missing = [name for name in given if name not in names]
+        if missing:
+            raise FeatureError(f"no block {choices(missing[0], layout)}")
+        ordered = tuple(name for name in names if name in given)
         if ordered and ordered not in chosen:
             chosen.append(ordered)
     if not chosen:

@@ -18,7 +18,7 @@ from fungi_hf.evaluation.inputs import (
 )
 from fungi_hf.evaluation.metrics import classification_metrics
 from fungi_hf.evaluation.projection import project
-from fungi_hf.evaluation.sampling import Sampling, draw_shots
+from fungi_hf.evaluation.sampling import MOST_SEED, Sampling, draw_shots
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import check_count, check_metric
@@ -80,7 +80,8 @@ class KNNProtocol:
         for name in ("n_neighbors", "n_draws", "n_shots", "pca"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, 1, None)
-        check_count(self.seed, "seed", 0, None)
+        drawn = self.n_shots is not None and self.sampling == "proportional"
+        check_count(self.seed, "seed", 0, MOST_SEED + 1 - self.n_draws if drawn else None)
         for name, allowed in (("weights", Weights), ("tie", Tie), ("sampling", Sampling)):
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
@@ -141,9 +142,6 @@ def evaluate_knn(
     Returns:
         One record a combination, smaller ones first; `against_baseline` compares with the
         "embedding" block, or with the first combination where there is none.
-
-    Raises:
-        InputError: If there are fewer training rows than neighbours.
     """
     rule = knn_protocol(protocol)
     known, judged = (
@@ -154,11 +152,7 @@ def evaluate_knn(
     encode_labels(known.labels, "train labels")
     notes = unseen_note(known.labels, judged.labels)
     wanted = choose_combinations(known.layout, combinations)
-    if rule.n_shots is None and rule.n_neighbors > len(known):
-        raise InputError(
-            f"n_neighbors is {rule.n_neighbors}, but there are {len(known)} training rows; "
-            f"allowed: 1 to {len(known)}"
-        )
+    check_neighbors(rule, len(known))
     draws: dict[Combination, list[Draw]] = {some: [] for some in wanted}
     seeds = [rule.seed + i for i in range(1 if rule.n_shots is None else rule.n_draws)]
     for seed in seeds:
@@ -225,6 +219,19 @@ def _votes(
     predicted = classes[chosen]
     values = classification_metrics(judged.labels, predicted, shares, classes)
     return Draw(metrics=values, scores=(predicted == judged.labels).astype(float))
+
+
+def check_neighbors(rule: KNNProtocol, n_rows: int) -> None:
+    """Refuse to take more neighbours than all training rows; few-shot draws take what they have.
+
+    Raises:
+        InputError: If there are fewer training rows than neighbours.
+    """
+    if rule.n_shots is None and rule.n_neighbors > n_rows:
+        raise InputError(
+            f"n_neighbors is {rule.n_neighbors}, but there are {n_rows} training rows; "
+            f"allowed: 1 to {n_rows}"
+        )
 
 
 def knn_protocol(protocol: KNNProtocol | str) -> KNNProtocol:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, OptionalDependencyError, choices
+from fungi_hf.errors import (
+    ConfigError,
+    InputTypeError,
+    LabelError,
+    OptionalDependencyError,
+    choices,
+)
 from fungi_hf.evaluation.inputs import (
     check_kinds,
     check_pair,
@@ -35,6 +43,10 @@ if TYPE_CHECKING:
     from fungi_hf.evaluation.records import EvaluationResult
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.types import Float64Array
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +93,21 @@ class LinearProtocol:
         check_count(self.n_seeds, "n_seeds", 1, None)
         if self.pca is not None:
             check_count(self.pca, "pca", 1, None)
-        if not self.strengths or min(self.strengths) <= 0:
-            raise ConfigError(f"strengths are {self.strengths}; at least one, all above 0")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(f"validation_share is {self.validation_share}; allowed: 0 to 1")
+        if not self.strengths or not all(_is_finite(one) and one > 0 for one in self.strengths):
+            raise ConfigError(
+                f"strengths are {self.strengths}; at least one, all finite numbers above 0"
+            )
+        if not _is_finite(self.validation_share) or not 0 < self.validation_share < 1:
+            raise ConfigError(
+                f"validation_share is {self.validation_share!r}; allowed: between 0 and 1, e.g. 0.2"
+            )
+        if not _is_finite(self.tolerance) or self.tolerance < 0:
+            raise ConfigError(
+                f"tolerance is {self.tolerance!r}; allowed: finite numbers from 0, e.g. 1e-4"
+            )
+        for name in ("intercept", "prefixes_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose True or False")
 
 
 LINEAR_PROTOCOLS: Mapping[str, LinearProtocol] = {
@@ -125,6 +148,10 @@ def evaluate_linear(
 
     Returns:
         One record a combination; the chosen strength is in the notes.
+
+    Raises:
+        InputTypeError: If the validation is not a pair.
+        LabelError: If no validation label is among the training labels.
     """
     rule = _protocol(protocol)
     known, judged = (
@@ -134,7 +161,12 @@ def evaluate_linear(
     check_pair(known, judged)
     encode_labels(known.labels, "train labels")
     notes = unseen_note(known.labels, judged.labels)
-    splits = _splits(known, validation, rule)
+    if validation is not None:
+        chooser = _read_validation(known, validation)
+        notes += unseen_note(known.labels, chooser.labels, "validation")
+        splits = [(known, chooser)]
+    else:
+        splits = _splits(known, rule)
     wanted = choose_combinations(known.layout, combinations)
     if combinations is None and rule.prefixes_only:
         names = tuple(known.layout)
@@ -147,15 +179,30 @@ def evaluate_linear(
     return summarise(context, draws, judged)
 
 
-def _splits(
-    known: LabelledRows, validation: tuple[FeatureInput, Labels] | None, rule: LinearProtocol
-) -> list[tuple[LabelledRows, LabelledRows]]:
+def _read_validation(known: LabelledRows, validation: tuple[FeatureInput, Labels]) -> LabelledRows:
+    """Give the rows to choose the strength by.
+
+    Raises:
+        InputTypeError: If they are not features and labels.
+        LabelError: If all are of unseen classes, so that any strength is as good.
+    """
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise InputTypeError(
+            f"validation is a {type(validation).__name__}; give a pair (features, labels)"
+        )
+    chooser = read_labelled(validation[0], validation[1], "validation")
+    check_pair(known, chooser)
+    check_kinds(known.labels, chooser.labels, ("train", "validation"))
+    if not np.isin(chooser.labels, known.labels).any():
+        raise LabelError(
+            f"none of the {len(chooser)} validation labels, such as {chooser.labels[0].item()!r}, "
+            "is among the training labels; no strength can be chosen by them"
+        )
+    return chooser
+
+
+def _splits(known: LabelledRows, rule: LinearProtocol) -> list[tuple[LabelledRows, LabelledRows]]:
     """Give pairs of rows to fit on and rows to choose the strength by."""
-    if validation is not None:
-        chooser = read_labelled(*validation, "validation")
-        check_pair(known, chooser)
-        check_kinds(known.labels, chooser.labels, ("train", "validation"))
-        return [(known, chooser)]
     pairs = []
     for place in range(rule.n_seeds):
         kept, held = split_validation(known.labels, rule.validation_share, rule.seed + place)

@@ -6,6 +6,8 @@ import base64
 import html
 from typing import TYPE_CHECKING
 
+from fungi_hf.evaluation.wording import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -63,16 +65,15 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
     Returns:
         HTML without external resources or scripts.
     """
-    name = html.escape(title)
+    name = _text(title)
     links = "".join(
-        f'<a href="#s{place}">{html.escape(heading)}</a>'
-        for place, (heading, _) in enumerate(sections)
+        f'<a href="#s{place}">{_text(heading)}</a>' for place, (heading, _) in enumerate(sections)
     )
     body = "\n".join(
-        f'<section id="s{place}"><h2>{html.escape(heading)}</h2>\n{content}</section>'
+        f'<section id="s{place}"><h2>{_text(heading)}</h2>\n{content}</section>'
         for place, (heading, content) in enumerate(sections)
     )
-    below = f'<p class="note">{html.escape(subtitle)}</p>' if subtitle else ""
+    below = f'<p class="note">{_text(subtitle)}</p>' if subtitle else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -99,7 +100,7 @@ def table(
         signed: Columns whose text shows its sign in colour.
     """
     marked, coloured = set(best), set(signed)
-    header = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
     lines = []
     for place, cells in enumerate(rows):
         mark = ' class="best"' if place in marked else ""
@@ -116,7 +117,7 @@ def figures(drawn: Sequence[tuple[bytes, str]]) -> str:
     parts = []
     for svg, caption in drawn:
         data = base64.b64encode(svg).decode("ascii")
-        text = html.escape(caption, quote=True)
+        text = _text(caption)
         parts.append(
             f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{data}">'
             f"<figcaption>{text}</figcaption></figure>\n"
@@ -126,17 +127,21 @@ def figures(drawn: Sequence[tuple[bytes, str]]) -> str:
 
 def notes(facts: Iterable[str], summary: str) -> str:
     """Give facts that fold away."""
-    lines = "".join(f'<p class="note">{html.escape(fact)}</p>' for fact in facts if fact)
-    return f"<details><summary>{html.escape(summary)}</summary>{lines}</details>\n" if lines else ""
+    lines = "".join(f'<p class="note">{_text(fact)}</p>' for fact in facts if fact)
+    return f"<details><summary>{_text(summary)}</summary>{lines}</details>\n" if lines else ""
 
 
 def lead(text: str) -> str:
     """Give the sentence that a section is read for."""
-    return f'<p class="lead">{html.escape(text)}</p>\n'
+    return f'<p class="lead">{_text(text)}</p>\n'
+
+
+def _text(plain: str) -> str:
+    return html.escape(visible(plain, kept="\n\t"))
 
 
 def _cell(text: str, *, sign: bool) -> str:
-    shown = html.escape(text)
+    shown = _text(text)
     if text[:1].isalpha():  # the name of a combination may break after a plus, a number may not
         shown = shown.replace("+", "+<wbr>")
     kind = {"+": "up", "-": "down"}.get(text[:1]) if sign and text not in _NO_CHANGE else None

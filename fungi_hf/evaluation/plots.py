@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fungi_hf.errors import InputError, OptionalDependencyError, ShapeError
+from fungi_hf.evaluation.wording import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
     from matplotlib.axes import Axes
@@ -40,8 +41,9 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
         raise ShapeError(f"values have shape {table.shape} for {len(names)} names")
     figure, axes = _figure(1.2 + 0.8 * len(names), 0.8 + 0.8 * len(names))
     image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    shown = [literal(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), shown)
     for row, column in np.ndindex(table.shape):
         shade = "black" if table[row, column] > 0.6 else "white"
         text = f"{table[row, column]:.2f}"
@@ -72,11 +74,12 @@ def class_bars(changes: Mapping[str, float], *, title: str = "", most: int = _MO
     figure, axes = _figure(5.5, 1 + 0.2 * len(kept))
     colours = [_UP if value >= 0 else _DOWN for value in points]
     axes.barh(range(len(kept)), points, color=colours)
-    axes.set_yticks(range(len(kept)), kept, fontsize=7)
+    axes.set_yticks(range(len(kept)), [literal(name) for name in kept], fontsize=7)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("change of recall, points")
     left = len(changes) - len(kept)
-    axes.set_title(title + (f" ({left} smaller changes not shown)" if left else ""), fontsize=9)
+    more = f" ({left} smaller changes not shown)" if left else ""
+    axes.set_title(literal(title) + more, fontsize=9)
     return figure
 
 
@@ -102,7 +105,7 @@ def difference_intervals(differences: Mapping[str, Mapping[str, float]]) -> Figu
         axes.plot([points[0], points[2]], [place, place], color=colour, linewidth=2)
         axes.plot([points[1]], [place], "o", color=colour, markersize=6)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(differences)), list(differences))
+    axes.set_yticks(range(len(differences)), [literal(name) for name in differences])
     axes.invert_yaxis()
     axes.set_xlabel("difference, points")
     axes.grid(axis="x", alpha=0.3)
@@ -134,13 +137,13 @@ def layer_curves(
     for place, (name, values) in enumerate(curves.items()):
         if len(values) != len(layers):
             raise ShapeError(f"curve {name!r} has {len(values)} values for {len(layers)} layers")
-        _curve(axes, range(len(layers)), values, name, place)
+        _curve(axes, range(len(layers)), values, place)
     longest = max((len(str(layer)) for layer in layers), default=0)
-    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.set_xticks(range(len(layers)), [literal(layer) for layer in layers])
     if longest > 4:
         axes.tick_params(axis="x", labelrotation=35)
     axes.set_xlabel("layer" if longest > 4 else "block")
-    _decorate(axes, metric, baseline, legend=bool(curves))
+    _decorate(axes, metric, baseline, curves)
     return figure
 
 
@@ -168,15 +171,15 @@ def value_curves(
     if not any(curves.values()):
         raise InputError("curves are empty; at least one point is needed")
     figure, axes = _figure(6.4, 3.8)
-    for place, (name, points) in enumerate(curves.items()):
+    for place, points in enumerate(curves.values()):
         ordered = sorted(points)
-        _curve(axes, [a for a, _ in ordered], [b for _, b in ordered], name, place)
+        _curve(axes, [a for a, _ in ordered], [b for _, b in ordered], place)
     values = sorted({a for points in curves.values() for a, _ in points})
     axes.set_xscale("log")
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
-    axes.set_xlabel(x)
-    _decorate(axes, y, baseline, legend=True)
+    axes.set_xlabel(literal(x))
+    _decorate(axes, y, baseline, curves)
     return figure
 
 
@@ -209,25 +212,34 @@ def accuracy_against_cost(
     axes.plot(*zip(*front, strict=True), color=_GREY, linewidth=1, linestyle="--", zorder=1)
     for place, (name, (x, y)) in enumerate(points.items()):
         axes.scatter([x], [y], s=30, color=_colour(place), zorder=2)
-        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel(cost)
+        axes.annotate(literal(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(literal(cost))
     axes.margins(0.18)
-    _decorate(axes, metric, None, legend=False)
+    _decorate(axes, metric, None, ())
     return figure
 
 
-def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, place: int) -> None:
+def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], place: int) -> None:
     style = ("-", "--", ":")[place // len(_COLOURS) % 3]
-    axes.plot(x, y, marker="o", markersize=3.5, label=name, color=_colour(place), linestyle=style)
+    axes.plot(x, y, marker="o", markersize=3.5, color=_colour(place), linestyle=style)
 
 
-def _decorate(axes: Axes, y: str, baseline: float | None, *, legend: bool) -> None:
-    axes.set_ylabel(y)
+def _decorate(axes: Axes, y: str, baseline: float | None, curves: Iterable[str]) -> None:
+    lines = list(axes.lines)
+    axes.set_ylabel(literal(y))
     axes.grid(alpha=0.3)
     if baseline is not None:
         axes.axhline(baseline, color="black", linestyle="--", linewidth=1)
-    if legend:
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    names = [literal(name) for name in curves]
+    if not names:
+        return
+    numbers = [str(place) for place in range(len(names))]
+    legend = axes.legend(
+        lines, numbers, fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
+    )
+    # Given at once, a name with an underscore in front would be left out.
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
 
 
 def _colour(place: int) -> str:

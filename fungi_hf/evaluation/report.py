@@ -143,7 +143,7 @@ def _heading(one: EvaluationResult, *, several: bool = False) -> str:
 
 def _section(group: Sequence[EvaluationResult]) -> str:
     head, rows = result_table(group)
-    best = best_of(group)
+    best, base = best_of(group), _baseline(group)
     parts = [
         page.lead(_summary(group)),
         page.table(
@@ -157,27 +157,33 @@ def _section(group: Sequence[EvaluationResult]) -> str:
     compared = [one for one in group if one.against_baseline]
     if compared:
         drawn = plots.difference_intervals({one.name: one.against_baseline for one in compared})
-        words = f"Difference to {_baseline(group).name} in points, with its 95 % interval."
+        name = "a baseline that is not here" if base is None else base.name
+        words = f"Difference to {name} in points, with its 95 % interval."
         shown.append((plots.render(drawn), words))
-    if best.against_baseline and len(best.per_class) > 1:
-        words = f"Change per class: {best.name} against {_baseline(group).name}."
-        drawn = plots.class_bars(change_per_class(best, _baseline(group)), most=_BARS)
+    if base is not None and best.against_baseline and len(best.per_class) > 1:
+        words = f"Change per class: {best.name} against {base.name}."
+        drawn = plots.class_bars(change_per_class(best, base), most=_BARS)
         shown.append((plots.render(drawn), words))
     return "".join(
         [*parts, page.figures(shown), page.notes(_provenance(group), "Settings and notes")]
     )
 
 
-def _baseline(group: Sequence[EvaluationResult]) -> EvaluationResult:
-    return next((one for one in group if not one.against_baseline), group[0])
+def _baseline(group: Sequence[EvaluationResult]) -> EvaluationResult | None:
+    return next((one for one in group if not one.against_baseline), None)
 
 
 def _summary(group: Sequence[EvaluationResult]) -> str:
     """Say what is best, and whether that is more than noise."""
     best, base = best_of(group), _baseline(group)
-    name = main_metric(base)
+    name = main_metric(best)
+    if base is None:
+        return (
+            f"Best of these: {best.name} with {name} {100 * best.metrics[name]:.1f} %. The "
+            "baseline is not among the records, so what is gained over it is not told here."
+        )
     start = f"{base.name}: {name} {100 * base.metrics[name]:.1f} %."
-    if best is base:
+    if not best.against_baseline:
         return f"{start} No combination is above it."
     tests = len([one for one in group if one.against_baseline])
     p = best.against_baseline["p"]

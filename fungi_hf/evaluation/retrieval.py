@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, InputError, ShapeError, choices
+from fungi_hf.errors import ConfigError, InputError, InputTypeError, ShapeError, choices
 from fungi_hf.evaluation.inputs import (
     LabelledRows,
     check_kinds,
@@ -23,8 +25,6 @@ from fungi_hf.neighbors.labels import read_labels
 from fungi_hf.neighbors.vectors import check_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from fungi_hf.evaluation.inputs import Combination, FeatureInput
     from fungi_hf.evaluation.records import EvaluationResult
     from fungi_hf.neighbors.base import Metric
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array, Float64Array, Int64Array
 
 Formula = Literal["standard", "trapezoid"]
+Level = Literal["medium", "hard"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +60,20 @@ class Relevance:
 
         Returns:
             The judgements.
+
+        Raises:
+            ShapeError: If the queries cannot be the pool's rows.
         """
         queries, pool = (
             read_labels(query_labels, "query labels"),
             read_labels(pool_labels, "pool labels"),
         )
         check_kinds(pool, queries, ("pool", "query"))
+        if same_rows and len(queries) != len(pool):
+            raise ShapeError(
+                f"same_rows is for queries that are the pool's rows; there are {len(queries)} "
+                f"query labels and {len(pool)} pool labels"
+            )
         rows = {label: np.flatnonzero(pool == label).tolist() for label in np.unique(queries)}
         gains = [
             {row: 1.0 for row in rows[label] if not (same_rows and row == query)}
@@ -79,7 +88,7 @@ class Relevance:
         hard: Sequence[Sequence[int]],
         junk: Sequence[Sequence[int]],
         *,
-        level: Literal["medium", "hard"] = "medium",
+        level: Level = "medium",
     ) -> Relevance:
         """Give the published landmark judgements.
 
@@ -91,11 +100,25 @@ class Relevance:
 
         Returns:
             The judgements.
+
+        Raises:
+            ConfigError: If the level is unknown.
+            ShapeError: If the three differ in length.
         """
+        if level not in get_args(Level):
+            raise ConfigError(f"unknown level {choices(level, get_args(Level))}")
+        if not len(easy) == len(hard) == len(junk):
+            raise ShapeError(
+                f"landmarks have {len(easy)} easy, {len(hard)} hard and {len(junk)} junk lists; "
+                "each query needs one of each"
+            )
         medium = level == "medium"
         rows = zip(easy, hard, junk, strict=True)
         split = [([*e, *h], [*j]) if medium else ([*h], [*j, *e]) for e, h, j in rows]
-        gains = [dict.fromkeys(map(int, positive), 1.0) for positive, _ in split]
+        gains = [
+            {check_count(row, "a landmark row", 0, None): 1.0 for row in positive}
+            for positive, _ in split
+        ]
         return cls(gains=gains, junk=[ignored for _, ignored in split])
 
 
@@ -155,7 +178,8 @@ def evaluate_retrieval(
     Args:
         pool: [N, F] features with a layout, or an array.
         queries: [Q, F] features of the same layout and fingerprint.
-        relevance: One judgement a query; queries without a relevant row are left out and noted.
+        relevance: One judgement a query; queries without a relevant row that is not junk are left
+            out and noted.
         protocol: A `RetrievalProtocol`, or the name of one of `RETRIEVAL_PROTOCOLS`.
         combinations: Block names to combine; None takes every combination.
 
@@ -165,6 +189,7 @@ def evaluate_retrieval(
     Raises:
         ShapeError: If layouts differ, or judgements and queries differ in number.
         InputError: If a judgement names a row that does not exist, or no query has a relevant row.
+        InputTypeError: If judgements are not of rows and gains.
     """
     rule = _protocol(protocol)
     expect(relevance, Relevance, "relevance")
@@ -179,9 +204,13 @@ def evaluate_retrieval(
     _check_relevance(relevance, len(asked), len(rows))
     judged = LabelledRows(rows=asked, layout=layout, labels=np.zeros(len(asked), np.int64))
     held = LabelledRows(rows=rows, layout=layout, labels=np.zeros(len(rows), np.int64))
-    lost = sum(not gains for gains in relevance.gains)
+    junk = relevance.junk if len(relevance.junk) else [()] * len(asked)
+    pairs = zip(relevance.gains, junk, strict=True)
+    lost = sum(set(gains) <= set(ignored) for gains, ignored in pairs)
     if lost == len(asked):
-        raise InputError(f"none of the {len(asked)} queries has a relevant row in the pool")
+        raise InputError(
+            f"none of the {len(asked)} queries has a relevant row in the pool that is not junk"
+        )
     notes = (f"{lost} queries without a relevant row are left out",) if lost else ()
     draws = {
         some: [_rank(some, held, judged, relevance, rule)]
@@ -282,19 +311,44 @@ def _reduced(
 
 def _check_relevance(relevance: Relevance, n_queries: int, n_pool: int) -> None:
     for name, given in (("gains", relevance.gains), ("junk", relevance.junk)):
+        if isinstance(given, str | Mapping) or not isinstance(given, Sequence | np.ndarray):
+            raise InputTypeError(
+                f"relevance {name} are a {type(given).__name__}; give a sequence, one a query"
+            )
         if len(given) != n_queries and not (name == "junk" and not len(given)):
             raise ShapeError(f"relevance has {len(given)} {name} for {n_queries} queries")
         for query, rows in enumerate(given):
-            wrong = [row for row in rows if not 0 <= row < n_pool]
-            if wrong:
-                raise InputError(
-                    f"relevance {name} of query {query} name pool row {wrong[0]}; "
-                    f"there are {n_pool}"
-                )
+            _check_rows(rows, f"relevance {name} of query {query}", n_pool, gains=name == "gains")
     for query, gains in enumerate(relevance.gains):
+        odd = [gain for gain in gains.values() if not isinstance(gain, Real)]
+        if odd:
+            raise InputTypeError(f"query {query} has the gain {odd[0]!r}; gains are numbers")
         low = [row for row, gain in gains.items() if not 0 < gain < np.inf]
         if low:
             raise InputError(f"query {query} has gain {gains[low[0]]} for row {low[0]}; above 0")
+
+
+def _check_rows(rows: object, name: str, n_pool: int, *, gains: bool) -> None:
+    """Refuse what does not name rows of the pool.
+
+    Raises:
+        InputTypeError: If it is no mapping (of gains) or collection (of junk) of integers.
+        InputError: If there is no such row.
+    """
+    is_text = isinstance(rows, str | bytes)
+    if is_text or not isinstance(rows, Collection) or isinstance(rows, Mapping) is not gains:
+        words = "a mapping of pool row to gain, as {3: 1.0}" if gains else "pool rows, as [3]"
+        raise InputTypeError(f"{name} are a {type(rows).__name__}; give {words}")
+    odd = [row for row in rows if not _whole(row)]
+    if odd:
+        raise InputTypeError(f"{name} name the row {odd[0]!r}; pool rows are integers")
+    wrong = [row for row in rows if not 0 <= row < n_pool]
+    if wrong:
+        raise InputError(f"{name} name pool row {wrong[0]}; there are {n_pool}")
+
+
+def _whole(row: object) -> bool:
+    return isinstance(row, int | np.integer) and not isinstance(row, bool)
 
 
 def _protocol(protocol: RetrievalProtocol | str) -> RetrievalProtocol:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fungi_hf.types import Int64Array
 
 Sampling = Literal["balanced", "first", "proportional"]
+MOST_SEED = 2**32 - 1  # of scikit-learn
 
 
 def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) -> Int64Array:
@@ -91,6 +92,7 @@ def _proportional(codes: Int64Array, n_shots: int, n_classes: int, seed: int) ->
         from sklearn.model_selection import StratifiedShuffleSplit
     except ModuleNotFoundError:
         raise OptionalDependencyError("sklearn", "evaluation") from None
+    check_count(seed, "seed", 0, MOST_SEED)
     size = n_shots * n_classes
     smallest = int(np.bincount(codes).min())
     if size > len(codes) - n_classes or smallest < 2:

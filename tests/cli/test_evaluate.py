@@ -261,7 +261,38 @@ BAD: dict[str, tuple[list[str], str]] = {
     "empty": (["EMPTY"], "1 rows have no label in 'label': rows 2"),
     "nan": (["NAN"], "test has 1 of 60 rows with NaN"),
     "judgements": (["FILES", "--task", "retrieval", "--judgements", "j.jsonl"], "line 1 is {"),
+    "task": (
+        ["FILES", "--task", "knn", "--judgements", "j.jsonl"],
+        "--judgements is of retrieval, the tasks are knn; add --task retrieval",
+    ),
 }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"relevant": [0.7]},
+        {"relevant": "12"},
+        {"relevant": [True]},
+        {"relevant": ["1"]},
+        {"relevant": {"0.7": 1}},
+        {"relevant": {"1_0": 1}},
+        {"relevant": {"1": "2"}},
+        {"relevant": {"1": True}},
+        {"relevant": None},
+        {"relevant": [1], "junk": [0.5]},
+        {"relevant": [1], "junk": "12"},
+    ],
+)
+def test_judgements_that_name_no_rows_are_refused(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace, tmp_path: Path, line: dict[str, Any]
+) -> None:
+    place = tmp_path / "j.jsonl"
+    place.write_text("\n".join([json.dumps({"relevant": [1]}), *[json.dumps(line)] * 59]))
+    words = ["--task", "retrieval", "--judgements", str(place)]
+    status, stdout, stderr = run(capsys, "evaluate", *sides(files), *words)
+    assert (status, stdout) == (1, "")
+    assert f"line 2 is {json.dumps(line)}; it must be" in stderr
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -302,6 +333,19 @@ def test_sweep_and_report_errors_are_one_line(
     cases = {
         "the suffix must be .json or .csv": ["sweep", "layers", model, *both, "--out", "a.xls"],
         "a layer sweep has no --values": ["sweep", "layers", model, *both, "--values", "1"],
+        "a layer sweep has no --sketch, --rank, --sketch-seeds, --block; its options are --layer, "
+        "--memory-mb": [
+            *["sweep", "layers", model, *both, "--rank", "3", "--sketch", "gaussian"],
+            *["--block", "kl", "--sketch-seeds", "3"],
+        ],
+        "a sketch sweep has no --block": ["sweep", "sketches", model, *both, "--block", "simclr"],
+        "a temperature sweep has no --layer, --memory-mb; its options are --values, --block": [
+            *["sweep", "temperature", model, *both, "--layer", "a.b", "--memory-mb", "9"],
+        ],
+        "--rank is of khatri_rao sketches, --sketch names gaussian": [
+            *["sweep", "sketches", model, *both, "--rank", "2", "--sketch", "gaussian"],
+        ],
+        "judged by cosines alone": ["sweep", "sketches", model, *both, "--protocol", "paper"],
         "must be whole numbers above 0; got 1.5": [
             "sweep",
             "views",

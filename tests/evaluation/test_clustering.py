@@ -74,5 +74,9 @@ def test_bad_input_says_what_is_wrong():
         evaluate_clustering(np.full((4, 2), np.nan), [0, 1, 0, 1])
     with pytest.raises(InputError, match="n_seeds is 0"):
         ClusteringProtocol(n_seeds=0)
+    with pytest.raises(InputError, match="seed is -1"):
+        ClusteringProtocol(seed=-1)
+    with pytest.raises(InputError, match="seed is 4294967295; allowed: 0 to 4294967291"):
+        ClusteringProtocol(seed=2**32 - 1)
     with pytest.raises(InputTypeError, match="protocol is a str; it must be a ClusteringProtocol"):
         evaluate_clustering(features, labels, protocol="fungi")

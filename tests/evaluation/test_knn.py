@@ -306,6 +306,10 @@ MULTI = [[0, 1]] * 30
         ({"combinations": ["kl"]}, InputTypeError, "combination 'kl' is a string"),
         ({"combinations": "kl"}, InputTypeError, "combinations are 'kl'"),
         ({"combinations": []}, FeatureError, "no combination was named"),
+        ({"combinations": 5}, InputTypeError, "combinations are 5; give a sequence of sequences"),
+        ({"combinations": [5]}, InputTypeError, "combination 5 is a int; give a sequence"),
+        ({"combinations": [None]}, InputTypeError, "combination None is a NoneType"),
+        ({"combinations": [[["kl"]]]}, FeatureError, r"no block \['kl'\]"),
         (
             {"train": SimpleNamespace(array=np.ones((30, 3), "f4"), layout={}, fingerprint="a")},
             FeatureError,
@@ -327,6 +331,11 @@ def test_bad_input_says_what_is_wrong(changes, error, words):
         ({"sampling": "frist"}, ConfigError, "'frist'; choose one of 'first'"),
         ({"metric": "l1"}, ConfigError, "unknown metric"),
         ({"sampling": "first", "n_shots": 5}, ConfigError, "one draw, n_draws is 5"),
+        (
+            {"sampling": "proportional", "n_shots": 5, "seed": 2**32 - 4},
+            InputError,
+            "seed is 4294967292; allowed: 0 to 4294967291",
+        ),
     ],
 )
 def test_a_wrong_protocol_says_what_is_wrong(changes, error, words):

@@ -114,6 +114,38 @@ def test_bad_input_says_what_is_wrong(monkeypatch):
         LinearProtocol(strengths=0.1)
     with pytest.raises(ConfigError, match="validation_share is 1"):
         LinearProtocol(validation_share=1)
+    with pytest.raises(InputTypeError, match="validation is a SimpleNamespace; give a pair"):
+        evaluate_linear(train, y, test, truth, validation=test)
+    with pytest.raises(LabelError, match="none of the 20 validation labels, such as 7, is among"):
+        evaluate_linear(train, y, test, truth, validation=(test, [7] * 20))
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(OptionalDependencyError, match=r"fungi-hf\[evaluation\]"):
         evaluate_linear(train, y, test, truth)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"strengths": (float("nan"),)}, r"strengths are \(nan,\); at least one, all finite"),
+        ({"strengths": (float("inf"),)}, "strengths are"),
+        ({"strengths": ("a",)}, "strengths are"),
+        ({"strengths": ()}, "strengths are"),
+        ({"validation_share": "a"}, "validation_share is 'a'; allowed: between 0 and 1"),
+        ({"validation_share": float("nan")}, "validation_share is nan"),
+        ({"tolerance": -1}, "tolerance is -1; allowed: finite numbers from 0"),
+        ({"tolerance": "a"}, "tolerance is 'a'"),
+        ({"intercept": "x"}, "intercept is 'x'; choose True or False"),
+        ({"prefixes_only": 1}, "prefixes_only is 1; choose True or False"),
+    ],
+)
+def test_a_wrong_protocol_says_what_is_wrong(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        LinearProtocol(**changes)
+
+
+def test_unseen_validation_labels_are_noted():
+    train, y = labelled(40, WIDTHS)
+    test, truth = labelled(20, WIDTHS, seed=1)
+    chosen_by = (test, np.where(np.arange(20) < 5, 7, truth))
+    one = evaluate_linear(train, y, test, truth, protocol=FAST, validation=chosen_by)[0]
+    assert one.notes[0].startswith("5 validation rows have labels unseen in training")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from html.parser import HTMLParser
+from xml.parsers.expat import ParserCreate
 
 import numpy as np
 import pytest
@@ -25,8 +26,10 @@ from fungi_hf.evaluation.plots import (
     accuracy_against_cost,
     cka_heat_map,
     class_bars,
+    difference_intervals,
     layer_curves,
     render,
+    value_curves,
 )
 from tests.evaluation.blocks import features, labelled
 
@@ -99,6 +102,56 @@ def test_figures_refuse_what_does_not_fit(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(OptionalDependencyError, match="matplotlib"):
         class_bars({"a": 1})
+
+
+ODD = ["a$b^$", "$x_", r"\frac{$", "a\nb", "c\x00d", "\ud800", "\ufffe", "<&>", "a-->b", "_under"]
+DRAWN = {
+    "heat map": lambda name: cka_heat_map([name, "z"], np.eye(2)),
+    "bars": lambda name: class_bars({name: 0.1, "z": -0.2}, title=name),
+    "intervals": lambda name: difference_intervals(
+        {name: {"difference": 0.1, "low": 0.0, "high": 0.2}}
+    ),
+    "layers": lambda name: layer_curves({name: [0.1, 0.2]}, [name, "z"], metric=name),
+    "values": lambda name: value_curves({name: [(1, 0.1)]}, x=name, y=name),
+    "cost": lambda name: accuracy_against_cost({name: (1, 0.1)}, cost=name, metric=name),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("kind", DRAWN)
+def test_names_are_drawn_letter_by_letter(kind, name):
+    ParserCreate().Parse(render(DRAWN[kind](name)), True)  # raises unless well-formed
+
+
+def test_legends_name_every_curve_and_hide_no_character():
+    names = ["_under", "a$b$", "c\x01"]
+    for figure in (
+        layer_curves({name: [0.1] for name in names}, [0], baseline=0.2),
+        value_curves({name: [(1, 0.1)] for name in names}, x="x", y="y", baseline=0.2),
+    ):
+        texts = [one.get_text() for one in figure.axes[0].get_legend().get_texts()]
+        assert texts == ["_under", r"a\$b\$", r"c\x01"]
+
+
+def test_a_report_shows_odd_classes_and_titles():
+    train, y = labelled(80, WIDTHS, noise=1.5, n_classes=2)
+    names = np.array(["a$b^$", "c\x00\ud800"])
+    results = evaluate_knn(train, names[y], train, names[y])
+    text = build_report(results, title="T $x^$ \x01")
+    assert "T $x^$ \\x01" in text
+    assert text.encode("utf-8")
+
+
+def test_a_report_without_the_baseline_says_so():
+    train, y = labelled(80, WIDTHS, noise=1.5)
+    results = evaluate_knn(train, y, train, y)
+    assert "The baseline is not among the records" not in build_report(results)
+    for some in (results[1:], results[2:]):
+        text = build_report(some)
+        assert "The baseline is not among the records" in text
+        assert "No combination is above it" not in text
+        assert "Difference to a baseline that is not here" in text
+        assert "Change per class" not in text
 
 
 def one_figure():

@@ -101,6 +101,58 @@ def test_queries_without_a_relevant_row_are_left_out_and_noted():
     assert one.notes == ("1 queries without a relevant row are left out",)
 
 
+def test_queries_whose_relevant_rows_are_junk_are_left_out_and_noted():
+    pool, queries = np.eye(3), np.eye(3)
+    mixed = Relevance(gains=[{0: 1}, {1: 1}, {}], junk=[[0], [0], []])
+    one = evaluate_retrieval(pool, queries, mixed)[0]
+    assert one.metrics["map"] == 1
+    assert one.notes == ("2 queries without a relevant row are left out",)
+    with pytest.raises(InputError, match=r"none of the 3 queries .* that is not junk"):
+        evaluate_retrieval(pool, queries, Relevance(gains=[{0: 1}] * 3, junk=[[0]] * 3))
+
+
+@pytest.mark.parametrize(
+    ("gains", "junk", "error", "words"),
+    [
+        ({1.5: 1.0}, [], InputTypeError, r"gains of query 0 name the row 1\.5; .* integers"),
+        ({"1": 1.0}, [], InputTypeError, "gains of query 0 name the row '1'"),
+        ({True: 1.0}, [], InputTypeError, "name the row True"),
+        ([0], [], InputTypeError, "gains of query 0 are a list; give a mapping"),
+        (None, [], InputTypeError, "gains of query 0 are a NoneType; give a mapping"),
+        ({1: "a"}, [], InputTypeError, "query 0 has the gain 'a'; gains are numbers"),
+        ({1: float("nan")}, [], InputError, "has gain nan for row 1; above 0"),
+        ({-1: 1.0}, [], InputError, "name pool row -1; there are 3"),
+        ({0: 1.0}, [1.5], InputTypeError, r"junk of query 0 name the row 1\.5"),
+        ({0: 1.0}, "1", InputTypeError, "junk of query 0 are a str; give pool rows"),
+        ({0: 1.0}, {1: 1}, InputTypeError, "junk of query 0 are a dict; give pool rows"),
+        ({0: 1.0}, 1, InputTypeError, "junk of query 0 are a int; give pool rows"),
+    ],
+)
+def test_odd_judgements_say_what_is_wrong(gains, junk, error, words):
+    with pytest.raises(error, match=words):
+        evaluate_retrieval(np.eye(3), np.eye(3)[:1], Relevance(gains=[gains], junk=[junk]))
+
+
+def test_judgements_of_numpy_are_as_good():
+    plain = Relevance(gains=[{0: 1.0}, {1: 2}], junk=[[2], []])
+    arrays = Relevance(gains=[{np.int64(0): np.float32(1)}, {1: 2}], junk=[np.array([2]), ()])
+    results = [evaluate_retrieval(np.eye(3), np.eye(3)[:2], one) for one in (plain, arrays)]
+    assert results[0][0].metrics == results[1][0].metrics
+
+
+def test_impossible_relevance_says_what_is_wrong():
+    with pytest.raises(ShapeError, match="there are 2 query labels and 3 pool labels"):
+        Relevance.same_label([0, 1], [0, 1, 1], same_rows=True)
+    with pytest.raises(ConfigError, match="unknown level 'easy'; choose one of 'hard', 'medium'"):
+        Relevance.landmarks([[0]], [[1]], [[2]], level="easy")
+    with pytest.raises(ShapeError, match="1 easy, 2 hard and 1 junk lists"):
+        Relevance.landmarks([[0]], [[1], [1]], [[2]])
+    with pytest.raises(InputTypeError, match="a landmark row must be an integer"):
+        Relevance.landmarks([[0.5]], [[1]], [[2]])
+    with pytest.raises(InputTypeError, match="relevance gains are a dict; give a sequence"):
+        evaluate_retrieval(np.eye(3), np.eye(3)[:1], Relevance(gains={0: 1.0}))
+
+
 def test_pca_is_skipped_with_a_note():
     pool, labels = labelled(30, WIDTHS)
     same = Relevance.same_label(labels, labels, same_rows=True)
