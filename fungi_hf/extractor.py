@@ -75,7 +75,7 @@ class FungiExtractor(Shareable):
         self._computer = BlockComputer(encoder, self.config)
         self._finisher = Finisher(self.config, self._computer.widths, self._computer.factor_shapes)
         self.state = FittedState()
-        self.tuning: TuningReport | None = None
+        self.tuning: TuningReport | None = None  # of this config with this state
         self._fingerprint: tuple[object, str] | None = None
 
     @property
@@ -97,7 +97,9 @@ class FungiExtractor(Shareable):
         return self._computer.digests()
 
     def restore(self, state: FittedState) -> None:
-        """Take fitted state back."""
+        """Take fitted state back; another state than before is not what `tuning` is about."""
+        if state.digest() != self.state.digest():
+            self.tuning = None
         self._computer.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:

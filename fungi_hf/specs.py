@@ -180,10 +180,11 @@ class Activation(_Spec):
         Raises:
             ConfigError: If the layer is no path, or there is more than one view.
         """
-        if self.layer is not None and (not isinstance(self.layer, str) or not self.layer):
+        is_path = isinstance(self.layer, str) and self.layer not in ("", "auto")
+        if self.layer is not None and not is_path:
             raise ConfigError(
-                f"Activation.layer must be None (the target layer) or a dotted path; got "
-                f"{self.layer!r}"
+                "Activation.layer must be None (the target layer, which may be 'auto') or a dotted "
+                f"path; got {self.layer!r}"
             )
         if self.n_views != 1:
             raise ConfigError(f"activation has one view; got n_views={self.n_views}")

@@ -11,6 +11,7 @@ from fungi_hf.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 RECORD: Final = "fungi-hf-tuning"
 TUNING_NAME: Final = "fungi_tuning.json"
@@ -126,9 +127,26 @@ class TuningReport:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StateError(f"the tuning report is not JSON: {error}") from None
         return cls.from_dict(values)
+
+    @classmethod
+    def read(cls, path: Path) -> TuningReport:
+        """Read a `fungi_tuning.json`.
+
+        Raises:
+            StateError: If the file is damaged.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            reason = f"not UTF-8 ({error.reason} at byte {error.start})"
+        except (StateError, OSError) as error:
+            reason = str(error)
+        raise StateError(
+            f"{path} is damaged: {reason}; no feature depends on it: remove it to load without it"
+        )
 
     def table(self, n: int = 10) -> str:
         """Give the chosen candidate, the embedding and the n best as a Markdown table."""

@@ -99,8 +99,13 @@ def extract_sets(
     return sides[0], sides[1], extractor
 
 
-def read_labels(place: str, column: str) -> list[Any]:
+def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
     """Read labels from a table, or from a .txt file with one a line.
+
+    Args:
+        place: The file.
+        column: Of a table.
+        what: What one value is called, for messages.
 
     Raises:
         InputError: If the file or its column is missing, or a label is.
@@ -114,7 +119,7 @@ def read_labels(place: str, column: str) -> list[Any]:
     empty = [row for row, label in enumerate(labels) if label is None or label == ""]
     if empty:
         shown = ", ".join(map(str, empty[:10]))
-        raise InputError(f"{place}: {len(empty)} rows have no label in {column!r}: rows {shown}")
+        raise InputError(f"{place}: {len(empty)} rows have no {what} in {column!r}: rows {shown}")
     return labels
 
 

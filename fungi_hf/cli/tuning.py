@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 from fungi_hf.cli.extraction import add_model, load
-from fungi_hf.cli.rows import TEXT_COLUMN, read_column, read_inputs, read_table
+from fungi_hf.cli.labelled import read_labels
+from fungi_hf.cli.rows import TEXT_COLUMN, read_inputs
+from fungi_hf.hub.store import check_folder
 
 _TUNE = """examples:
   fungi-hf tune sentence-transformers/all-MiniLM-L6-v2 train.csv --label intent --out tuned
@@ -54,9 +56,9 @@ def run_tune(options: argparse.Namespace) -> None:
         n_neighbors=options.k,
         max_rows=options.max_rows,
     )
-    table = read_table(options.train)
-    labels = read_column(table, options.label, options.train)
-    groups = read_column(table, options.group, options.train) if options.group else None
+    check_folder(options.out)
+    labels = read_labels(options.train, options.label)
+    groups = read_labels(options.train, options.group, "group") if options.group else None
     inputs = read_inputs(options.train, options.column or TEXT_COLUMN)
     extractor = load(options)
     tuned = extractor.tune(inputs, labels, groups=groups, search=search, progress=True)

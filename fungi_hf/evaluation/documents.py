@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.errors import StateError, StorageError
+from fungi_hf.evaluation.document_checks import (
+    check_costs,
+    check_matrix,
+    check_record,
+    check_sweep,
+)
 from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.evaluation.sweep_records import SweepResult
 
@@ -60,7 +66,27 @@ class EvaluationDocument:
         """Read what `to_dict` gave, or a single record or sweep.
 
         Raises:
-            StateError: If it is neither.
+            StateError: If it is neither, or a field that a report needs is missing or odd.
+        """
+        try:
+            found = cls._parse(values)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
+            raise StateError(f"the evaluation is damaged: {what}; write the file again") from None
+        for record in found.results:
+            check_record(record)
+        for sweep in found.sweeps:
+            check_sweep(sweep)
+        check_matrix(*found.similarity)
+        check_costs(found.costs)
+        return found
+
+    @classmethod
+    def _parse(cls, values: Mapping[str, Any]) -> EvaluationDocument:
+        """Read any of the three kinds.
+
+        Raises:
+            StateError: If it is none of them.
         """
         if values.get("record") == "fungi-hf-evaluation":
             return cls(results=(EvaluationResult.from_dict(values),))
@@ -71,17 +97,14 @@ class EvaluationDocument:
                 f"not an evaluation of version 1: record is {values.get('record')!r}, version is "
                 f"{values.get('version')!r}; `fungi-hf evaluate --out FILE` writes one"
             )
-        try:
-            alike = values["linear_cka"]
-            return cls(
-                results=tuple(EvaluationResult.from_dict(one) for one in values["results"]),
-                similarity=(tuple(alike["blocks"]), tuple(tuple(row) for row in alike["values"])),
-                costs=dict(values["costs"]),
-                sweeps=tuple(SweepResult.from_dict(one) for one in values["sweeps"]),
-                source=dict(values["source"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise StateError(f"the evaluation is damaged: {error!r} is missing or odd") from None
+        alike = values["linear_cka"]
+        return cls(
+            results=tuple(EvaluationResult.from_dict(one) for one in values["results"]),
+            similarity=(tuple(alike["blocks"]), tuple(tuple(row) for row in alike["values"])),
+            costs=dict(values["costs"]),
+            sweeps=tuple(SweepResult.from_dict(one) for one in values["sweeps"]),
+            source=dict(values["source"]),
+        )
 
 
 def write_document(path: str | Path, document: EvaluationDocument) -> None:
@@ -130,7 +153,7 @@ def _read(path: Path) -> EvaluationDocument:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise StateError(f"{path} holds a {type(values).__name__}; an evaluation is an object")

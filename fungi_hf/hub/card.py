@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from string import Template
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from fungi_hf.config import Custom
 
-_TAGS: Final = ("fungi", "gradient-features", "feature-extraction", "retrieval")
+_TAGS: Final = ("fungi", "feature-extraction", "retrieval")
+_GRADIENT_TAG: Final = "gradient-features"
+_LINE: Final = 96
 _NO_SIGN: Final = "it helps least where the embedding was itself trained contrastively"
 
 
@@ -149,7 +152,7 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,
-        tags=list(_TAGS),
+        tags=_tags(subject.config),
         pipeline_tag="feature-extraction",
         datasets=sorted({row.dataset_id for row in rows if row.dataset_id}) or None,
         license=subject.licence or None,
@@ -161,6 +164,7 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
     parts = {
         "card_data": data.to_yaml(),
         "title": subject.title,
+        "opening": _open(subject.config),
         "snippet": _snippet(subject),
         "description": _describe(subject),
         "results": _table(rows),
@@ -168,6 +172,35 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         "licences": _licences(subject, rows),
     }
     return Template(text).substitute(parts)
+
+
+def _tags(config: FungiConfig) -> list[str]:
+    has_gradients = any(not isinstance(spec, Activation) for spec in config.objectives)
+    return [_TAGS[0], *([_GRADIENT_TAG] if has_gradients else []), *_TAGS[1:]]
+
+
+def _open(config: FungiConfig) -> str:
+    """Say in one sentence what the vectors hold, and what they do not."""
+    n_inputs = sum(isinstance(spec, Activation) for spec in config.objectives)
+    has_gradients = n_inputs < len(config.objectives)
+    parts = []
+    if n_inputs:
+        several = n_inputs > 1
+        parts.append("pooled inputs of its layers" if several else "the pooled input of a layer")
+    if has_gradients:
+        how = "kept as exact factors" if config.sketch == "none" else "sketched to a short vector"
+        parts.append(f"gradients of self-supervised losses, each {how}")
+    held = ", and ".join(parts)
+    kind = "FUNGI features" if has_gradients else "Features"
+    if config.embedding_weight > 0:
+        without = "" if has_gradients else " without gradients"
+        beside = f"next to {held}" if held else "alone"
+        first = f"{kind}{without}: the embedding of a frozen encoder {beside}."
+    else:
+        without = "its embedding" if has_gradients else "its embedding or gradients"
+        first = f"{kind} of a frozen encoder, without {without}: {held}."
+    unchanged = "Nothing was trained; the encoder's weights are untouched."
+    return textwrap.fill(f"{first} {unchanged}", _LINE)
 
 
 def _snippet(subject: Subject) -> str:
@@ -200,8 +233,8 @@ def _describe(subject: Subject) -> str:
     if config.embedding_weight > 0:
         pooling = subject.pooling or config.pooling
         lines.append(f"- **embedding** ({pooling} pooling), weight {config.embedding_weight:g}")
-    lines += [f"- **{spec.name}**: {_objective(spec)}" for spec in config.objectives]
     layer = subject.target_layer or config.target_layer
+    lines += [f"- **{spec.name}**: {_objective(spec, layer)}" for spec in config.objectives]
     if any(not isinstance(spec, Activation) for spec in config.objectives):
         width = config.sketch_dim or "as many numbers as the embedding has"
         sketch = "kept as exact factors" if config.sketch == "none" else f"sketched to {width}"
@@ -224,7 +257,7 @@ def _describe(subject: Subject) -> str:
     return "\n".join(lines)
 
 
-def _objective(spec: KL | SimCLR | Activation | Custom) -> str:
+def _objective(spec: KL | SimCLR | Activation | Custom, target_layer: str) -> str:
     if isinstance(spec, KL):
         words = f"KL divergence from uniform of {spec.latent_dim} latents at {spec.temperature:g}"
     elif isinstance(spec, SimCLR):
@@ -233,8 +266,8 @@ def _objective(spec: KL | SimCLR | Activation | Custom) -> str:
             f"inputs at temperature {spec.temperature:g}"
         )
     elif isinstance(spec, Activation):
-        whose = "the target layer's" if spec.layer is None else f"`{spec.layer}`'s"
-        words = f"{whose} pooled input, no gradient"
+        whose = f"target layer `{target_layer}`" if spec.layer is None else f"`{spec.layer}`"
+        words = f"pooled input of {whose}, no gradient"
     else:
         words = f"third-party objective `{spec.objective}`"
     return f"{words}, weight {spec.weight:g}"

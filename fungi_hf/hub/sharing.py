@@ -172,7 +172,7 @@ class Shareable(Pushable):
         extractor.restore(state)
         report = find_file(saved.place, TUNING_NAME, saved.hub)
         if report is not None:
-            extractor.tuning = TuningReport.from_json(report.read_text(encoding="utf-8"))
+            extractor.tuning = TuningReport.read(report)
         return extractor
 
     def save_pretrained(self, folder: str | Path) -> None:

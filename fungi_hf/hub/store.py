@@ -277,6 +277,26 @@ def write_folder(
         raise StorageError(f"cannot write to {target}: {error}") from None
 
 
+def check_folder(folder: str | Path) -> None:
+    """Say before long work that a folder cannot be written; nothing is left behind.
+
+    Args:
+        folder: What `write_folder` will be given.
+
+    Raises:
+        StorageError: If it is a file, or neither it nor its nearest parent takes a file.
+    """
+    target = Path(folder)
+    there = next((path for path in (target, *target.parents) if path.exists()), target)
+    if not there.is_dir():
+        raise StorageError(f"cannot write to {target}: {there} is no folder; name another one")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise StorageError(f"cannot write to {target}: {there}: {error.strerror}") from None
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.encoders.loading import Source
+    from fungi_hf.tuning import TuningReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class ExtractorParts:
         resolved: Layer, pooling and length as they were found.
         state: Fitted tensors.
         source: Where the encoder came from.
+        tuning: How the config was chosen, where it was.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class ExtractorParts:
     resolved: dict[str, Any]
     state: dict[str, Tensor]
     source: Source
+    tuning: TuningReport | None = None
 
     @classmethod
     def of(cls, extractor: FungiExtractor) -> ExtractorParts:
@@ -53,6 +56,7 @@ class ExtractorParts:
             resolved,
             extractor.state.to_tensors(),
             extractor.source,
+            extractor.tuning,
         )
 
     def build(self) -> FungiExtractor:
@@ -63,4 +67,5 @@ class ExtractorParts:
         )
         extractor = FungiExtractor(encoder, config, source=self.source)
         extractor.restore(FittedState.from_tensors(self.state))
+        extractor.tuning = self.tuning
         return extractor

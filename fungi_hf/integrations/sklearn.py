@@ -96,6 +96,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         extractor: FungiExtractor | None = state.pop("extractor_", None)
         if extractor is not None:
             state["_fitted"] = (extractor.state.to_tensors(), encoder_digest(extractor.encoder))
+            state["_tuning"] = extractor.tuning
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         Raises:
             StateError: If the encoder's weights are not those of the pickle.
         """
-        fitted = state.pop("_fitted", None)
+        fitted, tuning = state.pop("_fitted", None), state.pop("_tuning", None)
         super().__setstate__(state)
         if fitted is None:
             return
@@ -116,6 +117,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
                 "pickled; features would not be comparable"
             )
         extractor.restore(FittedState.from_tensors(tensors))
+        extractor.tuning = tuning
         self.extractor_ = extractor
 
     def fit(self, X: Any, y: Any = None) -> FungiTransformer:  # noqa: ARG002

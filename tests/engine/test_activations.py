@@ -115,7 +115,7 @@ def test_names_widths_and_fingerprints():
     assert wide(TEXTS).block("activation_2").shape[1] == wide.encoder.model.config.intermediate_size
 
 
-@pytest.mark.parametrize("layer", ["", 3, ["encoder"]])
+@pytest.mark.parametrize("layer", ["", 3, ["encoder"], "auto"])
 def test_a_layer_that_is_no_path_is_refused(layer):
     with pytest.raises(ConfigError, match=r"Activation.layer must be None .* or a dotted path"):
         Activation(layer=layer)

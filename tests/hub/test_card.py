@@ -62,7 +62,7 @@ def test_the_body_says_config_results_limits_and_licences() -> None:
     for words in (
         "KL divergence from uniform of 768 latents at 7, weight 1",
         "InfoNCE of 3 views (auto) against 256 training inputs at temperature 0.07, weight 0.5",
-        "the target layer's pooled input, no gradient",
+        "pooled input of target layer `auto`, no gradient",
         "centred by its training mean",
         "PCA to 64 components",
         "extractor fingerprint `abc`",
@@ -72,6 +72,53 @@ def test_the_body_says_config_results_limits_and_licences() -> None:
     ):
         assert words in card
     assert "$" not in card
+
+
+GRADIENTS = "gradients of self-supervised losses, each sketched to a short vector."
+OPENINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "gradients": ({}, f"FUNGI features: the embedding of a frozen encoder next to {GRADIENTS}"),
+    "exact factors": ({"sketch": "none"}, "losses, each kept as exact factors."),
+    "activation": (
+        {"objectives": ("activation",)},
+        "Features without gradients: the embedding of a frozen encoder next to the pooled input of "
+        "a layer.",
+    ),
+    "activations": (
+        {"objectives": (Activation(), Activation(layer="a.1.b"))},
+        "the embedding of a frozen encoder next to pooled inputs of its layers.",
+    ),
+    "both": (
+        {"objectives": ("activation", "kl")},
+        f"next to the pooled input of a layer, and {GRADIENTS}",
+    ),
+    "embedding": (
+        {"objectives": ()},
+        "Features without gradients: the embedding of a frozen encoder alone.",
+    ),
+    "no embedding": (
+        {"embedding_weight": 0},
+        f"FUNGI features of a frozen encoder, without its embedding: {GRADIENTS}",
+    ),
+    "activation alone": (
+        {"embedding_weight": 0, "objectives": ("activation",)},
+        "Features of a frozen encoder, without its embedding or gradients: the pooled input of a "
+        "layer.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPENINGS)
+def test_the_opening_says_what_the_vectors_hold(name: str) -> None:
+    changes, words = OPENINGS[name]
+    config = FungiConfig(**changes)
+    text = render_card(Subject(title="t", config=config, target_layer="a.2.b"))
+    opening = " ".join(text.split("# t\n")[1].split("## How")[0].split())
+    assert words in opening
+    assert opening.endswith("Nothing was trained; the encoder's weights are untouched.")
+    has_gradients = any(not isinstance(spec, Activation) for spec in config.objectives)
+    assert ("gradient-features" in ModelCard(text).data.tags) == has_gradients
+    assert ("- gradients of `a.2.b`" in text) == has_gradients
+    assert "pooled input of target layer `a.2.b`" in text or "activ" not in name
 
 
 def test_an_extractors_card_and_its_snippet(tmp_path: Path) -> None:

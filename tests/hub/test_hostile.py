@@ -80,6 +80,18 @@ HOSTILE: dict[str, Any] = {
         lambda d, s: s[:-1] + bytes([s[-1] ^ 1]),
         "digest of 'state'",
     ),
+    "tuning_not_utf8": ("fungi_tuning.json", lambda d, s: b"\xff\xfe{}", "damaged: not UTF-8"),
+    "truncated_tuning": (
+        "fungi_tuning.json",
+        lambda d, s: b'{"record": "fungi-hf-tun',
+        r"fungi_tuning.json is damaged: the tuning report is not JSON.*remove it",
+    ),
+    "deep_tuning": ("fungi_tuning.json", lambda d, s: b"[" * 100_000, "is not JSON"),
+    "tuning_without_fields": (
+        "fungi_tuning.json",
+        lambda d, s: b'{"record": "fungi-hf-tuning"}',
+        "lacks or misnames a field",
+    ),
     "foreign_tensor": (
         "fungi_state.safetensors",
         lambda d, s: _tensors({"../../evil": torch.zeros(1)}),
