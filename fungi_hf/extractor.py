@@ -156,9 +156,10 @@ class FungiExtractor(Shareable):
         """Learn what the config asks for: negative banks, block means, whitening, a PCA.
 
         Args:
-            inputs: Training inputs; nothing depends on their order. They are read one by one and
-                only the drawn negatives are held; a generator is held as it came (paths, not
-                samples) where `center`, `whitening` or `reduction` needs a second pass.
+            inputs: Training inputs; nothing depends on their order but the rounding of means and
+                covariances, and with it the fingerprint. They are read one by one and only the
+                drawn negatives are held; a generator is held as it came (paths, not samples)
+                where `center`, `whitening` or `reduction` needs a second pass.
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
