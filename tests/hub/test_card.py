@@ -210,7 +210,7 @@ def test_snippets_of_committed_cards_run(
 
 
 def tiny_whisper(config: FungiConfig) -> tuple[Any, FungiConfig, Any]:
-    settings = WhisperConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2,
+    settings = WhisperConfig(d_model=16, encoder_layers=4, encoder_attention_heads=2,
                              encoder_ffn_dim=32, decoder_layers=1, vocab_size=64)  # fmt: skip
     return WhisperEncoder(settings).eval(), config, WhisperFeatureExtractor()
 
