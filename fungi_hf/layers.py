@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from torch import nn
 
 from fungi_hf.errors import LayerNotFoundError, LayerUseError
+from fungi_hf.specs import BLOCK_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ def _last_attention_output(model: nn.Module) -> str:
 
 def _numbers(name: str) -> tuple[int, ...]:
     """Order by block numbers as numbers: layer 11 comes after layer 9."""
-    return tuple(int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", name))
+    return tuple(int(number) for number in BLOCK_NUMBER.findall(name))
 
 
 def _last_block_layers(model: nn.Module) -> str:

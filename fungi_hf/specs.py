@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from fungi_hf.errors import ConfigError, choices
 
+BLOCK_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+"""The numbers in a layer's dotted path, the block's first."""
 REGISTERED_OBJECTIVES: Final[dict[str, object]] = {}
 """Factories of third-party objectives by name; `register_objective` fills it."""
 
@@ -171,7 +173,7 @@ class Activation(_Spec):
         """Name the block after the layer's block, or after the whole path."""
         if not isinstance(self.layer, str):
             return self.kind
-        numbers = re.findall(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", self.layer)
+        numbers = BLOCK_NUMBER.findall(self.layer)
         return f"{self.kind}_{numbers[0] if numbers else self.layer.replace('.', '_')}"
 
     def check(self) -> None:

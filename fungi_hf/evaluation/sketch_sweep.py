@@ -14,7 +14,7 @@ from fungi_hf.evaluation.inputs import unseen_note
 from fungi_hf.evaluation.knn import check_neighbors, knn_protocol
 from fungi_hf.evaluation.sampling import draw_shots
 from fungi_hf.evaluation.sweep_records import SweepResult
-from fungi_hf.evaluation.sweeps import sweep_settings
+from fungi_hf.evaluation.sweeps import sweep_settings, unused_fields
 from fungi_hf.neighbors.base import check_count
 from fungi_hf.neighbors.classifier import count_votes, decide
 from fungi_hf.neighbors.labels import encode_labels, read_labels
@@ -85,7 +85,8 @@ def sweep_sketches(
         cosines = [asked.gradients[key] @ known.gradients[key].T for key in keys]
         rows.append(_row(one, cosines, exact, judge))
     settings = sweep_settings(extractor, data) | {"objective": place[1], "n_seeds": n_seeds}
-    return SweepResult(kind="sketches", rows=tuple(rows), settings=settings, notes=judge.notes)
+    notes = judge.notes + unused_fields(extractor.config)
+    return SweepResult(kind="sketches", rows=tuple(rows), settings=settings, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
