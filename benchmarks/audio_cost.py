@@ -27,10 +27,10 @@ import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from benchmarks import timing
-from fungi_hf.batching import cut_batches
 from fungi_hf.config import KL, FungiConfig, SimCLR
-from fungi_hf.encoders import audio_bodies
-from fungi_hf.encoders.audio import AudioEncoder
+from fungi_hf.encoders.audio import families as audio_bodies
+from fungi_hf.encoders.audio.encoder import AudioEncoder
+from fungi_hf.extraction.batches import cut_batches
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.views.audio import SpectrogramCrop
 

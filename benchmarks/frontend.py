@@ -19,7 +19,7 @@ import torch
 from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from fungi_hf.encoders import frontends
+from fungi_hf.encoders.audio import mel
 from fungi_hf.errors import OptionalDependencyError
 
 REPEATS = 41
@@ -43,15 +43,15 @@ _BANK = mel_filter_bank(
 def _contenders(wave: torch.Tensor) -> dict[str, object]:
     array, batch = wave.numpy(), wave.repeat(8, 1)
     found: dict[str, object] = {
-        "fungi_hf kaldi_fbank": (1, lambda: frontends.kaldi_fbank(wave)),
-        "fungi_hf kaldi_fbank, batch of 8": (8, lambda: frontends.kaldi_fbank(batch)),
+        "fungi_hf kaldi_fbank": (1, lambda: mel.kaldi_fbank(wave)),
+        "fungi_hf kaldi_fbank, batch of 8": (8, lambda: mel.kaldi_fbank(batch)),
         "transformers AST, numpy": (1, lambda: _extractor_numpy(array)),
         "transformers AST extractor as installed": (1, _ast(array)),
-        "fungi_hf whisper_log_mel": (1, lambda: frontends.whisper_log_mel(wave)),
+        "fungi_hf whisper_log_mel": (1, lambda: mel.whisper_log_mel(wave)),
         "transformers Whisper, torch": (1, _whisper(array)),
     }
     try:
-        reference = frontends.fbank("torchaudio")
+        reference = mel.fbank("torchaudio")
     except OptionalDependencyError:
         return found
     return found | {"torchaudio compliance.kaldi.fbank": (1, lambda: reference(wave, 128))}
@@ -81,11 +81,11 @@ def main() -> None:
             run()
             if turn >= 3:
                 times[name].append(1e3 * (time.perf_counter() - start) / clips)
-    ours = frontends.kaldi_fbank(wave)
+    ours = mel.kaldi_fbank(wave)
     numpy_path = torch.from_numpy(_extractor_numpy(wave.numpy()))
     difference = {"transformers AST, numpy": float((numpy_path - ours).abs().max())}
     if "torchaudio compliance.kaldi.fbank" in contenders:
-        theirs = frontends.fbank("torchaudio")(wave, 128)
+        theirs = mel.fbank("torchaudio")(wave, 128)
         difference["torchaudio"] = float((theirs - ours).abs().max())
     result = {
         "unit": "ms per 10 s of 16 kHz sound, one thread, median and best of "

@@ -16,8 +16,8 @@ from pathlib import Path
 import openai
 
 from fungi_hf.icl import ChatLLM, DemoSelector, Examples, LabelSpace, PromptBuilder, evaluate
-from fungi_hf.icl.fake_server import FakeOpenAIServer
 from fungi_hf.icl.llm import Limits
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer
 
 N_LABELS, K, LATENCY_S = 77, 20, 0.05
 LABELS = LabelSpace([f"intent number {i}" for i in range(N_LABELS)])

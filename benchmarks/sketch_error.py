@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from benchmarks import text_models, timing
-from fungi_hf.batching import cut_groups
 from fungi_hf.config import FungiConfig, SimCLR
-from fungi_hf.engine import Group, Plan
+from fungi_hf.extraction.batches import cut_groups
+from fungi_hf.extraction.group import Group, Plan
 from fungi_hf.features import unit_rows
-from fungi_hf.gradients import untouched
-from fungi_hf.sketches import make_sketch
+from fungi_hf.gradients.sketches import make_sketch
+from fungi_hf.gradients.tape import untouched
 
 if TYPE_CHECKING:
-    from fungi_hf.gradients import LayerFactors
+    from fungi_hf.gradients.tape import LayerFactors
 
 RANKS, SEEDS, WIDTH = (1, 2, 4, 8), 6, 384
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fungi_hf.batching import cut_batches
+from fungi_hf.extraction.batches import cut_batches
 from fungi_hf.extractor import FungiExtractor
 
 if TYPE_CHECKING:
-    from fungi_hf.batching import Sample
     from fungi_hf.config import FungiConfig
+    from fungi_hf.extraction.batches import Sample
 
 SENTENCES = Path(__file__).parent.parent / "recipes" / "data" / "banking77" / "test.parquet"
 

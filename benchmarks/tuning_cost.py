@@ -13,7 +13,7 @@ import time
 
 from benchmarks import text_models, timing
 from fungi_hf.config import FungiConfig
-from fungi_hf.evaluation.tuning import TuningSearch
+from fungi_hf.tuning import TuningSearch
 from recipes.datasets import load
 
 ROWS = 4000

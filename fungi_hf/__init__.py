@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
 from fungi_hf.errors import FungiError
-from fungi_hf.integrations.registration import arrange, broken_torchaudio_named
+from fungi_hf.integrations.transformers.registration import arrange, broken_torchaudio_named
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fungi_hf.errors import ConfigError, choices
-from fungi_hf.hub.configs import ShareableConfig
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
+from fungi_hf.storage.configs import ShareableConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

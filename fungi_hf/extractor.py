@@ -15,27 +15,27 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from fungi_hf.batching import Budget
-from fungi_hf.computation import BlockComputer
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
+from fungi_hf.extraction.batches import Budget
+from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.finish import Finisher
+from fungi_hf.extraction.inputs import iterate, warn_of
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
-from fungi_hf.finishing import Finisher
 from fungi_hf.hub.sharing import Shareable
-from fungi_hf.reading import iterate, warn_of
-from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.evaluation.tuning import TuningSearch
+    from fungi_hf.extraction.inputs import Reading
     from fungi_hf.features import Failure
+    from fungi_hf.gradients.sketches import Sketch
     from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.reading import Reading
-    from fungi_hf.sketches import Sketch
-    from fungi_hf.tuning import TuningReport
+    from fungi_hf.tuning import TuningSearch
+    from fungi_hf.tuning.report import TuningReport
     from fungi_hf.types import Float32Array
 
 
@@ -182,7 +182,7 @@ class FungiExtractor(Shareable):
         search: TuningSearch | None = None,
         progress: bool = False,
     ) -> FungiExtractor:
-        """Choose a config from labelled training data; see `fungi_hf.evaluation.tuning.tune`.
+        """Choose a config from labelled training data; see `fungi_hf.tuning.tune`.
 
         Args:
             inputs: N training inputs.
@@ -196,7 +196,7 @@ class FungiExtractor(Shareable):
             A new extractor with the chosen config, fitted on all inputs; `.tuning` is the
             evidence, which `save_pretrained` writes, too. This extractor is not changed.
         """
-        from fungi_hf.evaluation.tuning import tune
+        from fungi_hf.tuning import tune
 
         return tune(self, inputs, labels, groups=groups, search=search, progress=progress)
 

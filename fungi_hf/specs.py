@@ -117,7 +117,7 @@ class SimCLR(_Spec):
         views: Name of the view generator; "auto" is the encoder's default.
         view_options: Options of the view generator.
         late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
-            that a view costs k blocks; None makes views of the raw input. See `fungi_hf.late`.
+            that a view costs k blocks; None makes views of the raw input (`encoders.late.stack`).
         n_negatives: Training inputs whose views form the negative bank.
         negative_views: Views of each of them.
         weight: Factor of the normalised block.
@@ -203,7 +203,7 @@ class Custom(_Spec):
         views: Name of the view generator; "auto" is the encoder's default.
         view_options: Options of the view generator.
         late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
-            that a view costs k blocks; None makes views of the raw input. See `fungi_hf.late`.
+            that a view costs k blocks; None makes views of the raw input (`encoders.late.stack`).
         n_fit: Training inputs that `fit` passes to the objective; 0 when it learns nothing.
         weight: Factor of the normalised block.
     """

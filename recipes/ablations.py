@@ -19,12 +19,12 @@ import torch
 from fungi_hf import register_objective
 from fungi_hf.config import KL, Activation, Custom, FungiConfig, SimCLR
 from fungi_hf.errors import NotFittedError
-from fungi_hf.evaluation.tuning.scoring import leave_one_out
+from fungi_hf.extraction.finish import Finisher
+from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.finishing import Finisher
 from fungi_hf.objectives.simclr import SimCLRObjective
-from fungi_hf.reduction import PrincipalComponents
 from fungi_hf.seeding import numpy_generator
+from fungi_hf.tuning.votes import leave_one_out
 from recipes import protocol
 from recipes import run as text_recipe
 from recipes.datasets import load

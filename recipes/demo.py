@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fungi_hf.batching import cut_batches
 from fungi_hf.config import FungiConfig, SimCLR
+from fungi_hf.extraction.batches import cut_batches
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import FungiFeatures
 from recipes import protocol

@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 
 from fungi_hf.config import KL, Activation, FungiConfig
-from fungi_hf.encoders.decoding import decode
+from fungi_hf.encoders.audio.decoding import decode
 from fungi_hf.extractor import FungiExtractor
 from recipes.audio.run import ROOT, Sounds, columns, mean, read, score, table
 

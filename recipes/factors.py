@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from fungi_hf.config import KL, FungiConfig
+from fungi_hf.extraction.variants import SketchSettings, VariantExtractor
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.variants import SketchSettings, VariantExtractor, exact_cosines
+from fungi_hf.gradients.factors import exact_cosines
 from recipes import protocol
 from recipes import run as text_recipe
 from recipes.datasets import load
@@ -31,7 +32,7 @@ from recipes.tuning_cases import HERE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fungi_hf.gradients import LayerFactors
+    from fungi_hf.gradients.tape import LayerFactors
 
 CASES = [
     f"{data}-{pooling}" for data in ("banking77", "trec6", "sst2") for pooling in ("cls", "mean")

@@ -16,10 +16,10 @@ import torch
 
 import fungi_hf
 from fungi_hf.config import FungiConfig
+from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import FungiFeatures
-from fungi_hf.reduction import PrincipalComponents
-from fungi_hf.sketches import DenseSketch
+from fungi_hf.gradients.sketches import DenseSketch
 from recipes import protocol
 from recipes.datasets import load
 

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fungi_hf.evaluation.statistics import mcnemar
-from fungi_hf.evaluation.tuning.candidates import EMBEDDING, Candidate
-from fungi_hf.evaluation.tuning.sample import draw_rows, read_groups
-from fungi_hf.evaluation.tuning.selection import choose, scores
-from fungi_hf.evaluation.tuning.stages import Stages
-from fungi_hf.finishing import Finisher
+from fungi_hf.extraction.finish import Finisher
+from fungi_hf.statistics import mcnemar
+from fungi_hf.tuning.candidates import EMBEDDING, Candidate
+from fungi_hf.tuning.sample import draw_rows, read_groups
+from fungi_hf.tuning.selection import choose, scores
+from fungi_hf.tuning.stages import Stages
 from recipes import protocol
 from recipes.tuning_cases import HERE, SOUNDS, TEXTS, audio_case, text_case
 
 if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.evaluation.tuning import TuningSearch
     from fungi_hf.extractor import FungiExtractor
+    from fungi_hf.tuning import TuningSearch
     from recipes.tuning_cases import Blocks, Case
 
 

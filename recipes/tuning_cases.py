@@ -15,11 +15,11 @@ import pyarrow.parquet
 import torch
 
 from fungi_hf.config import KL, Activation, FungiConfig
-from fungi_hf.evaluation.tuning import TuningSearch
-from fungi_hf.evaluation.tuning.scan import scan, sibling_layers
+from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import FungiFeatures
-from fungi_hf.reduction import PrincipalComponents
+from fungi_hf.tuning import TuningSearch
+from fungi_hf.tuning.scan import scan, sibling_layers
 from recipes import protocol
 from recipes import run as text_recipe
 from recipes.audio import run as audio_recipe

@@ -2,7 +2,7 @@
 
 python -m recipes.tuning_tasks [CASE ...]
 
-The margins of `fungi_hf.evaluation.tuning.selection` were set on tasks like these: draws of 1,500,
+The margins of `fungi_hf.tuning.selection` were set on tasks like these: draws of 1,500,
 500 and 150 training rows, some intents of Banking-77 alone or with ten rows each, and TREC's fine
 labels, all of them and those of one coarse class. A task is judged on its test rows, with the
 pooling held, against the plain embedding and the plain activation. Features are those of
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.evaluation.tuning.candidates import Candidate
 from fungi_hf.seeding import numpy_generator
+from fungi_hf.tuning.candidates import Candidate
 from recipes.datasets import load_fine
 from recipes.tuning import compare, decide, right
 from recipes.tuning_cases import HERE, TEXTS, text_case

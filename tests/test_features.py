@@ -9,10 +9,11 @@ import torch
 from fungi_hf import KL, FungiConfig, SimCLR
 from fungi_hf.config import PCA
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, StateError, StorageError
+from fungi_hf.extraction.finish import Finisher
+from fungi_hf.extraction.reduction import PrincipalComponents
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures, unit_rows
-from fungi_hf.finishing import Finisher
-from fungi_hf.reduction import PrincipalComponents
-from fungi_hf.state import FittedState, tensor_digest
+from fungi_hf.storage.digests import tensor_digest
 from tests.tiny import TEXTS, TRAIN, fitted
 
 WIDTHS = {"embedding": 6, "kl": 4, "simclr": 5}
@@ -237,7 +238,7 @@ def test_loading_errors(features, tmp_path) -> None:
 
 
 def test_the_activation_block_is_the_pooled_layer_input() -> None:
-    from tests.engine.problems import encoder_of
+    from tests.extraction.problems import encoder_of
 
     for pooling in ("mean", "first"):
         encoder = encoder_of("bert", pooling)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fungi_hf import KL, Activation, FungiConfig, FungiExtractor, SimCLR
-from fungi_hf.batching import Budget
+from fungi_hf.extraction.batches import Budget
 from tests.test_paper_text import lowest_cosine, oracle_blocks
 
 pytestmark = pytest.mark.slow

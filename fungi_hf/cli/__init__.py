@@ -32,7 +32,7 @@ _EXAMPLES = """examples:
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser with all commands."""
     from fungi_hf.cli import convert, doctor, evaluation, extraction, search, sharing, sweep, tuning
-    from fungi_hf.icl import commands
+    from fungi_hf.cli import icl as commands
 
     parser = argparse.ArgumentParser(
         prog="fungi-hf",

@@ -30,7 +30,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     """Convert; print the folder."""
-    from fungi_hf.encoders.ssast import convert
+    from fungi_hf.encoders.audio.ssast import convert
 
     folder = convert(
         options.checkpoint,

@@ -87,8 +87,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
         ConfigError: If arguments contradict each other.
     """
     from fungi_hf.evaluation import block_cka
-    from fungi_hf.evaluation.documents import EvaluationDocument, write_document
-    from fungi_hf.evaluation.tables import group_results, render_text, result_table
+    from fungi_hf.evaluation.report.documents import EvaluationDocument, write_document
+    from fungi_hf.evaluation.report.tables import group_results, render_text, result_table
 
     plan = _plan(options)
     if options.judgements is not None and "retrieval" not in dict(plan):
@@ -137,8 +137,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
     """Write the page."""
-    from fungi_hf.evaluation.documents import read_documents
-    from fungi_hf.evaluation.report import write_document_report
+    from fungi_hf.evaluation.report.documents import read_documents
+    from fungi_hf.evaluation.report.sections import write_document_report
 
     document = read_documents(options.results)
     write_document_report(options.out, document, title=options.title)

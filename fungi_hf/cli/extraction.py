@@ -133,7 +133,7 @@ def run_extract(options: argparse.Namespace) -> None:
 
 def run_fit(options: argparse.Namespace) -> None:
     """Fit and save an extractor."""
-    from fungi_hf.hub.store import check_folder
+    from fungi_hf.storage.files import check_folder
 
     check_folder(options.out)
     inputs = read_inputs(options.inputs, options.column)

@@ -11,7 +11,7 @@ import numpy as np
 
 from fungi_hf.errors import OptionalDependencyError, RunMismatchError, StorageError, choices
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub.store import replace_file
+from fungi_hf.storage.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

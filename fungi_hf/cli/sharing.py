@@ -54,7 +54,7 @@ def run_info(options: argparse.Namespace) -> None:
     Raises:
         InputError: If it is not one.
     """
-    from fungi_hf.hub.store import CONFIG_NAME, STATE_NAME, HubOptions, find_file, read_document
+    from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, HubOptions, find_file, read_document
 
     hub = HubOptions(revision=options.revision)
     path = find_file(options.place, CONFIG_NAME, hub)
@@ -86,7 +86,7 @@ def run_push(options: argparse.Namespace) -> None:
         InputError: If the folder holds none.
     """
     from fungi_hf.extractor import FungiExtractor
-    from fungi_hf.hub.store import CONFIG_NAME
+    from fungi_hf.storage.files import CONFIG_NAME
 
     if not (Path(options.place) / CONFIG_NAME).is_file():
         raise InputError(f"{options.place} holds no {CONFIG_NAME}: it is not a saved extractor")

@@ -11,8 +11,8 @@ from fungi_hf.cli.labelled import add_sets, read_set
 from fungi_hf.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from fungi_hf.evaluation.sweep_records import SweepResult
-    from fungi_hf.evaluation.sweeps import SweepData
+    from fungi_hf.evaluation.sweeps.layers import SweepData
+    from fungi_hf.evaluation.sweeps.records import SweepResult
     from fungi_hf.extractor import FungiExtractor
 
 FIELDS = {
@@ -81,9 +81,9 @@ def run_sweep(options: argparse.Namespace) -> None:
     """
     from pathlib import Path
 
-    from fungi_hf.evaluation.sweep_records import SUFFIXES
-    from fungi_hf.evaluation.sweeps import SweepData
-    from fungi_hf.evaluation.tables import render_text, sweep_table
+    from fungi_hf.evaluation.report.tables import render_text, sweep_table
+    from fungi_hf.evaluation.sweeps.layers import SweepData
+    from fungi_hf.evaluation.sweeps.records import SUFFIXES
 
     if options.out is not None and Path(options.out).suffix not in SUFFIXES:
         raise StorageError(f"--out {options.out}: the suffix must be .json or .csv")
@@ -107,8 +107,8 @@ def run_sweep(options: argparse.Namespace) -> None:
 
 
 def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespace) -> SweepResult:
-    from fungi_hf.evaluation.sketch_sweep import KINDS, sweep_sketches
-    from fungi_hf.evaluation.sweeps import sweep_layers, sweep_objective
+    from fungi_hf.evaluation.sweeps.layers import sweep_layers, sweep_objective
+    from fungi_hf.evaluation.sweeps.sketches import KINDS, sweep_sketches
 
     if options.what == "layers":
         memory_mb = _MEMORY_MB if options.memory_mb is None else options.memory_mb

@@ -9,7 +9,7 @@ from typing import Any
 from fungi_hf.cli.extraction import add_model, load
 from fungi_hf.cli.labelled import read_labels
 from fungi_hf.cli.rows import TEXT_COLUMN, read_inputs
-from fungi_hf.hub.store import check_folder
+from fungi_hf.storage.files import check_folder
 
 _TUNE = """examples:
   fungi-hf tune sentence-transformers/all-MiniLM-L6-v2 train.csv --label intent --out tuned
@@ -47,7 +47,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_tune(options: argparse.Namespace) -> None:
     """Tune, save, and print the table of the best candidates."""
-    from fungi_hf.evaluation.tuning import TuningSearch
+    from fungi_hf.tuning import TuningSearch
 
     search = TuningSearch(
         free_pooling=not options.fixed_pooling,

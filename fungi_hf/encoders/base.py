@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Collection, Sequence
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from fungi_hf.late import LateBatch
     from fungi_hf.views.base import ViewGenerator
 
 Batch = Mapping[str, Any]
@@ -89,6 +90,33 @@ class Encoder(Protocol):
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
         """Give the view generator of that name, "auto" being the modality's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateBatch:
+    """Late views of one batch of originals.
+
+    Attributes:
+        blocks: k.
+        hidden: [M, T, D] state of the M originals before the last k blocks, padded.
+        inputs: Model inputs of the originals.
+        source: [N] original of each view.
+        kept: [N, T] bool, the tokens that stay; at least one per view.
+    """
+
+    blocks: int
+    hidden: Tensor
+    inputs: Mapping[str, Any]
+    source: Tensor
+    kept: Tensor
+
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Give what stays, moved together: states [N, T', D], positions [N, T'], mask [N, T']."""
+        counts = self.kept.sum(1)
+        longest = int(counts.max())
+        order = self.kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+        mask = torch.arange(longest, device=order.device) < counts[:, None]
+        return self.hidden[self.source[:, None], order], order, mask
 
 
 class LateViews(Protocol):

@@ -14,8 +14,8 @@ from torch import nn
 
 from fungi_hf.encoders.text import TextEncoder
 from fungi_hf.errors import ConfigError, EncoderError, StorageError, choices
-from fungi_hf.hub.store import HubOptions, explain, find_file, patiently
-from fungi_hf.state import tensor_digest
+from fungi_hf.storage.digests import tensor_digest
+from fungi_hf.storage.files import HubOptions, explain, find_file, patiently
 
 if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig
@@ -241,7 +241,7 @@ def _build_text(model: nn.Module, processor: Any, config: FungiConfig, source: S
 
 
 def _build_audio(model: nn.Module, processor: Any, config: FungiConfig, _: Source) -> Encoder:
-    from fungi_hf.encoders.audio import AudioEncoder
+    from fungi_hf.encoders.audio.encoder import AudioEncoder
 
     return AudioEncoder(model, processor, config)
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from fungi_hf.encoders.base import Prepared
-from fungi_hf.encoders.lastblock import first_token_block
-from fungi_hf.encoders.late_words import LateWords
-from fungi_hf.encoders.lateblock import shared_last_block
+from fungi_hf.encoders.last_block import first_token_block
+from fungi_hf.encoders.late.shared_block import shared_last_block
+from fungi_hf.encoders.late.stack import BlockStack
+from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.words import TOKENIZING, word_spans
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, choices
-from fungi_hf.late import BlockStack
-from fungi_hf.layers import resolve_layer
+from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.base import REGISTERED_VIEWS
 from fungi_hf.views.text import PublishedDeletion, WordDeletion
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Batch, LateViews
-    from fungi_hf.encoders.lateblock import SharedBlock
-    from fungi_hf.late import LateBatch
+    from fungi_hf.encoders.base import Batch, LateBatch, LateViews
+    from fungi_hf.encoders.late.shared_block import SharedBlock
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")

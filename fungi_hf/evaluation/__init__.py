@@ -5,7 +5,7 @@ from fungi_hf.evaluation.inputs import BlockFeatures
 from fungi_hf.evaluation.knn import KNN_PROTOCOLS, KNNProtocol, evaluate_knn, knn_protocol
 from fungi_hf.evaluation.linear import LINEAR_PROTOCOLS, LinearProtocol, evaluate_linear
 from fungi_hf.evaluation.records import EvaluationResult
-from fungi_hf.evaluation.report import build_report, write_report
+from fungi_hf.evaluation.report.sections import build_report, write_report
 from fungi_hf.evaluation.retrieval import (
     RETRIEVAL_PROTOCOLS,
     Relevance,

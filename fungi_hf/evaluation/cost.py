@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from fungi_hf.computation import BlockComputer
 from fungi_hf.errors import FeatureError, InputError, choices
+from fungi_hf.extraction.blocks import BlockComputer
 from fungi_hf.neighbors.base import check_count
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ def project(
     """
     import torch
 
-    from fungi_hf.reduction import PrincipalComponents
+    from fungi_hf.extraction.reduction import PrincipalComponents
 
     components = PrincipalComponents.fit(torch.from_numpy(train), n_components)
     low: Float32Array = components.transform(torch.from_numpy(train)).numpy()

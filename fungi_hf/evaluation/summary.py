@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from fungi_hf.evaluation.records import EvaluationResult
-from fungi_hf.evaluation.statistics import bootstrap_interval, paired_difference
+from fungi_hf.statistics import bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

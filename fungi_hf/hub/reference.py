@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL_TYPE: Final = "fungi"
+TASK: Final = "fungi-feature-extraction"  # in the `config.json` of a saved pipeline
 
 
 def reference_text(encoder: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import StateError
 from fungi_hf.hub.reference import is_reference
-from fungi_hf.hub.store import STATE_NAME, find_file, read_document, read_tensors
+from fungi_hf.storage.files import STATE_NAME, find_file, read_document, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from fungi_hf.hub.store import HubOptions
+    from fungi_hf.storage.files import HubOptions
 
 _RESOLVED: Final = ("target_layer", "pooling", "max_length")
 

@@ -17,9 +17,10 @@ import torch
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.hub.reference import reference_text
 from fungi_hf.hub.saved import SavedExtractor, config_digest
-from fungi_hf.hub.store import (
+from fungi_hf.storage.files import (
     CONFIG_NAME,
     FORMAT,
     HubOptions,
@@ -27,9 +28,8 @@ from fungi_hf.hub.store import (
     replace_file,
     write_folder,
 )
-from fungi_hf.hub.upload import Pushable, push_folder
-from fungi_hf.state import FittedState
-from fungi_hf.tuning import TUNING_NAME, TuningReport
+from fungi_hf.storage.upload import Pushable, push_folder
+from fungi_hf.tuning.report import TUNING_NAME, TuningReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.encoders.loading import Source
     from fungi_hf.hub.card import Result
-    from fungi_hf.hub.upload import PushOptions
+    from fungi_hf.storage.upload import PushOptions
 
 _MODULES: Final = [
     {

@@ -25,9 +25,14 @@ from fungi_hf.icl.limits import Gate, Limits, SlidingWindow
 from fungi_hf.icl.prompt import PROMPT_VERSION
 from fungi_hf.icl.reply import Reply, read_alternatives, read_reply, read_usage
 from fungi_hf.icl.retry import Failure, persist
-from fungi_hf.icl.sampling import OutputMode, Sampling, first_token_scores, response_format
+from fungi_hf.icl.sampling import (
+    OutputMode,
+    Sampling,
+    first_token_scores,
+    response_format,
+    schema_fits,
+)
 from fungi_hf.icl.transport import Transport, checked_url, is_loopback
-from fungi_hf.icl.wire import schema_fits
 from fungi_hf.seeding import sample_generator
 
 if TYPE_CHECKING:

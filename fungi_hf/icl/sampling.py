@@ -22,6 +22,16 @@ _OWN_FIELDS = frozenset(
         "max_completion_tokens", "logprobs", "top_logprobs", "n",
     }
 )  # fmt: skip
+_MAX_ENUM_VALUES = 1000  # limits of strict schemas, as documented
+_LONG_ENUM = 250
+_MAX_LONG_ENUM_CHARACTERS = 15_000
+
+
+def schema_fits(values: list[str]) -> bool:
+    """Say whether an enum of these strings stays within the documented schema limits."""
+    if len(values) > _MAX_ENUM_VALUES:
+        return False
+    return len(values) <= _LONG_ENUM or sum(map(len, values)) <= _MAX_LONG_ENUM_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

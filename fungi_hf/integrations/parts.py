@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import load_encoder
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.state import FittedState
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.encoders.loading import Source
-    from fungi_hf.tuning import TuningReport
+    from fungi_hf.tuning.report import TuningReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ import torch
 
 from fungi_hf.errors import ConfigError, NotFittedError, OptionalDependencyError
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.hub.store import CONFIG_NAME
 from fungi_hf.integrations.parts import ExtractorParts
-from fungi_hf.integrations.pipeline_saving import save_pipeline
+from fungi_hf.integrations.transformers.saving import save_pipeline
+from fungi_hf.storage.files import CONFIG_NAME
 
 try:
     from sentence_transformers.base.modules import InputModule

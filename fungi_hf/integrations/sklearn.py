@@ -21,9 +21,9 @@ from fungi_hf.errors import (
     StateError,
     choices,
 )
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import make_layout
-from fungi_hf.state import FittedState
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
-from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
+from fungi_hf.errors import ConfigError, ShapeError
 from fungi_hf.seeding import torch_generator, uniform
-from fungi_hf.specs import KL, OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Activation, SimCLR
+from fungi_hf.specs import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
-
-    from fungi_hf.specs import Custom, ObjectiveSpec
 
 
 @runtime_checkable
@@ -95,57 +93,6 @@ def register_objective(name: str, factory: Callable[..., Objective]) -> None:
     if not callable(factory):
         raise ConfigError(f"the factory of objective {name!r} must be callable; got {factory!r}")
     REGISTERED_OBJECTIVES[name] = factory
-
-
-def make_objective(spec: ObjectiveSpec, *, width: int, seed: int) -> Objective | None:
-    """Build the torch side of a spec.
-
-    Args:
-        spec: What the config says.
-        width: D.
-        seed: Root seed; the head's stream is keyed by the spec's name.
-
-    Returns:
-        The objective, or None for `Activation`, which has no loss.
-
-    Raises:
-        ObjectiveError: If a third-party factory fails or breaks the contract.
-    """
-    from fungi_hf.objectives.kl import KLObjective
-    from fungi_hf.objectives.simclr import SimCLRObjective
-
-    if isinstance(spec, Activation):
-        return None
-    if isinstance(spec, KL):
-        return KLObjective(
-            width=width,
-            seed=seed,
-            temperature=spec.temperature,
-            latent_dim=spec.latent_dim,
-            name=spec.name,
-        )
-    if isinstance(spec, SimCLR):
-        return SimCLRObjective.from_spec(spec, width=width, seed=seed)
-    return _make_custom(spec, width=width, seed=seed)
-
-
-def _make_custom(spec: Custom, *, width: int, seed: int) -> Objective:
-    factory = cast("Callable[..., Any]", REGISTERED_OBJECTIVES[spec.objective])
-    try:
-        objective = factory(width=width, seed=seed, **spec.options)
-    except TypeError as error:
-        raise ObjectiveError(
-            f"objective {spec.objective!r} refused width, seed, options {spec.options!r}: {error}"
-        ) from None
-    missing = [name for name in ("n_views", "loss") if not hasattr(objective, name)]
-    if missing:
-        raise ObjectiveError(f"objective {spec.objective!r} lacks {' and '.join(missing)}")
-    if objective.n_views != spec.n_views:
-        raise ObjectiveError(
-            f"objective {spec.objective!r} wants {objective.n_views} views, its spec says "
-            f"{spec.n_views}; set Custom(n_views={objective.n_views})"
-        )
-    return cast("Objective", objective)
 
 
 def check_views(embeddings: Tensor, n_views: int, name: str) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fungi_hf.batching import Budget, Sample
 from fungi_hf.encoders.base import Encoder
-from fungi_hf.engine import Group, Plan
 from fungi_hf.errors import EncoderError, FungiError, ObjectiveError, ViewError
-from fungi_hf.gradients import reference_gradient, untouched
+from fungi_hf.extraction.batches import Budget, Sample
+from fungi_hf.extraction.group import Group, Plan
+from fungi_hf.gradients.tape import reference_gradient, untouched
 from fungi_hf.objectives.kl import KLObjective
 from fungi_hf.seeding import torch_generator
 

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow.parquet
 
 from fungi_hf.config import FungiConfig
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import FungiFeatures
 from fungi_hf.neighbors.classifier import KNNClassifier
 from fungi_hf.seeding import numpy_generator
-from fungi_hf.state import FittedState
 
 ROOT = Path(__file__).parents[2]
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fungi_hf.icl import (
         LabelSpace,
     )
-    from fungi_hf.icl.evaluate import EvalResult
+    from fungi_hf.icl.run import EvalResult
 
 ROOT = Path(__file__).parents[2]
 KEYS = (

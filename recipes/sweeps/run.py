@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fungi_hf.config import FungiConfig
-from fungi_hf.evaluation.documents import EvaluationDocument
-from fungi_hf.evaluation.report import write_document_report
-from fungi_hf.evaluation.sketch_sweep import sweep_sketches
-from fungi_hf.evaluation.sweeps import SweepData, sweep_layers, sweep_objective
+from fungi_hf.evaluation.report.documents import EvaluationDocument
+from fungi_hf.evaluation.report.sections import write_document_report
+from fungi_hf.evaluation.sweeps.layers import SweepData, sweep_layers, sweep_objective
+from fungi_hf.evaluation.sweeps.sketches import sweep_sketches
 from fungi_hf.extractor import FungiExtractor
 from recipes.run import model_folder, splits
 

@@ -17,7 +17,7 @@ import pytest
 from fungi_hf import FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.cli import build_parser, main
 from fungi_hf.evaluation import evaluate_knn
-from fungi_hf.evaluation.documents import read_documents
+from fungi_hf.evaluation.report.documents import read_documents
 from fungi_hf.features import FungiFeatures
 from tests.evaluation.blocks import labelled
 from tests.tiny import TRAIN, saved_model

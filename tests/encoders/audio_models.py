@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from fungi_hf.encoders.loading import unwrap
-from fungi_hf.gradients import untouched
+from fungi_hf.gradients.tape import untouched
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE["intermediate_size"] = 64

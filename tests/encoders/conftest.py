@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from fungi_hf.config import FungiConfig
-from fungi_hf.encoders.audio import AudioEncoder
+from fungi_hf.encoders.audio.encoder import AudioEncoder
 
 from .audio_models import FAMILIES, build
 

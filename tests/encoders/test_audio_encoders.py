@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from fungi_hf.batching import Budget, Sample
 from fungi_hf.config import KL, Activation, FungiConfig, SimCLR
-from fungi_hf.encoders.audio import AudioEncoder
-from fungi_hf.engine import Group, Plan
+from fungi_hf.encoders.audio.encoder import AudioEncoder
 from fungi_hf.errors import AudioError, ConfigError, EncoderError, InputError, InputTypeError
+from fungi_hf.extraction.batches import Budget, Sample
+from fungi_hf.extraction.group import Group, Plan
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.gradients import reference_gradient, untouched
-from fungi_hf.objectives.base import make_objective
+from fungi_hf.gradients.tape import reference_gradient, untouched
+from fungi_hf.objectives.build import make_objective
 from fungi_hf.seeding import sample_generator
 
 from .audio_models import FAMILIES, WAVE, ast_extractor, clips, embed

@@ -6,10 +6,10 @@ import torch
 from transformers import ASTForAudioClassification
 
 from fungi_hf.config import FungiConfig
-from fungi_hf.encoders.audio import AudioEncoder
-from fungi_hf.encoders.lastblock import first_token_block
+from fungi_hf.encoders.audio.encoder import AudioEncoder
+from fungi_hf.encoders.audio.positions import restride
+from fungi_hf.encoders.last_block import first_token_block
 from fungi_hf.encoders.loading import unwrap
-from fungi_hf.encoders.positions import restride
 from fungi_hf.errors import ConfigError
 from fungi_hf.extractor import FungiExtractor
 

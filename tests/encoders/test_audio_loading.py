@@ -132,7 +132,7 @@ def test_real_whisper_hears_digits_of_an_unknown_speaker(whisper_folder):
 def test_real_whisper_window_equals_the_models_own_forward(whisper_folder):
     from transformers import WhisperFeatureExtractor
 
-    from fungi_hf.encoders.audio import AudioEncoder
+    from fungi_hf.encoders.audio.encoder import AudioEncoder
 
     processor = WhisperFeatureExtractor.from_pretrained(whisper_folder)
     model = WhisperEncoder.from_pretrained(whisper_folder, dtype=torch.float32).eval()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fungi_hf.config import FungiConfig
-from fungi_hf.encoders.frontends import kaldi_fbank
-from fungi_hf.encoders.ssast import convert
+from fungi_hf.encoders.audio.mel import kaldi_fbank
+from fungi_hf.encoders.audio.ssast import convert
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.objectives.base import Head
 from fungi_hf.seeding import sample_generator

@@ -9,7 +9,7 @@ import soundfile
 import soxr
 import torch
 
-from fungi_hf.encoders.decoding import decode, describe
+from fungi_hf.encoders.audio.decoding import decode, describe
 from fungi_hf.errors import AudioError, InputTypeError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fungi_hf.encoders import frontends as fe
+from fungi_hf.encoders.audio import mel as fe
 from fungi_hf.errors import AudioError, ConfigError, OptionalDependencyError
 
 DATA = Path(__file__).parents[1] / "data"
@@ -140,11 +140,11 @@ def test_broken_torchaudio_leaves_the_front_end_alone_and_explains_itself(tmp_pa
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
         import torch
-        from fungi_hf.encoders import frontends
+        from fungi_hf.encoders.audio import mel
         from fungi_hf.errors import OptionalDependencyError
-        frontends.kaldi_fbank(torch.zeros(400))
+        mel.kaldi_fbank(torch.zeros(400))
         try:
-            frontends.fbank("torchaudio")
+            mel.fbank("torchaudio")
         except OptionalDependencyError as error:
             print(error)
     """

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from fungi_hf.batching import Budget, Sample
 from fungi_hf.config import KL, FungiConfig, SimCLR
-from fungi_hf.encoders.audio import AudioEncoder
-from fungi_hf.engine import Group, Plan
+from fungi_hf.encoders.audio.encoder import AudioEncoder
 from fungi_hf.errors import ConfigError
+from fungi_hf.extraction.batches import Budget, Sample
+from fungi_hf.extraction.group import Group, Plan
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.gradients import reference_gradient, untouched
+from fungi_hf.gradients.tape import reference_gradient, untouched
 from fungi_hf.objectives.simclr import SimCLRObjective
 from fungi_hf.testing import model_state
 from tests.encoders.audio_models import FAMILIES, build, clips

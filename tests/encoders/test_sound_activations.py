@@ -7,8 +7,8 @@ import pytest
 
 from fungi_hf.config import KL, Activation, FungiConfig
 from fungi_hf.errors import LayerNotFoundError
-from fungi_hf.evaluation.tuning.scan import sibling_layers
 from fungi_hf.extractor import FungiExtractor
+from fungi_hf.tuning.scan import sibling_layers
 from tests.encoders.audio_models import FAMILIES, build, clips
 
 CLIPS = clips(9000, 5000, 7000, 400)

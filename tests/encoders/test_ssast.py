@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fungi_hf.encoders.positions import patch_grid, positions_for, resize_positions, restride
-from fungi_hf.encoders.ssast import convert, load
+from fungi_hf.encoders.audio.positions import patch_grid, positions_for, resize_positions, restride
+from fungi_hf.encoders.audio.ssast import convert, load
 from fungi_hf.errors import CheckpointError, ConfigError, EncoderError, StorageError
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fungi_hf.encoders import frontends as fe
+from fungi_hf.encoders.audio import mel as fe
 
 pytestmark = pytest.mark.torchaudio
 

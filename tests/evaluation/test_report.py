@@ -22,7 +22,7 @@ from fungi_hf.evaluation import (
     linear_cka,
     write_report,
 )
-from fungi_hf.evaluation.plots import (
+from fungi_hf.evaluation.report.plots import (
     accuracy_against_cost,
     cka_heat_map,
     class_bars,

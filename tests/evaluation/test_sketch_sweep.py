@@ -6,8 +6,8 @@ import pytest
 
 from fungi_hf.errors import ConfigError, InputError, LabelError
 from fungi_hf.evaluation import KNNProtocol, evaluate_knn
-from fungi_hf.evaluation.sketch_sweep import sweep_sketches
-from fungi_hf.evaluation.sweeps import SweepData
+from fungi_hf.evaluation.sweeps.layers import SweepData
+from fungi_hf.evaluation.sweeps.sketches import sweep_sketches
 from tests.tiny import TEXTS, TRAIN, extractor_of
 
 LABELS = ["pay" if "pa" in text else "card" for text in TRAIN]

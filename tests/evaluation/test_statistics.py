@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from fungi_hf.errors import ComparisonError, FeatureError, InputError
-from fungi_hf.evaluation.statistics import (
+from fungi_hf.statistics import (
     bootstrap_interval,
     holm,
     mcnemar,

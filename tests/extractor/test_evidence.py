@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fungi_hf import KL, FungiExtractor
-from fungi_hf.evaluation.tuning import TuningSearch
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.integrations.parts import ExtractorParts
-from fungi_hf.integrations.pipeline import FungiPipeline
-from fungi_hf.state import FittedState
+from fungi_hf.integrations.transformers.pipeline import FungiPipeline
+from fungi_hf.tuning import TuningSearch
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted, saved_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fungi_hf.tuning import TuningReport
+    from fungi_hf.tuning.report import TuningReport
 
 SEARCH = TuningSearch(objectives=(), n_neighbors=2, whitenings=(), components=())
 LABELS = [0, 1] * 6

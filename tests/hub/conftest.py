@@ -11,7 +11,7 @@ import torch
 
 from fungi_hf import KL, FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.encoders.loading import Source
-from fungi_hf.hub import store
+from fungi_hf.storage import files
 from fungi_hf.testing import tiny_text_model
 from tests.fake_hub import FakeHub
 
@@ -58,7 +58,7 @@ def hub(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     # Copies that other modules took at import.
     monkeypatch.setattr("transformers.utils.hub._is_offline_mode", False, raising=False)
-    monkeypatch.setattr(store, "_PAUSES_S", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(files, "_PAUSES_S", (0.0, 0.0, 0.0, 0.0))
     calm = SimpleNamespace(sleep=_no_sleep, time=time.time, perf_counter=time.perf_counter)
     for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download"):
         monkeypatch.setattr(f"{module}.time", calm)

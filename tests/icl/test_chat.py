@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from fungi_hf.icl.fake_server import FakeOpenAIServer
 from fungi_hf.icl.labels import LabelSpace
 from fungi_hf.icl.llm import LLM, ChatLLM, Limits, Sampling, Usage
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer
 from tests.icl.chat_kit import LABELS, NAMES, SECRET, ask, chat, prompt
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from fungi_hf.errors import ConfigError, LLMAuthError, LLMError
 from fungi_hf.icl.cache import AnswerCache
-from fungi_hf.icl.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.llm import ChatLLM, Limits, RequestFailedError
-from fungi_hf.icl.policies import FakeReply
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
+from fungi_hf.icl.server.policies import FakeReply
 from tests.icl.chat_kit import LABELS, FastClock, ask, chat, prompt, texts
 
 

@@ -11,8 +11,8 @@ import traceback
 import pytest
 
 from fungi_hf.errors import CacheError, ConfigError, LLMAuthError, LLMError
-from fungi_hf.icl.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.llm import ChatLLM, Limits, RequestFailedError, Sampling, Usage
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
 from tests.icl.chat_kit import SECRET, ask, chat, prompt
 
 PROXY_PROGRAM = """

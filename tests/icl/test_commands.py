@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from fungi_hf.cli import icl as commands
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputError, StorageError
-from fungi_hf.icl import commands
-from fungi_hf.icl.evaluate import EvalResult
-from fungi_hf.icl.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.limits import Limits
+from fungi_hf.icl.run import EvalResult
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.sources import Vectors, load_examples, load_labels, load_vectors
 from tests.icl.chat_kit import NAMES, task
 
@@ -277,7 +277,7 @@ class TestSources:
 
 
 def test_every_option_reaches_its_place(files):
-    from fungi_hf.icl.arguments import options_of
+    from fungi_hf.cli.icl_arguments import options_of
 
     parser = argparse.ArgumentParser()
     commands.add_parser(parser.add_subparsers())

@@ -27,11 +27,11 @@ from fungi_hf.icl import (
     evaluate,
 )
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.evaluate import EvalResult, Evaluation, aevaluate, run_here
-from fungi_hf.icl.fake_server import Fault
 from fungi_hf.icl.llm import Limits, Sampling
-from fungi_hf.icl.policies import FakeReply
 from fungi_hf.icl.results import RowResult
+from fungi_hf.icl.run import EvalResult, Evaluation, aevaluate, run_here
+from fungi_hf.icl.server.fake_server import Fault
+from fungi_hf.icl.server.policies import FakeReply
 from tests.icl.chat_kit import LABELS, NAMES, FastClock
 from tests.icl.evaluate_kit import TenLines, results_bytes, run, setup, words
 

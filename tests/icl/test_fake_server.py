@@ -10,9 +10,10 @@ import time
 import pytest
 
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.fake_server import FakeOpenAIServer, Fault
-from fungi_hf.icl.policies import POLICIES, FakeReply, read_prompt
-from fungi_hf.icl.wire import BadRequestError, check_request, estimate_tokens, schema_fits
+from fungi_hf.icl.sampling import schema_fits
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
+from fungi_hf.icl.server.policies import POLICIES, FakeReply, read_prompt
+from fungi_hf.icl.server.wire import BadRequestError, check_request, estimate_tokens
 
 LABELS = ["card arrival", "top up", "exchange rate"]
 

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from fungi_hf.icl import FakeOpenAIServer
-from fungi_hf.icl.evaluate import EvalResult
+from fungi_hf.icl.run import EvalResult
 from tests.icl import kill_program
 
 CONCURRENCY = 8

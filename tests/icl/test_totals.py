@@ -14,9 +14,9 @@ from fungi_hf.icl import (
     compare,
     evaluate,
 )
-from fungi_hf.icl.evaluate import EvalResult
 from fungi_hf.icl.llm import Limits
 from fungi_hf.icl.results import RowResult
+from fungi_hf.icl.run import EvalResult
 from tests.icl.chat_kit import LABELS, NAMES, task
 from tests.icl.evaluate_kit import run
 

@@ -18,7 +18,7 @@ from fungi_hf.integrations.datasets import extract_dataset
 from fungi_hf.integrations.sentence_transformers import FungiModule
 
 if TYPE_CHECKING:
-    from fungi_hf.integrations.pipeline import FungiPipeline
+    from fungi_hf.integrations.transformers.pipeline import FungiPipeline
 
 # One of 128 mel filters is empty in training as well.
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")

@@ -24,8 +24,8 @@ from fungi_hf.errors import (
     StateError,
     StorageError,
 )
-from fungi_hf.integrations.pipeline import FungiPipeline
-from fungi_hf.integrations.registration import register
+from fungi_hf.integrations.transformers.pipeline import FungiPipeline
+from fungi_hf.integrations.transformers.registration import register
 from fungi_hf.testing import tiny_text_model
 from tests.integrations.conftest import CONFIG, FITTED, TEXTS
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fungi_hf.integrations.pipeline import FungiPipeline
+    from fungi_hf.integrations.transformers.pipeline import FungiPipeline
 
 TASK = "fungi-feature-extraction"
 WAYS: dict[str, Callable[[FungiPipeline, list[Any]], list[Any]]] = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fungi_hf.integrations.pipeline import FungiPipeline
+from fungi_hf.integrations.transformers.pipeline import FungiPipeline
 
 if TYPE_CHECKING:
     from pathlib import Path

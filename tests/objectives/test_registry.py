@@ -81,8 +81,8 @@ def test_end_to_end_with_save_and_load(tmp_path) -> None:
 @pytest.mark.usefixtures("registered")
 def test_its_gradient_is_full_autograds() -> None:
     from fungi_hf.testing import check_encoder
-    from tests.engine.problems import TEXTS as LONG
-    from tests.engine.problems import by_loop, encoder_of, fast, samples_of, worst
+    from tests.extraction.problems import TEXTS as LONG
+    from tests.extraction.problems import by_loop, encoder_of, fast, samples_of, worst
 
     encoder = encoder_of("bert", "mean")
     check_encoder(encoder, TRAIN[:3])

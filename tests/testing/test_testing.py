@@ -12,7 +12,7 @@ from fungi_hf import FungiConfig, FungiExtractor
 from fungi_hf.encoders.text import TextEncoder
 from fungi_hf.errors import ConfigError, EncoderError
 from fungi_hf.testing import TEXT_FAMILIES, check_encoder, rng_states, tiny_text_model
-from tests.engine.problems import encoder_of
+from tests.extraction.problems import encoder_of
 from tests.tiny import TEXTS
 
 if TYPE_CHECKING:

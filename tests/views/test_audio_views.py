@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fungi_hf.encoders.decoding import decode
+from fungi_hf.encoders.audio.decoding import decode
 from fungi_hf.errors import ConfigError
 from fungi_hf.seeding import sample_generator
 from fungi_hf.views.audio import (

@@ -18,7 +18,7 @@ from fungi_hf.errors import ConfigError, ViewError
 from fungi_hf.testing import TEXT_FAMILIES, check_views, rng_states
 from fungi_hf.views.base import REGISTERED_VIEWS, register_views
 from fungi_hf.views.text import NlpaugViews, PublishedDeletion, WordDeletion, whitespace_spans
-from tests.engine.problems import encoder_of
+from tests.extraction.problems import encoder_of
 from tests.tiny import TEXTS, TRAIN, extractor_of, model_of
 
 AWKWARD = [

@@ -1,0 +1,1 @@
+"""Sound encoders: decoding, front-ends and model families behind one protocol."""

@@ -1,0 +1,312 @@
+"""Audio encoders: any clip in, one embedding out, for AST, Whisper and wav2vec2-like models.
+
+Invariant: a clip is decoded once; its views are drawn numbers beside it and are applied when a
+batch is put together, on the model's device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from fungi_hf.encoders.audio.decoding import Clip, decode, describe
+from fungi_hf.encoders.audio.families import BODIES, AudioInput
+from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics
+from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.last_block import first_token_block
+from fungi_hf.encoders.late import sound as late_sound
+from fungi_hf.encoders.late.stack import BlockStack
+from fungi_hf.errors import (
+    AudioError,
+    ConfigError,
+    EncoderError,
+    InputError,
+    InputTypeError,
+    choices,
+)
+from fungi_hf.gradients.layers import resolve_layer
+from fungi_hf.views.audio import AUDIO_VIEWS, AudioView, GainShiftDraw, audio_views
+from fungi_hf.views.audio_ops import apply_to_wave
+from fungi_hf.views.base import REGISTERED_VIEWS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.audio.families import Body
+    from fungi_hf.encoders.base import Batch, LateBatch, LateViews
+    from fungi_hf.views.base import ViewGenerator
+
+FRAMES_PER_SECOND: Final = 100  # of spectrograms, and the unit of every audio encoder's max_length
+
+
+class AudioEncoder:
+    """An audio model, its front-end and its pooling.
+
+    Attributes:
+        NOTES: What can be said of a clip that is usable but not as the user may think.
+    """
+
+    modality = "audio"
+    chunk_size = 32
+    NOTES: Final = {
+        "cut": "{n} of the clips are longer than {limit} frames of 10 ms and were cut at the end",
+        "silent": "{n} of the clips are digital silence; they share their features",
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        config: FungiConfig,
+        *,
+        sampling_rate: int | None = None,
+    ) -> None:
+        """Resolve layer, pooling, length and statistics; nothing of the model is changed.
+
+        Args:
+            model: An AST, a Whisper encoder, or a model with wav2vec2's parts.
+            processor: Its Hugging Face feature extractor.
+            config: Says layer, pooling, length and statistics.
+            sampling_rate: Hz, of bare arrays that come without one.
+
+        Raises:
+            EncoderError: If the model is of no known family, or the feature extractor is
+                missing or of another family.
+        """
+        family = next((body for body in BODIES if body.fits(model)), None)
+        if family is None:
+            raise EncoderError(
+                f"{type(model).__name__} is no audio encoder of a known family; expected AST or "
+                "SSAST, a Whisper encoder, or wav2vec2, HuBERT or WavLM"
+            )
+        if processor is None or not hasattr(processor, "sampling_rate"):
+            raise EncoderError(
+                f"{type(model).__name__} needs its feature extractor; got {processor!r}: "
+                "pass processor="
+            )
+        self.model, self.processor, self.sampling_rate = model, processor, sampling_rate
+        self.layer_path, self.layer = resolve_layer(model, config.target_layer)
+        self._body: Body = family(model, processor, config)
+        self.pooling = self._resolve_pooling(config.pooling)
+        reads_class_tokens = family.class_tokens and self.reads_first_token
+        self._block = first_token_block(model, self.layer) if reads_class_tokens else None
+        self.max_length = self._body.max_frames
+        settings: Any = model.config
+        self.width = int(settings.hidden_size)
+        self._fits_statistics = config.audio_statistics == "fit"
+        self._resolve_statistics(config.audio_statistics)
+        # Views follow their original within a chunk; wave and log-mel are made once for them.
+        self._inputs: OrderedDict[bytes, AudioInput] = OrderedDict()
+
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether the embedding reads one or two tokens, so that a gradient has as few rows."""
+        return self.pooling != "mean"
+
+    describe = staticmethod(describe)
+
+    @property
+    def uses_short_last_block(self) -> bool:
+        """Whether the last block is computed for the class tokens only."""
+        return self._block is not None
+
+    def use_full_last_block(self) -> None:
+        """Compute the last block for all tokens, as the plain forward pass does."""
+        self._block = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def _resolve_pooling(self, asked: str) -> str:
+        pooling = self._body.default_pooling if asked == "auto" else asked
+        if pooling not in self._body.poolings:
+            raise ConfigError(
+                f"pooling of {type(self.model).__name__} is {choices(pooling, self._body.poolings)}"
+            )
+        return pooling
+
+    def _resolve_statistics(self, source: str) -> None:
+        if source == "processor":
+            return
+        if not self._body.takes_statistics:
+            raise ConfigError(
+                f"audio_statistics={source!r} is for AST and SSAST; {type(self.model).__name__} "
+                "normalises each clip by itself: set 'processor'"
+            )
+        if source != "fit":
+            self._body.statistics = statistics(source)
+
+    def check(self, raw: object, index: int) -> Clip:
+        """Decode a clip, or say which one cannot be used and why.
+
+        Raises:
+            AudioError: If it has an unusable value.
+            InputTypeError: If it has an unusable type.
+        """
+        try:
+            return self._decode(raw)
+        except InputTypeError as error:
+            raise InputTypeError(f"input {index} ({describe(raw)}): {error}") from None
+        except AudioError as error:
+            raise AudioError(f"input {index} ({describe(raw)}): {error}") from None
+
+    def _decode(self, raw: object) -> Clip:
+        body = self._body
+        clip = decode(raw, body.rate, limit_s=body.limit_s, sampling_rate=self.sampling_rate)
+        if len(clip.samples) < body.min_samples:
+            raise AudioError(
+                f"{len(clip.samples)} samples at {body.rate} Hz are too few; "
+                f"{type(self.model).__name__} needs at least {body.min_samples} "
+                f"({1000 * body.min_samples / body.rate:g} ms)"
+            )
+        return clip
+
+    def content(self, raw: Any) -> bytes:
+        """Give the digest of a clip or view."""
+        content: bytes = (raw if isinstance(raw, (Clip, AudioView)) else self._decode(raw)).content
+        return content
+
+    def prepare(self, raws: Sequence[Any]) -> list[Prepared]:
+        """Compute log-mels, once per clip, and hang the views' draws beside them."""
+        return [self._prepared(raw) for raw in raws]
+
+    def _prepared(self, raw: Any) -> Prepared:
+        view = raw if isinstance(raw, AudioView) else None
+        clip = view.clip if view else raw if isinstance(raw, Clip) else self._decode(raw)
+        data = self._input_of(clip)
+        if view:
+            data = AudioInput(data.wave, data.mel, view.draw)
+        notes = () if view else self._notes(clip)
+        key = view.content if view else clip.content
+        return Prepared(data, self._body.cost(len(data.wave)), key, notes)
+
+    def _input_of(self, clip: Clip) -> AudioInput:
+        if clip.content not in self._inputs:
+            wave = self._wave(clip)
+            self._inputs[clip.content] = AudioInput(wave, self._body.log_mel(wave), None)
+            if len(self._inputs) > self.chunk_size:
+                self._inputs.popitem(last=False)
+        return self._inputs[clip.content]
+
+    def _with_wave_draw(self, data: AudioInput) -> AudioInput:
+        # Here and not when views are made: every view would hold a waveform of its own.
+        if not isinstance(data.draw, GainShiftDraw):
+            return data
+        wave = apply_to_wave(data.wave, data.draw, self._body.rate)
+        return AudioInput(wave, self._body.log_mel(wave), None)
+
+    def _notes(self, clip: Clip) -> tuple[str, ...]:
+        notes = ["cut"] if clip.cut else []
+        return (*notes, *(["silent"] if not clip.samples.any() else []))
+
+    def collate(self, items: Sequence[Prepared]) -> Batch:
+        """Apply the views, normalise, pad and stack on the model's device."""
+        dtype = next(self.model.parameters()).dtype
+        inputs = [self._with_wave_draw(item.data) for item in items]
+        return self._body.collate(inputs, self.device, dtype)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Give pooled embeddings [N, D] in the model's dtype."""
+        with contextlib.ExitStack() as stack:
+            if self._block is not None:
+                stack.enter_context(self._block.installed())
+            tokens = self._body.tokens(batch)
+        return self._body.pool(tokens, batch, self.pooling)
+
+    def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
+        """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""
+        return self._body.pool(a, batch, self.pooling)
+
+    def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
+        """Build a view generator: one of the audio families or a registered one.
+
+        Raises:
+            ConfigError: If the name or an option is unknown.
+        """
+        if name in REGISTERED_VIEWS and name not in AUDIO_VIEWS:
+            try:
+                return REGISTERED_VIEWS[name](n_views=n_views, **options)
+            except TypeError as error:
+                raise ConfigError(
+                    f"views {name!r} refused its options {dict(options)!r}: {error}"
+                ) from None
+        return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
+
+    @functools.cached_property
+    def _stack(self) -> BlockStack:
+        return BlockStack(self.model, self.layer_path)
+
+    def late_views(
+        self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
+    ) -> LateViews:
+        """Give views that lose patches or frames in the last blocks.
+
+        Raises:
+            ConfigError: If the views drop no tokens, or the blocks do not allow them.
+        """
+        if name not in late_sound.NAMES:
+            raise ConfigError(
+                "late_views drops patches or frames from the hidden state: views must be "
+                f"'token_drop' or 'auto'; got {name!r}"
+            )
+        self._stack.check(blocks)
+        span = 1 if self._body.class_tokens else 5
+        return late_sound.LateTokens(self._region, n_views, options, blocks, span=span)
+
+    def _region(self, data: AudioInput) -> tuple[int, int]:
+        return self._body.region(len(data.wave))
+
+    def watching(
+        self, depths: Collection[int]
+    ) -> contextlib.AbstractContextManager[dict[int, Tensor]]:
+        """Note the hidden state before the last k blocks during `embed`, by k."""
+        return self._stack.watching(depths)
+
+    def embed_late(self, batch: LateBatch) -> Tensor:
+        """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
+        hidden, places, mask = batch.gathered()
+        with contextlib.ExitStack() as stack:
+            if self._block is not None:
+                stack.enter_context(self._block.installed())
+            stack.enter_context(self._stack.entered(batch.blocks, hidden))
+            tokens = self._body.last_blocks(hidden, mask)
+        covering = batch.inputs.get("lengths")
+        pooled = mask if covering is None else mask & (places < covering[batch.source][:, None])
+        return self._body.pool(tokens, {"lengths": pooled.sum(1)}, self.pooling)
+
+    def fit(self, items: Iterable[Clip]) -> None:
+        """Estimate the log-mel statistics from training clips, if the config asks for it."""
+        if self._fits_statistics:
+            self._body.statistics = estimate_statistics(
+                mel for clip in items if (mel := self._body.log_mel(self._wave(clip))) is not None
+            )
+
+    def _wave(self, clip: Clip) -> Tensor:
+        return torch.from_numpy(clip.samples).to(self.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `fit` estimated: "statistics" [mean, std], or nothing."""
+        stats = self._body.statistics
+        if not self._fits_statistics or stats is None:
+            return {}
+        return {"statistics": torch.tensor([stats.mean, stats.std], dtype=torch.float64)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave.
+
+        Raises:
+            InputError: If it holds anything else.
+        """
+        if set(state) != {"statistics"} or state["statistics"].shape != (2,):
+            raise InputError(f"an audio encoder's state holds 'statistics' [2]; got {list(state)}")
+        mean, std = state["statistics"].tolist()
+        self._body.statistics = Statistics(mean=mean, std=std)

@@ -1,0 +1,1 @@
+"""Late views: the last blocks run again on some of an input's tokens."""

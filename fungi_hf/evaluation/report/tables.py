@@ -1,0 +1,114 @@
+"""Results as rows of texts, for terminals and pages; shares become percent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fungi_hf.statistics import holm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fungi_hf.evaluation.records import EvaluationResult
+    from fungi_hf.evaluation.sweeps.records import SweepResult
+
+Table = tuple[list[str], list[list[str]]]
+_SHARES = ("accuracy", "accuracy_low", "accuracy_high", "neighbours_kept")
+
+
+def group_results(results: Iterable[EvaluationResult]) -> list[list[EvaluationResult]]:
+    """Give the records of each task, protocol and fingerprint, in the order given."""
+    groups: dict[tuple[str, str, str | None], list[EvaluationResult]] = {}
+    for one in results:
+        groups.setdefault((one.task, one.protocol, one.fingerprint), []).append(one)
+    return list(groups.values())
+
+
+def main_metric(result: EvaluationResult) -> str:
+    """Name the metric that a task is judged by."""
+    return "map" if "map" in result.metrics else "accuracy"
+
+
+def best_of(group: Sequence[EvaluationResult]) -> EvaluationResult:
+    """Give the record with the largest main metric, the first of equal ones."""
+    return max(group, key=lambda one: one.metrics[main_metric(one)])
+
+
+def result_table(group: Sequence[EvaluationResult]) -> Table:
+    """Give header and rows of records of one task and protocol.
+
+    Args:
+        group: Records, the baseline among them.
+
+    Returns:
+        A column per metric, and for the main metric the difference to the baseline in points,
+        its 95 % interval, the paired test's p, and p after Holm's correction over the rows.
+    """
+    metrics = list(dict.fromkeys(name for one in group for name in one.metrics))
+    compared = [one for one in group if one.against_baseline]
+    adjusted = holm([one.against_baseline["p"] for one in compared])
+    corrected = {id(one): p for one, p in zip(compared, adjusted, strict=True)}
+    head = ["features", *metrics]
+    head += ["difference", "95 %", "p", "p (Holm)"] if compared else []
+    rows = []
+    for one in group:
+        cells = [one.name, *[_metric(one, name) for name in metrics]]
+        if compared:
+            cells += _comparison(one, corrected.get(id(one)))
+        rows.append(cells)
+    return head, rows
+
+
+def sweep_table(sweep: SweepResult) -> Table:
+    """Give header and rows of a sweep."""
+    names = sweep.columns
+    return names, [[_cell(name, row.get(name)) for name in names] for row in sweep.rows]
+
+
+def render_text(table: Table) -> str:
+    """Align a table for a terminal: the first column left, the others right."""
+    head, rows = table
+    lines = [head, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    shown = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([shown[0], "-" * sum(widths, 2 * (len(widths) - 1)), *shown[1:]])
+
+
+def _metric(one: EvaluationResult, name: str) -> str:
+    if name not in one.metrics:
+        return ""
+    text = f"{100 * one.metrics[name]:.1f}"
+    if name in one.spread:
+        text += f" ± {100 * one.spread[name]:.1f}"
+    if name in one.intervals:
+        low, high = one.intervals[name]
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return text
+
+
+def _comparison(one: EvaluationResult, corrected: float | None) -> list[str]:
+    if not one.against_baseline or corrected is None:
+        return ["baseline", "", "", ""]
+    values = one.against_baseline
+    ends = f"[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
+    return [f"{100 * values['difference']:+.1f}", ends, _p(values["p"]), _p(corrected)]
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _cell(name: str, value: str | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if name == "p":
+        return _p(value)
+    if name.startswith("difference"):
+        return f"{100 * value:+.1f}"
+    return f"{100 * value:.1f}" if name in _SHARES else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""How inputs flow: reading, batches, groups, blocks, finished features, fitted state."""

@@ -1,0 +1,90 @@
+"""What `fit` learned: objectives, block means, whitening, a PCA; as tensors and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from fungi_hf.errors import StateError
+from fungi_hf.extraction.reduction import PrincipalComponents
+from fungi_hf.storage.digests import tensor_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedState:
+    """Everything a feature depends on beside config and encoder.
+
+    Attributes:
+        objectives: Block name -> tensors of its objective.
+        means: Block name -> [width] training mean of the raw block.
+        components: The fitted PCA.
+        encoder: Tensors that the encoder learned (e.g. spectrogram statistics).
+        whitening: Block name -> [width, width] matrix that follows the mean's subtraction.
+        skipped: (N, F) of the training features, where `fit` found a PCA unnecessary.
+    """
+
+    objectives: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    means: dict[str, Tensor] = field(default_factory=dict)
+    components: PrincipalComponents | None = None
+    encoder: dict[str, Tensor] = field(default_factory=dict)
+    skipped: tuple[int, int] | None = None
+    whitening: dict[str, Tensor] = field(default_factory=dict)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Give a flat dictionary with path-like names."""
+        flat = {
+            f"objective/{name}/{key}": tensor
+            for name, state in self.objectives.items()
+            for key, tensor in state.items()
+        }
+        flat |= {f"mean/{name}": mean for name, mean in self.means.items()}
+        flat |= {f"whitening/{name}": matrix for name, matrix in self.whitening.items()}
+        flat |= {f"encoder/{name}": tensor for name, tensor in self.encoder.items()}
+        if self.components is not None:
+            flat["pca/mean"] = self.components.mean
+            flat["pca/components"] = self.components.components
+        if self.skipped is not None:
+            flat["pca/skipped"] = torch.tensor(self.skipped)
+        return flat
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, Tensor]) -> FittedState:
+        """Read what `to_tensors` gave.
+
+        Raises:
+            StateError: If a name is not one that `to_tensors` writes.
+        """
+        objectives: dict[str, dict[str, Tensor]] = {}
+        means, whitening, encoder, pca = {}, {}, {}, {}
+        for path, tensor in flat.items():
+            room, _, name = path.partition("/")
+            block, _, key = name.partition("/")
+            if room == "objective" and key:
+                objectives.setdefault(block, {})[key] = tensor
+            elif room == "mean" and name:
+                means[name] = tensor
+            elif room == "whitening" and name:
+                whitening[name] = tensor
+            elif room == "encoder" and name:
+                encoder[name] = tensor
+            elif room == "pca" and name in ("mean", "components", "skipped"):
+                pca[name] = tensor
+            else:
+                raise StateError(f"the stored state has an unknown tensor {path!r}")
+        shape = pca.pop("skipped", None)
+        if len(pca) == 1:
+            raise StateError("the stored state has half a PCA: both mean and components are needed")
+        components = PrincipalComponents(pca["mean"], pca["components"]) if pca else None
+        skipped = None if shape is None else (int(shape[0]), int(shape[1]))
+        return cls(objectives, means, components, encoder, skipped, whitening)
+
+    def digest(self) -> str:
+        """Digest of all names, shapes and values."""
+        return tensor_digest(self.to_tensors())

@@ -1,0 +1,270 @@
+"""Blocks of many variants at once: layers x objectives x sketches from the same forward passes.
+
+What differs between two variants is what is swept: heads are drawn by an objective's name, sketches
+and views by the config's seed, as an extractor of that variant alone would draw them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from tqdm.auto import tqdm
+
+from fungi_hf.errors import ConfigError, LayerNotFoundError, choices
+from fungi_hf.extraction.batches import Budget, cut_groups
+from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.group import Plan
+from fungi_hf.extraction.inputs import iterate
+from fungi_hf.extraction.taps import TappedGroup
+from fungi_hf.features import check_finite, unit_rows
+from fungi_hf.gradients.buffering import SketchBuffer
+from fungi_hf.gradients.layers import block_number, linear_layers
+from fungi_hf.gradients.sketches import DenseSketch, make_sketch
+from fungi_hf.gradients.tape import concatenate, own_context, untouched
+from fungi_hf.objectives.build import make_objective
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.gradients.sketches import Sketch
+    from fungi_hf.gradients.tape import LayerFactors
+    from fungi_hf.specs import ObjectiveSpec
+    from fungi_hf.types import Float32Array
+
+_TOKENS: Final = 8192  # of the graphs that are alive, over the blocks that they span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SketchSettings:
+    """One sketch of a sweep.
+
+    Attributes:
+        kind: As in `FungiConfig.sketch`, without "none".
+        width: P.
+        rank: Terms of a Khatri-Rao sketch; dense kinds have none.
+        seed: None takes the config's.
+    """
+
+    kind: str = "khatri_rao"
+    width: int = 384
+    rank: int = 4
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantBlocks:
+    """Blocks of N inputs, rows of unit norm (all zero where a gradient is).
+
+    Attributes:
+        embedding: [N, D].
+        gradients: (layer, objective, sketch) -> [N, P].
+        activations: Layer -> [N, n], its pooled input.
+        unusable: Layer -> why it has no blocks.
+    """
+
+    embedding: Float32Array
+    gradients: dict[tuple[str, str, str], Float32Array]
+    activations: dict[str, Float32Array] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
+
+
+class VariantExtractor:
+    """Computes the blocks of all variants of one encoder and config.
+
+    Attributes:
+        layers: Dotted path -> layer, lowest first.
+        objectives: Name of the variant -> objective.
+    """
+
+    @own_context()
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: FungiConfig,
+        *,
+        layers: Sequence[str] | None = None,
+        objectives: Mapping[str, ObjectiveSpec] | None = None,
+        sketches: Mapping[str, SketchSettings] | None = None,
+    ) -> None:
+        """Draw heads and sketches; nothing is encoded yet.
+
+        Args:
+            encoder: Used, not changed.
+            config: Objectives, seed, sketch and tokens where nothing else is said; centring,
+                whitening, weights and reduction are not applied.
+            layers: Dotted paths; None takes the config's target layer.
+            objectives: Name of the variant -> its spec, whose own name draws the head, so that
+                variants can share one. None takes the config's objectives under their names.
+            sketches: Name -> settings; None takes the config's sketch, named "config".
+
+        Raises:
+            ConfigError: If no objective has a gradient.
+            LayerNotFoundError: If a layer is none of the model's usable Linear layers.
+        """
+        self._config = config
+        # A stand-in for the last block would never call its other layers.
+        self._encoder = copy.copy(encoder)
+        if hasattr(self._encoder, "use_full_last_block"):
+            self._encoder.use_full_last_block()
+        usable = linear_layers(encoder.model)
+        for path in layers or ():
+            if path not in usable:
+                raise LayerNotFoundError(f"no usable linear layer {choices(path, usable)}")
+        wanted = set(layers or [encoder.layer_path])
+        self.layers: dict[str, nn.Linear] = {p: usable[p] for p in usable if p in wanted}
+        specs = objectives or {spec.name: spec for spec in config.objectives}
+        specs = {name: spec for name, spec in specs.items() if spec.kind != "activation"}
+        if not specs:
+            raise ConfigError(
+                "there is no gradient to compute: name an objective beside activation"
+            )
+        named = tuple(dataclasses.replace(spec, name=name) for name, spec in specs.items())
+        self._computer = BlockComputer(self._encoder, dataclasses.replace(config, objectives=named))
+        drawn = {
+            name: make_objective(spec, width=encoder.width, seed=config.seed)
+            for name, spec in specs.items()
+        }
+        self._computer.objectives.update(drawn)
+        self._computer.draw_streams = {name: spec.name for name, spec in specs.items()}
+        self.objectives = {name: one for name, one in drawn.items() if one is not None}
+        self._settings = dict(sketches or {"config": _settings_of(encoder, config)})
+        self._sketches: dict[tuple[int, int, str], Sketch] = {}
+
+    @property
+    def budget(self) -> Budget:
+        """Limits of batches and groups: the more blocks a graph spans, the fewer tokens."""
+        numbers = [n for path in self.layers if (n := block_number(path)) is not None]
+        top = max(
+            (block_number(path) or 0 for path in linear_layers(self._encoder.model)), default=0
+        )
+        spanned = 1 + top - min(numbers, default=0)
+        return Budget(
+            batch_tokens=min(2048, _TOKENS // spanned), group_tokens=max(512, _TOKENS // spanned)
+        )
+
+    def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
+        """Let objectives learn from training inputs, e.g. their negatives."""
+        with own_context():
+            draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
+            draw.finish()
+            self._computer.fit_objectives(draw)
+        return self
+
+    def __call__(
+        self, inputs: Iterable[Any], *, activations: bool = False, progress: bool = False
+    ) -> VariantBlocks:
+        """Extract the blocks of all variants.
+
+        Args:
+            inputs: Raw inputs.
+            activations: Whether to keep the layers' pooled inputs as well.
+            progress: Show a bar.
+
+        Returns:
+            Blocks in the inputs' order.
+        """
+        items = list(iterate(inputs))
+        blocks: dict[Any, Tensor] = {}
+        waiting: dict[Any, SketchBuffer] = {}
+        unusable: dict[str, str] = {}
+
+        def place(key: Any, width: int) -> Tensor:
+            return blocks.setdefault(key, torch.zeros(len(items), width))
+
+        with closing(self._groups(items, activations=activations, progress=progress)) as groups:
+            for group, rows in groups:
+                embeddings = group.embeddings()
+                place("embedding", embeddings.shape[1])[rows] = embeddings.float().cpu()
+                for path, pooled in group.layer_activations().items():
+                    place(path, pooled.shape[1])[rows] = pooled.float().cpu()
+                for name, objective in self.objectives.items():
+                    for path, factors in group.layer_factors(name, objective).items():
+                        for label in self._settings:
+                            sketch, key = self._sketch(factors, label), (path, name, label)
+                            out = place(key, sketch.width)
+                            if isinstance(sketch, DenseSketch):
+                                buffer = SketchBuffer(sketch, out, rounded=False)
+                                waiting.setdefault(key, buffer).add(rows, factors)
+                            else:
+                                out[rows] = sketch(factors).float().cpu()
+                unusable |= group.unusable
+        for buffer in waiting.values():
+            buffer.flush()
+        for key, block in blocks.items():
+            check_finite(block, key if isinstance(key, str) else " ".join(key), 0)
+        unit = {key: unit_rows(block).numpy() for key, block in blocks.items()}
+        return VariantBlocks(
+            embedding=unit.pop("embedding"),
+            gradients={key: rows for key, rows in unit.items() if isinstance(key, tuple)},
+            activations={key: rows for key, rows in unit.items() if key in self.layers},
+            unusable=unusable,
+        )
+
+    def exact_gradients(
+        self, inputs: Iterable[Any], *, progress: bool = False
+    ) -> dict[tuple[str, str], LayerFactors]:
+        """Give every input's exact gradients as factors, (layer, objective) -> N samples."""
+        items = list(iterate(inputs))
+        parts: dict[tuple[str, str], list[LayerFactors]] = {}
+        with closing(self._groups(items, activations=False, progress=progress)) as groups:
+            for group, rows in groups:
+                for name, objective in self.objectives.items():
+                    for path, factors in group.layer_factors(name, objective).items():
+                        moved = dataclasses.replace(
+                            factors,
+                            owner=rows.to(factors.owner)[factors.owner],
+                            n_samples=len(items),
+                        )
+                        parts.setdefault((path, name), []).append(moved)
+        return {key: concatenate(some) for key, some in parts.items()}
+
+    def _groups(
+        self, items: list[Any], *, activations: bool, progress: bool
+    ) -> Generator[tuple[TappedGroup, Tensor]]:
+        """Give groups and the places of their samples among the items."""
+        plan = Plan(
+            encoder=self._encoder,
+            objectives=self.objectives,
+            sketch=None,
+            tokens=self._config.gradient_tokens,
+        )
+        budget, start = self.budget, 0
+        with own_context(), tqdm(total=len(items), disable=not progress, unit="input") as bar:
+            for chunk in self._computer.reader.read(items):
+                with untouched(self._encoder.model):
+                    for samples in cut_groups(chunk, budget):
+                        group = TappedGroup(
+                            samples, plan, budget, self.layers, activations=activations
+                        )
+                        yield group, torch.tensor([start + sample.index for sample in samples])
+                        bar.update(len(samples))
+                start += len(chunk)
+
+    def _sketch(self, factors: LayerFactors, label: str) -> Sketch:
+        m, n1 = factors.delta.shape[1], factors.a.shape[1] + factors.bias
+        if (m, n1, label) not in self._sketches:
+            one = self._settings[label]
+            seed = self._config.seed if one.seed is None else one.seed
+            self._sketches[m, n1, label] = make_sketch(
+                one.kind, m, n1, one.width, seed=seed, rank=one.rank
+            )
+        return self._sketches[m, n1, label]
+
+
+def _settings_of(encoder: Encoder, config: FungiConfig) -> SketchSettings:
+    """Give the sketch that an extractor of this config would draw."""
+    reads_one = getattr(encoder, "reads_first_token", False)
+    return SketchSettings(
+        kind="khatri_rao" if config.sketch == "none" else config.sketch,
+        width=config.sketch_dim or encoder.width,
+        rank=config.sketch_rank or (4 if reads_one else 2),
+    )

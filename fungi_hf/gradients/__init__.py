@@ -1,0 +1,1 @@
+"""What is computed: per-sample gradients of Linear layers as factors, and their sketches."""

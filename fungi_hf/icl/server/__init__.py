@@ -1,0 +1,1 @@
+"""A loopback server that speaks the chat protocol, for tests and benchmarks."""

@@ -1,0 +1,366 @@
+"""An OpenAI-compatible chat server on 127.0.0.1 for tests and dry runs without any model.
+
+It needs the standard library alone, reads the demonstrations back from the prompt, counts
+tokens, fails on request, and logs what it saw but never a header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from fungi_hf.errors import ConfigError
+from fungi_hf.icl.server.policies import Answerer
+from fungi_hf.icl.server.wire import (
+    BadRequestError,
+    Json,
+    check_request,
+    error_body,
+    estimate_tokens,
+    prompt_tokens,
+)
+
+if TYPE_CHECKING:
+    from fungi_hf.icl.server.policies import FakeReply, Policy
+    from fungi_hf.icl.server.wire import (
+        CountTokens,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One planned failure.
+
+    Attributes:
+        status: The HTTP status sent; 0 sends nothing and closes the connection.
+        code: The error's code, e.g. "insufficient_quota".
+        message: The error's text.
+        retry_after: The `Retry-After` header: seconds, or an HTTP date as text.
+        retry_after_ms: The `retry-after-ms` header.
+        malformed: Send status 200 with a body that is not JSON.
+        delay_s: Seconds to wait before, on top of the server's latency.
+    """
+
+    status: int = 500
+    code: str | None = None
+    message: str = "planned failure"
+    retry_after: float | str | None = None
+    retry_after_ms: float | None = None
+    malformed: bool = False
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedRequest:
+    """What the server saw of one chat request; times are `time.monotonic()` seconds."""
+
+    number: int
+    arrival_s: float
+    end_s: float
+    body_sha256: str
+    status: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+FaultPlan: TypeAlias = (
+    Mapping[int, int | Fault] | Callable[[int, Json], "int | Fault | None"] | None
+)
+
+
+class FakeOpenAIServer:
+    """A chat-completion server in a thread; use it as a context manager.
+
+    Args:
+        policy: One of majority, nearest, reciprocal_rank, lookup, first_label, echo, invalid,
+            empty, refusal, length; or a list of answers; or a function of the request's body.
+        latency: Seconds that every answer takes.
+        faults: Request number (from 1, in order of arrival) -> HTTP status or `Fault`; or a
+            function of (number, body) that gives one of them or None. A fault without a status
+            that fails (e.g. `Fault(status=200, delay_s=1)`) only delays.
+        count_tokens: Text -> tokens, for `usage`; the default counts four bytes as one.
+        table: Text -> label for the policy "lookup".
+        api_key: If given, requests without this bearer key get status 401.
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigError: If the policy is unknown or latency is negative.
+
+    Example:
+        >>> with FakeOpenAIServer(policy="majority") as server:
+        ...     server.url.startswith("http://127.0.0.1:")
+        True
+    """
+
+    def __init__(
+        self,
+        policy: Policy = "majority",
+        latency: float = 0.0,
+        faults: FaultPlan = None,
+        count_tokens: CountTokens | None = None,
+        *,
+        table: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        port: int = 0,
+    ) -> None:
+        if not (math.isfinite(latency) and latency >= 0):
+            raise ConfigError(f"latency must be at least 0 seconds, got {latency!r}")
+        self._answerer = Answerer(policy, table)
+        self._latency = latency
+        self._faults = faults
+        self._count = count_tokens or estimate_tokens
+        self._api_key = api_key
+        self._port = port
+        self._lock = threading.Lock()
+        self._arrived = self._answered = self._in_flight = 0
+        self._http: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self.log: list[LoggedRequest] = []
+        self.max_in_flight = 0
+
+    @property
+    def url(self) -> str:
+        """The base URL, ending in /v1.
+
+        Raises:
+            ConfigError: If the server was never started.
+        """
+        if not self._port:
+            raise ConfigError("the server has no address before start(); use it in a with block")
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Input tokens billed so far."""
+        return sum(entry.prompt_tokens for entry in self.log)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Output tokens billed so far."""
+        return sum(entry.completion_tokens for entry in self.log)
+
+    def start(self) -> Self:
+        """Begin to listen; give the server itself."""
+        self._http = _Server(("127.0.0.1", self._port), self)
+        self._port = self._http.server_address[1]
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop listening and close every connection."""
+        if self._http is not None and self._thread is not None:
+            self._http.shutdown()
+            self._thread.join()
+            self._http.server_close()
+            self._http.close_connections()
+        self._http = self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def respond(self, raw: bytes, authorization: str) -> _Response | None:
+        """Handle the bytes of one chat request; None closes the connection without an answer."""
+        arrival = time.monotonic()
+        with self._lock:
+            self._arrived += 1
+            number = self._arrived
+            self._in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        response, tokens = None, (0, 0)
+        try:
+            response, tokens = self._answer(raw, authorization, number)
+        finally:
+            with self._lock:
+                # Before the bytes leave: the client may send the next request at once.
+                self._in_flight -= 1
+                self.log.append(
+                    LoggedRequest(
+                        number=number,
+                        arrival_s=arrival,
+                        end_s=time.monotonic(),
+                        body_sha256=hashlib.sha256(raw).hexdigest(),
+                        status=response.status if response else 0,
+                        prompt_tokens=tokens[0],
+                        completion_tokens=tokens[1],
+                    )
+                )
+        return response
+
+    def _answer(
+        self, raw: bytes, authorization: str, number: int
+    ) -> tuple[_Response | None, tuple[int, int]]:
+        time.sleep(self._latency)
+        if self._api_key is not None and authorization != f"Bearer {self._api_key}":
+            return _error(401, "Incorrect API key provided", "invalid_api_key"), (0, 0)
+        try:
+            body = check_request(json.loads(raw))
+            fault = self._fault(number, body)
+            if fault is not None:
+                time.sleep(fault.delay_s)
+                if fault.malformed or fault.status != 200:
+                    return _failure(fault), (0, 0)
+            with self._lock:
+                turn = self._answered
+                self._answered += 1
+            return self._complete(body, self._answerer(body, turn), number)
+        except json.JSONDecodeError as error:
+            return _error(400, f"the body is not JSON: {error}", "invalid_json"), (0, 0)
+        except BadRequestError as error:
+            return _error(400, str(error), "invalid_request"), (0, 0)
+
+    def _fault(self, number: int, body: Json) -> Fault | None:
+        if self._faults is None:
+            return None
+        fault = self._faults(number, body) if callable(self._faults) else self._faults.get(number)
+        return Fault(status=fault) if isinstance(fault, int) else fault
+
+    def _complete(
+        self, body: Json, reply: FakeReply, number: int
+    ) -> tuple[_Response, tuple[int, int]]:
+        tokens = prompt_tokens(body, self._count), self._count(reply.content or "")
+        usage: Json = {
+            "prompt_tokens": tokens[0],
+            "completion_tokens": tokens[1],
+            "total_tokens": sum(tokens),
+        }
+        if reply.cached_tokens is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
+        message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+        choice: Json = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+        if body.get("logprobs"):
+            choice["logprobs"] = _logprobs(reply, body.get("top_logprobs", 0))
+        completion = {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": body["model"],
+            "system_fingerprint": "fp_loopback",
+            "choices": [choice],
+            "usage": usage,
+        }
+        return _Response(200, _encode(completion), {}), tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+def _encode(value: Json) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _error(status: int, message: str, code: str | None) -> _Response:
+    return _Response(status, _encode(error_body(message, code, status)), {})
+
+
+def _failure(fault: Fault) -> _Response | None:
+    if fault.malformed:
+        return _Response(200, b'{"choices": [', {})
+    if fault.status == 0:
+        return None
+    headers = {}
+    if fault.retry_after is not None:
+        headers["Retry-After"] = str(fault.retry_after)
+    if fault.retry_after_ms is not None:
+        headers["retry-after-ms"] = str(fault.retry_after_ms)
+    body = _encode(error_body(fault.message, fault.code, fault.status))
+    return _Response(fault.status, body, headers)
+
+
+def _logprobs(reply: FakeReply, top: int) -> Json:
+    ranked = sorted(reply.top_logprobs.items(), key=lambda pair: -pair[1])[:top]
+    entries = [{"token": token, "logprob": math.log(share)} for token, share in ranked]
+    first = entries[0] if entries else {"token": reply.content or "", "logprob": 0.0}
+    return {"content": [{**first, "top_logprobs": entries}]}
+
+
+_Socket: TypeAlias = socket.socket | tuple[bytes, socket.socket]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 512  # the default of 5 resets connections when many workers start at once
+
+    def __init__(self, address: tuple[str, int], owner: FakeOpenAIServer) -> None:
+        self.owner = owner
+        self._connections: set[_Socket] = set()
+        self._connections_lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: _Socket, client_address: object) -> None:
+        with self._connections_lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: _Socket) -> None:
+        with self._connections_lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        """Wake the threads that wait for the next request of a kept connection."""
+        with self._connections_lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    if isinstance(connection, socket.socket):
+                        connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: _Socket, client_address: object) -> None:
+        """Stay silent: a client that hangs up, or is killed, is part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave in one packet
+    server: _Server
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.split("?")[0] != "/v1/chat/completions":
+            self._send(_error(404, f"no such path: {self.path}", None))
+            return
+        response = self.server.owner.respond(raw, self.headers.get("Authorization", ""))
+        if response is None:
+            self.close_connection = True
+        else:
+            self._send(response)
+
+    def do_GET(self) -> None:
+        if self.path.split("?")[0] == "/v1/models":
+            models = [{"id": "fake", "object": "model", "created": 0, "owned_by": "fungi-hf"}]
+            self._send(_Response(200, _encode({"object": "list", "data": models}), {}))
+        else:
+            self._send(_error(404, f"no such path: {self.path}", None))
+
+    def _send(self, response: _Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(response.body)))
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(response.body)
+        self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        """Keep standard error clean; `FakeOpenAIServer.log` has the facts."""

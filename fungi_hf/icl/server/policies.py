@@ -1,0 +1,253 @@
+"""Answers of the loopback server, made from the demonstrations that it reads out of a prompt.
+
+Reading the prompt back is the point: an answer is right only if formatting, order, transport and
+parsing all were.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from fungi_hf.errors import ConfigError, choices
+from fungi_hf.icl.server.wire import BadRequestError, Json, message_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeReply:
+    """What a policy answers, when a plain string does not say enough."""
+
+    content: str | None = None
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    cached_tokens: int | None = None
+    top_logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The demonstrations of one prompt as the model sees them, first to last.
+
+    Attributes:
+        demos: (text, label) pairs in prompt order; an audio demonstration has the text "".
+        query: The text that is to be classified.
+        enum: The labels that the response schema allows; empty without a schema.
+        system: The system message, which may list the labels.
+        json_key: The key of a JSON answer; None if answers are plain.
+    """
+
+    demos: tuple[tuple[str, str], ...]
+    query: str
+    enum: tuple[str, ...]
+    system: str
+    json_key: str | None
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels shown, first to last, with repetitions."""
+        return [label for _, label in self.demos]
+
+    def place(self, label: str) -> int:
+        """Give where the label stands in the prompt's list of labels; unlisted ones come last."""
+        listed = [*self.enum, *self.system.split("\n")]
+        if label in listed:
+            return listed.index(label)
+        found = re.search(rf"(?<!\w){re.escape(label)}(?!\w)", self.system)
+        return len(listed) + (found.start() if found else len(self.system))
+
+
+Policy: TypeAlias = str | Sequence[str | FakeReply] | Callable[[Json], str | FakeReply]
+
+
+def read_prompt(body: Json) -> Shown:
+    """Read demonstrations and query out of a request in any of the prompt styles.
+
+    Args:
+        body: A checked request.
+
+    Returns:
+        What is shown: user and assistant pairs before the last user message, else `Text:` and
+        `Label:` lines of the last user message.
+    """
+    messages = body["messages"]
+    system = "\n".join(message_text(m) for m in messages if m["role"] in ("system", "developer"))
+    turns = [m for m in messages if m["role"] in ("user", "assistant")]
+    pairs: list[tuple[str, str]] = []
+    query = message_text(turns[-1]) if turns else ""
+    if any(m["role"] == "assistant" for m in turns):
+        for asked, answered in itertools.pairwise(turns):
+            if answered["role"] == "assistant":
+                pairs.append((message_text(asked), message_text(answered)))
+    else:
+        system = system or query.partition("Text: ")[0]
+        pairs, query = _read_lines(query)
+    keys = {key for key in (_answer(label)[1] for _, label in pairs) if key}
+    enum, key = _read_schema(body)
+    return Shown(
+        demos=tuple((text, _answer(label)[0]) for text, label in pairs),
+        query=query,
+        enum=enum,
+        system=system,
+        json_key=key or (keys.pop() if keys else None),
+    )
+
+
+def _read_lines(block: str) -> tuple[list[tuple[str, str]], str]:
+    pairs, waiting = [], None
+    for line in block.split("\n"):
+        if line.startswith("Text: "):
+            waiting = _unquote(line.removeprefix("Text: "))
+        elif line.startswith("Label: ") and waiting is not None:
+            pairs.append((waiting, line.removeprefix("Label: ").strip()))
+            waiting = None
+    return pairs, block if waiting is None else waiting
+
+
+def _unquote(words: str) -> str:
+    try:
+        value = json.loads(words)
+    except json.JSONDecodeError:
+        return words
+    return value if isinstance(value, str) else words
+
+
+def _answer(words: str) -> tuple[str, str | None]:
+    """Give the label of a demonstration's answer and its JSON key, if it is JSON."""
+    if words.startswith("{"):
+        try:
+            value = json.loads(words)
+        except json.JSONDecodeError:
+            return words, None
+        if isinstance(value, dict) and len(value) == 1:
+            ((key, label),) = value.items()
+            if isinstance(label, str):
+                return label, key
+    return words, None
+
+
+def _read_schema(body: Json) -> tuple[tuple[str, ...], str | None]:
+    form = body.get("response_format", {"type": "text"})
+    if form["type"] == "json_object":
+        return (), "label"
+    if form["type"] != "json_schema":
+        return (), None
+    ((key, prop), *_) = form["json_schema"]["schema"]["properties"].items()
+    return tuple(prop.get("enum", ())), key
+
+
+def _majority(shown: Shown) -> str | None:
+    labels = shown.labels
+    if not labels:
+        return None
+    most = max(labels.count(label) for label in set(labels))
+    return next(label for label in reversed(labels) if labels.count(label) == most)
+
+
+def _nearest(shown: Shown) -> str | None:
+    return shown.labels[-1] if shown.demos else None
+
+
+def _reciprocal_rank(shown: Shown) -> str | None:
+    votes: dict[str, float] = {}
+    for rank, label in enumerate(reversed(shown.labels), start=1):
+        votes[label] = votes.get(label, 0.0) + 1.0 / rank
+    if not votes:
+        return None
+    # Sums of 1/rank are rounded so that the order of summation cannot break a tie.
+    return min(votes, key=lambda label: (-round(votes[label], 9), shown.place(label)))
+
+
+def _first_label(shown: Shown) -> str | None:
+    listed = [*shown.enum, *sorted(set(shown.labels), key=shown.place)]
+    return listed[0] if listed else None
+
+
+VOTES: dict[str, Callable[[Shown], str | None]] = {
+    "majority": _majority,
+    "nearest": _nearest,
+    "reciprocal_rank": _reciprocal_rank,
+    "first_label": _first_label,
+    "echo": lambda shown: shown.query,
+    "invalid": lambda _: "something else entirely",
+}
+_FAILURES = ("empty", "refusal", "length")
+POLICIES = (*VOTES, "lookup", *_FAILURES)
+
+
+class Answerer:
+    """Answers checked requests by a policy.
+
+    Args:
+        policy: A name of `POLICIES`, a list of answers that are given one after the other, or a
+            function from the request's body to an answer.
+        table: Text -> label, for the policy "lookup": the table's label if it is shown, else the
+            majority.
+
+    Raises:
+        ConfigError: If the policy is unknown, or "lookup" has no table.
+    """
+
+    def __init__(self, policy: Policy, table: Mapping[str, str] | None = None) -> None:
+        if isinstance(policy, str) and policy not in POLICIES:
+            raise ConfigError(f"unknown policy {choices(policy, POLICIES)}")
+        if (policy == "lookup") != (table is not None):
+            raise ConfigError("table is needed by the policy 'lookup', and by no other")
+        self.policy = policy
+        self.table = table or {}
+
+    def __call__(self, body: Json, turn: int) -> FakeReply:
+        """Answer one request.
+
+        Args:
+            body: The checked request.
+            turn: How many answers were given before this one; it moves through a list.
+
+        Returns:
+            The answer in the form that the request asks for.
+
+        Raises:
+            BadRequestError: If a list of answers is used up.
+        """
+        if callable(self.policy):
+            return _as_reply(self.policy(body))
+        if not isinstance(self.policy, str):
+            if turn >= len(self.policy):
+                raise BadRequestError(f"the script of {len(self.policy)} answers is used up")
+            return _as_reply(self.policy[turn])
+        return self._by_name(self.policy, read_prompt(body))
+
+    def _by_name(self, name: str, shown: Shown) -> FakeReply:
+        if name == "empty":
+            return FakeReply(content="")
+        if name == "refusal":
+            return FakeReply(refusal="I cannot help with that.")
+        if name == "lookup":
+            label = self.table.get(shown.query)
+            label = label if label in shown.labels else _majority(shown)
+        else:
+            label = VOTES["majority" if name == "length" else name](shown)
+        if label is None:  # nothing is shown: a constrained model still has to choose
+            label = shown.enum[0] if shown.enum else "no demonstrations were shown"
+        content = label
+        if shown.json_key is not None:
+            content = json.dumps({shown.json_key: label}, ensure_ascii=False)
+        if name == "length":
+            return FakeReply(content=content[: len(content) // 2], finish_reason="length")
+        return FakeReply(content=content, top_logprobs=_first_tokens(shown))
+
+
+def _first_tokens(shown: Shown) -> dict[str, float]:
+    """Give the shown labels with their shares, as a model with one token per label would."""
+    labels = shown.labels
+    return {label: labels.count(label) / len(labels) for label in dict.fromkeys(labels)}
+
+
+def _as_reply(answer: str | FakeReply) -> FakeReply:
+    return answer if isinstance(answer, FakeReply) else FakeReply(content=answer)

@@ -1,0 +1,349 @@
+"""transformers' pipeline for FUNGI features: task "fungi-feature-extraction".
+
+Invariant: the vectors are the extractor's, whatever the way in (one input, list, generator, data
+set), the batch size and the number of workers. As in transformers' own feature extraction, each
+input gives a leading axis of one: a nested list [1][F], or a tensor [1, F].
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from transformers import Pipeline
+
+from fungi_hf.errors import ConfigError, InputTypeError, choices
+from fungi_hf.extraction.inputs import is_clip, warn_of
+from fungi_hf.integrations.transformers.loading import ModelByName, PipelineParts, build_extractor
+from fungi_hf.integrations.transformers.saving import save_pipeline
+from fungi_hf.storage.files import HubOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.extractor import FungiExtractor
+    from fungi_hf.features import Failure
+
+__all__ = ["FungiPipeline", "ModelByName"]
+
+_ARGUMENTS: Final = (
+    "fungi_config",
+    "return_tensors",
+    "on_error",
+    "batch_size",
+    "num_workers",
+    "device",
+    "dtype",
+)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What one lazy pass over inputs has seen so far."""
+
+    seen: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class PipelineOutputs(list[Any]):
+    """The outputs of the usable inputs under `on_error="skip"`.
+
+    Attributes:
+        failures: Index, source and reason of each input that was left out.
+    """
+
+    def __init__(self, outputs: list[Any], failures: tuple[Failure, ...]) -> None:
+        super().__init__(outputs)
+        self.failures = failures
+
+
+class FungiPipeline(Pipeline):
+    """Raw inputs to FUNGI features, by transformers' conventions.
+
+    Example:
+        >>> import fungi_hf
+        >>> from transformers import pipeline
+        >>> pipe = pipeline("fungi-feature-extraction", model="folder-or-hub-id")
+        >>> pipe("a text", return_tensors=True).shape
+    """
+
+    # Preprocessors are loaded with the encoder, where a missing one is an error that names it.
+    _load_tokenizer = _load_feature_extractor = _load_image_processor = False
+    _load_processor = _load_video_processor = False
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        feature_extractor: Any = None,
+        image_processor: Any = None,
+        processor: Any = None,
+        *,
+        fungi_config: FungiConfig | dict[str, Any] | str | Path | None = None,
+        dtype: Any = "auto",
+        **host: Any,
+    ) -> None:
+        """Load or wrap the encoder; called by `transformers.pipeline`.
+
+        Args:
+            model: What `ModelByName` gave for a name, or a loaded model, which is not changed but
+                for its device.
+            tokenizer: The preprocessor of a text model; loaded with the model if None.
+            feature_extractor: The same for audio.
+            image_processor: The same for images.
+            processor: Any of the three.
+            fungi_config: A config; its dictionary; or a folder or repository with a config and,
+                perhaps, fitted state. None is what the model's folder says, else the default.
+            dtype: Of the forward pass; "auto" is the config's.
+            host: transformers' own arguments: task, device, batch_size, num_workers,
+                return_tensors.
+
+        Raises:
+            ConfigError: If an argument is unknown or the config does not fit.
+        """
+        hub = HubOptions(local_files_only=bool(host.pop("local_files_only", False)))
+        host.pop("torch_dtype", None)
+        given = processor or tokenizer or feature_extractor or image_processor
+        parts = PipelineParts(model=model, processor=given, dtype=dtype, hub=hub)
+        self.extractor: FungiExtractor = build_extractor(parts, fungi_config)
+        encoder = self.extractor.encoder
+        super().__init__(
+            model=encoder.model,
+            tokenizer=getattr(encoder, "tokenizer", None),
+            feature_extractor=getattr(encoder, "processor", None),
+            **host,
+        )
+
+    @property
+    def fungi_config(self) -> FungiConfig:
+        """What is computed."""
+        return self.extractor.config
+
+    def _sanitize_parameters(
+        self, return_tensors: bool | None = None, on_error: str | None = None, **unknown: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        for name in unknown:
+            raise ConfigError(f"the pipeline has no argument {choices(name, _ARGUMENTS)}")
+        if return_tensors is not None and not isinstance(return_tensors, bool):
+            raise ConfigError(f"return_tensors must be True or False; got {return_tensors!r}")
+        if on_error not in (None, "raise", "skip"):
+            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
+        forward = {} if on_error is None else {"on_error": on_error}
+        return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
+
+    def fit(self, inputs: Iterable[Any], labels: Any = None) -> FungiPipeline:
+        """Learn what the config asks for from training inputs; see `FungiExtractor.fit`.
+
+        Args:
+            inputs: Training inputs.
+            labels: Ignored.
+
+        Returns:
+            The pipeline itself.
+        """
+        self.extractor.fit(inputs, labels)
+        return self
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        num_workers: int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Give features.
+
+        Args:
+            inputs: One input (a pair (samples, Hz) is one clip); many (list, tuple, array of
+                texts, `datasets` column), for which all is computed at once; or a lazy source
+                (generator, torch data set, `KeyDataset`, streaming column), which gives a lazy
+                iterator.
+            num_workers: Processes that read a lazy source.
+            batch_size: Inputs of one forward pass. For a lazy source also how many are read
+                ahead, 1 unless said here or at construction. It does not change the features.
+            options: return_tensors: tensors in place of nested lists. on_error: "raise", or
+                "skip" to leave unusable inputs out of many and list them in `.failures` of what
+                is returned; a lone unusable input is always raised.
+
+        Returns:
+            For one input a list [1][F] or a tensor [1, F]; for many a list of these; for a lazy
+            source an iterator over these, whose `.failures` grow as it is read.
+
+        Raises:
+            InputTypeError: If an input has the wrong type.
+            InputError: If an input is unusable.
+            NotFittedError: If the config needs `fit` first.
+            ConfigError: If an argument is unknown.
+        """
+        _, forward, post = self._sanitize_parameters(**options)
+        post = {**self._postprocess_params, **post}
+        on_error = {**self._forward_params, **forward}.get("on_error", "raise")
+        size = batch_size if batch_size is not None else self._batch_size
+        kind = _kind(inputs)
+        if kind == "lazy":
+            workers = num_workers if num_workers is not None else self._num_workers
+            return self._lazy(inputs, size or 1, workers or 0, on_error, post)
+        many = list(inputs) if kind == "many" else [inputs]
+        skips = on_error == "skip" and kind == "many"
+        features = self.extractor(many, size, on_error="skip" if skips else "raise")
+        rows = torch.from_numpy(features.array)
+        outputs = [self.postprocess({"features": row[None]}, **post) for row in rows]
+        if skips:
+            return PipelineOutputs(outputs, features.failures)
+        return outputs if kind == "many" else outputs[0]
+
+    def _lazy(
+        self, inputs: Any, size: int, workers: int, on_error: str, post: dict[str, Any]
+    ) -> Iterator[Any]:
+        progress = _Progress()
+        forward = {"progress": progress, "on_error": on_error}
+        source = self.get_iterator(inputs, workers, size, {}, forward, post)
+        return _Lazy(source, progress, lambda: warn_of(progress.notes, self.extractor.encoder))
+
+    def preprocess(self, item: Any) -> dict[str, list[Any]]:
+        """Pass the raw input on: lists go through transformers' collation untouched."""
+        return {"raw": [item]}
+
+    def _forward(
+        self,
+        model_inputs: dict[str, Any],
+        progress: _Progress | None = None,
+        on_error: str = "raise",
+    ) -> dict[str, Any]:
+        raw = [item[0] if isinstance(item, list) else item for item in model_inputs["raw"]]
+        progress = progress or _Progress()
+        features, notes = self.extractor.collect(
+            raw, len(raw), on_error=on_error, first=progress.seen
+        )
+        progress.seen += len(raw)
+        progress.notes.update(notes)
+        progress.failures += features.failures
+        lost = {failure.index - progress.seen + len(raw) for failure in features.failures}
+        # transformers splits a batch by the rows of its tensors: what failed keeps its row.
+        kept = torch.tensor([row not in lost for row in range(len(raw))])
+        rows = torch.zeros(len(raw), features.shape[1])
+        rows[kept] = torch.from_numpy(features.array)
+        return {"features": rows, "kept": kept}
+
+    def postprocess(self, model_outputs: dict[str, Any], return_tensors: bool = False) -> Any:
+        """Give a tensor [1, F] or a nested list [1][F]; None for an input that was skipped."""
+        features: torch.Tensor = model_outputs["features"]
+        if not model_outputs.get("kept", torch.ones(1)).all():
+            return None
+        return features if return_tensors else features.tolist()
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, custom_code: bool = False, **options: Any
+    ) -> None:
+        """Write encoder, preprocessor, config and fitted state: a folder that loads again.
+
+        Args:
+            save_directory: Made if missing; must not hold another model.
+            custom_code: Also write a one-line module, so that users who have this package but do
+                not import it load the folder with `trust_remote_code=True`. transformers then
+                wants that argument from everybody who asks for the task by name.
+            options: Passed to the model's own `save_pretrained` (max_shard_size, ...).
+
+        Raises:
+            StorageError: If the folder holds another model or cannot be written.
+        """
+        save_pipeline(self.extractor, save_directory, custom_code=custom_code, options=options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        custom_code: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes.
+
+        Args:
+            repo_id: Made if missing; must not hold another model.
+            commit_message: Of the one commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+            custom_code: See `save_pretrained`.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            StorageError: If the repository holds another model or cannot be written.
+        """
+        from fungi_hf.integrations.transformers.saving import push_pipeline
+        from fungi_hf.storage.upload import PushOptions
+
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return push_pipeline(self.extractor, repo_id, options, custom_code=custom_code)
+
+
+class _Lazy(Iterator[Any]):
+    """transformers' iterator, with a length where it has one, and one warning at its end.
+
+    Attributes:
+        failures: Inputs skipped so far.
+    """
+
+    def __init__(self, source: Any, progress: _Progress, done: Any) -> None:
+        self._source, self._iterator, self._done = source, iter(source), done
+        self.failures = progress.failures
+
+    def __next__(self) -> Any:
+        try:
+            while (output := next(self._iterator)) is None:
+                pass
+        except StopIteration:
+            self._done()
+            self._done = _nothing
+            raise
+        return output
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+def _nothing() -> None:
+    """Stand in for a warning that was given."""
+
+
+def _kind(inputs: Any) -> str:
+    """Say whether inputs are "one", "many" at hand, or a "lazy" source.
+
+    Raises:
+        InputTypeError: If they are a table, whose column must be named.
+    """
+    if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None or is_clip(inputs):
+        return "one"
+    if hasattr(inputs, "column_names") and hasattr(inputs, "features"):
+        raise InputTypeError(
+            f"inputs are a {type(inputs).__name__} with columns {list(inputs.column_names or [])}; "
+            "pass one of its columns: dataset['text']"
+        )
+    if isinstance(inputs, torch.utils.data.Dataset):
+        return "lazy"
+    if isinstance(inputs, np.ndarray):
+        return "many" if inputs.ndim == 1 and inputs.dtype.kind in "UO" else "one"
+    if isinstance(inputs, Sequence) or type(inputs).__name__ in ("Series", "Index"):
+        return "many"
+    is_source = isinstance(inputs, Iterable) and not isinstance(inputs, torch.Tensor)
+    return "lazy" if is_source and not hasattr(inputs, "read") else "one"

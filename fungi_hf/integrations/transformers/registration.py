@@ -1,0 +1,107 @@
+"""Registers the pipeline task with transformers, and says clearly why when that cannot be done.
+
+Invariant: registering is idempotent and changes nothing of transformers but its task table. Until
+transformers' pipelines are imported, `import fungi_hf` imports neither them nor torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Final
+
+from fungi_hf.errors import BrokenDependencyError
+from fungi_hf.hub.reference import TASK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+_PIPELINES: Final = "transformers.pipelines"
+
+
+def arrange() -> None:
+    """Register now if transformers' pipelines are there, else as soon as they are imported."""
+    if _PIPELINES in sys.modules:
+        register()
+    elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
+
+
+class _Watch(importlib.abc.MetaPathFinder):
+    """Waits for the first import of transformers' pipelines, then steps aside."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Give the module's own spec with a loader that registers afterwards."""
+        del path, target
+        if fullname != _PIPELINES:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Registering(spec.loader, self)
+        return spec
+
+
+class _Registering(importlib.abc.Loader):
+    """Loads a module as its own loader does, then registers the task."""
+
+    def __init__(self, loader: importlib.abc.Loader, watch: _Watch) -> None:
+        """Keep the module's own loader, and who to put back should loading fail."""
+        self._loader, self._watch = loader, watch
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the module's own loader does."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module, then register."""
+        try:
+            with broken_torchaudio_named():
+                self._loader.exec_module(module)
+        except BaseException:
+            sys.meta_path.insert(0, self._watch)
+            raise
+        register()
+
+
+@contextlib.contextmanager
+def broken_torchaudio_named() -> Iterator[None]:
+    """Turn the error of a torchaudio made for another build of torch into one that says so.
+
+    Raises:
+        BrokenDependencyError: If torchaudio is installed for another build of torch, which
+            breaks transformers' models and pipelines.
+        OSError: If something else cannot be loaded.
+        RuntimeError: If something else fails.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # CPU torch; another CUDA version
+        if "torchaudio" not in str(error):
+            raise
+        raise BrokenDependencyError(
+            "torchaudio is installed but this build of torch cannot load it "
+            f"({error.__cause__ or error}), which breaks transformers too: uninstall torchaudio "
+            "(this package does not need it), or install the build of torch that it was made for",
+        ) from None
+
+
+def register() -> None:
+    """Add the task "fungi-feature-extraction"."""
+    with broken_torchaudio_named():
+        from transformers.pipelines import PIPELINE_REGISTRY
+    from fungi_hf.hub.reference import register_reference
+    from fungi_hf.integrations.transformers.pipeline import FungiPipeline, ModelByName
+
+    register_reference()
+    if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is FungiPipeline:
+        return
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=FungiPipeline, pt_model=ModelByName, type="multimodal"
+    )

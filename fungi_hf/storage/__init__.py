@@ -1,0 +1,1 @@
+"""Files on disk, uploads and digests; knows no config and no model."""

@@ -1,0 +1,89 @@
+"""Embeddings and the inputs of many layers from one forward pass per input."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from fungi_hf.extraction.activations import calling, noting_inputs
+from fungi_hf.extraction.batches import cut_batches
+from fungi_hf.gradients.tape import untouched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from torch import Tensor
+
+    from fungi_hf.encoders.base import Batch, Encoder
+    from fungi_hf.extraction.batches import Budget
+    from fungi_hf.types import Float32Array
+
+
+def sibling_layers(encoder: Encoder, most: int) -> list[str]:
+    """Give the target layer and its like in other blocks, in the order of the model.
+
+    Args:
+        encoder: Its `layer_path` holds a block number; without one there are no siblings.
+        most: How many; spread evenly and ending with the last.
+
+    Returns:
+        Dotted paths of linear layers of equal shape; the target layer is always among them.
+    """
+    path, layer = encoder.layer_path, encoder.layer
+    pattern = re.sub(r"(?<=\.)\\?\d+(?=\\?\.)", r"\\d+", re.escape(path))
+    found = [
+        name
+        for name, module in encoder.model.named_modules()
+        if re.fullmatch(pattern, name)
+        and isinstance(module, nn.Linear)
+        and module.weight.shape == layer.weight.shape
+    ]
+    if len(found) > most:
+        places = sorted(set(np.linspace(len(found) - 1, 0, most).round().astype(int)))
+        own = found.index(path)
+        if own not in places:  # in place of its nearest, so that the order stays the model's
+            nearest = int(np.abs(np.array(places) - own).argmin())
+            places[nearest] = own
+        found = [found[place] for place in places]
+    return found
+
+
+def scan(
+    encoder: Encoder, inputs: Sequence[Any], layers: Sequence[str], budget: Budget
+) -> dict[str, Float32Array]:
+    """Run every input once.
+
+    Args:
+        encoder: Frozen for the duration; its pooling pools the layers' inputs, too.
+        inputs: In canonical form (`Encoder.check`).
+        layers: Dotted paths of linear layers.
+        budget: Of one batch.
+
+    Returns:
+        "embedding" and every layer -> [N, width] float32, in the inputs' order.
+    """
+    found: dict[str, Float32Array] = {}
+    encoder = calling(encoder, layers)
+    with untouched(encoder.model), torch.no_grad():
+        for start in range(0, len(inputs), encoder.chunk_size):
+            items = encoder.prepare(inputs[start : start + encoder.chunk_size])
+            for places in cut_batches(items, budget):
+                batch = encoder.collate([items[place] for place in places])
+                rows = np.asarray(places) + start
+                for name, block in _tapped(encoder, batch, layers).items():
+                    if name not in found:
+                        found[name] = np.empty((len(inputs), block.shape[1]), np.float32)
+                    found[name][rows] = block.float().cpu().numpy()
+    return found
+
+
+def _tapped(encoder: Encoder, batch: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
+    modules = {path: encoder.model.get_submodule(path) for path in layers}
+    with noting_inputs(encoder, modules, batch) as found:
+        embedding = encoder.embed(batch)
+    return {"embedding": embedding, **found}
