@@ -57,7 +57,7 @@ class Shareable(Pushable):
     encoder: Encoder
     config: FungiConfig
     source: Source
-    state: FittedState
+    state: Any
     tuning: TuningReport | None
     fingerprint: Any
     layout: Any
