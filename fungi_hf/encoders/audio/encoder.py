@@ -26,9 +26,8 @@ from fungi_hf.errors import (
     choices,
 )
 from fungi_hf.gradients.layers import resolve_layer
-from fungi_hf.views.audio import AUDIO_VIEWS, AudioView, GainShiftDraw, audio_views
+from fungi_hf.views.audio import AudioView, GainShiftDraw, audio_views
 from fungi_hf.views.audio_ops import apply_to_wave
-from fungi_hf.views.base import REGISTERED_VIEWS, make_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -218,8 +217,6 @@ class AudioEncoder(BlockEncoder):
         Raises:
             ConfigError: If the name or an option is unknown.
         """
-        if name in REGISTERED_VIEWS and name not in AUDIO_VIEWS:
-            return make_views(name, n_views, options, {})
         return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
 
     def late_views(
