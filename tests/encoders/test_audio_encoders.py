@@ -250,7 +250,7 @@ def test_wrong_combinations_are_explained(make, originals):
     ):
         with pytest.raises(ConfigError, match=words):
             make(name, config)
-    with pytest.raises(ConfigError, match=r"unknown audio views 'mixup'"):
+    with pytest.raises(ConfigError, match=r"unknown views 'mixup'"):
         make("ast").views("mixup", 2, {})
     with pytest.raises(ConfigError, match=r"reads the waveform; choose 'gain_shift'"):
         make("wav2vec2").views("crop", 2, {})

@@ -66,7 +66,7 @@ def test_with_all_blocks_features_are_those_of_full_views(family: str) -> None:
 def test_shared_keys_and_values_equal_views_of_their_own(family: str, pooling: str) -> None:
     fields = {"pooling": pooling, "objectives": objectives(1)}
     extractor = extractor_of(family, **fields)
-    assert extractor.encoder._shared_block is not None
+    assert extractor.encoder.shared_block is not None
     generic = FungiExtractor(extractor.encoder.with_full_last_block(), extractor.config)
     assert difference(extractor.fit(TRAIN)(TEXTS).array, generic.fit(TRAIN)(TEXTS).array) < TINY
 
