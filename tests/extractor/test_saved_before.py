@@ -28,6 +28,14 @@ def test_equal_features() -> None:
     np.testing.assert_allclose(features.array, before.array, rtol=0, atol=2e-5)
 
 
+def test_golden_fingerprint() -> None:
+    """All that it digests is read from files, so it is the same on every processor.
+
+    It names features that users have stored: a change here invalidates them all.
+    """
+    assert FungiExtractor.from_pretrained(SAVED).fingerprint == "7b5610af68298165"
+
+
 def test_its_digests_still_tell_an_altered_file(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     shutil.copytree(SAVED, folder)
