@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from fungi_hf.specs import ObjectiveSpec
 
 CONFIG_VERSION: Final = 1
-# Fields of objectives that came after version 1, with the value that means "as before". A digest
-# leaves them out at that value, so that features stored before they existed keep their names.
-_LATER_SPEC_FIELDS: Final[dict[str, object]] = {"late_views": None, "layer": None}
 
 Pooling: TypeAlias = Literal["auto", "cls", "first", "last", "mean", "model"]
 SketchKind: TypeAlias = Literal["khatri_rao", "rademacher", "gaussian", "sparse", "none"]
@@ -271,14 +268,7 @@ class FungiConfig(ShareableConfig):
 
     def fingerprint(self) -> str:
         """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
-        data = self.to_dict()
-        if not self.whitening:  # younger than stored features, whose fingerprints must hold
-            del data["whitening"]
-        for spec in data["objectives"]:
-            for name, neutral in _LATER_SPEC_FIELDS.items():
-                if name in spec and spec[name] == neutral:
-                    del spec[name]
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,6 @@ from fungi_hf.gradients.layers import block_number, resolve_layer
 from fungi_hf.gradients.sketches import make_sketch
 from fungi_hf.gradients.tape import own_context
 from fungi_hf.objectives.build import make_objective
-from fungi_hf.specs import Activation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,18 +64,17 @@ class Plan:
             LayerNotFoundError: If an activation's layer is no Linear layer of the model.
         """
         activations = {
-            spec.name: (encoder.layer_path, encoder.layer)
-            if spec.layer in (None, encoder.layer_path)
-            else resolve_layer(encoder.model, spec.layer)
+            spec.name: resolve_layer(encoder.model, spec.layer)
+            if spec.layer and spec.layer != encoder.layer_path
+            else (encoder.layer_path, encoder.layer)
             for spec in config.objectives
-            if isinstance(spec, Activation)
+            if not spec.has_gradient
         }
         encoder = calling(encoder, [path for path, _ in activations.values()])
         objectives = {
-            spec.name: objective
+            spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
             for spec in config.objectives
-            if (objective := make_objective(spec, width=encoder.width, seed=config.seed))
-            is not None
+            if spec.has_gradient
         }
         rank = sketch_rank(encoder, config, config.sketch)
         sketch = None

@@ -112,10 +112,9 @@ class VariantExtractor:
         wanted = set(layers or [encoder.layer_path])
         specs = objectives or {spec.name: spec for spec in config.objectives}
         drawn = {
-            name: objective
+            name: make_objective(spec, width=encoder.width, seed=config.seed)
             for name, spec in specs.items()
-            if (objective := make_objective(spec, width=encoder.width, seed=config.seed))
-            is not None
+            if spec.has_gradient
         }
         if not drawn:
             raise ConfigError(
