@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.batches import Budget
@@ -69,6 +70,7 @@ class FungiExtractor(Shareable):
             )
         if config is not None and not isinstance(config, FungiConfig):
             raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+        warn_of_slow_dtype(encoder.model)
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()
