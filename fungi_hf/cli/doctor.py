@@ -23,7 +23,7 @@ The exit status is 1 if something is broken.
 """
 _PACKAGES: Final = {
     "torch": "", "transformers": "", "huggingface_hub": "", "safetensors": "", "numpy": "",
-    "faiss": "faiss", "nlpaug": "nlpaug", "openai": "icl", "soundfile": "audio", "soxr": "audio",
+    "faiss": "faiss", "openai": "icl", "soundfile": "audio", "soxr": "audio",
     "sentence_transformers": "sentence-transformers", "sklearn": "sklearn", "datasets": "datasets",
 }  # fmt: skip
 _DISTRIBUTIONS: Final = {"faiss": "faiss-cpu", "sklearn": "scikit-learn"}

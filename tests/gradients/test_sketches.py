@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fungi_hf.errors import ConfigError, ShapeError
 from fungi_hf.gradients import sketches
+from fungi_hf.gradients.factors import LayerFactors
 from fungi_hf.gradients.sketches import DenseSketch, KhatriRao, make_sketch
-from fungi_hf.gradients.tape import LayerFactors
 
 DENSE = DenseSketch.KINDS
 KINDS = ("khatri_rao", *DENSE)
