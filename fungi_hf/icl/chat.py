@@ -22,6 +22,7 @@ from fungi_hf.errors import (
 from fungi_hf.icl.cache import AnswerCache, request_key
 from fungi_hf.icl.connection import Connection
 from fungi_hf.icl.limits import Gate, Limits, SlidingWindow
+from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
 from fungi_hf.icl.reply import Reply, read_alternatives, read_reply, read_usage
 from fungi_hf.icl.retry import Failure, persist
@@ -45,7 +46,7 @@ DEFAULT_URL = "https://api.openai.com/v1"
 _DUMMY_KEY = "none"
 
 
-class ChatLLM:
+class ChatLLM(LLM):
     """A chat model behind an OpenAI-compatible endpoint.
 
     Args:
@@ -66,7 +67,6 @@ class ChatLLM:
     """
 
     kind = "chat"
-    draws = True  # `answer` takes a draw number
 
     def __init__(
         self,
@@ -142,13 +142,15 @@ class ChatLLM:
         form = response_format(self.prompt_output(labels), labels.surfaces)
         return body if form is None else {**body, "response_format": form}
 
-    def key(self, prompt: Prompt, labels: LabelSpace, draw: int = 0) -> str:
-        """Give the cache key of a prompt."""
-        return self._key(self.request(prompt, labels), draw)
+    @property
+    def max_output_tokens(self) -> int:
+        """The most tokens of an answer."""
+        return self.sampling.max_output_tokens
 
-    def is_cached(self, prompt: Prompt, labels: LabelSpace, draw: int = 0) -> bool:
+    def is_cached(self, prompt: Prompt, labels: LabelSpace) -> bool:
         """Say whether the answer is in the cache, so that nothing would be sent."""
-        return self.cache is not None and self.cache.get(self.key(prompt, labels, draw)) is not None
+        key = self._key(self.request(prompt, labels), prompt.draw)
+        return self.cache is not None and self.cache.get(key) is not None
 
     def _key(self, body: Mapping[str, object], draw: int) -> str:
         return request_key(
@@ -183,13 +185,12 @@ class ChatLLM:
                     f"{self.sampling.max_output_tokens}), more than tpm={tpm}"
                 )
 
-    async def answer(self, prompt: Prompt, labels: LabelSpace, *, draw: int = 0) -> Reply:
+    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
         """Answer one prompt, from the cache if it was answered before.
 
         Args:
             prompt: What to send.
             labels: The label space.
-            draw: Number of the repetition; equal prompts with other numbers are asked anew.
 
         Returns:
             The reply. A refusal, an empty or a truncated answer is a reply too; see
@@ -198,7 +199,7 @@ class ChatLLM:
         """
         connection = self._connected()
         body = self.request(prompt, labels)
-        key = self._key(body, draw)
+        key = self._key(body, prompt.draw)
         shared = connection.in_flight.get(key)
         if shared is not None:
             return (await asyncio.shield(shared)).free()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from fungi_hf.errors import LLMAuthError, LLMError
+from fungi_hf.errors import LLMAuthError, LLMError, RequestFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,20 +29,6 @@ _BILLING_CODES = (
     "quota_exceeded",
 )
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-
-
-class RequestFailedError(LLMError):
-    """One request failed at every allowed attempt; other rows may still succeed."""
-
-    def __init__(self, message: str, attempts: int) -> None:
-        """Keep how often it was tried.
-
-        Args:
-            message: The last failure.
-            attempts: Requests sent.
-        """
-        super().__init__(f"{message} ({attempts} attempts)")
-        self.attempts = attempts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from dataclasses import replace
 
 from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.labels import LabelSpace
@@ -79,7 +80,7 @@ def ask(llm, *prompts, labels=LABELS, draws=None):
         try:
             return await asyncio.gather(
                 *(
-                    llm.answer(p, labels, draw=draw)
+                    llm.answer(replace(p, draw=draw), labels)
                     for p, draw in zip(prompts, draws or [0] * len(prompts), strict=True)
                 ),
                 return_exceptions=True,

@@ -8,7 +8,7 @@ from fungi_hf.icl import (
     PromptBuilder,
     evaluate,
 )
-from fungi_hf.icl.llm import Reply, RequestFailedError
+from fungi_hf.icl.llm import LLM, Reply, RequestFailedError
 from tests.icl.chat_kit import LABELS, task
 
 
@@ -34,7 +34,7 @@ def results_bytes(folder):
     return (folder / "results.jsonl").read_bytes()
 
 
-class TenLines:
+class TenLines(LLM):
     name = "ten lines"
 
     async def answer(self, prompt, labels):
