@@ -150,7 +150,7 @@ class ChatLLM(LLM):
     def is_cached(self, prompt: Prompt, labels: LabelSpace) -> bool:
         """Say whether the answer is in the cache, so that nothing would be sent."""
         key = self._key(self.request(prompt, labels), prompt.draw)
-        return self.cache is not None and self.cache.get(key) is not None
+        return self.cache is not None and self.cache.read(key).result() is not None
 
     def _key(self, body: Mapping[str, object], draw: int) -> str:
         return request_key(
