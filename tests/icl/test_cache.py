@@ -167,7 +167,7 @@ def test_files_that_are_not_ours_are_refused_and_untouched(make, message, tmp_pa
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CacheError, match="answer cache .* cannot be used"):
+    with pytest.raises(CacheError, match=r"answer cache .* cannot be used"):
         AnswerCache(tmp_path / "file" / "answers.sqlite")
 
 
