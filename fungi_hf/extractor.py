@@ -10,7 +10,7 @@ import hashlib
 import warnings
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
+from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
@@ -27,21 +28,28 @@ from fungi_hf.extraction.inputs import InputReader, readable_twice
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub.sharing import Shareable
+from fungi_hf.hub import saving
+from fungi_hf.hub.loading import load
+from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import nn
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.gradients.sketches import Sketch
+    from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
     from fungi_hf.tuning.report import TuningReport
     from fungi_hf.types import Float32Array
 
 
-class FungiExtractor(Shareable):
+class FungiExtractor:
     """Extracts FUNGI features with one encoder and one config.
 
     Example:
@@ -72,6 +80,7 @@ class FungiExtractor(Shareable):
         require_encoder(encoder)
         if config is not None and not isinstance(config, FungiConfig):
             raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+        warn_of_slow_dtype(encoder.model)
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()
@@ -82,6 +91,120 @@ class FungiExtractor(Shareable):
         self._missing = self.state.missing(self.config)
         self.tuning: TuningReport | None = None  # of this config with this state
         self._fingerprint: tuple[object, str] | None = None
+
+    @classmethod
+    def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
+        cls,
+        model_or_folder: str | Path | nn.Module,
+        config: FungiConfig | None = None,
+        processor: Any = None,
+        *,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        model: str | Path | nn.Module | None = None,
+    ) -> Self:
+        """Load an encoder, or a saved extractor with its config and fitted state.
+
+        Args:
+            model_or_folder: A Hub id or folder of a model; a folder or repository written by
+                `save_pretrained`; or a loaded model.
+            config: What to compute. Must be None for a saved extractor. A loaded model's own
+                dtype is taken when it is None.
+            processor: The loaded model's tokenizer or feature extractor.
+            device: Where to put a model that is loaded here.
+            revision: Branch, tag or commit.
+            token: Access token of the Hub.
+            cache_dir: Cache folder of the Hub.
+            local_files_only: Do not ask the network.
+            model: The encoder of a saved extractor when it is not where it was.
+
+        Returns:
+            The extractor.
+
+        Raises:
+            EncoderError: If the model or its preprocessor cannot be used.
+            StateError: If a saved folder's digests do not hold here.
+            StorageError: If a folder or repository cannot be read.
+            ConfigError: If the config does not fit the encoder.
+        """
+        hub = HubOptions(
+            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
+        extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
+        if loaded.saved is not None:
+            state, tuning = loaded.saved.fitted(loaded.encoder, extractor.digests())
+            extractor.restore(state)
+            extractor.tuning = tuning
+        return extractor
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config, encoder name, digests and fitted state; the model itself is not copied.
+
+        Beside our two files, a folder that has none gets a `config.json` that points to the
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
+
+        Args:
+            folder: Made if missing. Files of a model that live there are not touched.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        saving.save(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: Of the commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            StorageError: If the repository cannot be written, or holds what pushing would break.
+        """
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return saving.push(self, repo_id, options)
+
+    def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
+        """Render a model card.
+
+        Args:
+            results: What was measured (`fungi_hf.hub.card.Result`).
+            place: The repository or folder that the snippet loads; empty takes the encoder with
+                the config.
+
+        Returns:
+            Markdown with the Hub's YAML head; write it to README.md.
+
+        Raises:
+            InputError: If a result is of another type.
+        """
+        return saving.card(self, results, place)
 
     @property
     def sketch(self) -> Sketch | None:

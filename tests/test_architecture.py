@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": BASE | {"specs"},
     "gradients": BASE | {"specs"},
     "encoders": BASE | {"config", "gradients", "storage", "views"},
-    "neighbors": BASE,
+    "neighbors": BASE | {"storage"},
     "extraction": BASE
     | {"specs", "config", "features", "views", "objectives", "gradients", "encoders", "storage"},
 }
@@ -36,7 +36,7 @@ ALLOWED |= {
     "hub": CORE | {"tuning"},
     "extractor": CORE | {"tuning", "hub"},
     "evaluation": CORE | {"tuning", "extractor"},
-    "icl": BASE | {"statistics", "tables", "neighbors"},
+    "icl": BASE | {"statistics", "tables", "neighbors", "storage"},
     "integrations": CORE | {"tuning", "hub", "extractor"},
     "testing": CORE,
     "__init__": CORE | {"extractor", "integrations"},

@@ -14,7 +14,7 @@ import torch
 
 from fungi_hf.errors import ConfigError, ShapeError, choices
 from fungi_hf.gradients.factors import concatenate
-from fungi_hf.seeding import normal, torch_generator, uniform
+from fungi_hf.seeding import normal, numpy_generator, torch_generator, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,10 +146,10 @@ class DenseSketch:
                 yield torch.stack([self._row(start + k, columns) for k in range(n_rows)])
 
     def _row(self, k: int, columns: int) -> Tensor:
-        generator = torch_generator(self.seed, f"{self.kind}/{k}")
+        name = f"{self.kind}/{k}"
         if self.kind == "gaussian":
-            return normal(generator, columns)
-        draw = uniform(generator, columns)
+            return normal(numpy_generator(self.seed, name), columns)
+        draw = uniform(torch_generator(self.seed, name), columns)
         if self.kind == "rademacher":
             return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
         signs = (draw < 1 / 6).to(draw.dtype) - (draw >= 5 / 6).to(draw.dtype)

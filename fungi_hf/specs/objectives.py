@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from fungi_hf.checks import check_fields, check_integer
+from fungi_hf.checks import check_fields, check_integer, check_known
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs.base import (
     OBJECTIVE_SPECS,
@@ -242,9 +242,7 @@ def _objective_from_dict(data: dict[str, Any]) -> ObjectiveSpec:
         raise ConfigError(f"objective kind is {choices(kind, OBJECTIVE_SPECS)}")
     spec = OBJECTIVE_SPECS[kind]
     known = [item.name for item in dataclasses.fields(spec)]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"objective {kind!r} has no field {choices(key, known)}")
+    check_known(f"objective {kind!r}", values, known)
     for key in _needed(spec):
         if key not in values:
             raise ConfigError(f"objective {kind!r} needs the field {key!r}; got {data!r}")

@@ -34,7 +34,7 @@ from tests.extraction.problems import (
 from tests.extraction.problems import simclr as simclr_of
 from tests.tiny import TEXTS, TRAIN, extractor_of, model_of
 
-EXACT = {"float64": 1e-10, "float32": 1e-5}
+EXACT = 1e-10  # float64
 # Their norms or rotations are float32 in a float64 model, so another batch shape rounds otherwise.
 LOOP = dict.fromkeys(("t5", "mt5", "modernbert"), 1e-6)
 OBJECTIVES = (KL(latent_dim=24), SimCLR(n_views=3, latent_dim=8, n_negatives=6))
@@ -50,7 +50,7 @@ def tapped(encoder, objective, layers, budget=None):
         return group.factors(name), group.unusable
 
 
-@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("family", ["bert", "t5", "modernbert", "distilbert", "deberta-v2"])
 def test_every_layer_equals_its_own_recording(family, pooling, dtype):
@@ -60,11 +60,20 @@ def test_every_layer_equals_its_own_recording(family, pooling, dtype):
         found, unusable = tapped(encoder, objective, layers)
         assert set(found) | set(unusable) == set(layers)
         assert len(found) >= 3 * 4
+        apart, rounding = {}, 0.0
         for path, factors in found.items():
             alone = fast(encoder_of(family, pooling, path, dtype=dtype), objective)
-            got, wanted = factors.materialise(), alone.materialise()
-            assert worst(got, wanted) < EXACT[dtype], path
+            wanted = alone.materialise()
+            apart[path] = worst(factors.materialise(), wanted)
             assert torch.equal(factors.owner.unique(), alone.owner.unique())
+            if dtype == "float32":
+                exact = fast(encoder_of(family, pooling, path), objective).materialise()
+                rounding = max(rounding, worst(wanted, exact))
+        # Two recordings in float32 differ by rounding alone: by a few times what one of them
+        # differs from float64 on this processor (2e-6 to 1e-5). A wrong term is off by 1e-2.
+        bound = EXACT if dtype == "float64" else 8 * rounding
+        assert bound < 2e-4
+        assert max(apart.values()) < bound, max(apart, key=apart.get)
 
 
 @pytest.mark.parametrize("family", MIDDLE)
@@ -75,9 +84,9 @@ def test_layers_equal_the_loop_also_in_several_batches(family):
     for layer in ("middle", "mlp"):
         single = encoder_of(family, "mean", LAYERS[layer][family])
         got = found[single.layer_path].materialise()
-        assert worst(got, by_loop(single, objective)) < LOOP.get(family, EXACT["float64"])
+        assert worst(got, by_loop(single, objective)) < LOOP.get(family, EXACT)
         alone = fast(single, objective, budget=budget).materialise()
-        assert worst(got, alone) < EXACT["float64"]
+        assert worst(got, alone) < EXACT
 
 
 def test_blocks_of_every_layer_equal_an_extractor_with_that_layer():
