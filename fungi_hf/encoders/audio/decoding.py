@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from fungi_hf.encoders.audio.files import BLOCK, Stream, opened_file
-from fungi_hf.errors import AudioError, InputTypeError, OptionalDependencyError
+from fungi_hf.encoders.audio.files import BLOCK, Stream, opened_file, sound_package
+from fungi_hf.errors import AudioError, InputTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -125,7 +125,8 @@ def _resampled(
     """Give the samples up to the limit, and how many of the stream's own were read."""
     resampler = None
     if own_rate != rate:
-        resampler = _soxr().ResampleStream(own_rate, rate, 1, dtype="float32", quality="HQ")
+        soxr = sound_package("soxr")
+        resampler = soxr.ResampleStream(own_rate, rate, 1, dtype="float32", quality="HQ")
     parts: list[npt.NDArray[Any]] = [np.zeros(0, np.float32)]
     got = n_read = 0
     for block in stream.blocks:
@@ -140,15 +141,6 @@ def _resampled(
             parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
     samples = np.concatenate(parts)[:limit]
     return np.ascontiguousarray(samples, dtype=np.float32), n_read
-
-
-def _soxr() -> Any:
-    try:
-        import soxr
-    except (ImportError, OSError) as error:
-        reason = "" if isinstance(error, ModuleNotFoundError) else f"soxr is broken: {error}"
-        raise OptionalDependencyError("soxr", "audio", reason) from None
-    return soxr
 
 
 def _mono(block: npt.NDArray[Any], n_before: int, name: str) -> npt.NDArray[Any]:

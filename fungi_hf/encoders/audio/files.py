@@ -8,6 +8,7 @@ not tell their length beforehand (OGG, AIFF as libsndfile reads them) end where 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -53,7 +54,7 @@ def opened_file(file: Path | bytes, name: str) -> Iterator[Stream]:
     Raises:
         AudioError: If it is missing, empty, truncated or no sound.
     """
-    soundfile = _soundfile()
+    soundfile = sound_package("soundfile")
     source: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else _opened(file, name)
     with source as handle:
         _check_whole(handle, name)
@@ -67,13 +68,17 @@ def opened_file(file: Path | bytes, name: str) -> Iterator[Stream]:
         yield Stream(_blocks(sound, name), sound.samplerate, sound.frames)
 
 
-def _soundfile() -> Any:
+def sound_package(name: str) -> Any:
+    """Import soundfile or soxr, which the extra `audio` brings.
+
+    Raises:
+        OptionalDependencyError: If it is missing or broken.
+    """
     try:
-        import soundfile
+        return importlib.import_module(name)
     except (ImportError, OSError) as error:
-        reason = "" if isinstance(error, ModuleNotFoundError) else f"soundfile is broken: {error}"
-        raise OptionalDependencyError("soundfile", "audio", reason) from None
-    return soundfile
+        reason = "" if isinstance(error, ModuleNotFoundError) else f"{name} is broken: {error}"
+        raise OptionalDependencyError(name, "audio", reason) from None
 
 
 def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[Any]]:
@@ -81,7 +86,7 @@ def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[Any]]:
     while True:
         try:
             block = sound.read(BLOCK, dtype="float32", always_2d=True)
-        except _soundfile().LibsndfileError as error:
+        except sound_package("soundfile").LibsndfileError as error:
             raise AudioError(
                 f"{name} is damaged after {got / sound.samplerate:.2f} s "
                 f"of {promised / sound.samplerate:.2f} s ({_first_line(error)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from fungi_hf.encoders.audio import mel as front
 from fungi_hf.encoders.audio.families import AudioBody, check_rate, frames_within, masked_mean
 from fungi_hf.encoders.audio.mel import FRAME, Statistics
-from fungi_hf.encoders.audio.positions import patch_grid, positions_for
+from fungi_hf.encoders.audio.positions import grid_of, positions_for
 from fungi_hf.encoders.late.sound import run_blocks
 from fungi_hf.views.audio_ops import apply_to_spectrograms
 
@@ -43,12 +44,11 @@ class PatchBody(AudioBody):
         check_rate(processor, "AST")
         self.model = model
         settings: Any = model.config
-        patch = settings.patch_size
-        self.max_frames = frames_within(config.max_length, settings.max_length, None, patch)
+        self.max_frames = frames_within(
+            config.max_length, settings.max_length, None, settings.patch_size
+        )
         self.limit_s = front.sample_count(self.max_frames) / self.rate
-        stride = (settings.frequency_stride, settings.time_stride)
-        grid = patch_grid(settings.num_mel_bins, self.max_frames, stride, patch)
-        self._tokens = 2 + grid[0] * grid[1]
+        self._tokens = 2 + math.prod(grid_of(settings, self.max_frames))
         self._fbank = front.fbank(config.audio_frontend)
         self.statistics: Statistics | None = None
         if getattr(processor, "do_normalize", True) and hasattr(processor, "mean"):
