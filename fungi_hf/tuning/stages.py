@@ -13,8 +13,7 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.reduction import PrincipalComponents
-from fungi_hf.features import unit_rows
-from fungi_hf.specs import Activation
+from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate
 from fungi_hf.tuning.sample import draw_few
 from fungi_hf.tuning.scan import scan, sibling_layers
@@ -60,10 +59,10 @@ class Stages:
         layers = [self._layer]
         if search.free_layer:
             layers = sibling_layers(encoder, search.max_layers)
-        own = [s.layer for s in search.wanted(extractor.config) if isinstance(s, Activation)]
+        own = [s.layer for s in search.wanted(extractor.config) if not s.has_gradient]
         layers = [*(layer for layer in own if layer and layer not in layers), *layers]
         self.specs = search.specs(extractor.config, layers, self._layer)
-        found = [spec.name for spec in self.specs if isinstance(spec, Activation)]
+        found = [spec.name for spec in self.specs if not spec.has_gradient]
         self.activations = dict(zip(layers, found, strict=True))  # layer -> block
         self._rows: dict[tuple[str, str], Float32Array] = {}  # (pooling, block)
         self._few: list[Int64Array] | None = None  # rows that vote; empty for all
@@ -85,7 +84,7 @@ class Stages:
         """Give every candidate's outcome, the plain embedding first, PCAs last."""
         start = time.perf_counter()
         found = [outcome for encoder in self._encoders() for outcome in self._scanned(encoder)]
-        if any(not isinstance(spec, Activation) for spec in self.specs):
+        if any(spec.has_gradient for spec in self.specs):
             found += self._with_gradients(found, progress=progress)
         position = choose(found, self.specs, self._search)
         found += self._reduced(found[position].candidate)
@@ -156,7 +155,7 @@ class Stages:
         """
         pooling = max(scanned, key=lambda one: one.share.mean()).candidate.pooling
         own = self.activations[self._layer]
-        gradients = [spec.name for spec in self.specs if not isinstance(spec, Activation)]
+        gradients = [spec.name for spec in self.specs if spec.has_gradient]
         weights = tuple((name, 1.0) for name in (EMBEDDING, *gradients, own))
         extractor = self.build(Candidate(pooling=pooling, layer=self._layer, weights=weights))
         try:
