@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from fungi_hf.errors import ConfigError, choices
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import ConfigError
 from fungi_hf.icl.server.wire import BadRequestError, Json, message_text
 
 if TYPE_CHECKING:
@@ -67,14 +68,10 @@ Policy: TypeAlias = str | Sequence[str | FakeReply] | Callable[[Json], str | Fak
 
 
 def read_prompt(body: Json) -> Shown:
-    """Read demonstrations and query out of a request in any of the prompt styles.
+    """Read demonstrations and query out of a checked request in any of the prompt styles.
 
-    Args:
-        body: A checked request.
-
-    Returns:
-        What is shown: user and assistant pairs before the last user message, else `Text:` and
-        `Label:` lines of the last user message.
+    Shown are the user and assistant pairs before the last user message, else the `Text:` and
+    `Label:` lines of the last user message.
     """
     messages = body["messages"]
     system = "\n".join(message_text(m) for m in messages if m["role"] in ("system", "developer"))
@@ -103,32 +100,29 @@ def _read_lines(block: str) -> tuple[list[tuple[str, str]], str]:
     pairs, waiting = [], None
     for line in block.split("\n"):
         if line.startswith("Text: "):
-            waiting = _unquote(line.removeprefix("Text: "))
+            words = line.removeprefix("Text: ")
+            value = _decoded(words)
+            waiting = value if isinstance(value, str) else words
         elif line.startswith("Label: ") and waiting is not None:
             pairs.append((waiting, line.removeprefix("Label: ").strip()))
             waiting = None
     return pairs, block if waiting is None else waiting
 
 
-def _unquote(words: str) -> str:
+def _decoded(words: str) -> object:
     try:
-        value = json.loads(words)
+        return json.loads(words)
     except json.JSONDecodeError:
-        return words
-    return value if isinstance(value, str) else words
+        return None
 
 
 def _answer(words: str) -> tuple[str, str | None]:
     """Give the label of a demonstration's answer and its JSON key, if it is JSON."""
-    if words.startswith("{"):
-        try:
-            value = json.loads(words)
-        except json.JSONDecodeError:
-            return words, None
-        if isinstance(value, dict) and len(value) == 1:
-            ((key, label),) = value.items()
-            if isinstance(label, str):
-                return label, key
+    value = _decoded(words)
+    if isinstance(value, dict) and len(value) == 1:
+        ((key, label),) = value.items()
+        if isinstance(label, str):
+            return label, key
     return words, None
 
 
@@ -195,22 +189,18 @@ class Answerer:
     """
 
     def __init__(self, policy: Policy, table: Mapping[str, str] | None = None) -> None:
-        if isinstance(policy, str) and policy not in POLICIES:
-            raise ConfigError(f"unknown policy {choices(policy, POLICIES)}")
+        if isinstance(policy, str):
+            check_choice("policy", policy, POLICIES)
         if (policy == "lookup") != (table is not None):
             raise ConfigError("table is needed by the policy 'lookup', and by no other")
-        self.policy = policy
-        self.table = table or {}
+        self.policy, self.table = policy, table or {}
 
     def __call__(self, body: Json, turn: int) -> FakeReply:
-        """Answer one request.
+        """Answer a checked request in the form that it asks for.
 
         Args:
-            body: The checked request.
+            body: The request.
             turn: How many answers were given before this one; it moves through a list.
-
-        Returns:
-            The answer in the form that the request asks for.
 
         Raises:
             BadRequestError: If a list of answers is used up.
@@ -240,13 +230,10 @@ class Answerer:
             content = json.dumps({shown.json_key: label}, ensure_ascii=False)
         if name == "length":
             return FakeReply(content=content[: len(content) // 2], finish_reason="length")
-        return FakeReply(content=content, top_logprobs=_first_tokens(shown))
-
-
-def _first_tokens(shown: Shown) -> dict[str, float]:
-    """Give the shown labels with their shares, as a model with one token per label would."""
-    labels = shown.labels
-    return {label: labels.count(label) / len(labels) for label in dict.fromkeys(labels)}
+        # Shares of the labels shown, as of a model with one token per label.
+        labels = shown.labels
+        shares = {label: labels.count(label) / len(labels) for label in dict.fromkeys(labels)}
+        return FakeReply(content=content, top_logprobs=shares)
 
 
 def _as_reply(answer: str | FakeReply) -> FakeReply:
