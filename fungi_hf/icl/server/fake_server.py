@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from fungi_hf.checks import check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.server.policies import Answerer
+from fungi_hf.icl.server.policies import FakeReply, answers_of
 from fungi_hf.icl.server.wire import (
     BadRequestError,
     Json,
@@ -34,7 +34,7 @@ from fungi_hf.icl.server.wire import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fungi_hf.icl.server.policies import FakeReply, Policy
+    from fungi_hf.icl.server.policies import Policy
     from fungi_hf.icl.server.wire import CountTokens
 
 
@@ -66,7 +66,7 @@ class Fault:
         headers = {name: str(value) for name, value in named.items() if value is not None}
         if self.body is not None:
             return Response(self.status, self.body, headers)
-        return Response.of(self.status, error_body(self.message, self.code, self.status), headers)
+        return _error(self.status, self.message, self.code, **headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +94,9 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     tokens: tuple[int, int] = (0, 0)
 
-    @classmethod
-    def of(cls, status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
-        """Give an answer with a JSON body."""
-        return cls(status, json.dumps(body).encode(), headers or {})
 
-    @classmethod
-    def error(cls, status: int, message: str, code: str | None) -> Response:
-        """Give an answer with an error object."""
-        return cls.of(status, error_body(message, code, status))
+def _error(status: int, message: str, code: str | None = None, **headers: str) -> Response:
+    return Response(status, json.dumps(error_body(message, code, status)).encode(), headers)
 
 
 class FakeOpenAIServer:
@@ -140,14 +134,14 @@ class FakeOpenAIServer:
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
-        self._answerer = Answerer(policy, table)
+        self._answer_to = answers_of(policy, table)
         self._latency = check_number("latency", latency, 0)
         self.faults = faults
         self._count = count_tokens or estimate_tokens
         self._api_key = api_key
         self._port = port
         self._lock = threading.Lock()
-        self._arrived = self._answered = self._in_flight = 0
+        self._arrived = self._in_flight = 0
         self._http: _Server | None = None
         self.log: list[LoggedRequest] = []
         self.max_in_flight = 0
@@ -224,7 +218,7 @@ class FakeOpenAIServer:
     def _answer(self, raw: bytes, authorization: str, number: int) -> Response:
         time.sleep(self._latency)
         if self._api_key is not None and authorization != f"Bearer {self._api_key}":
-            return Response.error(401, "Incorrect API key provided", "invalid_api_key")
+            return _error(401, "Incorrect API key provided", "invalid_api_key")
         try:
             body = check_request(json.loads(raw))
             fault = self.faults(number, body) if self.faults is not None else None
@@ -233,16 +227,14 @@ class FakeOpenAIServer:
                 time.sleep(fault.delay_s)
                 if fault.status != 200 or fault.body is not None:
                     return fault.response()
-            with self._lock:
-                turn = self._answered
-                self._answered += 1
-            return self._complete(body, self._answerer(body, turn), number)
+            return self._complete(body, self._answer_to(body), number)
         except json.JSONDecodeError as error:
-            return Response.error(400, f"the body is not JSON: {error}", "invalid_json")
+            return _error(400, f"the body is not JSON: {error}", "invalid_json")
         except BadRequestError as error:
-            return Response.error(400, str(error), "invalid_request")
+            return _error(400, str(error), "invalid_request")
 
-    def _complete(self, body: Json, reply: FakeReply, number: int) -> Response:
+    def _complete(self, body: Json, reply: str | FakeReply, number: int) -> Response:
+        reply = reply if isinstance(reply, FakeReply) else FakeReply(content=reply)
         tokens = prompt_tokens(body, self._count), self._count(reply.content or "")
         usage: Json = {
             "prompt_tokens": tokens[0],
@@ -310,14 +302,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.split("?")[0] == "/v1/chat/completions":
             self._send(self.server.owner.respond(raw, self.headers.get("Authorization", "")))
         else:
-            self._send(Response.error(404, f"no such path: {self.path}", None))
+            self._send(_error(404, f"no such path: {self.path}"))
 
     def do_GET(self) -> None:
         if self.path.split("?")[0] == "/v1/models":
             models = [{"id": "fake", "object": "model", "created": 0, "owned_by": "fungi-hf"}]
-            self._send(Response.of(200, {"object": "list", "data": models}))
+            body = json.dumps({"object": "list", "data": models}).encode()
+            self._send(Response(200, body))
         else:
-            self._send(Response.error(404, f"no such path: {self.path}", None))
+            self._send(_error(404, f"no such path: {self.path}"))
 
     def _send(self, response: Response) -> None:
         if response.status == 0:
