@@ -83,7 +83,7 @@ def test_the_same_command_continues(files, capsys):
         assert out == ""
         assert "stopped: the server answered 429: planned failure (insufficient_quota)" in err
         assert "7 rows are finished and kept in" in err
-        server._faults = None
+        server.faults = None
         assert call(*command) == 0
         assert "12/12" in capsys.readouterr().err
         assert len(server.log) == 8 + 5
