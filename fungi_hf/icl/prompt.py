@@ -228,7 +228,7 @@ class PromptBuilder:
 
     def answer(self, target: int | str | float, output: Output = "text") -> str:
         """Return the words of a label as a demonstration shows them."""
-        surface = self.labels.surface_of(target)
+        (surface,) = self.labels.surfaces_of([target])
         if output == "text":
             return surface
         return json.dumps({"label": surface}, ensure_ascii=False)
