@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fungi_hf.cli import icl as commands
+from fungi_hf.icl.demos import ORDERS
 from fungi_hf.icl.limits import Limits
-from fungi_hf.icl.order import ORDERS
 from fungi_hf.icl.prompt import Style
 from fungi_hf.icl.sampling import OutputMode, Sampling
 from fungi_hf.icl.server.policies import POLICIES

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFittedError, choices
-from fungi_hf.icl.demos import DemoSet
+from fungi_hf.icl.demos import ORDERS, DemoSet, ranks_in_order
 from fungi_hf.icl.diversity import DiversePicker
 from fungi_hf.icl.drawing import draw
 from fungi_hf.icl.examples import Examples, first_of, label_codes
 from fungi_hf.icl.leaks import as_guard
-from fungi_hf.icl.order import ORDERS, ranks_in_order
 from fungi_hf.icl.picking import Quota, pick
 from fungi_hf.icl.rankings import Asked, DenseRanking, ranker_for
 from fungi_hf.icl.strategies import (
@@ -32,8 +31,8 @@ from fungi_hf.icl.strategies import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fungi_hf.icl.demos import Order
     from fungi_hf.icl.leaks import LeakGuard
-    from fungi_hf.icl.order import Order
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
     from fungi_hf.icl.strategies import (
         Strategy,
@@ -183,7 +182,7 @@ class DemoSelector:
             order=self.order,
             pool=state.pool,
             excluded=excluded,
-            n_leaks=len(copies),
+            copies=copies,
             score_kind=kind,
         )
 
