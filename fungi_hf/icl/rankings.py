@@ -14,27 +14,27 @@ import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputError
 from fungi_hf.icl.bm25 import InvertedIndex
-from fungi_hf.icl.strategies import BM25, KNN
+from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.topk import search_similarity
 from fungi_hf.neighbors.vectors import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fungi_hf.icl.demos import ScoreKind
     from fungi_hf.icl.examples import Examples
-    from fungi_hf.icl.strategies import Hybrid, Metric, Ranking
+    from fungi_hf.icl.strategies import Strategy
+    from fungi_hf.neighbors.base import Metric
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
 _RRF = 60  # Cormack et al. 2009
 _QUERIES = 256  # queries whose scores over the whole pool are held at once
-_NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class QueryRows:
     """Queries of one search: which rows of the query set, and what each may not get.
 
     Attributes:
@@ -47,19 +47,14 @@ class Asked:
     rows: Rows
     exclude: Mapping[int, Rows]
 
-    def only(self, positions: Rows | slice) -> Asked:
+    def only(self, positions: Rows | slice) -> QueryRows:
         """Return a part of the queries."""
-        return Asked(self.examples, self.rows[positions], self.exclude)
+        return QueryRows(self.examples, self.rows[positions], self.exclude)
 
     def excluded(self) -> dict[int, Rows]:
         """Return the exclusions by position within `rows`."""
         own = {position: self.exclude.get(int(row)) for position, row in enumerate(self.rows)}
         return {position: rows for position, rows in own.items() if rows is not None}
-
-    def parts(self, size: int) -> list[Asked]:
-        """Return parts of at most `size` queries."""
-        starts = range(0, len(self.rows), size)
-        return [self.only(slice(start, start + size)) for start in starts]
 
 
 class Ranker(Protocol):
@@ -70,10 +65,10 @@ class Ranker(Protocol):
     def check(self, queries: Examples) -> None:
         """Refuse queries that cannot be ranked, and warn about odd ones."""
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Give the first rows and their scores, [b, depth]; -1 and -inf where none is left."""
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Give the scores of given pool rows, [b, m]."""
 
 
@@ -84,9 +79,9 @@ class DenseRanking:
         """Index the pool's features."""
         self.metric: Metric = metric
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
+        self.n_rows = len(pool)
         self._pool = pool
         self._index = ExactIndex(metric).fit(matrix_of(pool))
-        self._norms = _nonzero_norms(matrix_of(pool))
 
     def check(self, queries: Examples) -> None:
         """Refuse queries of another width or origin; warn about all-zero ones.
@@ -116,7 +111,7 @@ class DenseRanking:
                 stacklevel=4,
             )
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the first rows of an exact search and their scores."""
         with warnings.catch_warnings():  # `check` has warned once about all-zero queries
             warnings.filterwarnings("ignore", message=".*all zeros", category=UserWarning)
@@ -125,18 +120,21 @@ class DenseRanking:
             )
         return found.indices, found.scores.astype(np.float64)
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows, in float64."""
         queries = read_rows(matrix_of(asked.examples)[asked.rows], "queries")
         rescore = self._index.pool.rescorer(queries)
         return rescore(np.arange(len(rows)), rows, np.full(len(rows), rows.shape[1]))
 
-    def vectors(self, rows: Rows) -> Scores:
-        """Return pool rows in float64, of length 1 if the metric is the cosine, [m, F]."""
-        held = matrix_of(self._pool)[rows].astype(np.float64)
-        if self.metric == "cosine":
-            held /= self._norms[rows][:, None]
-        return held
+    def units(self, rows: Rows) -> Scores:
+        """Return pool rows in float64, scaled to length 1, [m, F]; all-zero ones stay zero."""
+        held = self._index.pool.rows
+        return _scaled(held.array[rows], held.norms[rows])
+
+    def query_units(self, asked: QueryRows) -> Scores:
+        """Return queries in float64, scaled to length 1, [b, F]; all-zero ones stay zero."""
+        held = read_rows(matrix_of(asked.examples)[asked.rows], "queries")
+        return _scaled(held.array, held.norms)
 
 
 class TextRanking:
@@ -146,35 +144,34 @@ class TextRanking:
 
     def __init__(self, pool: Examples, options: BM25) -> None:
         """Index the pool's texts."""
-        self._n_rows = len(pool)
-        self._index = InvertedIndex(texts_of(pool), options.k1, options.b, options.tokens)
+        self._index = InvertedIndex(pool.texts or (), options.k1, options.b, options.tokens)
 
     def check(self, queries: Examples) -> None:
         """Warn about queries that share no word with the pool."""
-        lost = self._index.n_unknown(texts_of(queries))
+        texts = queries.texts or ()
+        lost = self._index.n_unknown(texts)
         if lost:
             warnings.warn(
-                f"{lost} of {len(queries)} queries share no token with the pool; they get the "
+                f"{lost} of {len(texts)} queries share no token with the pool; they get the "
                 "lowest rows",
                 UserWarning,
                 stacklevel=4,
             )
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the best rows; every row is scored, a few queries at a time."""
-        parts = [_best(self._scores(part), part, depth) for part in asked.parts(_QUERIES)]
-        return _stacked(parts, depth)
+        return _best(lambda part: self._scores(asked.only(part)), asked, depth)
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows."""
         scores = np.empty(rows.shape)
-        for start in range(0, len(rows), _QUERIES):
-            part = slice(start, start + _QUERIES)
-            scores[part] = np.take_along_axis(self._scores(asked.only(part)), rows[part], axis=1)
+        for part in _parts(asked):
+            found = self._scores(asked.only(part))
+            scores[part] = np.take_along_axis(found, rows[part], axis=1)
         return scores
 
-    def _scores(self, asked: Asked) -> Scores:
-        texts = texts_of(asked.examples)
+    def _scores(self, asked: QueryRows) -> Scores:
+        texts = asked.examples.texts or ()
         return self._index.scores([texts[row] for row in asked.rows])
 
 
@@ -186,7 +183,7 @@ class FusedRanking:
     def __init__(self, pool: Examples, options: Hybrid) -> None:
         """Index the pool for each ranking."""
         self._options = options
-        self._rankers = [ranker_for(ranker, pool) for ranker in options.rankers]
+        self._rankers = [_single(ranker, pool) for ranker in options.rankers]
         self._n_rows = len(pool)
 
     def check(self, queries: Examples) -> None:
@@ -194,23 +191,20 @@ class FusedRanking:
         for ranker in self._rankers:
             ranker.check(queries)
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the best rows by fused score, a few queries at a time."""
         fuse = self._by_ranks if self._options.fusion == "rrf" else self._by_scores
         first = min(self._options.depth, self._n_rows)
         lists = [ranker.search(asked, first)[0] for ranker in self._rankers]
-        parts = []
-        for start in range(0, len(asked.rows), _QUERIES):
-            part = asked.only(slice(start, start + _QUERIES))
-            fused = fuse(part, [rows[start : start + _QUERIES] for rows in lists])
-            parts.append(_best(fused, part, depth))
-        return _stacked(parts, depth)
+        return _best(
+            lambda part: fuse(asked.only(part), [rows[part] for rows in lists]), asked, depth
+        )
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return 0: rows outside the ranking, as shared ones are, have no fused score."""
         return np.zeros((len(asked.rows), rows.shape[1]))
 
-    def _by_ranks(self, asked: Asked, lists: list[Rows]) -> Scores:
+    def _by_ranks(self, asked: QueryRows, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
         weights = self._options.weights or (1.0,) * len(self._rankers)
         for weight, rows in zip(weights, lists, strict=True):
@@ -218,7 +212,7 @@ class FusedRanking:
             fused[queries, rows[queries, places]] += weight / (_RRF + 1 + places)
         return fused
 
-    def _by_scores(self, asked: Asked, lists: list[Rows]) -> Scores:
+    def _by_scores(self, asked: QueryRows, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
         union = np.hstack(lists)  # [b, 2 depth]; a row of both lists stands there twice
         queries, places = np.nonzero(union >= 0)
@@ -234,11 +228,21 @@ class FusedRanking:
         return fused
 
 
-def ranker_for(ranking: Ranking, pool: Examples) -> Ranker:
-    """Return the ranker that a record describes, with the pool indexed."""
-    if isinstance(ranking, KNN):
-        return DenseRanking(pool, ranking.metric)
-    return TextRanking(pool, ranking) if isinstance(ranking, BM25) else FusedRanking(pool, ranking)
+def ranker_for(strategy: Strategy, pool: Examples) -> Ranker | None:
+    """Return what ranks the pool, indexed; None for random rows without features."""
+    if isinstance(strategy, Stratified):
+        strategy = strategy.ranker
+    if isinstance(strategy, Hybrid):
+        return FusedRanking(pool, strategy)
+    if isinstance(strategy, (KNN, BM25)):
+        return _single(strategy, pool)
+    return None if pool.features is None else DenseRanking(pool, "cosine")
+
+
+def _single(ranking: KNN | BM25, pool: Examples) -> Ranker:
+    if isinstance(ranking, BM25):
+        return TextRanking(pool, ranking)
+    return DenseRanking(pool, ranking.metric)
 
 
 def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
@@ -252,50 +256,28 @@ def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
     return examples.features
 
 
-def texts_of(examples: Examples) -> tuple[str, ...]:
-    """Return the texts, known to be there.
-
-    Raises:
-        InputError: If there are none.
-    """
-    texts = examples.texts
-    if texts is None:
-        raise InputError("these examples have no texts")
-    return texts
+def _scaled(array: npt.NDArray[np.floating], norms: Scores) -> Scores:
+    return array.astype(np.float64) / np.where(norms > 0, norms, 1)[:, None]
 
 
-def unit(vectors: Scores) -> Scores:
-    """Return vectors of length 1 along the last axis; all-zero ones stay zero."""
-    largest = np.abs(vectors).max(axis=-1, keepdims=True)
-    scaled = vectors / np.where(largest == 0, 1, largest)  # squares stay in range
-    norms = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))
-    return scaled / np.where(norms == 0, 1, norms)
+def _parts(asked: QueryRows) -> list[slice]:
+    """Return slices of a few queries."""
+    return [slice(start, start + _QUERIES) for start in range(0, len(asked.rows), _QUERIES)]
 
 
-def _nonzero_norms(matrix: npt.NDArray[np.floating]) -> Scores:
-    """Return the length of each row, [N]; 1 for all-zero rows."""
-    norms = np.empty(len(matrix))
-    step = max(1, _NUMBERS // matrix.shape[1])
-    for start in range(0, len(matrix), step):
-        part = matrix[start : start + step].astype(np.float64)
-        largest = np.abs(part).max(axis=1)
-        largest[largest == 0] = 1
-        norms[start : start + step] = largest * np.sqrt(
-            ((part / largest[:, None]) ** 2).sum(axis=1)
-        )
-    norms[norms == 0] = 1
-    return norms
+def _best(
+    scores_of: Callable[[slice], Scores], asked: QueryRows, depth: int
+) -> tuple[Rows, Scores]:
+    """Return the best rows of queries whose whole rows of scores are computed a few at a time."""
+    found = [(np.empty((0, depth), np.int64), np.empty((0, depth)))]
+    for part in _parts(asked):
+        scores = scores_of(part)
 
+        def block(some: slice, pool: slice, scores: Scores = scores) -> Scores:
+            return scores[some, pool]
 
-def _best(scores: Scores, asked: Asked, depth: int) -> tuple[Rows, Scores]:
-    def block(queries: slice, pool: slice) -> Scores:
-        return scores[queries, pool]
-
-    n_queries, n_pool = scores.shape
-    return search_similarity(block, n_pool, n_queries, depth, exclude=asked.excluded())
-
-
-def _stacked(parts: list[tuple[Rows, Scores]], depth: int) -> tuple[Rows, Scores]:
-    if not parts:
-        return np.empty((0, depth), np.int64), np.empty((0, depth))
-    return np.vstack([rows for rows, _ in parts]), np.vstack([scores for _, scores in parts])
+        n_queries, n_pool = scores.shape
+        exclude = asked.only(part).excluded()
+        found.append(search_similarity(block, n_pool, n_queries, depth, exclude=exclude))
+    rows, values = zip(*found, strict=True)
+    return np.vstack(rows), np.vstack(values)
