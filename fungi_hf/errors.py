@@ -106,6 +106,20 @@ class LLMAuthError(LLMError):
     """Credentials are missing or were refused."""
 
 
+class RequestFailedError(LLMError):
+    """One request failed at every allowed attempt; other rows may still succeed."""
+
+    def __init__(self, message: str, attempts: int) -> None:
+        """Keep how often it was tried.
+
+        Args:
+            message: The last failure.
+            attempts: Requests sent.
+        """
+        super().__init__(f"{message} ({attempts} attempts)")
+        self.attempts = attempts
+
+
 class CacheError(StorageError):
     """The answer cache cannot be used; the file is left untouched."""
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from fungi_hf.errors import ConfigError, choices
 
@@ -18,28 +18,15 @@ WINDOW_S = 60.0
 Retryable = Literal["refused", "empty", "length"]
 
 
-class Clock(Protocol):
-    """A source of time and sleep."""
-
-    def now(self) -> float:
-        """Give seconds from any fixed start."""
-
-    def wall(self) -> float:
-        """Give seconds since 1970, to read dates in headers."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-
-class SystemClock:
-    """The machine's own time; event loops use the same monotonic clock."""
+class Clock:
+    """The machine's own time; a test hands in a clock whose minutes pass at once."""
 
     def now(self) -> float:
         """Give the monotonic time in seconds."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Give seconds since 1970."""
+        """Give seconds since 1970, to read dates in headers."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
@@ -55,9 +42,11 @@ class Limits:
         concurrency: Most requests in flight.
         rpm: Most requests in any 60 seconds; None for no limit. Retries count.
         tpm: Most tokens in any 60 seconds, input plus output; None for no limit.
-        max_attempts: Most requests for one row, the first included.
+        max_attempts: Most requests for one row, the first included; the waits between them are
+            those of the `openai` client: 0.5 s, doubled up to 8 s, or the server's if longer.
         timeout: Seconds after which an attempt counts as failed.
         max_wait: Longest wait in seconds that a server may ask for; a longer one stops the run.
+            While a server's wait lasts, no request is sent for any row.
         repair: How often an answer outside the label list is sent back for correction.
         ask_again: Statuses that a resumed run asks again: "refused", "empty", "length".
         clock: Where time comes from.
@@ -74,7 +63,7 @@ class Limits:
     max_wait: float = 120.0
     repair: int = 0
     ask_again: tuple[Retryable, ...] = ()
-    clock: Clock = field(default_factory=SystemClock, repr=False, compare=False)
+    clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("concurrency", 1), ("max_attempts", 1), ("repair", 0)):

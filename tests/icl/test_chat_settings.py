@@ -44,9 +44,9 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, caplog):
     caplog.set_level("DEBUG")
     message = f"Incorrect API key provided: {SECRET}"
     fault = Fault(status=401, message=message)
-    with FakeOpenAIServer(api_key=SECRET, faults={2: fault}) as server:
+    with FakeOpenAIServer(api_key=SECRET, faults={1: 500, 3: fault}) as server:
         llm = chat(server, api_key=SECRET, cache=tmp_path / "answers.sqlite")
-        ((reply,), (error,)) = ask(llm, prompt()), ask(llm, prompt("other"))
+        ((reply,), (error,)) = ask(llm, prompt("a private text")), ask(llm, prompt("other"))
         llm.close()
     assert reply.content
     assert isinstance(error, LLMAuthError)
@@ -59,6 +59,7 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, caplog):
     for kept in (files.decode("latin-1"), repr(llm), json.dumps(llm.describe()), caplog.text):
         assert SECRET not in kept
         assert "Bearer" not in kept
+    assert "private" not in caplog.text
 
 
 def test_credentials_are_checked_before_the_first_request(monkeypatch):
