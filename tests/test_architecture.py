@@ -36,7 +36,7 @@ ALLOWED |= {
     "hub": CORE | {"tuning"},
     "extractor": CORE | {"tuning", "hub"},
     "evaluation": CORE | {"tuning", "extractor"},
-    "icl": BASE | {"statistics", "tables", "neighbors"},
+    "icl": BASE | {"statistics", "tables", "storage", "neighbors"},
     "integrations": CORE | {"tuning", "hub", "extractor"},
     "testing": CORE,
     "__init__": CORE | {"extractor", "integrations"},

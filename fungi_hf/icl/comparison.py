@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 from fungi_hf.errors import ComparisonError, InputTypeError, choices
 from fungi_hf.statistics import bootstrap_difference, mcnemar_p, smallest_difference
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Scope = Literal["all", "common"]
 
 
-class ResultRow(Protocol):
+class ComparedRow(Protocol):
     """What a comparison reads of a row."""
 
     @property
@@ -36,11 +36,12 @@ class ResultRow(Protocol):
         """Whether the answer is the gold label."""
 
 
-class Result(Protocol):
-    """What a comparison reads of a run."""
+@runtime_checkable
+class ComparedRun(Protocol):
+    """What a comparison reads of a run, an `EvalResult` for example."""
 
     @property
-    def rows(self) -> Sequence[ResultRow]:
+    def rows(self) -> Sequence[ComparedRow]:
         """The rows."""
 
     @property
@@ -90,7 +91,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comparison:
+def compare(a: ComparedRun, b: ComparedRun, *, rows: Scope = "all", seed: int = 0) -> Comparison:
     """Compare two runs over the same queries.
 
     Args:
@@ -145,8 +146,8 @@ def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comp
     )
 
 
-def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
-    if not hasattr(result, "rows") or not hasattr(result, "complete"):
+def _by_id(result: ComparedRun, name: str, scope: Scope) -> dict[RowId, ComparedRow]:
+    if not isinstance(result, ComparedRun):
         raise InputTypeError(f"{name} is {type(result).__name__}; an EvalResult is needed")
     failed = [row.id for row in result.rows if row.status == "failed"]
     if scope == "all" and (failed or not result.complete):
@@ -154,7 +155,7 @@ def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
             f"run {name} is incomplete ({len(failed)} failed rows{_some(failed)}); run it again "
             "to finish it, or pass rows='common'"
         )
-    by_id: dict[RowId, ResultRow] = {}
+    by_id: dict[RowId, ComparedRow] = {}
     for row in result.rows:
         if row.id in by_id:
             raise ComparisonError(f"run {name} has id {row.id!r} twice")
@@ -163,7 +164,7 @@ def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
     return by_id
 
 
-def _n_unfinished(a: Result, b: Result) -> int:
+def _n_unfinished(a: ComparedRun, b: ComparedRun) -> int:
     """Return the number of ids that no run has finished: they appear in neither table."""
     done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
     return len({row.id for result in (a, b) for row in result.rows} - done)
