@@ -152,6 +152,10 @@ class BrokenDependencyError(FungiError, ImportError):
     """A package is installed but cannot be loaded here; the message says the remedy."""
 
 
+class SlowDtypeWarning(UserWarning):
+    """The processor emulates the dtype of the model; another dtype is faster here."""
+
+
 def choices(value: object, allowed: Iterable[str]) -> str:
     """Give the words "X; choose one of A, B, C", the nearest match first."""
     names = sorted(allowed)

@@ -12,7 +12,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from fungi_hf.errors import ConfigError, choices
+from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
+from fungi_hf.errors import ConfigError
 
 WINDOW_S = 60.0
 Retryable = Literal["refused", "empty", "length"]
@@ -66,31 +67,14 @@ class Limits:
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("max_attempts", 1), ("repair", 0)):
-            _check_int(name, getattr(self, name), least)
-        for name in ("rpm", "tpm"):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1)
-        for name in ("timeout", "max_wait"):
-            _check_positive(name, getattr(self, name))
+        check_fields(self, ("concurrency", "max_attempts"), check_integer, 1)
+        check_fields(self, ("rpm", "tpm"), check_integer, 1, optional=True)
+        check_fields(self, ("repair",), check_integer, 0)
+        check_fields(self, ("timeout", "max_wait"), check_number, 0, inclusive="neither")
         if isinstance(self.ask_again, str):
             raise ConfigError(f"ask_again is one string ({self.ask_again!r}); pass a tuple")
         for status in self.ask_again:
-            if status not in get_args(Retryable):
-                raise ConfigError(
-                    f"unknown status in ask_again {choices(status, get_args(Retryable))}"
-                )
-
-
-def _check_int(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} must be a positive number of seconds, got {value!r}")
+            check_choice("a status in ask_again", status, get_args(Retryable))
 
 
 @dataclass(slots=True)
@@ -120,26 +104,20 @@ class SlidingWindow:
         self._charged = 0
 
     def delay(self, now: float, tokens: int) -> float | None:
-        """Say how long a request of that many tokens has to wait.
+        """Say how many seconds a request of that many tokens has to wait.
 
-        Args:
-            now: The present time in seconds.
-            tokens: Its estimated tokens.
-
-        Returns:
-            Seconds, 0 if it may start now; None if only an answer in flight can make room.
+        The answer is 0 if it may start now, None if only an answer in flight can make room.
         """
         while self._closed and self._closed[0].time_s <= now - WINDOW_S:
             self._charged -= self._closed.popleft().tokens
-        count, charged, wait = len(self._closed) + self._open, self._charged, 0.0
-        waiting = iter(self._closed)
-        while not self._admits(count, charged, tokens):
-            ticket = next(waiting, None)
-            if ticket is None:
-                return None
+        count, charged = len(self._closed) + self._open, self._charged
+        if self._admits(count, charged, tokens):
+            return 0.0
+        for ticket in self._closed:
             count, charged = count - 1, charged - ticket.tokens
-            wait = ticket.time_s + WINDOW_S - now
-        return wait
+            if self._admits(count, charged, tokens):
+                return ticket.time_s + WINDOW_S - now
+        return None
 
     def admit(self, now: float, tokens: int) -> Ticket:
         """Count a request as started."""
@@ -165,18 +143,13 @@ class SlidingWindow:
 
 
 class Gate:
-    """The one door through which every attempt of a run passes, in order of arrival.
+    """Where every attempt of a run waits for room, in order of arrival.
 
     It belongs to one event loop; the window may outlive it.
-
-    Args:
-        limits: Concurrency and clock.
-        window: The shared window.
     """
 
     def __init__(self, limits: Limits, window: SlidingWindow) -> None:
-        self._clock = limits.clock
-        self._window = window
+        self._clock, self._window = limits.clock, window
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._queue = asyncio.Lock()
         self._settled = asyncio.Event()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputError
+from fungi_hf.errors import InputError
 from fungi_hf.icl.bm25 import InvertedIndex
 from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
+from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.topk import search_similarity
-from fungi_hf.neighbors.vectors import read_rows
+from fungi_hf.neighbors.vectors import check_same_origin, nonzero, read_rows, warn_zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,60 +82,38 @@ class DenseRanking:
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self.n_rows = len(pool)
         self._pool = pool
-        self._index = ExactIndex(metric).fit(matrix_of(pool))
+        self._index = ExactIndex(metric).fit(matrix_of(pool), fingerprint=pool.fingerprint)
 
     def check(self, queries: Examples) -> None:
-        """Refuse queries of another width or origin; warn about all-zero ones.
-
-        Raises:
-            FeatureError: If the widths differ.
-            FingerprintMismatchError: If the features come from elsewhere.
-        """
-        own, other = matrix_of(self._pool), matrix_of(queries)
-        if own.shape[1] != other.shape[1]:
-            raise FeatureError(
-                f"queries have features {list(other.shape)}, the pool {list(own.shape)}; "
-                "the widths must be equal"
-            )
-        prints = self._pool.fingerprint, queries.fingerprint
-        if None not in prints and prints[0] != prints[1]:
-            raise FingerprintMismatchError(
-                f"queries have fingerprint {prints[1]!r}, the pool {prints[0]!r}; "
-                "extract both with the same extractor"
-            )
-        zero = int(np.count_nonzero(~other.any(axis=1)))
-        if zero and self.metric == "cosine" and queries is not self._pool:
-            warnings.warn(
-                f"{zero} of {len(other)} queries have all-zero features; "
-                "their similarity to everything is 0",
-                UserWarning,
-                stacklevel=4,
-            )
+        """Refuse queries of another width or origin; warn about all-zero ones."""
+        rows = read_rows(matrix_of(queries), "queries", queries.fingerprint)
+        check_same_origin(self._index.pool.rows, rows)
+        if self.metric == "cosine" and queries is not self._pool:
+            warn_zero(rows, "queries", stacklevel=5)
 
     def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the first rows of an exact search and their scores."""
-        with warnings.catch_warnings():  # `check` has warned once about all-zero queries
-            warnings.filterwarnings("ignore", message=".*all zeros", category=UserWarning)
-            found = self._index.search(
-                matrix_of(asked.examples)[asked.rows], depth, exclude=asked.excluded()
-            )
+        found = self._compared(asked).nearest(depth, asked.excluded())
         return found.indices, found.scores.astype(np.float64)
 
     def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows, in float64."""
-        queries = read_rows(matrix_of(asked.examples)[asked.rows], "queries")
-        rescore = self._index.pool.rescorer(queries)
-        return rescore(np.arange(len(rows)), rows, np.full(len(rows), rows.shape[1]))
+        counts = np.full(len(rows), rows.shape[1])
+        return self._compared(asked).rescorer()(np.arange(len(rows)), rows, counts)
 
     def units(self, rows: Rows) -> Scores:
         """Return pool rows in float64, scaled to length 1, [m, F]; all-zero ones stay zero."""
         held = self._index.pool.rows
-        return _scaled(held.array[rows], held.norms[rows])
+        return held.array[rows].astype(np.float64) / nonzero(held.norms[rows])[:, None]
 
     def query_units(self, asked: QueryRows) -> Scores:
         """Return queries in float64, scaled to length 1, [b, F]; all-zero ones stay zero."""
-        held = read_rows(matrix_of(asked.examples)[asked.rows], "queries")
-        return _scaled(held.array, held.norms)
+        held = self._index.pool.read(matrix_of(asked.examples)[asked.rows])
+        return held.array.astype(np.float64) / nonzero(held.norms)[:, None]
+
+    def _compared(self, asked: QueryRows) -> Comparison:
+        pool = self._index.pool
+        return Comparison(pool, pool.read(matrix_of(asked.examples)[asked.rows]))
 
 
 class TextRanking:
@@ -254,10 +233,6 @@ def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
     if examples.features is None:
         raise InputError("these examples have no features")
     return examples.features
-
-
-def _scaled(array: npt.NDArray[np.floating], norms: Scores) -> Scores:
-    return array.astype(np.float64) / np.where(norms > 0, norms, 1)[:, None]
 
 
 def _parts(asked: QueryRows) -> list[slice]:

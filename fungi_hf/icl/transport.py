@@ -16,7 +16,7 @@ import json
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import openai
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fungi_hf.icl.limits import Limits, SlidingWindow
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.verdict import Payload
+
+    Send: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 PATH = "/chat/completions"
 FIRST_ROWS = 10  # give up if the first 10 requests all fail to connect
@@ -75,13 +77,7 @@ class Transport:
     """
 
     def __init__(
-        self,
-        base_url: str,
-        api_key: str,
-        limits: Limits,
-        window: SlidingWindow,
-        *,
-        proxies: bool,
+        self, base_url: str, api_key: str, limits: Limits, window: SlidingWindow, *, proxies: bool
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.in_flight: dict[str, asyncio.Task[Reply]] = {}
@@ -108,11 +104,11 @@ class Transport:
 
         Args:
             body: The request, JSON values only.
-            estimate: Tokens that the answer and the prompt may take.
+            estimate: Tokens that the prompt and the answer may take.
 
         Returns:
-            The decoded completion, or a failure of kind "refused" or "overflow"; and the attempts
-            made.
+            The decoded completion, or a failure of kind "refused" or "overflow"; and the number of
+            attempts.
 
         Raises:
             LLMError: If the run has to stop.
@@ -145,7 +141,7 @@ class Transport:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
 
-    async def _attempt(self, request: Any, send: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _attempt(self, request: Any, send: Send) -> Any:
         """Make one attempt of the client's loop; give it the answer or the verdict."""
         exchange = _EXCHANGE.get()
         request = _with_body(request, exchange.body)
@@ -153,25 +149,24 @@ class Transport:
         ticket = await self._gate.enter(exchange.estimate)
         used = exchange.estimate
         try:
-            response, outcome = await self._send(partial(send, request))
+            response, outcome = await self._sent(request, send)
             if not isinstance(outcome, Failure):
                 used = read_usage(outcome).total_tokens or used
             elif outcome.wait_s is not None:
-                # Before the slot is free, or a waiting worker slips through.
-                self._gate.close_for(outcome.wait_s)
+                self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
         finally:
             self._gate.leave(ticket, used)
         exchange.outcome = outcome = self._checked(outcome, exchange.attempts)
         if not isinstance(outcome, Failure):
             return response
-        again = "true" if outcome.kind == "retry" else "false"
-        return _HTTP.Response(503, headers={"x-should-retry": again}, request=request)
+        verdict = {"x-should-retry": "true" if outcome.kind == "retry" else "false"}
+        return _HTTP.Response(503, headers=verdict, request=request)
 
-    async def _send(self, send: Callable[[], Awaitable[Any]]) -> tuple[Any, Payload | Failure]:
+    async def _sent(self, request: Any, send: Send) -> tuple[Any, Payload | Failure]:
         seconds = self._limits.timeout
         try:
             async with asyncio.timeout(seconds):
-                response = await send()
+                response = await send(request)
         except TimeoutError:
             return None, Failure(kind="retry", message=f"no answer within {seconds:g} s")
         except _HTTP.HTTPError as error:
@@ -180,11 +175,12 @@ class Transport:
                 message=f"no answer from the server ({type(error).__name__}: {error})",
                 unreachable=isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout)),
             )
-        headers, content = response.headers, response.content
-        return response, read_answer(response.status_code, headers, content, self._limits)
+        return response, read_answer(
+            response.status_code, response.headers, response.content, self._limits
+        )
 
     def _checked(self, outcome: Payload | Failure, attempt: int) -> Payload | Failure:
-        """Turn the failure into a fatal one if nobody could be reached so far."""
+        """Give the outcome; a fatal one in its place if the first rows reach nobody."""
         if not isinstance(outcome, Failure) or not outcome.unreachable:
             self._reached = True
         elif not self._reached:
@@ -205,11 +201,7 @@ def _with_body(request: Any, body: bytes) -> Any:
 class _Client(openai.DefaultAsyncHttpxClient):
     """The package's HTTP client with a door before every attempt."""
 
-    def __init__(
-        self,
-        door: Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[Any]],
-        **settings: Any,
-    ) -> None:
+    def __init__(self, door: Callable[[Any, Send], Awaitable[Any]], **settings: Any) -> None:
         super().__init__(**settings)
         self.door = door
 

@@ -21,11 +21,8 @@ Payload: TypeAlias = dict[str, Any]
 
 _RETRIED = (408, 409, 429)
 _BILLING_CODES = (
-    "insufficient_quota",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "quota_exceeded",
-)
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded",
+)  # fmt: skip
 _SETTLING_CODES: dict[object, Kind] = {
     "context_length_exceeded": "overflow",
     "content_filter": "refused",
@@ -54,16 +51,13 @@ class Failure:
 def read_answer(
     status: int, headers: Mapping[str, str], content: bytes, limits: Limits
 ) -> Payload | Failure:
-    """Judge a whole HTTP answer.
+    """Give the decoded completion of a whole HTTP answer, or what went wrong.
 
     Args:
         status: The status code.
         headers: The answer's headers; names in any case that the mapping understands.
         content: The body as it came, decompressed.
         limits: The longest wait, and the clock to read dates by.
-
-    Returns:
-        The decoded completion, or what went wrong.
     """
     try:
         body = json.loads(content)
@@ -77,16 +71,10 @@ def read_answer(
 
 
 def judge(status: int, headers: Mapping[str, str], body: object, limits: Limits) -> Failure:
-    """Decide what an HTTP error means.
+    """Decide what an HTTP error means, from 400 upward, however far its body could be decoded.
 
-    Args:
-        status: The status code, 400 or higher.
-        headers: The answer's headers.
-        body: The decoded body, as far as it could be decoded.
-        limits: The longest wait, and the clock to read dates by.
-
-    Returns:
-        The verdict; a wait above `limits.max_wait` is fatal and says when to continue.
+    A server that asks for a wait above `limits.max_wait` stops the run; the message says when to
+    continue.
     """
     error = body.get("error", body) if isinstance(body, Mapping) else None
     code, said = None, str(body or "")[:300]
@@ -97,42 +85,27 @@ def judge(status: int, headers: Mapping[str, str], body: object, limits: Limits)
         return Failure(kind="fatal", message=f"{message} ({code})")
     if status in (401, 403):
         return Failure(kind="auth", message=message)
-    if status in _RETRIED or status >= 500:
-        wait = server_wait(headers, limits.clock.wall())
-        if wait is None and status == 429:
-            wait = _SLOW_DOWN_S
-        return _within(limits, Failure(kind="retry", message=message, wait_s=wait))
-    return Failure(kind=_SETTLING_CODES.get(code, "fatal"), message=message)
-
-
-def _within(limits: Limits, failure: Failure) -> Failure:
-    wait = failure.wait_s
-    if wait is None or wait <= limits.max_wait:
-        return failure
-    until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(limits.clock.wall() + wait))
-    return Failure(
-        kind="fatal",
-        message=f"{failure.message}; it asks to wait {wait:.0f} s, more than "
-        f"max_wait={limits.max_wait:g} s; run again after {until}",
-    )
+    if status not in _RETRIED and status < 500:
+        return Failure(kind=_SETTLING_CODES.get(code, "fatal"), message=message)
+    now = limits.clock.wall()
+    wait = server_wait(headers, now)
+    if wait is not None and wait > limits.max_wait:
+        until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now + wait))
+        message += f"; it asks to wait {wait:.0f} s, more than max_wait={limits.max_wait:g} s"
+        return Failure(kind="fatal", message=f"{message}; run again after {until}")
+    if wait is None and status == 429:
+        wait = _SLOW_DOWN_S
+    return Failure(kind="retry", message=message, wait_s=wait)
 
 
 def server_wait(headers: Mapping[str, str], wall_s: float) -> float | None:
-    """Give the seconds that a server asks to wait, or None if it does not say.
+    """Give the seconds, at least 0, that a server asks to wait; None if it does not say.
 
-    `retry-after-ms` wins over `Retry-After`, which holds seconds or an HTTP date.
-
-    Args:
-        headers: The answer's headers.
-        wall_s: Seconds since 1970.
-
-    Returns:
-        Seconds, at least 0.
+    `retry-after-ms` wins over `Retry-After`, which holds seconds or an HTTP date; `wall_s` is the
+    present in seconds since 1970.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        words = headers.get(name)
-        if words is None:
-            continue
+        words = headers.get(name, "")
         try:
             seconds = float(words) * unit
         except ValueError:

@@ -31,10 +31,11 @@ from tests.icl.chat_kit import LABELS, FastClock, ask, chat, prompt, texts
 )
 def test_failure_classes_are_told_apart_and_only_labels_are_cached(policy, failure, tmp_path):
     with FakeOpenAIServer(policy) as server, AnswerCache(tmp_path / "a.sqlite") as cache:
-        (reply,) = ask(chat(server, output="text", cache=cache), prompt())
+        llm = chat(server, output="text", cache=cache)
+        (reply,) = ask(llm, prompt())
         assert reply.failure == failure
         assert reply.usage.input_tokens == server.prompt_tokens > 0
-        assert len(cache) == (1 if reply.content == "top up" and failure is None else 0)
+        assert llm.is_cached(prompt(), LABELS) == (reply.content == "top up" and failure is None)
 
 
 @pytest.mark.parametrize(
