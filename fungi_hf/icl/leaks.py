@@ -112,6 +112,9 @@ class LeakGuard:
         ]
 
 
+_GUARDS = {action: LeakGuard(action) for action in get_args(LeakAction)}
+
+
 def as_guard(leaks: object) -> LeakGuard:
     """Return the guard that is meant by an action's name or given as a record.
 
@@ -122,7 +125,7 @@ def as_guard(leaks: object) -> LeakGuard:
         return leaks
     if not isinstance(leaks, str):
         raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
-    return LeakGuard(leaks)  # type: ignore[arg-type]
+    return _GUARDS.get(leaks) or LeakGuard(leaks)  # type: ignore[arg-type]
 
 
 def _vector_keys(features: np.typing.NDArray[np.floating]) -> list[bytes]:

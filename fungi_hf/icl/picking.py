@@ -52,7 +52,7 @@ def pick(ranker: Ranker, asked: QueryRows, quota: Quota) -> tuple[Rows, Scores]:
     Returns:
         [n, k] rows in rank order and their scores; -1 where the ranking ran out.
     """
-    if quota.codes is None or (quota.cap is None and not quota.in_rounds):
+    if quota.codes is None:
         return ranker.search(asked, quota.k)
     rows = np.full((len(asked.rows), quota.k), -1, np.int64)
     scores = np.full((len(asked.rows), quota.k), -np.inf)

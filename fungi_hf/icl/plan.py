@@ -140,7 +140,7 @@ def make_plan(
         "prompts": builder.describe(),
         "output": output,
         "llm": llm.describe(),
-        "queries": _queries_digest(queries),
+        "queries": _queries_digest(queries, len(contents)),
         "repeats": repeats,
     }
     return RunPlan(
@@ -201,7 +201,7 @@ def _digest(demos: DemoSet) -> str:
     return digest.hexdigest()
 
 
-def _queries_digest(queries: Examples) -> str:
+def _queries_digest(queries: Examples, n_rows: int) -> str:
     digest = hashlib.sha256()
-    queries.feed(digest, range(len(queries)), queries.targets, queries.ids)
+    queries.feed(digest, range(n_rows), queries.targets, queries.ids)
     return digest.hexdigest()

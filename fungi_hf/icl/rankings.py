@@ -5,6 +5,7 @@ Order, everywhere: scores rounded to 9 decimals, highest first, ties to the lowe
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import InputError
-from fungi_hf.icl.bm25 import InvertedIndex
+from fungi_hf.errors import InputError, InputTypeError
 from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
@@ -32,6 +32,7 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
 _RRF = 60  # Cormack et al. 2009
 _QUERIES = 256  # queries whose scores over the whole pool are held at once
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,19 +117,52 @@ class DenseRanking:
         return Comparison(pool, pool.read(matrix_of(asked.examples)[asked.rows]))
 
 
+def words(text: str) -> list[str]:
+    """Return the runs of ASCII letters and digits of the lowered text."""
+    return _WORD.findall(text.lower())
+
+
 class TextRanking:
-    """By BM25."""
+    """By BM25 over inverted lists of weights that are computed once.
+
+    Formula: s(q, d) = sum over the distinct tokens w of q of
+    idf(w) tf(w, d) (k1 + 1) / (tf(w, d) + k1 (1 - b + b len(d) / avglen)), with
+    idf(w) = ln(1 + (N - n_w + 0.5) / (n_w + 0.5)); all statistics come from the pool.
+    """
 
     kind: ScoreKind = "similarity"
 
     def __init__(self, pool: Examples, options: BM25) -> None:
-        """Index the pool's texts."""
-        self._index = InvertedIndex(pool.texts or (), options.k1, options.b, options.tokens)
+        """Count and weigh the pool's tokens."""
+        self._tokens, texts = options.tokens or words, pool.texts or ()
+        self.n_rows = len(texts)
+        vocabulary: dict[str, int] = {}
+        rows: list[int] = []
+        codes: list[int] = []
+        lengths = np.zeros(len(texts))
+        for row, text in enumerate(texts):
+            found = self._listed(text)
+            lengths[row] = len(found)
+            codes.extend(vocabulary.setdefault(token, len(vocabulary)) for token in found)
+            rows.extend([row] * len(found))
+        self._vocabulary = vocabulary
+        # One number per (token, row) pair; sorted, so that each token's rows lie together.
+        pairs, counts = np.unique(
+            np.array(codes, dtype=np.int64) * len(texts) + np.array(rows, dtype=np.int64),
+            return_counts=True,
+        )
+        owners, self._rows = np.divmod(pairs, len(texts))
+        held_by = np.bincount(owners, minlength=len(vocabulary))  # n_w
+        self._starts = np.concatenate([[0], np.cumsum(held_by)])
+        idf = np.log(1 + (len(texts) - held_by + 0.5) / (held_by + 0.5))
+        average = lengths.mean() or 1.0
+        norm = options.k1 * (1 - options.b + options.b * lengths / average)
+        self._weights = idf[owners] * counts * (options.k1 + 1) / (counts + norm[self._rows])
 
     def check(self, queries: Examples) -> None:
         """Warn about queries that share no word with the pool."""
-        texts = queries.texts or ()
-        lost = self._index.n_unknown(texts)
+        known, texts = self._vocabulary, queries.texts or ()
+        lost = sum(not any(token in known for token in self._listed(text)) for text in texts)
         if lost:
             warnings.warn(
                 f"{lost} of {len(texts)} queries share no token with the pool; they get the "
@@ -150,8 +184,25 @@ class TextRanking:
         return scores
 
     def _scores(self, asked: QueryRows) -> Scores:
-        texts = asked.examples.texts or ()
-        return self._index.scores([texts[row] for row in asked.rows])
+        """Return the scores of all pool rows, [b, N]; 0 where no token is shared."""
+        texts, known = asked.examples.texts or (), self._vocabulary
+        scores = np.zeros((len(asked.rows), self.n_rows))
+        for position, row in enumerate(asked.rows):
+            # In order of first use, not of hashing, so that every process adds in the same order.
+            tokens = dict.fromkeys(self._listed(texts[row]))
+            codes = [known[token] for token in tokens if token in known]
+            held = [slice(self._starts[code], self._starts[code + 1]) for code in codes]
+            if held:
+                rows = np.concatenate([self._rows[part] for part in held])
+                weights = np.concatenate([self._weights[part] for part in held])
+                scores[position] = np.bincount(rows, weights, self.n_rows)
+        return scores
+
+    def _listed(self, text: str) -> list[str]:
+        found = self._tokens(text)
+        if isinstance(found, str):
+            raise InputTypeError("tokens gave one string; it returns a list of tokens")
+        return list(found)
 
 
 class FusedRanking:

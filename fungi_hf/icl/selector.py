@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from fungi_hf.checks import check_choice, check_integer
-from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFittedError
+from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFittedError, choices
 from fungi_hf.icl.demos import ORDERS, DemoSet, ranks_in_order
 from fungi_hf.icl.diversity import pick_diverse
 from fungi_hf.icl.examples import Examples, first_of, label_codes
 from fungi_hf.icl.leaks import as_guard
 from fungi_hf.icl.picking import Quota, draw, pick, ranked
 from fungi_hf.icl.rankings import DenseRanking, QueryRows, ranker_for
-from fungi_hf.icl.strategies import DPP, MMR, Random, Stratified, as_strategy
+from fungi_hf.icl.strategies import DPP, MMR, STRATEGIES, Random, Strategy, Stratified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from fungi_hf.icl.demos import Order
     from fungi_hf.icl.leaks import LeakGuard
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
-    from fungi_hf.icl.strategies import Strategy
 
 
 class DemoSelector:
@@ -63,15 +62,15 @@ class DemoSelector:
         Raises:
             DemoConfigError: If a setting is unknown or out of range.
         """
-        self.strategy = as_strategy(strategy)
+        self.strategy = _as_strategy(strategy)
         check_choice("order", order, ORDERS, error=DemoConfigError)
+        self.k, self.max_per_class, self.n_shared, self.seed = k, max_per_class, n_shared, seed
         per_label = self._per_label
-        if max_per_class is not None:
-            max_per_class = check_integer("max_per_class", max_per_class, error=DemoConfigError)
-        if k is not None or per_label is None:
-            k = check_integer("k", k, error=DemoConfigError)
-        self.n_shared = check_integer("n_shared", n_shared, 0, error=DemoConfigError)
-        self.seed = check_integer("seed", seed, 0, error=DemoConfigError)
+        check_fields(self, ("n_shared", "seed"), check_integer, 0, error=DemoConfigError)
+        given = [name for name in ("k", "max_per_class") if getattr(self, name) is not None]
+        if k is None and per_label is None:
+            given = ["k"]
+        check_fields(self, given, check_integer, error=DemoConfigError)
         if k is not None and n_shared >= k:
             raise DemoConfigError(f"n_shared is {n_shared}, k is {k}; n_shared must be below k")
         if per_label is not None and (n_shared or max_per_class not in (None, per_label)):
@@ -83,8 +82,8 @@ class DemoSelector:
             raise DemoConfigError(
                 f"candidates is {self.strategy.candidates}, k is {k}; candidates must exceed k"
             )
-        self.k = k
-        self.max_per_class = max_per_class if per_label is None else per_label
+        if per_label is not None:
+            self.max_per_class = per_label
         self.order: Order = order
         self.leaks = as_guard(leaks)
         self._fitted: _Fitted | None = None
@@ -243,6 +242,8 @@ class DemoSelector:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
         if isinstance(self.strategy, (MMR, DPP)) and isinstance(ranker, DenseRanking):
             return pick_diverse(ranker, self.strategy, asked, quota)
+        if quota.codes is None:  # labels do not matter
+            return ranker.search(asked, quota.k)
         return pick(ranker, asked, quota)
 
     def _check_parts(self, examples: Examples, whose: str) -> None:
@@ -316,6 +317,20 @@ class _Fitted:
     codes: Rows | None
     k: int
     ranker: Ranker | None
+
+
+def _as_strategy(strategy: object) -> Strategy:
+    """Return the record of a strategy that is given by name or as a record.
+
+    Raises:
+        DemoConfigError: If it is neither.
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if isinstance(strategy, str) and strategy in STRATEGIES:
+        return STRATEGIES[strategy]
+    hint = " (pass an instance)" if isinstance(strategy, type) else ""
+    raise DemoConfigError(f"strategy is {choices(strategy, STRATEGIES)}, or a record{hint}")
 
 
 def _plain(record: object) -> object:

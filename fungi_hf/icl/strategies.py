@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
-from fungi_hf.errors import DemoConfigError, InputTypeError, choices
-from fungi_hf.icl.bm25 import words
+from fungi_hf.errors import DemoConfigError, InputTypeError
 from fungi_hf.neighbors.base import METRICS
 
 if TYPE_CHECKING:
@@ -45,19 +44,19 @@ class BM25:
     Attributes:
         k1: Saturation of repeated words, above 0.
         b: Strength of the length correction, 0 to 1.
-        tokens: Text -> tokens; the default takes runs of a-z and 0-9 of the lowered text.
+        tokens: Text -> tokens; None takes runs of a-z and 0-9 of the lowered text.
     """
 
     name: ClassVar[str] = "bm25"
     parts: ClassVar[Parts] = ("texts",)
     k1: float = 1.5
     b: float = 0.75
-    tokens: Callable[[str], Iterable[str]] = words
+    tokens: Callable[[str], Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, ("k1",), check_number, 0, inclusive="neither", error=DemoConfigError)
         check_fields(self, ("b",), check_number, 0, 1, error=DemoConfigError)
-        if not callable(self.tokens):
+        if self.tokens is not None and not callable(self.tokens):
             raise InputTypeError(
                 f"tokens is {type(self.tokens).__name__}; a function text -> tokens is needed"
             )
@@ -194,18 +193,4 @@ class Random:
 
 
 Strategy: TypeAlias = KNN | BM25 | Hybrid | MMR | DPP | Stratified | Random
-STRATEGIES: dict[str, type[Strategy]] = {record.name: record for record in get_args(Strategy)}
-
-
-def as_strategy(strategy: object) -> Strategy:
-    """Return the record of a strategy that is given by name or as a record.
-
-    Raises:
-        DemoConfigError: If it is neither.
-    """
-    if isinstance(strategy, Strategy):
-        return strategy
-    if isinstance(strategy, str) and strategy in STRATEGIES:
-        return STRATEGIES[strategy]()
-    hint = " (pass an instance)" if isinstance(strategy, type) else ""
-    raise DemoConfigError(f"strategy is {choices(strategy, STRATEGIES)}, or a record{hint}")
+STRATEGIES: dict[str, Strategy] = {record.name: record() for record in get_args(Strategy)}
