@@ -13,7 +13,7 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.reduction import PrincipalComponents
-from fungi_hf.features import unit_rows
+from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate
 from fungi_hf.tuning.sample import draw_few
 from fungi_hf.tuning.scan import scan, sibling_layers

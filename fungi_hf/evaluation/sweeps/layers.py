@@ -125,7 +125,7 @@ def sweep_layers(
             }
             rows += [{**place, **found[one]} for one in combinations]
     settings = sweep_settings(extractor, data) | {"passes": len(passes)}
-    notes = (*(f"layer {path} is left out: {why}" for path, why in unusable.items()),)
+    notes = (*(f"layer {path} is left out: it {why}" for path, why in unusable.items()),)
     notes += unused_fields(config)
     return SweepResult(kind="layers", rows=tuple(rows), settings=settings, notes=notes)
 
