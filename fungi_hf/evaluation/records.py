@@ -101,7 +101,8 @@ def read_stored(values: Mapping[str, Any], record: str, names: Iterable[str]) ->
     if values.get("record") != record or values.get("version") != 1:
         raise StateError(
             f"not a {record} of version 1: record is {values.get('record')!r}, "
-            f"version is {values.get('version')!r}"
+            f"version is {values.get('version')!r}; `fungi-hf evaluate` and `sweep` write such "
+            "files with --out"
         )
     odd = sorted({*values, "record", "version"} ^ {*names, "record", "version"})
     if odd:
