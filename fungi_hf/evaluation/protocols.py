@@ -71,13 +71,9 @@ def reduce_or_note(
     width = known.width(some)
     if n_components >= min(len(known), width):
         return None, (f"PCA to {n_components} skipped: {len(known)} rows, width {width}",)
-    import torch
+    from fungi_hf.extraction.reduction import project
 
-    from fungi_hf.extraction.reduction import PrincipalComponents
-
-    low, high = (torch.from_numpy(side.take(some)) for side in (known, other))
-    components = PrincipalComponents.fit(low, n_components)
-    return (components.transform(low).numpy(), components.transform(high).numpy()), ()
+    return project(known.take(some), other.take(some), n_components), ()
 
 
 def need(module: str) -> Any:

@@ -6,6 +6,7 @@ import itertools
 import numbers
 import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,13 @@ from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeErro
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
-from fungi_hf.specs import Custom, SimCLR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from random import Random
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
+    from fungi_hf.encoders.base import Encoder, LateViews
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
@@ -39,12 +39,11 @@ class InputReader:
             if (late := _late_views(encoder, spec, spec.n_views)) is not None
         }
         self._views: dict[str, ViewGenerator] = {
-            spec.name: encoder.views(spec.views, spec.n_views, spec.view_options)
+            spec.name: _views(encoder, spec, spec.n_views)
             for spec in config.objectives
-            if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
-            if spec.name not in self._late
+            if spec.n_views > 1 and spec.name not in self._late
         }
-        self._streams = {spec.name: _stream(spec) for spec in config.objectives}
+        self._streams = {spec.name: spec.stream for spec in config.objectives}
 
     def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Give one input after the other in canonical form; only the current one is held.
@@ -56,36 +55,32 @@ class InputReader:
         for index, raw in enumerate(iterate(inputs)):
             yield self._encoder.check(raw, index)
 
-    def training_samples(self, raws: Sequence[Any], spec: SimCLR | Custom) -> list[Sample]:
+    def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
-        if (late := _late_views(self._encoder, spec, per_input)) is not None:
-            prepared = self._encoder.prepare(raws)
-            of_samples = late(raws, prepared, self._generators(raws, _stream(spec)))
-            return [
-                Sample(i, item, {spec.name: views})
-                for i, (item, views) in enumerate(zip(prepared, of_samples, strict=True))
-            ]
-        views = self._encoder.views(spec.views, per_input, spec.view_options)
-        made = [self._make_views(raw, views, _stream(spec)) for raw in raws]
-        items = iter(self._encoder.prepare([view for of_sample in made for view in of_sample]))
-        return [
-            Sample(i, item, {spec.name: list(itertools.islice(items, len(of_sample)))})
-            for i, (item, of_sample) in enumerate(
-                zip(self._encoder.prepare(raws), made, strict=True)
-            )
-        ]
+        if (late := _late_views(self._encoder, spec, spec.training_views)) is not None:
+            return self._samples(raws, {}, {spec.name: late})
+        views = _views(self._encoder, spec, spec.training_views)
+        return self._samples(raws, {spec.name: views}, {})
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
         return Reading(self, enumerate(iterate(inputs), first), self._encoder, skip=skip)
 
-    def samples(self, raws: list[Any], prepared: list[Prepared]) -> list[Sample]:
-        """Join checked inputs, their prepared form and their views, prepared in one go."""
+    def samples(self, raws: Sequence[Any]) -> list[Sample]:
+        """Prepare checked inputs and the views that the config wants."""
+        return self._samples(raws, self._views, self._late)
+
+    def _samples(
+        self,
+        raws: Sequence[Any],
+        generators: Mapping[str, ViewGenerator],
+        late: Mapping[str, LateViews],
+    ) -> list[Sample]:
+        """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
         content = self._encoder.content
         made = {
-            name: [self._make_views(raw, views, self._streams[name]) for raw in raws]
-            for name, views in self._views.items()
+            name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
+            for name, views in generators.items()
         }
         keys = {
             name: [[content(view) for view in views] for views in of_samples]
@@ -97,31 +92,24 @@ class InputReader:
             for views, their_keys in zip(of_samples, keys[name], strict=True)
             for key, view in zip(their_keys, views, strict=True)
         }
-        items = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
-        late = {
-            name: views(raws, prepared, self._generators(raws, self._streams[name]))
-            for name, views in self._late.items()
+        prepared = self._encoder.prepare([*raws, *distinct.values()])
+        originals = prepared[: len(raws)]
+        items = dict(zip(distinct, prepared[len(raws) :], strict=True))
+        found = {
+            name: [[items[key] for key in of_sample] for of_sample in of_samples]
+            for name, of_samples in keys.items()
         }
+        for name, views in late.items():
+            found[name] = views(raws, originals, self._random(raws, name))
         return [
-            Sample(
-                place,
-                item,
-                {
-                    name: [items[key] for key in of_samples[place]]
-                    for name, of_samples in keys.items()
-                }
-                | {name: of_samples[place] for name, of_samples in late.items()},
-            )
-            for place, item in enumerate(prepared)
+            Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
+            for place, item in enumerate(originals)
         ]
 
-    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Any]:
-        (generator,) = self._generators([raw], stream)
-        return list(views(raw, generator))
-
-    def _generators(self, raws: Sequence[Any], stream: str) -> list[Random]:
-        content = self._encoder.content
-        return [sample_generator(self._seed, f"views/{stream}", content(raw)) for raw in raws]
+    def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
+        """Give the generator of each input's views for one objective."""
+        stream, content = f"views/{self._streams[name]}", self._encoder.content
+        return [sample_generator(self._seed, stream, content(raw)) for raw in raws]
 
 
 class Reading:
@@ -155,13 +143,13 @@ class Reading:
         while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
             self.n_read += len(chunk)
             self._chunk = dict(chunk)
-            raws, prepared = self._prepared(chunk)
-            for item in prepared:
-                self.notes.update(item.notes)
-            if prepared:
-                yield self._reader.samples(raws, prepared)
+            samples = self._samples(chunk)
+            for sample in samples:
+                self.notes.update(sample.original.notes)
+            if samples:
+                yield samples
 
-    def _prepared(self, chunk: list[tuple[int, Any]]) -> tuple[list[Any], list[Prepared]]:
+    def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:
         """Check and prepare a chunk; an unusable input is decoded once, also when skipped.
 
         Raises:
@@ -176,20 +164,21 @@ class Reading:
             except FungiError as error:
                 self._leave_out(index, raw, error)
         try:
-            return raws, self._encoder.prepare(raws)
+            return self._reader.samples(raws)
         except FungiError:
             if not self._skip:
                 raise
-        kept, prepared = [], []
+        samples: list[Sample] = []
         self._places = []
         for index, raw in zip(places, raws, strict=True):
             try:
-                prepared += self._encoder.prepare([raw])
-                kept.append(raw)
-                self._places.append(index)
+                (sample,) = self._reader.samples([raw])
             except FungiError as error:
                 self._leave_out(index, raw, error)
-        return kept, prepared
+            else:
+                samples.append(replace(sample, index=len(samples)))
+                self._places.append(index)
+        return samples
 
     def leave_out(self, rows: Iterable[int], why: str) -> None:
         """Count samples of the current chunk among the failures, by their places in it."""
@@ -205,8 +194,8 @@ class Reading:
         """
         if not self._skip:
             raise error
-        describe = getattr(self._encoder, "describe", _short)
-        self.failures.append(Failure(index=index, source=describe(raw), error=str(error)))
+        source = self._encoder.describe(raw)
+        self.failures.append(Failure(index=index, source=source, error=str(error)))
 
 
 def warn_of(notes: Counter[str], encoder: Encoder) -> None:
@@ -216,25 +205,26 @@ def warn_of(notes: Counter[str], encoder: Encoder) -> None:
         warnings.warn(message, stacklevel=3)
 
 
+def _views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> ViewGenerator:
+    name, options = spec.view_generator
+    return encoder.views(name, n_views, options)
+
+
 def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
     """Give the late views of an objective, or None where it wants whole ones.
 
     Raises:
         ConfigError: If the encoder offers none.
     """
-    if spec.late_views is None or not isinstance(spec, (SimCLR, Custom)):
+    if spec.late_views is None:
         return None
     if not isinstance(encoder, LateEncoder):
         raise ConfigError(
             f"{type(encoder).__name__} offers no late views; set late_views=None, or write the "
             "members of fungi_hf.encoders.base.LateEncoder"
         )
-    return encoder.late_views(spec.views, n_views, spec.view_options, spec.late_views)
-
-
-def _stream(spec: ObjectiveSpec) -> str:
-    """Name the random stream of an objective's views: variants of one objective share them."""
-    return spec.objective if isinstance(spec, Custom) else spec.kind
+    name, options = spec.view_generator
+    return encoder.late_views(name, n_views, options, spec.late_views)
 
 
 def iterate(inputs: Any) -> Iterator[Any]:
@@ -268,8 +258,3 @@ def is_clip(inputs: object) -> bool:
     samples, rate = inputs
     is_rate = isinstance(rate, (numbers.Real, np.number)) and not isinstance(rate, bool)
     return is_rate and (hasattr(samples, "shape") or isinstance(samples, list))
-
-
-def _short(raw: object) -> str:
-    text = repr(raw[:80] if isinstance(raw, (str, bytes)) else raw)
-    return text if len(text) <= 80 else f"{text[:77]}..."
