@@ -8,7 +8,8 @@ import torch
 
 from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
 from fungi_hf.extraction.state import FittedState
-from fungi_hf.features import check_finite, make_layout, unit_rows
+from fungi_hf.features import check_finite, unit_rows
+from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from fungi_hf.errors import (
 )
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.features import make_layout
+from fungi_hf.tables import make_layout
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
