@@ -193,6 +193,8 @@ def read_array(path: Path, *, mapped: bool = False) -> Any:
     """
     try:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise StorageError(f"there is no file {path}") from None
     except (OSError, ValueError, EOFError) as error:
         raise StorageError(f"{path} cannot be read as an array of numbers: {error}") from None
 

@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = _warn  # type: ignore[assignment]
         try:
             options = build_parser().parse_args(arguments)
-            run = getattr(options, "run", None) or options.handler
-            return int(run(options) or 0)
+            return int(options.run(options) or 0)
         except FungiError as error:
             return _fail(str(error), 1)
         except BrokenPipeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,7 +11,11 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from fungi_hf.cli.arguments import command
+
 if TYPE_CHECKING:
+    import argparse
+
     from packaging.specifiers import SpecifierSet
 
 _DOCTOR = """examples:
@@ -32,13 +35,8 @@ _SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLI
 
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="versions, devices, broken packages, offline switches",
-        epilog=_DOCTOR,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run_doctor)
+    words = "versions, devices, broken packages, offline switches"
+    command(subparsers, "doctor", words, run_doctor, _DOCTOR)
 
 
 def run_doctor(_: argparse.Namespace) -> int:

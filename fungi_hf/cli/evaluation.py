@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import re
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.cli.extraction import add_model
+from fungi_hf.cli.arguments import add_model, command
 from fungi_hf.cli.labelled import add_label_files, add_sets, extract_sets, read_set
-from fungi_hf.cli.rows import read_table
 from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.tables import read_rows
 
 if TYPE_CHECKING:
+    import argparse
+
     from fungi_hf.cli.labelled import LabelledSet
     from fungi_hf.evaluation import EvaluationResult
     from fungi_hf.extractor import FungiExtractor
@@ -50,9 +51,8 @@ The page needs no network and no scripts.
 
 def add_parsers(subparsers: Any) -> None:
     """Add both commands."""
-    raw = argparse.RawDescriptionHelpFormatter
     words = "accuracy of the embedding, every block and every combination"
-    parser = subparsers.add_parser("evaluate", help=words, epilog=_EVALUATE, formatter_class=raw)
+    parser = command(subparsers, "evaluate", words, run_evaluate, _EVALUATE)
     add_model(parser, optional=True)
     add_sets(parser)
     add_label_files(parser)
@@ -71,13 +71,11 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--cost", type=int, help="time the extraction on this many test inputs")
     parser.add_argument("--json", action="store_true", help="JSON on stdout in place of the table")
     parser.add_argument("--out", help="write the JSON here as well")
-    parser.set_defaults(run=run_evaluate)
     words = "one HTML page of results: tables and figures"
-    report = subparsers.add_parser("report", help=words, epilog=_REPORT, formatter_class=raw)
+    report = command(subparsers, "report", words, run_report, _REPORT)
     report.add_argument("results", nargs="+", help="JSON files of `evaluate` or `sweep`")
     report.add_argument("--out", required=True, help="the .html file to write")
     report.add_argument("--title", default="FUNGI evaluation", help="of the page")
-    report.set_defaults(run=run_report)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -251,7 +249,7 @@ def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespac
         return Relevance.same_label(_labels(test, "test"), _labels(train, "train"))
     gains: list[dict[int, float]] = []
     junk: list[list[int]] = []
-    for number, line in enumerate(read_table(options.judgements)):
+    for number, line in enumerate(read_rows(options.judgements)):
         try:
             gains.append(_gains(line.get("relevant")))
             junk.append(_rows(line.get("junk", [])))

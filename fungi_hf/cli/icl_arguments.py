@@ -24,7 +24,7 @@ _SAMPLING = ("max_output_tokens", "token_param", "temperature")
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add `icl` to the subparsers of a program.
 
-    Each command sets `handler`, a function from the parsed namespace to an exit status.
+    Each command sets `run`, a function from the parsed namespace to an exit status.
 
     Args:
         subparsers: What `ArgumentParser.add_subparsers` gave.
@@ -48,13 +48,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         _add_model(parser)
         if name == "preview":
             parser.add_argument("--row", type=int, default=0, help="query row (default 0)")
-        parser.set_defaults(handler=handler)
+        parser.set_defaults(run=handler)
     words = "compare two run folders row by row"
     parser = inner.add_parser("compare", help=words, description=words)
     parser.add_argument("a", type=Path, help="run folder of interest")
     parser.add_argument("b", type=Path, help="run folder it is measured against")
     parser.add_argument("--rows", choices=("all", "common"), default="all")
-    parser.set_defaults(handler=lambda space: commands.compare(space.a, space.b, space.rows))
+    parser.set_defaults(run=lambda space: commands.compare(space.a, space.b, space.rows))
     return icl
 
 

@@ -51,7 +51,7 @@ def call(*words):
     parser = argparse.ArgumentParser()
     commands.add_parser(parser.add_subparsers())
     space = parser.parse_args([*words])
-    return space.handler(space)
+    return space.run(space)
 
 
 def test_a_run_prints_totals_and_leaves_its_folder(files, capsys):
