@@ -13,6 +13,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
+from fungi_hf.checks import check_choice, check_fields, check_flag, check_integer, check_number
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
 from fungi_hf.storage.configs import ShareableConfig
@@ -34,6 +35,16 @@ Tokens: TypeAlias = Literal["all", "first"]
 Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_commands", "fit"]
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
+_CHOICES: Final[dict[str, Any]] = {
+    "pooling": Pooling,
+    "gradient_tokens": Tokens,
+    "sketch": SketchKind,
+    "audio_statistics": Statistics,
+    "audio_frontend": Frontend,
+    "audio_context": Context,
+    "dtype": Dtype,
+}
+_LARGEST_WEIGHT: Final = 1e9
 
 __all__ = [
     "CONFIG_VERSION",
@@ -119,54 +130,26 @@ class FungiConfig(ShareableConfig):
             object.__setattr__(self, "reduction", PCA(n_components=reduction))
         elif reduction is not None and not isinstance(reduction, PCA):
             raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
-        self._check_choices()
-        self._check_numbers()
+        self._check_fields()
         self._check_together()
 
-    def _check_choices(self) -> None:
-        for name, literal in (
-            ("pooling", Pooling),
-            ("gradient_tokens", Tokens),
-            ("sketch", SketchKind),
-            ("audio_statistics", Statistics),
-            ("audio_frontend", Frontend),
-            ("audio_context", Context),
-            ("dtype", Dtype),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(literal):
-                raise ConfigError(f"{name} is {choices(value, get_args(literal))}")
+    def _check_fields(self) -> None:
+        for name, literal in _CHOICES.items():
+            check_fields(self, [name], check_choice, get_args(literal))
+        check_fields(self, ("published_signs", "round_sketch", "center"), check_flag)
+        check_fields(
+            self, ("sketch_dim", "sketch_rank", "max_length"), check_integer, optional=True
+        )
+        check_fields(self, ["version"], check_integer)
+        check_fields(self, ["embedding_weight"], check_number, 0, _LARGEST_WEIGHT)
+        check_fields(self, ["whitening"], check_number, 0, 1)
         if not isinstance(self.target_layer, str) or not self.target_layer:
             raise ConfigError(
                 f"target_layer must be 'auto' or a dotted path; got {self.target_layer!r}"
             )
-        for name in ("published_signs", "round_sketch", "center"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r}")
-
-    def _check_numbers(self) -> None:
-        for name, optional in (
-            ("sketch_dim", True),
-            ("sketch_rank", True),
-            ("max_length", True),
-            ("version", False),
-        ):
-            _check_count(name, getattr(self, name), optional=optional)
         seed = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
-        weight = self.embedding_weight
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, (int, float))
-            or not 0 <= weight < 1e9
-        ):
-            raise ConfigError(f"embedding_weight must be a number >= 0; got {weight!r}")
-        object.__setattr__(self, "embedding_weight", float(weight))
-        power = self.whitening
-        if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power <= 1:
-            raise ConfigError(f"whitening must be a number from 0 to 1; got {power!r}")
-        object.__setattr__(self, "whitening", float(power))
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]
@@ -260,7 +243,7 @@ class FungiConfig(ShareableConfig):
             raise ConfigError(f"a config must be a JSON object; got {type(data).__name__}")
         values = dict(data)
         version = values.pop("version", CONFIG_VERSION)
-        _check_count("version", version, optional=False)
+        check_integer("version", version)
         if version > CONFIG_VERSION:
             warnings.warn(
                 f"this config has version {version}, the package knows {CONFIG_VERSION}; "
@@ -332,14 +315,6 @@ _PAPER_AUDIO: dict[str, Any] = {
     "audio_statistics": "esc50",
     "max_length": 512,
 }
-
-
-def _check_count(name: str, value: object, *, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        allowed = "None or an integer >= 1" if optional else "an integer >= 1"
-        raise ConfigError(f"{name} must be {allowed}; got {value!r}")
 
 
 def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], owner: str) -> None:

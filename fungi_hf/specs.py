@@ -11,10 +11,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
+from fungi_hf.checks import check_fields, check_flag, check_integer, check_number
 from fungi_hf.errors import ConfigError, choices
 
 BLOCK_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 """The numbers in a layer's dotted path, the block's first."""
+_LARGEST_FACTOR: Final = 1e9  # of a weight or temperature
 REGISTERED_OBJECTIVES: Final[dict[str, object]] = {}
 """Factories of third-party objectives by name; `register_objective` fills it."""
 
@@ -41,8 +43,8 @@ class _Spec:
             raise ConfigError(
                 f"an objective's name must be letters, digits and underscores; got {self.name!r}"
             )
-        check_number(self, "weight", above=0)
-        check_integer(self, "n_views")
+        _check_factors(self, "weight")
+        check_fields(self, ["n_views"], check_integer)
         self.check()
         self._check_late_views()
 
@@ -98,8 +100,8 @@ class KL(_Spec):
         Raises:
             ConfigError: If there is more than one view.
         """
-        check_number(self, "temperature", above=0)
-        check_integer(self, "latent_dim")
+        _check_factors(self, "temperature")
+        check_fields(self, ["latent_dim"], check_integer)
         if self.n_views != 1:
             raise ConfigError(f"KL uses the untouched input: n_views must be 1; got {self.n_views}")
 
@@ -141,11 +143,9 @@ class SimCLR(_Spec):
         """
         if self.n_views < 2:
             raise ConfigError(f"SimCLR compares views: n_views must be >= 2; got {self.n_views}")
-        check_number(self, "temperature", above=0)
-        if self.logsumexp_temperature is not None:
-            check_number(self, "logsumexp_temperature", above=0)
-        for name in ("latent_dim", "n_negatives", "negative_views"):
-            check_integer(self, name)
+        _check_factors(self, "temperature")
+        _check_factors(self, "logsumexp_temperature", optional=True)
+        check_fields(self, ("latent_dim", "n_negatives", "negative_views"), check_integer)
         _check_views(self.views)
         _check_options(self, "view_options")
 
@@ -231,8 +231,7 @@ class Custom(_Spec):
                 f"no objective is registered as {choices(self.objective, known)}, "
                 "or call fungi_hf.register_objective first"
             )
-        if isinstance(self.n_fit, bool) or not isinstance(self.n_fit, int) or self.n_fit < 0:
-            raise ConfigError(f"n_fit must be an integer >= 0; got {self.n_fit!r}")
+        check_fields(self, ["n_fit"], check_integer, 0)
         _check_views(self.views)
         _check_options(self, "options")
         _check_options(self, "view_options")
@@ -270,9 +269,8 @@ class PCA:
         Raises:
             ConfigError: If one is not allowed.
         """
-        check_integer(self, "n_components")
-        if not isinstance(self.normalize, bool):
-            raise ConfigError(f"PCA.normalize must be True or False; got {self.normalize!r}")
+        check_fields(self, ["n_components"], check_integer)
+        check_fields(self, ["normalize"], check_flag)
 
 
 def parse_objective(item: object) -> ObjectiveSpec:
@@ -313,29 +311,11 @@ def _objective_from_dict(data: dict[str, Any]) -> ObjectiveSpec:
     return spec
 
 
-def check_integer(owner: object, name: str) -> None:
-    """Refuse anything but an integer >= 1.
-
-    Raises:
-        ConfigError: Naming owner, field and value.
-    """
-    value = getattr(owner, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{type(owner).__name__}.{name} must be an integer >= 1; got {value!r}")
-
-
-def check_number(owner: object, name: str, *, above: float) -> None:
-    """Refuse anything but a finite number above a bound; store it as a float.
-
-    Raises:
-        ConfigError: Naming owner, field and value.
-    """
-    value = getattr(owner, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < 1e9:
-        raise ConfigError(
-            f"{type(owner).__name__}.{name} must be a number > {above}; got {value!r}"
-        )
-    object.__setattr__(owner, name, float(value))
+def _check_factors(owner: object, *names: str, optional: bool = False) -> None:
+    """Refuse anything but a number above 0 that float32 holds with room to spare."""
+    check_fields(
+        owner, names, check_number, 0, _LARGEST_FACTOR, inclusive="neither", optional=optional
+    )
 
 
 def _check_views(views: object) -> None:

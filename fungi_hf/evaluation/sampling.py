@@ -9,6 +9,7 @@ import numpy as np
 from fungi_hf.errors import ConfigError, LabelError, OptionalDependencyError, choices
 from fungi_hf.neighbors.base import check_count
 from fungi_hf.neighbors.labels import encode_labels
+from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) 
     Args:
         labels: [N].
         n_shots: Rows a class, at least 1.
-        sampling: `balanced`: n random rows of each class. `first`: the first n of each class in
-            file order (published for images). `proportional`: n x classes rows in proportion to
-            the classes' sizes, by StratifiedShuffleSplit (published for text).
+        sampling: `balanced`: n random rows of each class, see `draw_few`. `first`: the first
+            n of each class in file order (published for images). `proportional`: n x classes rows
+            in proportion to the classes' sizes, by StratifiedShuffleSplit (published for text).
         seed: Of the draw; `first` uses none.
 
     Returns:
@@ -51,13 +52,10 @@ def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) 
             f"{n_shots}-shot needs {n_shots} rows of each class; {len(small)} of {len(classes)} "
             f"classes have fewer: {shown}"
         )
-    generator = numpy_generator(seed, "evaluation", "shots")
-    taken = []
-    for code in range(len(classes)):
-        rows = np.flatnonzero(codes == code)
-        chosen = rows[:n_shots] if sampling == "first" else generator.permutation(rows)[:n_shots]
-        taken.append(chosen)
-    return np.sort(np.concatenate(taken))
+    if sampling == "balanced":
+        return draw_few(codes, n_shots, seed)
+    first = [np.flatnonzero(codes == code)[:n_shots] for code in range(len(classes))]
+    return np.sort(np.concatenate(first))
 
 
 def split_validation(labels: LabelArray, share: float, seed: int) -> tuple[Int64Array, Int64Array]:

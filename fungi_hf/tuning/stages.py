@@ -15,9 +15,9 @@ from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.features import unit_rows
+from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.specs import Activation
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate
-from fungi_hf.tuning.sample import draw_few
 from fungi_hf.tuning.scan import scan, sibling_layers
 from fungi_hf.tuning.selection import Outcome, choose
 from fungi_hf.tuning.votes import leave_one_out
@@ -233,7 +233,8 @@ class Stages:
         if self._few is None:
             at_ceiling = whole[0].mean() >= self._search.ceiling
             seed = self._search.seed
-            self._few = draw_few(self._codes, FEW_ROWS, FEW_DRAWS, seed) if at_ceiling else []
+            seeds = range(seed, seed + FEW_DRAWS) if at_ceiling else ()
+            self._few = [draw_few(self._codes, FEW_ROWS, one) for one in seeds]
         shares: Float64Array = whole.astype(np.float64)
         if self._few:
             shares = np.mean([right(min(FEW_ROWS, self._k), few) for few in self._few], axis=0)

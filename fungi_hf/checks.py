@@ -1,0 +1,144 @@
+"""Checks of single values and of dataclass fields, with one wording for every room.
+
+A check takes the name that its message shows, and the value. It gives the value as plain Python
+data (numpy's numbers become `int` or `float`), or raises an error that says what came and what is
+allowed. Only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from fungi_hf.errors import ConfigError, FungiError, choices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+ErrorClass: TypeAlias = type[FungiError]
+Inclusive: TypeAlias = Literal["both", "low", "high", "neither"]
+
+
+def check_integer(
+    name: str,
+    value: object,
+    low: int | None = 1,
+    high: int | None = None,
+    *,
+    also: str = "",
+    error: ErrorClass = ConfigError,
+    type_error: ErrorClass | None = None,
+) -> int:
+    """Give a whole number from `low` to `high`; True, False and 1.0 are none.
+
+    Args:
+        name: What the message calls the value.
+        value: Anything.
+        low: The least; None is no bound.
+        high: The largest; None is no bound.
+        also: What else the caller takes, for the message: "None".
+        error: What to raise.
+        type_error: What to raise for a value that is no integer; None is `error`.
+    """
+    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if whole is None or (low is not None and whole < low) or (high is not None and whole > high):
+        raise (type_error or error if whole is None else error)(
+            f"{name} must be {_or(also)}an integer{_bounds(low, high)}; got {value!r}"
+        )
+    return whole
+
+
+def check_number(
+    name: str,
+    value: object,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    inclusive: Inclusive = "both",
+    also: str = "",
+    error: ErrorClass = ConfigError,
+) -> float:
+    """Give a finite number between two bounds as a float; True and False are none.
+
+    Args:
+        name: What the message calls the value.
+        value: Anything.
+        low: The lower bound; None is no bound.
+        high: The upper bound; None is no bound.
+        inclusive: Which of the bounds are themselves allowed.
+        also: What else the caller takes, for the message: "None".
+        error: What to raise.
+    """
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+    with_low, with_high = inclusive in ("both", "low"), inclusive in ("both", "high")
+    above = low is None or number > low or (with_low and number == low)
+    below = high is None or number < high or (with_high and number == high)
+    if not math.isfinite(number) or not (above and below):
+        bounds = _bounds(low, high, with_low=with_low, with_high=with_high)
+        raise error(f"{name} must be {_or(also)}a number{bounds}; got {value!r}")
+    return number
+
+
+def check_choice(
+    name: str, value: object, allowed: Iterable[str], *, error: ErrorClass = ConfigError
+) -> str:
+    """Give one of some texts; the error lists them, the nearest first."""
+    names = tuple(allowed)
+    if not isinstance(value, str) or value not in names:
+        raise error(f"{name} is {choices(value, names)}")
+    return value
+
+
+def check_flag(name: str, value: object, *, error: ErrorClass = ConfigError) -> bool:
+    """Give True or False; 0 and 1 are neither."""
+    if not isinstance(value, bool):
+        raise error(f"{name} must be True or False; got {value!r}")
+    return value
+
+
+def check_fields(
+    owner: object,
+    names: Iterable[str],
+    check: Callable[..., Any],
+    *bounds: Any,
+    optional: bool = False,
+    **options: Any,
+) -> None:
+    """Check some fields of a dataclass alike, frozen or not, and keep what the check gives.
+
+    Args:
+        owner: The dataclass; its name stands before the field's in the message.
+        names: The fields.
+        check: `check_integer`, `check_number`, `check_choice` or `check_flag`.
+        bounds: What the check takes after the value.
+        optional: Whether None is allowed, too.
+        options: What the check takes by name.
+    """
+    if optional:
+        options["also"] = "None"
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None or not optional:
+            checked = check(f"{type(owner).__name__}.{name}", value, *bounds, **options)
+            object.__setattr__(owner, name, checked)
+
+
+def _or(also: str) -> str:
+    return f"{also} or " if also else ""
+
+
+def _bounds(
+    low: float | None, high: float | None, *, with_low: bool = True, with_high: bool = True
+) -> str:
+    """Say a range: " >= 1", " from 0 to 1", " > 0 and < 1"."""
+    least, most = (f"{end:g}" if isinstance(end, float) else end for end in (low, high))
+    if low is not None and high is not None and with_low and with_high:
+        return f" from {least} to {most}"
+    ends = [] if low is None else [f"{'>=' if with_low else '>'} {least}"]
+    ends += [] if high is None else [f"{'<=' if with_high else '<'} {most}"]
+    return f" {' and '.join(ends)}" if ends else ""
