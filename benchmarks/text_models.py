@@ -48,7 +48,7 @@ def extractor(
     """Give an extractor; `hook` computes the whole last block, as for an unknown family."""
     found = FungiExtractor.from_pretrained(model, config, tokenizer)
     if hook:
-        found.encoder.use_full_last_block()
+        found = FungiExtractor(found.encoder.with_full_last_block(), config)
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.batches import Budget
@@ -59,7 +60,7 @@ class FungiExtractor(Shareable):
             source: Where the encoder came from; written into saved folders.
 
         Raises:
-            EncoderError: If `encoder` is a bare model or something else.
+            EncoderError: If `encoder` is a bare model, or lacks members of an encoder.
             ConfigError: If `config` is no config.
         """
         if not hasattr(encoder, "layer_path"):
@@ -67,6 +68,7 @@ class FungiExtractor(Shareable):
                 f"FungiExtractor takes an encoder; got {type(encoder).__name__}: use "
                 "FungiExtractor.from_pretrained for a model, a folder or a Hub id"
             )
+        require_encoder(encoder)
         if config is not None and not isinstance(config, FungiConfig):
             raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
         self.encoder = encoder
@@ -103,7 +105,7 @@ class FungiExtractor(Shareable):
         self._computer.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
-            self.encoder.load_state(state.encoder)  # type: ignore[attr-defined]
+            self.encoder.load_state(state.encoder)
         self.state = state
         self._fingerprint = None
 
@@ -234,16 +236,14 @@ class FungiExtractor(Shareable):
         if needs_features:
             inputs = _readable_twice(inputs)
         draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
-        if hasattr(self.encoder, "fit"):
-            self.encoder.fit(draw)
+        self.encoder.fit(draw)
         draw.finish()
         objectives = self._computer.fit_objectives(draw)
-        encoder_state: dict[str, torch.Tensor] = getattr(self.encoder, "state", dict)()
         raw, notes, learned = None, Counter[str](), FittedState()
         if needs_features:
             raw, notes = self._raw_blocks(inputs, progress=progress)
             learned = self._finisher.fit(raw)
-        self.restore(replace(learned, objectives=objectives, encoder=encoder_state))
+        self.restore(replace(learned, objectives=objectives, encoder=self.encoder.state()))
         return raw, notes
 
     def __call__(

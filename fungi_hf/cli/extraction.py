@@ -95,7 +95,6 @@ def _inputs_and_extractor(options: argparse.Namespace) -> tuple[list[Any], Fungi
     """
     inputs = read_inputs(options.inputs, options.column)
     extractor = load(options)
-    modality = getattr(extractor.encoder, "modality", "text")
-    if is_sound(options.inputs) and modality == "text":
+    if is_sound(options.inputs) and extractor.encoder.modality == "text":
         raise InputError(f"{options.inputs} holds sound files; this encoder takes texts")
     return inputs, extractor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +52,6 @@ class Source:
     revision: str | None = None
     pooling: str | None = None
     max_length: int | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 def load_encoder(
@@ -320,38 +319,10 @@ def _read_json(name: str, file: str, hub: HubOptions) -> Any:
     return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
-def reconfigure(encoder: Encoder, config: FungiConfig, source: Source) -> Encoder:
-    """Give an encoder over the same model and preprocessor that follows another config.
-
-    Args:
-        encoder: One that `load_encoder` built; neither it nor its model is changed.
-        config: Layer, pooling, length; of the same dtype.
-        source: Where the encoder came from.
-
-    Raises:
-        EncoderError: If the encoder is of a class that is not built here.
-    """
-    held = [getattr(encoder, name, None) for name in ("tokenizer", "processor")]
-    processor = next((one for one in held if one is not None), None)
-    other: Any = None
-    if processor is not None:
-        other = _builder(encoder.model)(encoder.model, processor, config, source)
-    if type(other) is not type(encoder):
-        raise EncoderError(
-            f"{type(encoder).__name__} was not built by this package, which cannot rebuild it with "
-            "another pooling or layer"
-        )
-    for name in ("sampling_rate",):  # what was set on the encoder after it was built
-        if hasattr(encoder, name):
-            setattr(other, name, getattr(encoder, name))
-    rebuilt: Encoder = other
-    return rebuilt
-
-
 def encoder_digest(encoder: Encoder) -> str:
     """Digest of the weights and of the preprocessor, whatever they were loaded from."""
     digest = hashlib.sha256(tensor_digest(dict(encoder.model.named_parameters())).encode())
-    for preprocessor in (getattr(encoder, "tokenizer", None), getattr(encoder, "processor", None)):
+    for preprocessor in (encoder.tokenizer, encoder.processor):
         if preprocessor is not None:
             digest.update(_preprocessor_text(preprocessor).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import unicodedata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 import torch
 
-from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.base import LateEncoder, Prepared
 from fungi_hf.encoders.last_block import first_token_block
 from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.stack import BlockStack
 from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.words import TOKENIZING, word_spans
-from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, choices
+from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
-from fungi_hf.views.base import REGISTERED_VIEWS
+from fungi_hf.views.base import make_views
 from fungi_hf.views.text import PublishedDeletion, WordDeletion
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -35,16 +36,15 @@ POOLINGS: Final = ("cls", "first", "last", "mean", "model")
 _REPLACEMENT: Final = "\ufffd"
 
 
-class TextEncoder:
+class TextEncoder(LateEncoder):
     """A tokenizer and a text model, pooled to one embedding.
 
     Attributes:
         NOTES: What can be said of an input that is usable but not as the user may think.
     """
 
-    modality = "text"
     chunk_size = 4096
-    NOTES: Final = {
+    NOTES: ClassVar[Mapping[str, str]] = {
         "truncated": "{n} of the texts are longer than {limit} tokens and were truncated",
         "empty": "{n} of the texts are empty, blank or nothing that the tokenizer keeps; they "
         "share the features of the empty sequence",
@@ -80,6 +80,7 @@ class TextEncoder:
                 f"{type(model).__name__} needs its tokenizer; got {tokenizer!r}: pass tokenizer="
             )
         self.model, self.tokenizer = model, tokenizer
+        self._trained_pooling, self._trained_length = trained_pooling, trained_length
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]
@@ -100,9 +101,21 @@ class TextEncoder:
         """Whether the last block is computed for the pooled token only."""
         return self._block is not None
 
-    def use_full_last_block(self) -> None:
-        """Compute the last block for all tokens, as the plain forward pass does."""
-        self._block = self._shared_block = None
+    def with_full_last_block(self) -> Self:
+        """Give an encoder that computes the last block for all tokens, as a plain pass does."""
+        other = copy.copy(self)
+        other._block = other._shared_block = None
+        return other
+
+    def rebuilt(self, config: FungiConfig) -> TextEncoder:
+        """Give an encoder over the same model and tokenizer that follows another config."""
+        return type(self)(
+            self.model,
+            self.tokenizer,
+            config,
+            trained_pooling=self._trained_pooling,
+            trained_length=self._trained_length,
+        )
 
     def _find_shared_block(self) -> SharedBlock | None:
         first_token = self.reads_first_token
@@ -182,7 +195,8 @@ class TextEncoder:
         """
         if not isinstance(raw, str):
             raise InputTypeError(
-                f"input {index} must be a text (str); got {type(raw).__name__}: {_short(raw)}"
+                f"input {index} must be a text (str); got {type(raw).__name__}: "
+                f"{self.describe(raw)}"
             )
         try:
             raw.encode()
@@ -219,7 +233,7 @@ class TextEncoder:
 
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
         if not ids:
-            raise InputError(f"the text {_short(raw)} has no tokens under this tokenizer")
+            raise InputError(f"the text {self.describe(raw)} has no tokens under this tokenizer")
         array = np.asarray(ids, dtype=np.int64)
         notes = []
         if ids == self._empty_ids or not raw.strip():
@@ -247,8 +261,9 @@ class TextEncoder:
             ids: list[list[int]] = encoded["input_ids"]
         except (KeyError, TypeError, IndexError):
             raise EncoderError(
-                f"{type(self.tokenizer).__name__} gives no 'input_ids' but {_short(encoded)}; "
-                "pass the Hugging Face tokenizer that belongs to the model"
+                f"{type(self.tokenizer).__name__} gives no 'input_ids' but "
+                f"{self.describe(encoded)}; pass the Hugging Face tokenizer that belongs to the "
+                "model"
             ) from None
         return ids
 
@@ -315,21 +330,11 @@ class TextEncoder:
         Raises:
             ConfigError: If the name or an option is unknown.
         """
-        builders: dict[str, Any] = {
+        own: dict[str, Callable[..., ViewGenerator]] = {
             "word_deletion": self._word_deletion,
             "nlpaug_deletion": PublishedDeletion,
-            **REGISTERED_VIEWS,
         }
-        wanted = "word_deletion" if name == "auto" else name
-        if wanted not in builders:
-            raise ConfigError(f"views is {choices(wanted, builders)}")
-        try:
-            generator: ViewGenerator = builders[wanted](n_views=n_views, **options)
-        except TypeError as error:
-            raise ConfigError(
-                f"views {wanted!r} refused its options {dict(options)!r}: {error}"
-            ) from None
-        return generator
+        return make_views("word_deletion" if name == "auto" else name, n_views, options, own)
 
     @functools.cached_property
     def _stack(self) -> BlockStack:
@@ -380,8 +385,3 @@ def _is_invisible(character: str) -> bool:
     """Whether it is of the kinds that tokenizers clean away (BERT's: all of category C)."""
     is_other = unicodedata.category(character).startswith("C") and not character.isspace()
     return is_other or character == _REPLACEMENT
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

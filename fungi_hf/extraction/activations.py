@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -116,13 +115,10 @@ def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
     Returns:
         The encoder itself, or a copy that computes its last block in full.
     """
-    if not getattr(encoder, "uses_short_last_block", False):
+    if not encoder.uses_short_last_block:
         return encoder
     names = (n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear))
     last = max(number for name in names if (number := block_number(name)) is not None)
     if all(block_number(path) != last or path == encoder.layer_path for path in paths):
         return encoder
-    full: Any = copy.copy(encoder)
-    full.use_full_last_block()
-    whole: Encoder = full
-    return whole
+    return encoder.with_full_last_block()

@@ -51,8 +51,7 @@ class BlockComputer:
         encoder = calling(encoder, [path for path, _ in self._activations.values()])
         self._encoder, self._config = encoder, config
         # Graphs above a pooled token are small; those above every token are an MLP each.
-        small = getattr(encoder, "uses_short_last_block", False)
-        self.budget = Budget(group_tokens=32768 if small else 6144)
+        self.budget = Budget(group_tokens=32768 if encoder.uses_short_last_block else 6144)
         self.reader = InputReader(encoder, config)
         self.draw_streams: dict[str, str] = {}
         self.objectives = {
@@ -63,8 +62,7 @@ class BlockComputer:
         self._gradient_shape = (layer.out_features, layer.in_features + (layer.bias is not None))
         self._sketch_width = config.sketch_dim or encoder.width
         exact = config.sketch == "none"
-        reads_one = getattr(encoder, "reads_first_token", False)
-        self._rank = config.sketch_rank or (4 if exact or reads_one else 2)
+        self._rank = config.sketch_rank or (4 if exact or encoder.reads_first_token else 2)
         has_gradients = any(objective is not None for objective in self.objectives.values())
         self.sketch = (
             None

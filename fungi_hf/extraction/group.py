@@ -117,7 +117,7 @@ class Group:
         self._owner = torch.tensor(owners)
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
-        together = getattr(plan.encoder, "uses_short_last_block", False)
+        together = plan.encoder.uses_short_last_block
         whole = [i for i, item in enumerate(units) if item.late is None]
         cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
         late = _by_depth(units)

@@ -205,8 +205,8 @@ class Reading:
         """
         if not self._skip:
             raise error
-        describe = getattr(self._encoder, "describe", _short)
-        self.failures.append(Failure(index=index, source=describe(raw), error=str(error)))
+        source = self._encoder.describe(raw)
+        self.failures.append(Failure(index=index, source=source, error=str(error)))
 
 
 def warn_of(notes: Counter[str], encoder: Encoder) -> None:
@@ -268,8 +268,3 @@ def is_clip(inputs: object) -> bool:
     samples, rate = inputs
     is_rate = isinstance(rate, (numbers.Real, np.number)) and not isinstance(rate, bool)
     return is_rate and (hasattr(samples, "shape") or isinstance(samples, list))
-
-
-def _short(raw: object) -> str:
-    text = repr(raw[:80] if isinstance(raw, (str, bytes)) else raw)
-    return text if len(text) <= 80 else f"{text[:77]}..."

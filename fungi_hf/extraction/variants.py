@@ -6,7 +6,6 @@ and views by the config's seed, as an extractor of that variant alone would draw
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -112,9 +111,7 @@ class VariantExtractor:
         """
         self._config = config
         # A stand-in for the last block would never call its other layers.
-        self._encoder = copy.copy(encoder)
-        if hasattr(self._encoder, "use_full_last_block"):
-            self._encoder.use_full_last_block()
+        self._encoder = encoder.with_full_last_block()
         usable = linear_layers(encoder.model)
         for path in layers or ():
             if path not in usable:
@@ -262,9 +259,8 @@ class VariantExtractor:
 
 def _settings_of(encoder: Encoder, config: FungiConfig) -> SketchSettings:
     """Give the sketch that an extractor of this config would draw."""
-    reads_one = getattr(encoder, "reads_first_token", False)
     return SketchSettings(
         kind="khatri_rao" if config.sketch == "none" else config.sketch,
         width=config.sketch_dim or encoder.width,
-        rank=config.sketch_rank or (4 if reads_one else 2),
+        rank=config.sketch_rank or (4 if encoder.reads_first_token else 2),
     )

@@ -253,7 +253,7 @@ class Shareable(Pushable):
             config=self.config,
             base_model=base,
             place=place,
-            modality=str(getattr(self.encoder, "modality", "text")),
+            modality=self.encoder.modality,
             target_layer=self.encoder.layer_path,
             pooling=self.encoder.pooling,
             fingerprint=self.fingerprint,

@@ -69,8 +69,8 @@ class FungiModule(InputModule):
             raise NotFittedError("fit the extractor before it becomes a module")
         self.extractor = extractor
         self.encoder = extractor.encoder.model  # registered, so that `.to(device)` moves it
-        for name in ("tokenizer", "processor"):
-            preprocessor = getattr(extractor.encoder, name, None)
+        held = {"tokenizer": extractor.encoder.tokenizer, "processor": extractor.encoder.processor}
+        for name, preprocessor in held.items():
             if preprocessor is not None:
                 setattr(self, name, preprocessor)
 
@@ -81,7 +81,7 @@ class FungiModule(InputModule):
     @property
     def modalities(self) -> list[str]:
         """What the encoder takes."""
-        return [str(getattr(self.extractor.encoder, "modality", "text"))]
+        return [self.extractor.encoder.modality]
 
     @property
     def max_seq_length(self) -> int:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from fungi_hf.config import FungiConfig
-from fungi_hf.encoders.loading import reconfigure
 from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.reduction import PrincipalComponents
@@ -110,7 +109,7 @@ class Stages:
         own = (old.config.pooling, old.config.target_layer)
         encoder = old.encoder
         if (config.pooling, config.target_layer) != own or config.audio_statistics == "fit":
-            encoder = reconfigure(encoder, config, old.source)
+            encoder = encoder.rebuilt(config)
         built = type(old)(encoder, config, source=old.source)
         built.budget = dataclasses.replace(built.budget, batch_size=old.budget.batch_size)
         return built
@@ -120,10 +119,10 @@ class Stages:
         old = self._extractor
         found = [old.encoder]
         if old.config.audio_statistics == "fit":  # a scan fits it, and it is the caller's
-            found = [reconfigure(old.encoder, old.config, old.source)]
+            found = [old.encoder.rebuilt(old.config)]
         for pooling in ("mean", "cls") if self._search.free_pooling else ():
             try:
-                other = reconfigure(found[0], old.config.replace(pooling=pooling), old.source)
+                other = found[0].rebuilt(old.config.replace(pooling=pooling))
             except (ConfigError, EncoderError):
                 continue  # this encoder has no such pooling, or no other than its own
             # A text encoder's "first" is its "cls".
@@ -136,7 +135,7 @@ class Stages:
         """Whether the encoder can be rebuilt; a third party's cannot."""
         old = self._extractor
         try:
-            reconfigure(old.encoder, old.config, old.source)
+            old.encoder.rebuilt(old.config)
         except EncoderError:
             return False
         return True
@@ -175,8 +174,7 @@ class Stages:
         """Give "embedding" and every layer's pooled input, [N, width], of the rows that vote."""
         start = time.perf_counter()
         items = [encoder.check(raw, place) for place, raw in enumerate(self._items)]
-        if hasattr(encoder, "fit"):
-            encoder.fit(items)
+        encoder.fit(items)
         found = scan(encoder, items, layers, self._extractor.budget)
         self._add_seconds("scan", start)
         return found

@@ -41,8 +41,7 @@ OBJECTIVES = (KL(latent_dim=24), SimCLR(n_views=3, latent_dim=8, n_negatives=6))
 
 def tapped(encoder, objective, layers, budget=None):
     """Factors of every layer from one group."""
-    if encoder.uses_short_last_block:
-        encoder.use_full_last_block()
+    encoder = encoder.with_full_last_block()
     name = "kl" if objective.n_views == 1 else "simclr"
     plan = Plan(encoder=encoder, objectives={name: objective}, sketch=None)
     with untouched(encoder.model):

@@ -218,8 +218,7 @@ def test_the_short_last_block_equals_the_full_one(family: str, attention: str) -
     layers = ["auto", MIDDLE[family], MLP[family], *SHORT_BLOCK_LAYERS.get(family, [])]
     for layer in layers:
         short = encoder_of(family, "first", layer, attention=attention)
-        full = encoder_of(family, "first", layer, attention=attention)
-        full.use_full_last_block()
+        full = short.with_full_last_block()
         assert short.uses_short_last_block
         assert not full.uses_short_last_block
         for objective in (kl(short), simclr(short)):

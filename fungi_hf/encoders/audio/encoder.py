@@ -7,16 +7,17 @@ batch is put together, on the model's device.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
 from fungi_hf.encoders.audio.decoding import Clip, decode, describe
 from fungi_hf.encoders.audio.families import BODIES, AudioInput
 from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics
-from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.base import LateEncoder, Prepared
 from fungi_hf.encoders.last_block import first_token_block
 from fungi_hf.encoders.late import sound as late_sound
 from fungi_hf.encoders.late.stack import BlockStack
@@ -31,7 +32,7 @@ from fungi_hf.errors import (
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.audio import AUDIO_VIEWS, AudioView, GainShiftDraw, audio_views
 from fungi_hf.views.audio_ops import apply_to_wave
-from fungi_hf.views.base import REGISTERED_VIEWS
+from fungi_hf.views.base import REGISTERED_VIEWS, make_views
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -43,10 +44,8 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Batch, LateBatch, LateViews
     from fungi_hf.views.base import ViewGenerator
 
-FRAMES_PER_SECOND: Final = 100  # of spectrograms, and the unit of every audio encoder's max_length
 
-
-class AudioEncoder:
+class AudioEncoder(LateEncoder):
     """An audio model, its front-end and its pooling.
 
     Attributes:
@@ -55,7 +54,7 @@ class AudioEncoder:
 
     modality = "audio"
     chunk_size = 32
-    NOTES: Final = {
+    NOTES: ClassVar[Mapping[str, str]] = {
         "cut": "{n} of the clips are longer than {limit} frames of 10 ms and were cut at the end",
         "silent": "{n} of the clips are digital silence; they share their features",
     }
@@ -110,16 +109,20 @@ class AudioEncoder:
         """Whether the embedding reads one or two tokens, so that a gradient has as few rows."""
         return self.pooling != "mean"
 
-    describe = staticmethod(describe)
-
     @property
     def uses_short_last_block(self) -> bool:
         """Whether the last block is computed for the class tokens only."""
         return self._block is not None
 
-    def use_full_last_block(self) -> None:
-        """Compute the last block for all tokens, as the plain forward pass does."""
-        self._block = None
+    def with_full_last_block(self) -> Self:
+        """Give an encoder that computes the last block for all tokens, as a plain pass does."""
+        other = copy.copy(self)
+        other._block = None
+        return other
+
+    def rebuilt(self, config: FungiConfig) -> AudioEncoder:
+        """Give an encoder over the same model and feature extractor that follows another config."""
+        return type(self)(self.model, self.processor, config, sampling_rate=self.sampling_rate)
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +147,10 @@ class AudioEncoder:
             )
         if source != "fit":
             self._body.statistics = statistics(source)
+
+    def describe(self, raw: object) -> str:
+        """Give a short name of a clip, whatever it is."""
+        return describe(raw)
 
     def check(self, raw: object, index: int) -> Clip:
         """Decode a clip, or say which one cannot be used and why.
@@ -233,12 +240,7 @@ class AudioEncoder:
             ConfigError: If the name or an option is unknown.
         """
         if name in REGISTERED_VIEWS and name not in AUDIO_VIEWS:
-            try:
-                return REGISTERED_VIEWS[name](n_views=n_views, **options)
-            except TypeError as error:
-                raise ConfigError(
-                    f"views {name!r} refused its options {dict(options)!r}: {error}"
-                ) from None
+            return make_views(name, n_views, options, {})
         return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
 
     @functools.cached_property

@@ -115,8 +115,8 @@ class FungiPipeline(Pipeline):
         encoder = self.extractor.encoder
         super().__init__(
             model=encoder.model,
-            tokenizer=getattr(encoder, "tokenizer", None),
-            feature_extractor=getattr(encoder, "processor", None),
+            tokenizer=encoder.tokenizer,
+            feature_extractor=encoder.processor,
             **host,
         )
 

@@ -52,8 +52,7 @@ def save_pipeline(
         )
     try:
         extractor.encoder.model.save_pretrained(target, **(options or {}))  # type: ignore[operator]
-        for name in ("tokenizer", "processor"):
-            preprocessor = getattr(extractor.encoder, name, None)
+        for preprocessor in (extractor.encoder.tokenizer, extractor.encoder.processor):
             if preprocessor is not None:
                 preprocessor.save_pretrained(target)
         extractor.write(target, with_model=True)
