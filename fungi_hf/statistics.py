@@ -3,73 +3,74 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fungi_hf.errors import ComparisonError, FeatureError, InputError
-from fungi_hf.neighbors.base import check_count
+from fungi_hf.errors import ComparisonError, FeatureError, InputError, InputTypeError
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from fungi_hf.types import Float64Array
 
-_Z = 1.959963984540054
+Stream: TypeAlias = tuple[str, ...]
+_Z = 1.959963984540054  # two-sided 95 %
+_TAILS = (0.025, 0.975)
+_POWER_80 = 2.80  # 1.96 for 5 % two-sided, 0.84 for 80 % power
 _BATCH_NUMBERS = 1 << 22
+_BOOTSTRAP: Stream = ("evaluation", "bootstrap")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedTest:
-    """The exact McNemar test of two classifiers on the same rows.
+class PairedTest(NamedTuple):
+    """Accuracy of the second classifier minus that of the first, and McNemar's two-sided p."""
 
-    Attributes:
-        only_first: Rows that the first alone has right.
-        only_second: Rows that the second alone has right.
-        difference: Accuracy of the second minus that of the first.
-        p: Two-sided.
-    """
-
-    only_first: int
-    only_second: int
     difference: float
     p: float
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share.
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """Give the 95 % interval of a share, low and high, within [0, 1].
 
-    Formula: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.959964.
+    Formula: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), p = n_right / n and
+    z = 1.959964.
 
-    Args:
-        successes: 0 to n.
-        n: At least 1.
-
-    Returns:
-        Low and high, within [0, 1].
+    Raises:
+        InputError: If n is below 1, or n_right is not within 0 to n.
     """
-    n = check_count(n, "n", 1, None)
-    successes = check_count(successes, "successes", 0, n)
-    share = successes / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    if n < 1 or not 0 <= n_right <= n:
+        raise InputError(f"{n_right} right of {n}; at least 1 row and 0 to n right are needed")
+    share = n_right / n
+    spread = 1 + _Z**2 / n
+    centre = (share + _Z**2 / (2 * n)) / spread
+    half = _Z / spread * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def mcnemar_p(n_gained: int, n_lost: int) -> float:
+    """Give the exact two-sided p of McNemar's test, in (0, 1].
+
+    Formula: min(1, 2 sum_{i <= min(b, c)} C(b + c, i) / 2^(b + c)), b = n_gained and c = n_lost
+    the rows that only one of the two has right; in whole numbers, so that any count will do.
+
+    Raises:
+        InputError: If a count is negative.
+    """
+    if n_gained < 0 or n_lost < 0:
+        raise InputError(f"counts are {n_gained} and {n_lost}; both are >= 0")
+    n = n_gained + n_lost
+    term = total = 1
+    for i in range(min(n_gained, n_lost)):
+        term = term * (n - i) // (i + 1)  # C(n, i + 1)
+        total += term
+    return min(1.0, 2 * total / 2**n)
+
+
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
-    """Test whether two classifiers are right equally often, exactly.
-
-    Formula: p = min(1, 2 sum_{i <= min(b, c)} C(b + c, i) / 2^(b + c)), b and c the rows that
-    only one of them has right; 1 if there are none.
-
-    Args:
-        first: [N] booleans, row right or not.
-        second: [N] booleans of the same rows.
-
-    Returns:
-        Counts, difference and p.
+    """Test whether two classifiers, [N] booleans of the same rows, are right equally often.
 
     Raises:
         ComparisonError: If the two differ in length, or hold anything but right and wrong.
@@ -79,60 +80,65 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
         raise ComparisonError(
             f"the two have shapes {one.shape} and {other.shape}; a paired test needs the same rows"
         )
-    if not (np.isin(one, (0, 1)).all() and np.isin(other, (0, 1)).all()):
+    if not _is_binary(one, other):
         raise ComparisonError("outcomes must be right or wrong (True or False) for McNemar's test")
     one, other = one.astype(bool), other.astype(bool)
-    b, c = int((one & ~other).sum()), int((~one & other).sum())
-    # Python integers: binomials of a few thousand rows leave every float type.
-    tail, term = 0, 1
-    for i in range(min(b, c) + 1):
-        tail += term
-        term = term * (b + c - i) // (i + 1)
-    p = min(1.0, _ratio(2 * tail, b + c))
-    return PairedTest(only_first=b, only_second=c, difference=(c - b) / len(one), p=p)
+    gained, lost = int((~one & other).sum()), int((one & ~other).sum())
+    return PairedTest(difference=(gained - lost) / len(one), p=mcnemar_p(gained, lost))
 
 
 def bootstrap_interval(
-    values: npt.ArrayLike, *, n_samples: int = 2000, seed: int = 42, level: float = 0.95
+    values: npt.ArrayLike, *, n_samples: int = 2000, seed: int = 42, stream: Stream = _BOOTSTRAP
 ) -> tuple[float, float]:
-    """Give the percentile interval of a mean over resampled rows.
+    """Give the 95 % percentile interval of a mean over resampled rows, low and high.
 
     Args:
         values: [N] one number a row, or [draws, N]: a row's draws are resampled together.
         n_samples: How often to resample.
-        seed: Of the resampling.
-        level: Share of the samples within the interval.
-
-    Returns:
-        Low and high.
+        seed: The root seed.
+        stream: Names of the random numbers.
 
     Raises:
-        InputError: If there are no rows, or the level is not in (0, 1).
+        InputError: If there are no rows or no samples.
         FeatureError: If values are NaN.
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
-    n_samples = check_count(n_samples, "n_samples", 1, None)
+    if n_samples < 1:
+        raise InputError(f"n_samples is {n_samples}; allowed: at least 1")
     if table.ndim != 2 or not table.size:
         raise InputError(f"values have shape {table.shape}; a bootstrap needs at least one row")
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; allowed: between 0 and 1, e.g. 0.95")
     if np.isnan(table).any():
         raise FeatureError(f"values have {int(np.isnan(table).sum())} NaN; all must be finite")
-    means = _resampled_means(table.mean(axis=0), n_samples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    rows, generator = table.mean(axis=0), numpy_generator(seed, *stream)
+    distinct, counts = np.unique(rows, return_counts=True)
+    if len(distinct) <= 64:
+        return _counted_interval(distinct, counts, n_samples, generator)
+    sizes = _batches(n_samples, len(rows))
+    drawn = (generator.integers(0, len(rows), (size, len(rows))) for size in sizes)
+    return _interval(np.concatenate([rows[some].mean(axis=1) for some in drawn]))
+
+
+def bootstrap_difference(
+    n_gained: int, n_lost: int, n: int, *, seed: int = 0, draws: int = 10_000
+) -> tuple[float, float]:
+    """Give the 95 % percentile interval of (n_gained - n_lost) / n over resampled rows.
+
+    n_gained and n_lost count the rows that only one of two classifiers has right, n all rows.
+
+    Raises:
+        InputError: If the counts are negative or exceed n.
+    """
+    if n < 1 or n_gained < 0 or n_lost < 0 or n_gained + n_lost > n:
+        raise InputError(f"{n_gained} gained and {n_lost} lost of {n} rows is impossible")
+    counts = np.array([n_gained, n_lost, n - n_gained - n_lost])
+    generator = numpy_generator(seed, "paired bootstrap")
+    return _counted_interval(np.array([1.0, -1.0, 0.0]), counts, draws, generator)
 
 
 def paired_difference(
-    baseline: npt.ArrayLike, other: npt.ArrayLike, *, n_samples: int = 10_000, seed: int = 42
+    baseline: npt.ArrayLike, other: npt.ArrayLike, *, n_samples: int = 10_000
 ) -> dict[str, float]:
-    """Compare per-row outcomes of the same rows.
-
-    Args:
-        baseline: [N], or [draws, N] (averaged over draws).
-        other: Of the same shape.
-        n_samples: Resamples, and sign flips.
-        seed: Of both.
+    """Compare per-row outcomes of the same rows, [N] or [draws, N] (averaged over draws).
 
     Returns:
         `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
@@ -146,54 +152,78 @@ def paired_difference(
     if one.shape != two.shape or not one.size:
         raise ComparisonError(f"outcomes have shapes {one.shape} and {two.shape}; same rows needed")
     rows = (two - one).mean(axis=0)
-    low, high = bootstrap_interval(rows, n_samples=n_samples, seed=seed)
-    binary = len(one) == 1 and bool(np.isin(np.stack([one, two]), (0, 1)).all())
-    p = mcnemar(one[0], two[0]).p if binary else _flip_test(rows, n_samples, seed)
+    low, high = bootstrap_interval(rows, n_samples=n_samples)
+    binary = len(one) == 1 and _is_binary(one, two)
+    p = mcnemar(one[0], two[0]).p if binary else _flip_test(rows, n_samples)
     return {"difference": float(rows.mean()), "low": low, "high": high, "p": p}
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Give Holm's adjusted p-values, in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    worst = 0.0
-    for rank, place in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = worst
-    return [float(value) for value in adjusted]
+def smallest_difference(n_gained: int, n_lost: int, n: int) -> float:
+    """Return 2.80 sqrt(d / n), d = (b + c) / n: what n rows would show with 80 % power.
+
+    Raises:
+        InputError: If there are no rows.
+    """
+    if n < 1:
+        raise InputError(f"n is {n}; at least 1 row is needed")
+    return _POWER_80 * math.sqrt((n_gained + n_lost) / n / n)
 
 
-def _resampled_means(values: Float64Array, n_samples: int, seed: int) -> Float64Array:
-    generator = numpy_generator(seed, "evaluation", "bootstrap")
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) <= 64:  # the counts of a resample are multinomial: far fewer numbers to draw
-        drawn = generator.multinomial(len(values), counts / len(values), size=n_samples)
-        return drawn @ distinct / len(values)
-    means = np.empty(n_samples)
-    step = max(1, _BATCH_NUMBERS // len(values))
-    for start in range(0, n_samples, step):
-        size = min(step, n_samples - start)
-        rows = generator.integers(0, len(values), (size, len(values)))
-        means[start : start + size] = values[rows].mean(axis=1)
-    return means
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of several comparisons by Holm's step-down rule, in the order given.
+
+    Formula: the i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_(j)).
+
+    Raises:
+        InputTypeError: If a value is not a number.
+        InputError: If a value is outside [0, 1].
+    """
+    for position, p in enumerate(p_values):
+        if isinstance(p, bool) or not isinstance(p, (int, float, np.floating)):
+            raise InputTypeError(f"p_values[{position}] is {type(p).__name__}; a number is needed")
+        if not 0 <= p <= 1:
+            raise InputError(f"p_values[{position}] is {p}; it is a number from 0 to 1")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for step, position in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - step) * float(p_values[position])))
+        adjusted[position] = largest
+    return adjusted
 
 
-def _flip_test(rows: Float64Array, n_samples: int, seed: int) -> float:
+def _is_binary(*outcomes: npt.NDArray[np.generic]) -> bool:
+    return all(np.isin(some, (0, 1)).all() for some in outcomes)
+
+
+def _counted_interval(
+    values: Float64Array,
+    counts: npt.NDArray[np.integer],
+    n_samples: int,
+    generator: np.random.Generator,
+) -> tuple[float, float]:
+    """Resample rows that share few values: the counts of a resample are multinomial."""
+    n = int(counts.sum())
+    return _interval(generator.multinomial(n, counts / n, size=n_samples) @ values / n)
+
+
+def _interval(means: Float64Array) -> tuple[float, float]:
+    low, high = np.quantile(means, _TAILS)
+    return float(low), float(high)
+
+
+def _flip_test(rows: Float64Array, n_samples: int) -> float:
     moved = rows[rows != 0]
     if not len(moved):
         return 1.0
-    generator = numpy_generator(seed, "evaluation", "sign flips")
+    generator = numpy_generator(42, "evaluation", "sign flips")
     # Rows of one size are flipped together: the sum of their signs is binomial.
     sizes, counts = np.unique(np.round(np.abs(moved), 12), return_counts=True)
-    reached, step = 0, max(1, _BATCH_NUMBERS // len(sizes))
-    for start in range(0, n_samples, step):
-        shape = (min(step, n_samples - start), len(sizes))
-        sums = (2 * generator.binomial(counts, 0.5, shape) - counts) @ sizes
+    reached = 0
+    for size in _batches(n_samples, len(sizes)):
+        sums = (2 * generator.binomial(counts, 0.5, (size, len(sizes))) - counts) @ sizes
         reached += int((np.abs(sums) >= abs(moved.sum()) - 1e-9).sum())
     return (reached + 1) / (n_samples + 1)
 
 
-def _ratio(numerator: int, exponent: int) -> float:
-    """Give numerator / 2^exponent for integers beyond float's range."""
-    shift = max(0, numerator.bit_length() - 64)
-    return math.ldexp(numerator >> shift, shift - exponent)
+def _batches(n_samples: int, width: int) -> list[int]:
+    step = max(1, _BATCH_NUMBERS // width)
+    return [min(step, n_samples - start) for start in range(0, n_samples, step)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from fungi_hf.errors import ComparisonError, InputTypeError, choices
-from fungi_hf.icl.significance import bootstrap_difference, mcnemar, smallest_difference
+from fungi_hf.statistics import bootstrap_difference, mcnemar_p, smallest_difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +139,7 @@ def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comp
         lost=lost,
         delta=(len(gained) - len(lost)) / len(common),
         interval=bootstrap_difference(*counts, seed=seed),
-        p=mcnemar(len(gained), len(lost)),
+        p=mcnemar_p(len(gained), len(lost)),
         smallest_delta=smallest_difference(*counts),
         n_left_out=n_left_out + (_n_unfinished(a, b) if rows == "common" else 0),
     )

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fungi_hf.icl.reply import Usage
-from fungi_hf.icl.significance import wilson
-from fungi_hf.seeding import numpy_generator
+from fungi_hf.statistics import bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -172,16 +171,14 @@ class EvalResult:
         if not self.all_rows:
             return 0.0, 1.0
         if self.repeats == 1:
-            return wilson(sum(row.correct for row in self.all_rows), len(self.all_rows))
+            return wilson_interval(sum(row.correct for row in self.all_rows), len(self.all_rows))
         outcomes: dict[int | str, list[bool]] = {}
         for row in self.all_rows:
             outcomes.setdefault(row.id, []).append(row.correct)
-        means = np.array([np.mean(values) for values in outcomes.values()])
-        values, counts = np.unique(means, return_counts=True)
-        generator = numpy_generator(0, "accuracy interval")
-        draws = generator.multinomial(len(means), counts / len(means), size=_RESAMPLES)
-        low, high = np.percentile(draws @ values / len(means), [2.5, 97.5])
-        return float(low), float(high)
+        means = [np.mean(values) for values in outcomes.values()]
+        return bootstrap_interval(
+            means, n_samples=_RESAMPLES, seed=0, stream=("accuracy interval",)
+        )
 
     @property
     def by_repeat(self) -> tuple[float, ...]:

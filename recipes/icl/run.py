@@ -28,9 +28,9 @@ from fungi_hf.icl import (
     evaluate,
 )
 from fungi_hf.icl.llm import Limits
-from fungi_hf.icl.significance import holm
 from fungi_hf.icl.sources import Vectors, load_examples, load_labels, load_vectors
 from fungi_hf.seeding import numpy_generator
+from fungi_hf.statistics import holm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

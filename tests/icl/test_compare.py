@@ -11,12 +11,12 @@ import pytest
 
 from fungi_hf.errors import ComparisonError, InputError, InputTypeError
 from fungi_hf.icl import compare
-from fungi_hf.icl.significance import (
+from fungi_hf.statistics import (
     bootstrap_difference,
     holm,
-    mcnemar,
+    mcnemar_p,
     smallest_difference,
-    wilson,
+    wilson_interval,
 )
 
 from .banking import oracle
@@ -49,18 +49,20 @@ def runs(both: int, gained: int, lost: int, neither: int) -> tuple[Run, Run]:
 
 
 def test_known_numbers():
-    assert wilson(2772, 3080) == pytest.approx((0.8889, 0.9101), abs=5e-5)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
-    assert mcnemar(10, 25) == pytest.approx(0.01667, abs=5e-6)
-    assert mcnemar(31, 62) == pytest.approx(0.00171, abs=5e-6)
-    assert mcnemar(0, 0) == 1.0
+    assert wilson_interval(2772, 3080) == pytest.approx((0.8889, 0.9101), abs=5e-5)
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
+    assert mcnemar_p(10, 25) == pytest.approx(0.01667, abs=5e-6)
+    assert mcnemar_p(31, 62) == pytest.approx(0.00171, abs=5e-6)
+    assert mcnemar_p(0, 0) == 1.0
     assert smallest_difference(77, 77, 3080) == pytest.approx(0.0113, abs=5e-5)
 
 
 @pytest.mark.parametrize("name", list(oracle()["paired_mcnemar_exact"]))
 def test_mcnemar_equals_stored_numbers(name):
     entry = oracle()["paired_mcnemar_exact"][name]
-    assert mcnemar(entry["only_first"], entry["only_second"]) == pytest.approx(entry["p"], abs=1e-6)
+    assert mcnemar_p(entry["only_first"], entry["only_second"]) == pytest.approx(
+        entry["p"], abs=1e-6
+    )
 
 
 def test_mcnemar_equals_enumeration():
@@ -68,18 +70,18 @@ def test_mcnemar_equals_enumeration():
         n = b + c
         tail = [k for k in range(n + 1) if min(k, n - k) <= min(b, c)]
         p = sum(math.comb(n, k) for k in tail) / 2**n
-        assert mcnemar(b, c) == mcnemar(c, b) == pytest.approx(min(1.0, p), abs=1e-15)
+        assert mcnemar_p(b, c) == mcnemar_p(c, b) == pytest.approx(min(1.0, p), abs=1e-15)
 
 
 def test_mcnemar_does_not_overflow():
-    assert mcnemar(40, 60) == pytest.approx(0.0568879, abs=1e-6)
-    assert mcnemar(5_000, 5_000) == 1.0
-    assert 0 < mcnemar(4_900, 5_100) < 0.05
+    assert mcnemar_p(40, 60) == pytest.approx(0.0568879, abs=1e-6)
+    assert mcnemar_p(5_000, 5_000) == 1.0
+    assert 0 < mcnemar_p(4_900, 5_100) < 0.05
 
 
 def test_wilson_inverts_the_score_test():
     for right, n in [(1, 7), (50, 100), (999, 1000), (10, 10)]:
-        for bound in wilson(right, n):
+        for bound in wilson_interval(right, n):
             if 1e-9 < bound < 1 - 1e-9:
                 z = (right / n - bound) / math.sqrt(bound * (1 - bound) / n)
                 assert abs(z) == pytest.approx(1.959964, abs=1e-6)
@@ -107,7 +109,7 @@ def test_coverage_and_false_alarms():
         low, high = bootstrap_difference(int(b), int(c), n, seed=trial, draws=2_000)
         covered += low <= gain - loss <= high
         b, c, _ = rng.multinomial(n, [0.05, 0.05, 0.9])
-        alarms += mcnemar(int(b), int(c)) <= 0.05
+        alarms += mcnemar_p(int(b), int(c)) <= 0.05
     assert 0.93 <= covered / 2_000 <= 0.97
     assert alarms / 2_000 <= 0.055
 
@@ -199,9 +201,9 @@ def test_bad_arguments():
     with pytest.raises(InputTypeError, match="b is float"):
         compare(a, 0.9)
     with pytest.raises(InputError, match="11 right of 10"):
-        wilson(11, 10)
+        wilson_interval(11, 10)
     with pytest.raises(InputError, match="counts are -1 and 2"):
-        mcnemar(-1, 2)
+        mcnemar_p(-1, 2)
     with pytest.raises(InputError, match="3 gained and 3 lost of 5"):
         bootstrap_difference(3, 3, 5)
     with pytest.raises(InputError, match="n is 0"):
