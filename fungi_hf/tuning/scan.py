@@ -12,6 +12,8 @@ from torch import nn
 from fungi_hf.extraction.activations import calling, noting_inputs
 from fungi_hf.extraction.batches import cut_batches
 from fungi_hf.gradients.tape import untouched
+from fungi_hf.specs import Activation
+from fungi_hf.tuning.search import Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch, Encoder
     from fungi_hf.extraction.batches import Budget
+    from fungi_hf.tuning.search import TuningSearch
     from fungi_hf.types import Float32Array
 
 
@@ -51,6 +55,15 @@ def sibling_layers(encoder: Encoder, most: int) -> list[str]:
             places[nearest] = own
         found = [found[place] for place in places]
     return found
+
+
+def space_of(encoder: Encoder, config: FungiConfig, search: TuningSearch) -> Space:
+    """Give what a search may choose for one encoder, starting from an extractor's config."""
+    target = encoder.layer_path
+    layers = sibling_layers(encoder, search.max_layers) if search.free_layer else [target]
+    own = [spec.layer for spec in search.wanted(config) if isinstance(spec, Activation)]
+    layers = [*(one for one in own if one and one not in layers), *layers]
+    return Space(layer=target, specs=search.specs(config, layers, target))
 
 
 def scan(
