@@ -25,15 +25,22 @@ from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.inputs import iterate, warn_of
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub.sharing import Shareable
+from fungi_hf.hub import saving
+from fungi_hf.hub.loading import load
+from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import nn
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.inputs import Reading
     from fungi_hf.features import Failure
     from fungi_hf.gradients.sketches import Sketch
+    from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
     from fungi_hf.tuning.report import TuningReport
@@ -47,7 +54,7 @@ _OF_ENCODER = (
 )
 
 
-class FungiExtractor(Shareable):
+class FungiExtractor:
     """Extracts FUNGI features with one encoder and one config.
 
     Example:
@@ -86,6 +93,120 @@ class FungiExtractor(Shareable):
         self.state = FittedState()
         self.tuning: TuningReport | None = None  # of this config with this state
         self._fingerprint: tuple[object, str] | None = None
+
+    @classmethod
+    def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
+        cls,
+        model_or_folder: str | Path | nn.Module,
+        config: FungiConfig | None = None,
+        processor: Any = None,
+        *,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        model: str | Path | nn.Module | None = None,
+    ) -> Self:
+        """Load an encoder, or a saved extractor with its config and fitted state.
+
+        Args:
+            model_or_folder: A Hub id or folder of a model; a folder or repository written by
+                `save_pretrained`; or a loaded model.
+            config: What to compute. Must be None for a saved extractor. A loaded model's own
+                dtype is taken when it is None.
+            processor: The loaded model's tokenizer or feature extractor.
+            device: Where to put a model that is loaded here.
+            revision: Branch, tag or commit.
+            token: Access token of the Hub.
+            cache_dir: Cache folder of the Hub.
+            local_files_only: Do not ask the network.
+            model: The encoder of a saved extractor when it is not where it was.
+
+        Returns:
+            The extractor.
+
+        Raises:
+            EncoderError: If the model or its preprocessor cannot be used.
+            StateError: If a saved folder's digests do not hold here.
+            StorageError: If a folder or repository cannot be read.
+            ConfigError: If the config does not fit the encoder.
+        """
+        hub = HubOptions(
+            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
+        extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
+        if loaded.saved is not None:
+            state, tuning = loaded.saved.fitted(loaded.encoder, extractor.digests())
+            extractor.restore(state)
+            extractor.tuning = tuning
+        return extractor
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config, encoder name, digests and fitted state; the model itself is not copied.
+
+        Beside our two files, a folder that has none gets a `config.json` that points to the
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
+
+        Args:
+            folder: Made if missing. Files of a model that live there are not touched.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        saving.save(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: Of the commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            StorageError: If the repository cannot be written, or holds what pushing would break.
+        """
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return saving.push(self, repo_id, options)
+
+    def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
+        """Render a model card.
+
+        Args:
+            results: What was measured (`fungi_hf.hub.card.Result`).
+            place: The repository or folder that the snippet loads; empty takes the encoder with
+                the config.
+
+        Returns:
+            Markdown with the Hub's YAML head; write it to README.md.
+
+        Raises:
+            InputError: If a result is of another type.
+        """
+        return saving.card(self, results, place)
 
     @property
     def budget(self) -> Budget:

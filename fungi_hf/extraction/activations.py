@@ -94,12 +94,11 @@ def activation_layers(
     """
     found = {}
     for spec in objectives:
-        if spec.kind == "activation":
-            path = getattr(spec, "layer", None)
-            if path in (None, encoder.layer_path):
+        if not spec.has_gradient:
+            if spec.layer is None or spec.layer == encoder.layer_path:
                 found[spec.name] = (encoder.layer_path, encoder.layer)
             else:
-                found[spec.name] = resolve_layer(encoder.model, path)
+                found[spec.name] = resolve_layer(encoder.model, spec.layer)
     return found
 
 

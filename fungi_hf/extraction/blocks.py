@@ -17,7 +17,6 @@ from fungi_hf.gradients.buffering import SketchBuffer
 from fungi_hf.gradients.sketches import DenseSketch, make_sketch
 from fungi_hf.gradients.tape import own_context, untouched
 from fungi_hf.objectives.build import make_objective
-from fungi_hf.specs import Custom, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Sample
-
-
-def _n_training(spec: SimCLR | Custom) -> int:
-    return spec.n_negatives if isinstance(spec, SimCLR) else spec.n_fit
+    from fungi_hf.specs import ObjectiveSpec
 
 
 class BlockComputer:
@@ -158,14 +154,10 @@ class BlockComputer:
 
     def draw_training_inputs(self, checked: Iterable[Any]) -> TrainingDraw:
         """Begin one pass over checked inputs that keeps what the objectives will learn from."""
-        wanted = {spec.name: _n_training(spec) for spec in self._fitted_specs()}
+        wanted = {spec.name: spec.n_training for spec in self._config.objectives if spec.needs_fit}
         return TrainingDraw(
             checked, wanted, self._encoder.content, self._config.seed, self.draw_streams
         )
-
-    def _fitted_specs(self) -> list[SimCLR | Custom]:
-        specs = self._config.objectives
-        return [s for s in specs if s.needs_fit and isinstance(s, (SimCLR, Custom))]
 
     @own_context()
     def fit_objectives(self, draw: TrainingDraw) -> dict[str, dict[str, torch.Tensor]]:
@@ -174,20 +166,20 @@ class BlockComputer:
         Returns:
             Block name -> what its objective learned.
         """
-        for spec in self._fitted_specs():
-            self._fit(spec, draw.kept(spec.name))
+        for spec in self._config.objectives:
+            if spec.needs_fit:
+                self._fit(spec, draw.kept(spec.name))
         return {
             name: objective.state()
             for name, objective in self.objectives.items()
             if objective is not None and hasattr(objective, "state") and objective.state()
         }
 
-    def _fit(self, spec: SimCLR | Custom, chosen: list[Any]) -> None:
+    def _fit(self, spec: ObjectiveSpec, chosen: list[Any]) -> None:
         objective = self.objectives[spec.name]
-        wanted = _n_training(spec)
-        if len(chosen) < wanted:
+        if len(chosen) < spec.n_training:
             warnings.warn(
-                f"objective {spec.name!r} wants {wanted} distinct training inputs; "
+                f"objective {spec.name!r} wants {spec.n_training} distinct training inputs; "
                 f"all {len(chosen)} are used",
                 stacklevel=5,
             )

@@ -15,7 +15,6 @@ from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeErro
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
-from fungi_hf.specs import Custom, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,12 +38,11 @@ class InputReader:
             if (late := _late_views(encoder, spec, spec.n_views)) is not None
         }
         self._views: dict[str, ViewGenerator] = {
-            spec.name: encoder.views(spec.views, spec.n_views, spec.view_options)
+            spec.name: _views(encoder, spec, spec.n_views)
             for spec in config.objectives
-            if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
-            if spec.name not in self._late
+            if spec.n_views > 1 and spec.name not in self._late
         }
-        self._streams = {spec.name: _stream(spec) for spec in config.objectives}
+        self._streams = {spec.name: spec.stream for spec in config.objectives}
 
     def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Give one input after the other in canonical form; only the current one is held.
@@ -56,18 +54,17 @@ class InputReader:
         for index, raw in enumerate(iterate(inputs)):
             yield self._encoder.check(raw, index)
 
-    def training_samples(self, raws: Sequence[Any], spec: SimCLR | Custom) -> list[Sample]:
+    def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
-        if (late := _late_views(self._encoder, spec, per_input)) is not None:
+        if (late := _late_views(self._encoder, spec, spec.training_views)) is not None:
             prepared = self._encoder.prepare(raws)
-            of_samples = late(raws, prepared, self._generators(raws, _stream(spec)))
+            of_samples = late(raws, prepared, self._generators(raws, spec.stream))
             return [
                 Sample(i, item, {spec.name: views})
                 for i, (item, views) in enumerate(zip(prepared, of_samples, strict=True))
             ]
-        views = self._encoder.views(spec.views, per_input, spec.view_options)
-        made = [self._make_views(raw, views, _stream(spec)) for raw in raws]
+        views = _views(self._encoder, spec, spec.training_views)
+        made = [self._make_views(raw, views, spec.stream) for raw in raws]
         items = iter(self._encoder.prepare([view for of_sample in made for view in of_sample]))
         return [
             Sample(i, item, {spec.name: list(itertools.islice(items, len(of_sample)))})
@@ -216,25 +213,26 @@ def warn_of(notes: Counter[str], encoder: Encoder) -> None:
         warnings.warn(message, stacklevel=3)
 
 
+def _views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> ViewGenerator:
+    name, options = spec.view_generator
+    return encoder.views(name, n_views, options)
+
+
 def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
     """Give the late views of an objective, or None where it wants whole ones.
 
     Raises:
         ConfigError: If the encoder offers none.
     """
-    if spec.late_views is None or not isinstance(spec, (SimCLR, Custom)):
+    if spec.late_views is None:
         return None
     if not isinstance(encoder, LateEncoder):
         raise ConfigError(
             f"{type(encoder).__name__} offers no late views; set late_views=None, or write the "
             "members of fungi_hf.encoders.base.LateEncoder"
         )
-    return encoder.late_views(spec.views, n_views, spec.view_options, spec.late_views)
-
-
-def _stream(spec: ObjectiveSpec) -> str:
-    """Name the random stream of an objective's views: variants of one objective share them."""
-    return spec.objective if isinstance(spec, Custom) else spec.kind
+    name, options = spec.view_generator
+    return encoder.late_views(name, n_views, options, spec.late_views)
 
 
 def iterate(inputs: Any) -> Iterator[Any]:

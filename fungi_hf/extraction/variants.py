@@ -119,7 +119,7 @@ class VariantExtractor:
         wanted = set(layers or [encoder.layer_path])
         self.layers: dict[str, nn.Linear] = {p: usable[p] for p in usable if p in wanted}
         specs = objectives or {spec.name: spec for spec in config.objectives}
-        specs = {name: spec for name, spec in specs.items() if spec.kind != "activation"}
+        specs = {name: spec for name, spec in specs.items() if spec.has_gradient}
         if not specs:
             raise ConfigError(
                 "there is no gradient to compute: name an objective beside activation"

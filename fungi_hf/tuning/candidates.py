@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from fungi_hf.specs import PCA, Activation, parse_objective
+from fungi_hf.specs import PCA, parse_objective
 from fungi_hf.statistics import mcnemar_p, wilson_interval
 from fungi_hf.tuning.report import CandidateScore
 
@@ -113,7 +113,7 @@ def costs(outcomes: Sequence[Outcome], specs: Sequence[ObjectiveSpec]) -> Int64A
     with several, 8 with a gradient of the untouched input, 10 with one of views; 1 more with a PCA.
     """
     views = {spec.name for spec in specs if spec.n_views > 1}
-    gradients = {spec.name for spec in specs if not isinstance(spec, Activation)}
+    gradients = {spec.name for spec in specs if spec.has_gradient}
     ranks = []
     for one in (outcome.candidate for outcome in outcomes):
         used = {name for name, _ in one.weights} - {EMBEDDING}

@@ -12,7 +12,6 @@ from torch import nn
 from fungi_hf.extraction.activations import calling, noting_inputs
 from fungi_hf.extraction.batches import cut_batches
 from fungi_hf.gradients.tape import untouched
-from fungi_hf.specs import Activation
 from fungi_hf.tuning.search import Space
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def space_of(encoder: Encoder, config: FungiConfig, search: TuningSearch) -> Spa
     """Give what a search may choose for one encoder, starting from an extractor's config."""
     target = encoder.layer_path
     layers = sibling_layers(encoder, search.max_layers) if search.free_layer else [target]
-    own = [spec.layer for spec in search.wanted(config) if isinstance(spec, Activation)]
+    own = [spec.layer for spec in search.wanted(config) if not spec.has_gradient]
     layers = [*(one for one in own if one and one not in layers), *layers]
     return Space(layer=target, specs=search.specs(config, layers, target))
 
