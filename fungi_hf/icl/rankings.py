@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputError
+from fungi_hf.errors import InputError
 from fungi_hf.icl.bm25 import InvertedIndex
 from fungi_hf.icl.strategies import BM25, KNN
+from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.topk import search_similarity
-from fungi_hf.neighbors.vectors import read_rows
+from fungi_hf.neighbors.vectors import check_same_origin, nonzero, read_rows, warn_zero
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,6 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
 _RRF = 60  # Cormack et al. 2009
 _QUERIES = 256  # queries whose scores over the whole pool are held at once
-_NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,57 +85,34 @@ class DenseRanking:
         self.metric: Metric = metric
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self._pool = pool
-        self._index = ExactIndex(metric).fit(matrix_of(pool))
-        self._norms = _nonzero_norms(matrix_of(pool))
+        self._index = ExactIndex(metric).fit(matrix_of(pool), fingerprint=pool.fingerprint)
 
     def check(self, queries: Examples) -> None:
-        """Refuse queries of another width or origin; warn about all-zero ones.
-
-        Raises:
-            FeatureError: If the widths differ.
-            FingerprintMismatchError: If the features come from elsewhere.
-        """
-        own, other = matrix_of(self._pool), matrix_of(queries)
-        if own.shape[1] != other.shape[1]:
-            raise FeatureError(
-                f"queries have features {list(other.shape)}, the pool {list(own.shape)}; "
-                "the widths must be equal"
-            )
-        prints = self._pool.fingerprint, queries.fingerprint
-        if None not in prints and prints[0] != prints[1]:
-            raise FingerprintMismatchError(
-                f"queries have fingerprint {prints[1]!r}, the pool {prints[0]!r}; "
-                "extract both with the same extractor"
-            )
-        zero = int(np.count_nonzero(~other.any(axis=1)))
-        if zero and self.metric == "cosine" and queries is not self._pool:
-            warnings.warn(
-                f"{zero} of {len(other)} queries have all-zero features; "
-                "their similarity to everything is 0",
-                UserWarning,
-                stacklevel=4,
-            )
+        """Refuse queries of another width or origin; warn about all-zero ones."""
+        rows = read_rows(matrix_of(queries), "queries", queries.fingerprint)
+        check_same_origin(self._index.pool.rows, rows)
+        if self.metric == "cosine" and queries is not self._pool:
+            warn_zero(rows, "queries", stacklevel=5)
 
     def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
         """Return the first rows of an exact search and their scores."""
-        with warnings.catch_warnings():  # `check` has warned once about all-zero queries
-            warnings.filterwarnings("ignore", message=".*all zeros", category=UserWarning)
-            found = self._index.search(
-                matrix_of(asked.examples)[asked.rows], depth, exclude=asked.excluded()
-            )
+        found = self._compared(asked).nearest(depth, asked.excluded())
         return found.indices, found.scores.astype(np.float64)
 
     def pairs(self, asked: Asked, rows: Rows) -> Scores:
         """Return the scores of given rows, in float64."""
-        queries = read_rows(matrix_of(asked.examples)[asked.rows], "queries")
-        rescore = self._index.pool.rescorer(queries)
-        return rescore(np.arange(len(rows)), rows, np.full(len(rows), rows.shape[1]))
+        counts = np.full(len(rows), rows.shape[1])
+        return self._compared(asked).rescorer()(np.arange(len(rows)), rows, counts)
+
+    def _compared(self, asked: Asked) -> Comparison:
+        pool = self._index.pool
+        return Comparison(pool, pool.read(matrix_of(asked.examples)[asked.rows]))
 
     def vectors(self, rows: Rows) -> Scores:
         """Return pool rows in float64, of length 1 if the metric is the cosine, [m, F]."""
         held = matrix_of(self._pool)[rows].astype(np.float64)
         if self.metric == "cosine":
-            held /= self._norms[rows][:, None]
+            held /= nonzero(self._index.pool.rows.norms[rows])[:, None]
         return held
 
 
@@ -270,21 +247,6 @@ def unit(vectors: Scores) -> Scores:
     scaled = vectors / np.where(largest == 0, 1, largest)  # squares stay in range
     norms = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))
     return scaled / np.where(norms == 0, 1, norms)
-
-
-def _nonzero_norms(matrix: npt.NDArray[np.floating]) -> Scores:
-    """Return the length of each row, [N]; 1 for all-zero rows."""
-    norms = np.empty(len(matrix))
-    step = max(1, _NUMBERS // matrix.shape[1])
-    for start in range(0, len(matrix), step):
-        part = matrix[start : start + step].astype(np.float64)
-        largest = np.abs(part).max(axis=1)
-        largest[largest == 0] = 1
-        norms[start : start + step] = largest * np.sqrt(
-            ((part / largest[:, None]) ** 2).sum(axis=1)
-        )
-    norms[norms == 0] = 1
-    return norms
 
 
 def _best(scores: Scores, asked: Asked, depth: int) -> tuple[Rows, Scores]:

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, get_args, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    cast,
+    get_args,
+    runtime_checkable,
+)
 
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import ConfigError, InputError, InputTypeError, choices
+from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.errors import InputError, InputTypeError
 from fungi_hf.types import Features
 
 if TYPE_CHECKING:
@@ -82,50 +92,30 @@ class Index(Protocol):
 
 
 def check_metric(metric: object) -> Metric:
-    """Give the metric, or say which there are.
-
-    Raises:
-        ConfigError: If it is none of them.
-    """
-    for known in METRICS:
-        if metric == known:
-            return known
-    raise ConfigError(f"unknown metric {choices(metric, METRICS)}")
+    """Give the metric, or say which there are."""
+    return cast("Metric", check_choice("metric", metric, METRICS))
 
 
-def check_count(value: object, name: str, low: int, high: int | None, of: str = "") -> int:
-    """Give a whole number within [low, high]; booleans and floats are not whole numbers.
-
-    Raises:
-        InputTypeError: If it is not an integer.
-        InputError: If it is out of range.
-    """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise InputTypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
-    number = int(value)
-    if number < low or (high is not None and number > high):
-        allowed = f"{low} to {high}{of}" if high is not None else f"at least {low}"
-        raise InputError(f"{name} is {number}; allowed: {allowed}")
-    return number
+def check_count(value: object, name: str, low: int, high: int | None = None) -> int:
+    """Give a whole number within [low, high]; booleans and floats are not whole numbers."""
+    return check_integer(name, value, low, high, error=InputError, type_error=InputTypeError)
 
 
 def check_exclusions(
     exclude: Exclusions | None, n_queries: int, n_pool: int
-) -> dict[int, Int64Array] | None:
+) -> dict[int, Int64Array]:
     """Give distinct, sorted rows per query.
 
     Raises:
         InputTypeError: If it is not a mapping, or rows are not integers.
         InputError: If a query or pool row does not exist.
     """
-    if exclude is None:
-        return None
-    if not isinstance(exclude, Mapping):
+    if not isinstance(exclude, Mapping | None):
         raise InputTypeError(
             f"exclude is a {type(exclude).__name__}; it maps a query row to the pool rows to skip"
         )
     checked: dict[int, Int64Array] = {}
-    for query, rows in exclude.items():
+    for query, rows in (exclude or {}).items():
         if isinstance(query, bool) or not isinstance(query, int | np.integer):
             raise InputTypeError(f"exclude has the key {query!r}; keys are query rows (integers)")
         if not 0 <= query < n_queries:

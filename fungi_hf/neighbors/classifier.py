@@ -5,37 +5,46 @@ Neighbours with equal scores are ordered by row; classes with equal votes by the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, InputError, NotFittedError, choices
-from fungi_hf.neighbors.base import (
-    Index,
-    check_count,
-    check_exclusions,
-    check_metric,
-)
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import ConfigError, InputError, NotFittedError
+from fungi_hf.neighbors.base import Index, check_count, check_exclusions
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.kernel import KernelIndex
 from fungi_hf.neighbors.labels import encode_known, encode_labels
-from fungi_hf.neighbors.vectors import as_matrix
+from fungi_hf.neighbors.vectors import as_matrix, cut
+from fungi_hf.types import KernelFeatures
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from fungi_hf.neighbors.base import (
-        Exclusions,
-        Metric,
-        Neighbors,
-        Vectors,
-    )
+    from fungi_hf.neighbors.base import Exclusions, Metric, Neighbors, Vectors
     from fungi_hf.neighbors.labels import LabelArray, Labels
-    from fungi_hf.types import Float32Array, Float64Array, Int64Array
+    from fungi_hf.types import Float64Array, Int64Array
 
 Weights = Literal["uniform", "similarity"]
 Tie = Literal["smallest", "nearest"]
 _VOTE_NUMBERS = 1 << 22
+
+
+def vote(
+    codes: Int64Array,
+    scores: npt.NDArray[np.floating],
+    n_classes: int,
+    *,
+    weights: Weights = "uniform",
+    metric: Metric = "dot",
+    tie: Tie = "smallest",
+) -> Int64Array:
+    """Give the class that the neighbours elect, [Q]: `count_votes`, then `decide`, in parts."""
+    chosen = np.empty(len(codes), np.int64)
+    for part in cut(slice(0, len(codes)), max(1, _VOTE_NUMBERS // n_classes)):
+        votes = count_votes(codes[part], scores[part], n_classes, weights, metric)
+        chosen[part] = decide(votes, codes[part], tie)
+    return chosen
 
 
 def count_votes(
@@ -126,22 +135,17 @@ class KNNClassifier:
             index: What searches, e.g. a `FaissIndex`; it is filled by `fit`. Default: exact.
 
         Raises:
-            ConfigError: If a choice is unknown, or the metric is not the index's.
+            ConfigError: If the index is none, or its metric is another one.
         """
-        self.n_neighbors = check_count(n_neighbors, "n_neighbors", 1, None)
-        if weights not in get_args(Weights):
-            raise ConfigError(f"unknown weights {choices(weights, get_args(Weights))}")
-        if tie not in get_args(Tie):
-            raise ConfigError(f"unknown tie {choices(tie, get_args(Tie))}")
+        self.n_neighbors = check_count(n_neighbors, "n_neighbors", 1)
+        self.weights = cast("Weights", check_choice("weights", weights, get_args(Weights)))
+        self.tie = cast("Tie", check_choice("tie", tie, get_args(Tie)))
         if index is not None and not isinstance(index, Index):
             raise ConfigError(f"index is a {type(index).__name__}; it must fit, search and save")
         if index is not None and metric is not None and metric != index.metric:
             raise ConfigError(f"metric is {metric!r}, but the index compares by {index.metric!r}")
-        chosen = check_metric(metric if metric is not None else "cosine")
-        self.index: Index = ExactIndex(chosen) if index is None else index
+        self.index: Index = ExactIndex(metric or "cosine") if index is None else index
         self.metric: Metric = self.index.metric
-        self.weights: Weights = weights
-        self.tie: Tie = tie
         self._codes: Int64Array | None = None
         self._vectors: Vectors = ()
 
@@ -158,14 +162,15 @@ class KNNClassifier:
         Raises:
             InputError: If there are fewer rows than neighbours.
         """
-        n_rows = len(as_matrix(getattr(X, "array", X), "X"))
+        n_rows = len(as_matrix(X, "X"))
         classes, codes = encode_labels(y, "y", n_rows)
         if self.n_neighbors > n_rows:
             raise InputError(
                 f"n_neighbors is {self.n_neighbors}, but there are {n_rows} training rows; "
                 f"allowed: 1 to {n_rows}"
             )
-        if getattr(X, "factors", None) and isinstance(self.index, ExactIndex):
+        has_factors = isinstance(X, KernelFeatures) and bool(X.factors)
+        if has_factors and isinstance(self.index, ExactIndex):
             self.index = KernelIndex()  # exact factors bring their own similarity
         self.index.fit(X)
         self.classes_, self._codes, self._vectors = classes, codes, X
@@ -182,23 +187,6 @@ class KNNClassifier:
             self._neighbor_codes(found), found.scores, len(self.classes_), self.weights, self.metric
         )
         return votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-
-    def kneighbors(
-        self, X: Vectors, n_neighbors: int | None = None
-    ) -> tuple[Float32Array, Int64Array]:
-        """Give distances [Q, K] and training rows [Q, K], nearest first.
-
-        Args:
-            X: [Q, F].
-            n_neighbors: K, unless that of the classifier.
-
-        Returns:
-            Distances as `Neighbors.distances` defines them, and row numbers.
-        """
-        k = self.n_neighbors if n_neighbors is None else n_neighbors
-        k = check_count(k, "n_neighbors", 1, len(self._fitted()), " (training rows)")
-        found = self.index.search(X, k)
-        return found.distances, found.indices
 
     def score(self, X: Vectors, y: Labels) -> float:
         """Give the share of rows whose label is predicted; labels not seen in `fit` are wrong.
@@ -229,7 +217,7 @@ class KNNClassifier:
                 f"n_neighbors is {self.n_neighbors}, but a row has {len(codes) - 1} others; "
                 f"allowed: 1 to {len(codes) - 1}"
             )
-        further = check_exclusions(exclude, len(codes), len(codes)) or {}
+        further = check_exclusions(exclude, len(codes), len(codes))
         none = np.empty(0, np.int64)
         skipped = {row: np.union1d(further.get(row, none), row) for row in range(len(codes))}
         alone = [row for row, rows in skipped.items() if len(rows) == len(codes)]
@@ -242,16 +230,16 @@ class KNNClassifier:
         return self.index.search(X, self.n_neighbors)
 
     def _labels(self, found: Neighbors) -> LabelArray:
-        n_classes, codes = len(self.classes_), self._neighbor_codes(found)
-        chosen = np.empty(len(codes), np.int64)
-        step = max(1, _VOTE_NUMBERS // n_classes)
-        for start in range(0, len(codes), step):
-            part = slice(start, start + step)
-            votes = count_votes(
-                codes[part], found.scores[part], n_classes, self.weights, self.metric
-            )
-            chosen[part] = decide(votes, codes[part], self.tie)
-        return self.classes_[chosen]
+        codes, n_classes = self._neighbor_codes(found), len(self.classes_)
+        elected = vote(
+            codes,
+            found.scores,
+            n_classes,
+            weights=self.weights,
+            metric=self.metric,
+            tie=self.tie,
+        )
+        return self.classes_[elected]
 
     def _neighbor_codes(self, found: Neighbors) -> Int64Array:
         return np.where(found.indices < 0, -1, self._fitted()[found.indices])

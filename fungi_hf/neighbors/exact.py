@@ -1,8 +1,7 @@
 """Exact search: the answer of a float64 brute force, at nearly the price of one float32 product.
 
-Blocks of float32 similarities pick candidates; a proven bound on their error decides how many are
-needed; the candidates are scored again in float64. Neither the matrix of similarities nor a
-float64 copy of the vectors is ever whole in memory, and a memory-mapped pool stays on disk.
+Neither the matrix of similarities nor a float64 copy of the vectors is ever whole in memory, and a
+memory-mapped pool stays on disk.
 """
 
 from __future__ import annotations
@@ -13,26 +12,22 @@ import numpy as np
 
 from fungi_hf.errors import InputError, NotFittedError
 from fungi_hf.neighbors import storage
-from fungi_hf.neighbors.base import (
-    Neighbors,
-    as_scores,
-    check_count,
-    check_exclusions,
-    check_metric,
-)
+from fungi_hf.neighbors.base import Neighbors, check_exclusions, check_metric
+from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.pool import Pool
-from fungi_hf.neighbors.topk import Refinement, search_similarity, sorts_all
-from fungi_hf.neighbors.vectors import check_fingerprint, check_same_origin, read_rows, warn_zero
+from fungi_hf.neighbors.vectors import (
+    check_fingerprint,
+    check_same_origin,
+    cut,
+    read_rows,
+    warn_zero,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fungi_hf.neighbors.base import (
-        Exclusions,
-        Metric,
-        Vectors,
-    )
+    from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
 
 _RANKING_QUERIES = 64
 
@@ -130,21 +125,11 @@ class ExactIndex:
             Indices [Q, k] and scores [Q, k], nearest first; -1 and -inf at the end where
             exclusions leave fewer than k rows.
         """
-        pool, rows = self.pool, read_rows(queries, "queries")
-        k = check_count(k, "k", 1, len(self), f" (rows in the index: {len(self)})")
-        check_same_origin(pool.rows, rows)
-        pool.check_range(rows, "queries")
+        rows = self.pool.read(queries)
+        found = Comparison(self.pool, rows).nearest(k, exclude)
         if self.metric == "cosine":
             warn_zero(rows, "queries")
-        dense = sorts_all(k, len(self))
-        similarity = pool.exact_similarity(rows) if dense else pool.similarity(rows)
-        refinement = (
-            None if dense else Refinement(margin=pool.margin(rows), rescore=pool.rescorer(rows))
-        )
-        found, scores = search_similarity(
-            similarity, len(pool.rows), len(rows), k, exclude=exclude, refinement=refinement
-        )
-        return Neighbors(indices=found, scores=as_scores(scores), metric=self.metric)
+        return found
 
     def rankings(
         self, queries: Vectors, *, exclude: Exclusions | None = None
@@ -158,18 +143,14 @@ class ExactIndex:
         Yields:
             Indices [1, N] and scores [1, N].
         """
-        rows = read_rows(queries, "queries")
-        check_same_origin(self.pool.rows, rows)
-        skipped = check_exclusions(exclude, len(rows), len(self)) or {}
-        for start in range(0, len(rows), _RANKING_QUERIES):
-            part = rows.array[start : start + _RANKING_QUERIES]
+        rows = self.pool.read(queries)
+        skipped = check_exclusions(exclude, len(rows), len(self))
+        for part in cut(slice(0, len(rows)), _RANKING_QUERIES):
             own = {
-                query: skipped[start + query]
-                for query in range(len(part))
-                if start + query in skipped
+                row - part.start: skipped[row] for row in skipped if part.start <= row < part.stop
             }
-            ranked = self.search(part, len(self), exclude=own)
-            for query in range(len(part)):
+            ranked = self.search(rows.array[part], len(self), exclude=own)
+            for query in range(len(ranked.indices)):
                 yield Neighbors(
                     indices=ranked.indices[query : query + 1],
                     scores=ranked.scores[query : query + 1],

@@ -1,8 +1,7 @@
 """Search by faiss, with scores and tie order of the exact index.
 
-faiss proposes candidates in float32; they are scored again in float64 and ordered by the same
-rule. `flat` keeps asking until the candidates provably hold the answer, so it equals `ExactIndex`;
-`ivf` and `hnsw` give exact scores for the rows that they find, and may miss some.
+For `ivf` and `hnsw` faiss proposes candidates in float32, which are scored again in float64 and
+ordered by the same rule: scores are exact, but rows may be missed. `flat` misses none.
 """
 
 from __future__ import annotations
@@ -10,52 +9,28 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
 
-from fungi_hf.errors import (
-    ConfigError,
-    InputError,
-    NotFittedError,
-    OptionalDependencyError,
-    StateError,
-    choices,
-)
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import ConfigError, OptionalDependencyError, StateError
 from fungi_hf.neighbors import storage
-from fungi_hf.neighbors.base import (
-    Neighbors,
-    as_scores,
-    check_count,
-    check_exclusions,
-    check_metric,
-)
-from fungi_hf.neighbors.pool import Pool
-from fungi_hf.neighbors.topk import DECIMALS
-from fungi_hf.neighbors.vectors import (
-    blocks,
-    check_fingerprint,
-    check_same_origin,
-    read_rows,
-    warn_zero,
-)
+from fungi_hf.neighbors.base import Neighbors, as_scores, check_count, check_exclusions
+from fungi_hf.neighbors.comparison import Comparison
+from fungi_hf.neighbors.exact import ExactIndex
+from fungi_hf.neighbors.topk import best
+from fungi_hf.neighbors.vectors import blocks, check_fingerprint, cut, nonzero, warn_zero
 from fungi_hf.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    import numpy.typing as npt
-
-    from fungi_hf.neighbors.base import (
-        Exclusions,
-        Metric,
-        Vectors,
-    )
-    from fungi_hf.neighbors.vectors import (
-        Rows,
-    )
-    from fungi_hf.types import Float32Array, Float64Array, Int64Array
+    from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
+    from fungi_hf.neighbors.pool import Pool
+    from fungi_hf.neighbors.vectors import RealArray, Rows
+    from fungi_hf.types import Int64Array
 
 Kind = Literal["flat", "ivf", "hnsw"]
 _FILE = "index.faiss"
@@ -87,7 +62,7 @@ class FaissOptions:
         """Check the ranges."""
         for name, value in asdict(self).items():
             if value is not None:
-                check_count(value, name, 0 if name == "seed" else 1, None)
+                check_count(value, name, 0 if name == "seed" else 1)
 
 
 class FaissIndex:
@@ -95,7 +70,7 @@ class FaissIndex:
 
     Requires the extra `faiss`. The original vectors are kept beside faiss's own copy.
 
-    Relations: `ExactIndex` is as fast as `flat` on a CPU and keeps no second copy.
+    Relations: `flat` searches as `ExactIndex` does, which is as fast and keeps no second copy.
     """
 
     def __init__(
@@ -112,80 +87,42 @@ class FaissIndex:
             options: For `ivf` and `hnsw`.
 
         Raises:
-            ConfigError: If the kind is unknown, or options are not `FaissOptions`.
+            ConfigError: If options are not `FaissOptions`.
         """
         if options is not None and not isinstance(options, FaissOptions):
             raise ConfigError(
                 f"options is a {type(options).__name__}; it must be FaissOptions(...)"
             )
-        if kind not in get_args(Kind):
-            raise ConfigError(f"unknown kind {choices(kind, get_args(Kind))}")
-        self.kind: Kind = kind
-        self.metric: Metric = check_metric(metric)
+        self.kind: Kind = cast("Kind", check_choice("kind", kind, get_args(Kind)))
+        self._exact = ExactIndex(metric)
+        self.metric: Metric = self._exact.metric
         self.options = options or FaissOptions()
-        self._pool: Pool | None = None
         self._faiss: Any = None
 
     @property
     def pool(self) -> Pool:
-        """The stored rows.
-
-        Raises:
-            NotFittedError: Before `fit`.
-        """
-        if self._pool is None:
-            raise NotFittedError("the index is empty; call fit(vectors) first")
-        return self._pool
+        """The stored rows."""
+        return self._exact.pool
 
     @property
     def fingerprint(self) -> str | None:
         """Where the stored vectors come from, None if they did not say."""
-        return None if self._pool is None else self._pool.rows.fingerprint
+        return self._exact.fingerprint
 
     def __len__(self) -> int:
         """Number of stored rows."""
-        return 0 if self._pool is None else len(self._pool.rows)
+        return len(self._exact)
 
     def fit(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
-        """Store vectors in place of earlier ones.
-
-        Args:
-            vectors: [N, F] float16, float32, float64, or features.
-            fingerprint: Their origin, where the vectors do not carry one.
-
-        Returns:
-            The index itself.
-
-        Raises:
-            InputError: If there is no row.
-        """
-        faiss = load_faiss()
-        rows = read_rows(vectors, "vectors", fingerprint)
-        if not len(rows):
-            raise InputError("vectors have 0 rows; an index needs at least 1")
-        if self.metric == "cosine":
-            warn_zero(rows, "vectors")
-        pool = Pool(rows, self.metric)
-        self._faiss = self._build(faiss, pool)
-        self._pool = pool
-        return self
+        """Store vectors in place of earlier ones, as `ExactIndex.fit` does."""
+        return self._built(ExactIndex(self.metric).fit(vectors, fingerprint=fingerprint))
 
     def add(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
-        """Append vectors; the index is built anew, so that it depends on the rows alone.
+        """Append vectors as `ExactIndex.add` does; the index is built anew.
 
-        Args:
-            vectors: [N, F], of the same width and origin as those stored.
-            fingerprint: Their origin, where the vectors do not carry one.
-
-        Returns:
-            The index itself.
+        So it depends on the rows alone, not on the order of the calls.
         """
-        if self._pool is None:
-            return self.fit(vectors, fingerprint=fingerprint)
-        old, new = self._pool.rows, read_rows(vectors, "vectors", fingerprint)
-        check_same_origin(old, new, "vectors")
-        array = np.concatenate([old.array, new.array])
-        return self.fit(array, fingerprint=old.fingerprint or new.fingerprint)
+        return self._built(self._exact.add(vectors, fingerprint=fingerprint))
 
     def search(self, queries: Vectors, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
         """Give the k nearest rows of each query, as `ExactIndex.search` does.
@@ -199,34 +136,27 @@ class FaissIndex:
             Indices [Q, k] and scores [Q, k], nearest first; -1 and -inf at the end where fewer
             than k rows were found.
         """
-        pool, rows = self.pool, read_rows(queries, "queries")
-        k = check_count(k, "k", 1, len(self), f" (rows in the index: {len(self)})")
-        check_same_origin(pool.rows, rows)
-        pool.check_range(rows, "queries")
-        skipped = check_exclusions(exclude, len(rows), len(self)) or {}
+        if self.kind == "flat":
+            return self._exact.search(queries, k, exclude=exclude)
+        rows = self.pool.read(queries)
+        k = check_count(k, f"k (rows in the index: {len(self)})", 1, len(self))
+        skipped = check_exclusions(exclude, len(rows), len(self))
         if self.metric == "cosine":
             warn_zero(rows, "queries")
-        indices = np.full((len(rows), k), -1, np.int64)
-        scores = np.full((len(rows), k), -np.inf)
+        rescore = Comparison(self.pool, rows).rescorer()
         most = max((len(some) for some in skipped.values()), default=0)
-        first = min(len(self), max(2 * k, k + 16) + most)
-        todo = [
-            (np.arange(start, min(start + _QUERIES, len(rows))), first)
-            for start in range(0, len(rows), _QUERIES)
-        ]
-        margin, scales = pool.margin(rows), pool.query_scales(rows)
-        while todo:
-            some, n_candidates = todo.pop()
-            found, fast = self._candidates(rows, some, n_candidates, scales)
-            for query, own in zip(some.tolist(), found, strict=True):
-                if query in skipped:
-                    own[np.isin(own, skipped[query])] = -1
-            indices[some], scores[some] = self._best(rows, some, found, k)
-            if self.kind == "flat" and n_candidates < len(self):
-                open_ = some[_unproven(found, fast, k, margin[some])]
-                wider = min(len(self), 4 * n_candidates)
-                step = max(1, _QUERIES * first // wider)
-                todo += [(open_[i : i + step], wider) for i in range(0, len(open_), step)]
+        n_candidates = min(len(self), max(2 * k, k + 16) + most)
+        indices, scores = np.empty((len(rows), k), np.int64), np.empty((len(rows), k))
+        for part in cut(slice(0, len(rows)), _QUERIES):
+            found = self._candidates(rows, part, n_candidates)
+            for query in skipped.keys() & set(range(part.start, part.stop)):
+                own = found[query - part.start]
+                own[np.isin(own, skipped[query])] = -1
+            found = np.sort(np.where(found < 0, len(self), found), axis=1)
+            counts = (found < len(self)).sum(axis=1)
+            found = np.minimum(found, len(self) - 1)
+            exact = rescore(np.arange(part.start, part.stop), found, counts)
+            indices[part], scores[part] = best(exact, k, found)
         return Neighbors(indices=indices, scores=as_scores(scores), metric=self.metric)
 
     def save(self, folder: str | Path) -> None:
@@ -241,14 +171,8 @@ class FaissIndex:
             "faiss_kind": self.kind,
             "faiss_version": faiss.__version__,
         }
-        storage.write(
-            folder,
-            "faiss",
-            self.metric,
-            rows,
-            description,
-            {_FILE: lambda path: faiss.write_index(self._faiss, str(path))},
-        )
+        files = {_FILE: lambda path: faiss.write_index(self._faiss, str(path))}
+        storage.write(folder, "faiss", self.metric, rows, description, files)
 
     @classmethod
     def load(
@@ -277,15 +201,16 @@ class FaissIndex:
             index._faiss = faiss.read_index(str(Path(folder) / _FILE))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise StateError(f"{folder} holds no usable faiss index: {error}") from error
-        index._pool = Pool(read_rows(stored.array, "vectors", stored.fingerprint), stored.metric)
+        index._exact.fit(stored.array, fingerprint=stored.fingerprint)
         if index._faiss.ntotal != len(index):
             raise StateError(f"{_FILE} holds {index._faiss.ntotal} rows, vectors.npy {len(index)}")
         return index
 
-    def _build(self, faiss: ModuleType, pool: Pool) -> Any:
+    def _built(self, exact: ExactIndex) -> Self:
+        faiss, pool = load_faiss(), exact.pool
         seed = derive(self.options.seed, "faiss", self.kind) % (1 << 31)
-        width = pool.fast_rows(slice(0, 1))[:, self._columns].shape[1]
-        measure = faiss.METRIC_INNER_PRODUCT if self._lifted else faiss.METRIC_L2
+        width = pool.rows.width
+        measure = faiss.METRIC_L2 if self.metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
         with _one_thread(faiss):  # the graph must not depend on the timing of threads
             if self.kind == "flat":
                 index = faiss.IndexFlat(width, measure)
@@ -294,14 +219,14 @@ class FaissIndex:
                 index.hnsw.rng = faiss.RandomGenerator(seed)
                 index.hnsw.efConstruction = self.options.build_depth
             else:
-                index = self._cells(faiss, pool, (width, measure, seed))
+                index = self._cells(faiss, pool, measure, seed)
             for part in blocks(len(pool.rows), width):
-                index.add(np.ascontiguousarray(pool.fast_rows(part)[:, self._columns]))
-        return index
+                index.add(_scaled(pool, part))
+        self._exact, self._faiss = exact, index
+        return self
 
-    def _cells(self, faiss: ModuleType, pool: Pool, shape: tuple[int, int, int]) -> Any:
-        width, measure, seed = shape
-        n_rows = len(pool.rows)
+    def _cells(self, faiss: ModuleType, pool: Pool, measure: int, seed: int) -> Any:
+        n_rows, width = pool.rows.array.shape
         n_lists = min(self.options.n_lists or max(1, min(int(n_rows**0.5), n_rows // 39)), n_rows)
         index = faiss.IndexIVFFlat(faiss.IndexFlat(width, measure), width, n_lists, measure)
         index.cp.seed, index.cp.min_points_per_centroid = seed, 1
@@ -310,46 +235,27 @@ class FaissIndex:
         if n_rows > _CELL_ROWS * n_lists:
             generator = numpy_generator(self.options.seed, "faiss", "training rows")
             taken = np.sort(generator.choice(n_rows, _CELL_ROWS * n_lists, replace=False))
-        index.train(np.ascontiguousarray(pool.fast_rows(taken)[:, self._columns]))
+        index.train(_scaled(pool, taken))
         return index
 
-    @property
-    def _lifted(self) -> bool:
-        """Whether faiss sees dot products; Euclidean graphs and cells need true distances."""
-        return self.kind == "flat" or self.metric != "euclidean"
-
-    @property
-    def _columns(self) -> slice:
-        return slice(None) if self._lifted else slice(None, -1)
-
-    def _candidates(
-        self, rows: Rows, some: Int64Array, n_candidates: int, scales: Float64Array
-    ) -> tuple[Int64Array, Float32Array]:
-        """Give what faiss finds: rows [q, c], -1 for none, and its float32 similarities."""
+    def _candidates(self, rows: Rows, part: slice, n_candidates: int) -> Int64Array:
+        """Give the rows that faiss finds, [q, c], -1 for none."""
         faiss, pool, options = load_faiss(), self.pool, self.options
-        queries = pool.fast_queries(rows, some, scales) if self._lifted else pool.placed(rows, some)
-        settings = None
+        whole = nonzero(rows.norms[part])
+        scales = np.array(pool.largest) if self.metric == "euclidean" else whole
+        queries = pool.scaled(rows.array[part], scales)
         if self.kind == "ivf":
             n_probes = options.n_probes or -(-self._faiss.nlist // 4)
             settings = faiss.SearchParametersIVF(nprobe=min(n_probes, self._faiss.nlist))
-        if self.kind == "hnsw":
+        else:
             depth = max(options.search_depth, n_candidates)
             settings = faiss.SearchParametersHNSW(efSearch=depth)
-        fast, found = self._faiss.search(queries, n_candidates, params=settings)
-        return found, fast
+        found: Int64Array = self._faiss.search(queries, n_candidates, params=settings)[1]
+        return found
 
-    def _best(
-        self, rows: Rows, some: Int64Array, found: Int64Array, k: int
-    ) -> tuple[Int64Array, Float64Array]:
-        """Score candidates exactly and give the best k by the rule."""
-        n_rows = len(self)
-        ascending = np.sort(np.where(found < 0, n_rows, found), axis=1)
-        counts = (ascending < n_rows).sum(axis=1)
-        ascending = np.minimum(ascending, n_rows - 1)
-        exact = self.pool.rescorer(rows)(some, ascending, counts)
-        order = np.argsort(-np.round(exact, DECIMALS), axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(exact, order, axis=1)
-        return np.where(best == -np.inf, -1, np.take_along_axis(ascending, order, axis=1)), best
+
+def _scaled(pool: Pool, some: slice | Int64Array) -> RealArray:
+    return np.ascontiguousarray(pool.scaled(pool.rows.array[some], pool.divisors(some)))
 
 
 def load_faiss() -> ModuleType:
@@ -365,15 +271,6 @@ def load_faiss() -> ModuleType:
         raise OptionalDependencyError("faiss", "faiss", reason) from None
     module: ModuleType = faiss
     return module
-
-
-def _unproven(
-    found: Int64Array, fast: Float32Array, k: int, margin: Float64Array
-) -> npt.NDArray[np.bool_]:
-    """Tell which queries may have a nearer row among those that faiss did not return, [q]."""
-    held = np.where(found < 0, -np.inf, fast.astype(np.float64))
-    kth = np.partition(held, held.shape[1] - k, axis=1)[:, held.shape[1] - k]
-    return ~(fast[:, -1] < kth - margin)
 
 
 @contextlib.contextmanager

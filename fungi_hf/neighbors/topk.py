@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, ShapeError
 from fungi_hf.neighbors.base import check_count, check_exclusions
+from fungi_hf.neighbors.vectors import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from fungi_hf.neighbors.base import Exclusions
     from fungi_hf.neighbors.vectors import RealArray
@@ -28,29 +29,36 @@ if TYPE_CHECKING:
 
 DECIMALS = 9
 QUERY_ROWS, POOL_ROWS = 2048, 10240  # a float32 block of 80 MB: smaller products are slower
+_SHARED_ROWS = 256  # queries a block where several similarities are searched in turn
 _PIECE_ROWS = 128  # queries whose candidates are sorted out together, by one thread
 _MOST_THREADS = 8
 _DENSE_NUMBERS = 1 << 22
 
-Owners: TypeAlias = npt.NDArray[np.int16]  # query within a chunk; stable sorting is a radix sort
+Owners: TypeAlias = npt.NDArray[np.int16]  # query within a piece; stable sorting is a radix sort
 Skipped: TypeAlias = "tuple[Int64Array, Int64Array]"  # query row and pool row of each pair
+Found: TypeAlias = "tuple[Int64Array, Float64Array]"  # rows and scores, best first
 Number = TypeVar("Number", bound=np.number)
 SimilarityBlock: TypeAlias = "Callable[[slice, slice], RealArray]"
+Rescore: TypeAlias = "Callable[[Int64Array, Int64Array, Int64Array], Float64Array]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refinement:
-    """How to make up for approximate similarities.
+class Scores:
+    """How alike queries and pool rows are.
 
     Attributes:
-        margin: [Q] a row more than this below k others, by the approximate similarity, is
-            certainly not among the k nearest by the exact one.
+        block: (slice of queries, slice of pool rows) -> [q, b] floats. Blocks are asked for in
+            no promised order, one at a time. The result may be overwritten; its memory may be
+            used again by the next call but one.
         rescore: (query rows [q], pool rows [q, w], how many of the w count [q]) -> exact scores
-            [q, w], -inf for those that do not count.
+            [q, w], -inf for those that do not count. None: blocks are exact.
+        margin: [Q] with `rescore`: a row more than this below k others, by the block, is
+            certainly not among the k nearest by the exact score.
     """
 
-    margin: Float64Array
-    rescore: Callable[[Int64Array, Int64Array, Int64Array], Float64Array]
+    block: SimilarityBlock
+    rescore: Rescore | None = None
+    margin: Float64Array | None = None
 
 
 def search_similarity(
@@ -60,61 +68,44 @@ def search_similarity(
     k: int,
     *,
     exclude: Exclusions | None = None,
-    refinement: Refinement | None = None,
 ) -> tuple[Int64Array, Float64Array]:
     """Find the k most similar pool rows of each query.
 
     Args:
-        similarity: (slice of queries, slice of pool rows) -> [q, b] floats. Blocks are asked for
-            in no promised order, one at a time. The result may be overwritten; its memory may be
-            used again by the next call but one.
+        similarity: Gives exact similarities, see `Scores.block`.
         n_pool: Number of pool rows.
         n_queries: Number of queries.
         k: 1 to n_pool.
         exclude: Query row -> pool rows that it may not get.
-        refinement: For approximate similarities; without it they are taken as exact.
 
     Returns:
         [Q, k] rows and [Q, k] float64 scores, best first; -1 and -inf where exclusions leave
         fewer than k rows.
+    """
+    return search_scores([Scores(block=similarity)], n_pool, n_queries, k, exclude)[0]
+
+
+def search_scores(
+    kinds: Sequence[Scores], n_pool: int, n_queries: int, k: int, exclude: Exclusions | None
+) -> list[Found]:
+    """Do what `search_similarity` does by several similarities, block by block in turn.
 
     Raises:
         FeatureError: If similarities are NaN.
-        InputError: If k or an excluded row is out of range.
-        InputTypeError: If k or an excluded row is not an integer.
     """
-    k = check_count(k, "k", 1, n_pool, f" (rows in the index: {n_pool})")
+    k = check_count(k, f"k (rows in the index: {n_pool})", 1, n_pool)
     skipped = excluded_pairs(exclude, n_queries, n_pool)
-    rows = np.full((n_queries, k), -1, np.int64)
-    scores = np.full((n_queries, k), -np.inf)
-    if refinement is None and sorts_all(k, n_pool):
-        _sort_all(similarity, skipped, rows, scores, n_pool)
-        return rows, scores
-    chunks = [
-        (chunk, [Candidates(part, k, skipped, refinement) for part in _cut(chunk, _PIECE_ROWS)])
-        for chunk in _cut(slice(0, n_queries), QUERY_ROWS)
-    ]
-
-    def take(piece: Candidates, block: RealArray, pool: slice) -> None:
-        piece.offer(block, pool)
-        if pool.stop == n_pool:
-            piece.finish(rows[piece.queries], scores[piece.queries])
-
-    # All cores multiply a block, then all sort it out: a product whose cores have other work to do
-    # waits for the slowest of them.
-    with ThreadPoolExecutor(max_workers=_n_threads()) as workers:
-        for pool in _cut(slice(0, n_pool), POOL_ROWS):
-            for chunk, pieces in chunks:
-                block = _checked(similarity(chunk, pool), chunk, pool)
-                offsets = (piece.queries.start - chunk.start for piece in pieces)
-                parts = [block[start : start + _PIECE_ROWS] for start in offsets]
-                run = map if len(pieces) == 1 else workers.map
-                list(run(take, pieces, parts, repeat(pool)))
+    found = [(np.full((n_queries, k), -1), np.full((n_queries, k), -np.inf)) for _ in kinds]
+    if sorts_all(k, n_pool) and not any(one.rescore for one in kinds):
+        _sort_all(kinds, n_pool, skipped, found)
+    else:
+        _sort_candidates(kinds, n_pool, skipped, found)
     left = n_pool - np.bincount(skipped[0], minlength=n_queries)
-    short = np.flatnonzero((rows >= 0).sum(1) < np.minimum(k, left))
-    if len(short):
-        raise FeatureError(f"similarities of query row {short[0]} are NaN")
-    return rows, scores
+    for rows, _ in found:
+        short = np.flatnonzero((rows >= 0).sum(1) < np.minimum(k, left))
+        if len(short):
+            raise FeatureError(f"similarities of query row {short[0]} are NaN")
+    return found
 
 
 def sorts_all(k: int, n_pool: int) -> bool:
@@ -122,9 +113,57 @@ def sorts_all(k: int, n_pool: int) -> bool:
     return 4 * k > n_pool
 
 
-def _cut(rows: slice, size: int) -> Iterator[slice]:
-    for start in range(rows.start, rows.stop, size):
-        yield slice(start, min(start + size, rows.stop))
+def best(scores: Float64Array, k: int, rows: Int64Array | None = None) -> Found:
+    """Give the k best columns of [q, b] scores, or the `rows` that stand there: -1 for -inf."""
+    order = np.argsort(-np.round(scores, DECIMALS), axis=1, kind="stable")[:, :k]
+    top = np.take_along_axis(scores, order, axis=1)
+    found = order if rows is None else np.take_along_axis(rows, order, axis=1)
+    return np.where(top == -np.inf, -1, found), top
+
+
+def _sort_all(
+    kinds: Sequence[Scores], n_pool: int, skipped: Skipped, found: Sequence[Found]
+) -> None:
+    """Fill in the answer by sorting whole rows of the matrix, a few queries at a time."""
+    (n_queries, k), step = found[0][0].shape, min(QUERY_ROWS, max(1, _DENSE_NUMBERS // n_pool))
+    for queries in cut(slice(0, n_queries), step):
+        for one, (rows, scores) in zip(kinds, found, strict=True):
+            full = np.empty((queries.stop - queries.start, n_pool))
+            for pool in cut(slice(0, n_pool), POOL_ROWS):
+                full[:, pool] = _block(one, queries, pool)
+            full[np.isnan(full).any(axis=1)] = -np.inf
+            full[_skipped_of(queries, skipped)] = -np.inf
+            rows[queries], scores[queries] = best(full, k)
+
+
+def _sort_candidates(
+    kinds: Sequence[Scores], n_pool: int, skipped: Skipped, found: Sequence[Found]
+) -> None:
+    """Fill in the answer from the candidates of each block."""
+    n_queries = len(found[0][0])
+    size = QUERY_ROWS if len(kinds) == 1 else min(QUERY_ROWS, _SHARED_ROWS)
+    chunks = [
+        (
+            chunk,
+            [
+                [_Candidates(part, one, answer, skipped) for part in cut(chunk, _PIECE_ROWS)]
+                for one, answer in zip(kinds, found, strict=True)
+            ],
+        )
+        for chunk in cut(slice(0, n_queries), size)
+    ]
+    # All cores multiply a block, then all sort it out: a product whose cores have other work to do
+    # waits for the slowest of them.
+    with ThreadPoolExecutor(max_workers=_n_threads()) as workers:
+        for pool in cut(slice(0, n_pool), POOL_ROWS):
+            for chunk, holders in chunks:
+                for one, pieces in zip(kinds, holders, strict=True):
+                    block = _block(one, chunk, pool)
+                    offsets = (piece.queries.start - chunk.start for piece in pieces)
+                    parts = [block[start : start + _PIECE_ROWS] for start in offsets]
+                    run = map if len(pieces) == 1 else workers.map
+                    is_last = repeat(pool.stop == n_pool)
+                    list(run(_Candidates.take, pieces, parts, repeat(pool), is_last))
 
 
 def _n_threads() -> int:
@@ -133,33 +172,24 @@ def _n_threads() -> int:
     return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
-class Candidates:
+class _Candidates:
     """What may still belong to the answer of some queries, while blocks of the pool come in.
 
     Held as pairs, sorted by query and then by pool row.
     """
 
-    def __init__(
-        self, queries: slice, k: int, skipped: Skipped, refinement: Refinement | None
-    ) -> None:
-        """Begin without candidates.
-
-        Args:
-            queries: At most 32,767 query rows.
-            k: 1 to the number of pool rows.
-            skipped: Query row and pool row of each pair that is left out, sorted by query.
-            refinement: For approximate similarities.
-        """
-        self.queries, self.k, self.refinement = queries, k, refinement
+    def __init__(self, queries: slice, scores: Scores, answer: Found, skipped: Skipped) -> None:
+        self.queries, self.scores = queries, scores
+        self.answer = answer[0][queries], answer[1][queries]
         self.skipped = _skipped_of(queries, skipped)
-        n_queries = queries.stop - queries.start
+        n_queries, self.k = self.answer[0].shape
         self.parts: list[tuple[Owners, Int64Array, RealArray]] = []
-        self.n_pairs, self.limit = 0, n_queries * (3 * k + 32)
+        self.n_pairs, self.limit = 0, n_queries * (3 * self.k + 32)
         self.floor = np.full(n_queries, -np.inf)  # k rows are known at or above it
         two_units = np.full(n_queries, 2 * 10.0**-DECIMALS)
-        self.margin = two_units if refinement is None else refinement.margin[queries]
+        self.margin = two_units if scores.margin is None else scores.margin[queries]
 
-    def offer(self, block: RealArray, pool: slice) -> None:
+    def take(self, block: RealArray, pool: slice, is_last: bool) -> None:
         """Take in the similarities [q, b] to a slice of the pool; slices come in order."""
         block = self._without_skipped(block, pool)
         if pool.start == 0:
@@ -169,26 +199,17 @@ class Candidates:
             bound = np.nextafter((self.floor - self.margin).astype(block.dtype), -np.inf)
         found = np.flatnonzero(block >= np.maximum(bound, np.finfo(block.dtype).min)[:, None])
         owners, columns = np.divmod(found, block.shape[1])
-        self._append(owners.astype(np.int16), columns + pool.start, block.ravel()[found])
-        if self.n_pairs > self.limit:
+        self.parts.append((owners.astype(np.int16), columns + pool.start, block.ravel()[found]))
+        self.n_pairs += len(found)
+        if self.n_pairs > self.limit or (is_last and len(self.parts) > 1):
             self._tighten()
-            if self.n_pairs > self.limit:  # many rows within the margin, e.g. duplicates
-                self._cut()
-
-    def finish(self, rows: Int64Array, scores: Float64Array) -> None:
-        """Write the answer into [q, k] arrays of -1 and -inf."""
-        if len(self.parts) > 1:
-            self._tighten()
-        order, exact, padded = self._ranked()
-        best = np.take_along_axis(exact, order, axis=1)
-        scores[:, : order.shape[1]] = best
-        rows[:, : order.shape[1]] = np.where(
-            best == -np.inf, -1, np.take_along_axis(padded, order, axis=1)
-        )
-
-    def _append(self, owners: Owners, rows: Int64Array, scores: RealArray) -> None:
-        self.parts.append((owners, rows, scores))
-        self.n_pairs += len(owners)
+        if is_last:
+            exact, rows = self._exact()
+            top, scores = best(exact, self.k, rows)
+            self.answer[0][:, : top.shape[1]], self.answer[1][:, : top.shape[1]] = top, scores
+            self.parts.clear()
+        elif self.n_pairs > self.limit:  # many rows within the margin, e.g. duplicates
+            self._keep_best()
 
     def _pairs(self) -> tuple[Owners, Int64Array, RealArray]:
         """Give all pairs, sorted; parts come with ascending rows, so a stable sort will do."""
@@ -209,36 +230,32 @@ class Candidates:
             self.floor = np.maximum(self.floor, known)
         self._keep(scores >= (self.floor - self.margin)[owners])
 
-    def _cut(self) -> None:
+    def _keep_best(self) -> None:
         """Score all pairs exactly and keep the best k of each query."""
-        order, exact, _ = self._ranked()
-        best = np.zeros(exact.shape, bool)
-        np.put_along_axis(best, order, values=True, axis=1)
+        exact, _ = self._exact()
+        kept = np.zeros(exact.shape, bool)
+        np.put_along_axis(kept, best(exact, self.k)[0], values=True, axis=1)
         owners = self._pairs()[0]
-        self._keep(best[owners, _positions(owners, len(best))])
+        self._keep(kept[owners, _positions(owners, len(kept))])
 
     def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
         owners, rows, scores = self._pairs()
         self.parts = [(owners[kept], rows[kept], scores[kept])]
         self.n_pairs = int(np.count_nonzero(kept))
 
-    def _ranked(self) -> tuple[Int64Array, Float64Array, Int64Array]:
-        """Give, per query, the order of its k best candidates, exact scores, and pool rows."""
+    def _exact(self) -> tuple[Float64Array, Int64Array]:
+        """Give exact scores and pool rows, [q, most candidates] each, one query a row."""
         owners, rows, scores = self._pairs()
         padded = self._padded(owners, rows, 0)
-        if self.refinement is None:
-            exact = self._padded(owners, scores.astype(np.float64), -np.inf)
-        else:
-            counts = np.bincount(owners, minlength=len(padded))
-            queries = np.arange(self.queries.start, self.queries.stop)
-            exact = self.refinement.rescore(queries, padded, counts)
-        order = np.argsort(-np.round(exact, DECIMALS), axis=1, kind="stable")[:, : self.k]
-        return order, exact, padded
+        if self.scores.rescore is None:
+            return self._padded(owners, scores.astype(np.float64), -np.inf), padded
+        counts = np.bincount(owners, minlength=len(padded))
+        queries = np.arange(self.queries.start, self.queries.stop)
+        return self.scores.rescore(queries, padded, counts), padded
 
     def _padded(
         self, owners: Owners, values: npt.NDArray[Number], fill: float
     ) -> npt.NDArray[Number]:
-        """Give [q, most candidates], one query a row."""
         n_queries = len(self.floor)
         width = int(np.bincount(owners, minlength=n_queries).max())
         matrix = np.full((n_queries, width), fill, values.dtype)
@@ -260,49 +277,18 @@ def _kth_bound(block: RealArray, k: int) -> Float64Array:
     if n_columns < k:
         return np.full(len(block), -np.inf)
     n_groups = max(4 * k, 512)
-    if n_groups * 2 > n_columns:
-        maxima = block
-    else:
+    maxima = block
+    if n_groups * 2 <= n_columns:
         maxima = block[:, :n_groups].copy()
-        for start in range(n_groups, n_columns, n_groups):
-            part = block[:, start : start + n_groups]
+        for columns in cut(slice(n_groups, n_columns), n_groups):
+            part = block[:, columns]
             np.maximum(maxima[:, : part.shape[1]], part, out=maxima[:, : part.shape[1]])
     kth = maxima.shape[1] - k
     return np.partition(maxima, kth, axis=1)[:, kth].astype(np.float64)
 
 
-def _sort_all(
-    similarity: SimilarityBlock,
-    skipped: Skipped,
-    rows: Int64Array,
-    scores: Float64Array,
-    n_pool: int,
-) -> None:
-    """Fill rows and scores by sorting whole rows of the matrix, a few queries at a time.
-
-    Raises:
-        FeatureError: If similarities are NaN.
-    """
-    n_queries, k = rows.shape
-    step = min(QUERY_ROWS, max(1, _DENSE_NUMBERS // n_pool))
-    for start in range(0, n_queries, step):
-        queries = slice(start, min(start + step, n_queries))
-        full = np.empty((queries.stop - start, n_pool))
-        for first in range(0, n_pool, POOL_ROWS):
-            pool = slice(first, min(first + POOL_ROWS, n_pool))
-            full[:, pool] = _checked(similarity(queries, pool), queries, pool)
-        if np.isnan(full).any():
-            bad = start + int(np.flatnonzero(np.isnan(full).any(1))[0])
-            raise FeatureError(f"similarities of query row {bad} are NaN")
-        owners, taken = _skipped_of(queries, skipped)
-        full[owners, taken] = -np.inf
-        order = np.argsort(-np.round(full, DECIMALS), axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(full, order, axis=1)
-        rows[queries] = np.where(best == -np.inf, -1, order)
-        scores[queries] = best
-
-
-def _checked(block: RealArray, queries: slice, pool: slice) -> RealArray:
+def _block(scores: Scores, queries: slice, pool: slice) -> RealArray:
+    block = scores.block(queries, pool)
     wanted = (queries.stop - queries.start, pool.stop - pool.start)
     if block.shape != wanted:
         raise ShapeError(f"the similarity function gave shape {block.shape} for a {wanted} block")
@@ -318,12 +304,10 @@ def _positions(owners: Owners, n_queries: int) -> Int64Array:
 
 def excluded_pairs(exclude: Exclusions | None, n_queries: int, n_pool: int) -> Skipped:
     """Give (query rows, pool rows) of all excluded pairs, sorted by query, after checks."""
-    skipped = check_exclusions(exclude, n_queries, n_pool)
-    if not skipped:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    queries = sorted(skipped)
-    owners = np.repeat(queries, [len(skipped[query]) for query in queries]).astype(np.int64)
-    return owners, np.concatenate([skipped[query] for query in queries])
+    skipped = sorted(check_exclusions(exclude, n_queries, n_pool).items())
+    owners = [np.full(len(rows), query) for query, rows in skipped]
+    none = np.empty(0, np.int64)
+    return np.concatenate([none, *owners]), np.concatenate([none, *[rows for _, rows in skipped]])
 
 
 def _skipped_of(queries: slice, skipped: Skipped) -> Skipped:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputTypeError, ShapeError
-from fungi_hf.types import Features
+from fungi_hf.types import Features, KernelFeatures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fungi_hf.neighbors.base import Vectors
     from fungi_hf.types import Float64Array
@@ -49,11 +49,6 @@ class Rows:
         """F."""
         return int(self.array.shape[1])
 
-    @property
-    def n_zero(self) -> int:
-        """Number of rows that are zero throughout."""
-        return int(np.count_nonzero(self.norms == 0))
-
 
 def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Rows:
     """Check vectors and measure them, in blocks.
@@ -71,25 +66,17 @@ def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Ro
         ShapeError: If they are not a matrix with at least one column.
         FeatureError: If rows hold NaN or infinity.
     """
-    if getattr(vectors, "factors", None):
+    if isinstance(vectors, KernelFeatures) and vectors.factors:
         raise FeatureError(
             f"{name} hold exact gradient factors (sketch='none'), whose columns must not be "
             "compared directly; use KernelIndex, or extract with a sketch"
         )
     if isinstance(vectors, Features):
-        fingerprint, vectors = vectors.fingerprint, vectors.array
+        fingerprint = vectors.fingerprint
     array = as_matrix(vectors, name)
-    norms = np.empty(len(array))
-    bad: list[int] = []
-    for rows in blocks(len(array), array.shape[1]):
-        block = array[rows].astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms[rows] = np.sqrt(np.einsum("ij,ij->i", block, block))
-        odd = np.flatnonzero(~((norms[rows] > _SAFE[0]) & (norms[rows] < _SAFE[1])))
-        for row in odd:
-            norms[rows.start + row] = _careful_norm(block[row])
-        bad.extend((rows.start + np.flatnonzero(~np.isfinite(norms[rows]))).tolist())
-    if bad:
+    norms = norms_of(array, [slice(None)])[:, 0]
+    bad = np.flatnonzero(~np.isfinite(norms))
+    if len(bad):
         shown = ", ".join(map(str, bad[:10])) + (" ..." if len(bad) > 10 else "")
         raise FeatureError(
             f"{name} has {len(bad)} of {len(array)} rows with NaN, Inf or an overflowing norm: "
@@ -99,14 +86,14 @@ def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Ro
 
 
 def as_matrix(vectors: Vectors, name: str) -> RealArray:
-    """Give [N, F] floats without copying floats.
+    """Give [N, F] floats, of features their array, without copying floats.
 
     Raises:
         InputTypeError: If they are not real numbers.
         ShapeError: If they are not a matrix with at least one column.
     """
     try:
-        array = np.asarray(vectors)
+        array = np.asarray(vectors.array if isinstance(vectors, Features) else vectors)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(
             f"{name} ({type(vectors).__name__}) cannot be read as an array: {error}"
@@ -126,11 +113,49 @@ def as_matrix(vectors: Vectors, name: str) -> RealArray:
     return array if kind == "f" else array.astype(np.float64)
 
 
+def norms_of(
+    array: RealArray, columns: Sequence[slice], center: Float64Array | float = 0.0
+) -> Float64Array:
+    """Give the norm of some columns of each row, less a center, [N, len(columns)].
+
+    Whatever its size, a norm that float64 holds is right; NaN and infinity stay what they are.
+    """
+    norms = np.empty((len(array), len(columns)))
+    for rows in blocks(len(array), array.shape[1]):
+        block: Float64Array = array[rows].astype(np.float64)
+        if np.any(center):
+            block -= center
+        with np.errstate(over="ignore", invalid="ignore"):
+            for place, part in enumerate(columns):
+                norms[rows, place] = _norms(block[:, part])
+    return norms
+
+
+def _norms(block: Float64Array) -> Float64Array:
+    norms = np.sqrt(np.einsum("ij,ij->i", block, block))
+    odd = np.flatnonzero(~((norms > _SAFE[0]) & (norms < _SAFE[1])))
+    if len(odd):  # squares may have left the range
+        largest = np.abs(block[odd]).max(axis=1)
+        divisors = nonzero(largest)
+        scaled = block[odd] / divisors[:, None]
+        norms[odd] = largest * np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+    return np.asarray(norms)
+
+
+def nonzero(norms: Float64Array) -> Float64Array:
+    """Give divisors: 1 in place of 0."""
+    return np.where(norms > 0, norms, 1)
+
+
 def blocks(n_rows: int, width: int) -> Iterator[slice]:
     """Cut rows into slices of at most 32 MB as float64."""
-    step = max(1, _BLOCK_NUMBERS // width)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    return cut(slice(0, n_rows), max(1, _BLOCK_NUMBERS // width))
+
+
+def cut(rows: slice, size: int) -> Iterator[slice]:
+    """Cut a slice into slices of at most `size` rows."""
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
 
 
 def check_same_origin(pool: Rows, queries: Rows, name: str = "queries") -> None:
@@ -160,23 +185,13 @@ def check_fingerprint(stored: str | None, other: str | None, what: str) -> None:
         )
 
 
-def warn_zero(rows: Rows, name: str) -> None:
+def warn_zero(rows: Rows, name: str, stacklevel: int = 3) -> None:
     """Warn once with the count of all-zero rows, which have no direction."""
-    if rows.n_zero:
+    n_zero = int(np.count_nonzero(rows.norms == 0))
+    if n_zero:
         warnings.warn(
-            f"{rows.n_zero} of {len(rows)} rows of {name} are all zeros; "
+            f"{n_zero} of {len(rows)} rows of {name} are all zeros; "
             "their cosine similarity to everything is 0",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
-
-
-def _careful_norm(row: Float64Array) -> float:
-    """Give the norm of a row whose squares leave float64's range."""
-    largest = float(np.abs(row).max())
-    if largest == 0 or not np.isfinite(largest):
-        return largest
-    # Two steps: the inverse of a subnormal number would overflow.
-    scaled = row / largest
-    with np.errstate(over="ignore"):
-        return float(np.float64(largest) * np.sqrt(scaled @ scaled))

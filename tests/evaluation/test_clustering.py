@@ -72,11 +72,13 @@ def test_bad_input_says_what_is_wrong():
         evaluate_clustering(features, labels, protocol=ClusteringProtocol(n_clusters=21))
     with pytest.raises(FeatureError, match="NaN"):
         evaluate_clustering(np.full((4, 2), np.nan), [0, 1, 0, 1])
-    with pytest.raises(InputError, match="n_seeds is 0"):
+    with pytest.raises(InputError, match="n_seeds must be an integer >= 1; got 0"):
         ClusteringProtocol(n_seeds=0)
-    with pytest.raises(InputError, match="seed is -1"):
+    with pytest.raises(InputError, match="seed must be an integer from 0 to 4294967291; got -1"):
         ClusteringProtocol(seed=-1)
-    with pytest.raises(InputError, match="seed is 4294967295; allowed: 0 to 4294967291"):
+    with pytest.raises(
+        InputError, match="seed must be an integer from 0 to 4294967291; got 4294967295"
+    ):
         ClusteringProtocol(seed=2**32 - 1)
     with pytest.raises(InputTypeError, match="protocol is a str; it must be a ClusteringProtocol"):
         evaluate_clustering(features, labels, protocol="fungi")

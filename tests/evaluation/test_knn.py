@@ -27,16 +27,16 @@ from fungi_hf.evaluation import (
     KNNProtocol,
     change_per_class,
     evaluate_knn,
-    grams,
     knn_protocol,
 )
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations
 from fungi_hf.evaluation.sampling import draw_shots
-from fungi_hf.neighbors import ExactIndex, KNNClassifier
+from fungi_hf.neighbors import KNNClassifier, comparison, topk
 from fungi_hf.neighbors.base import METRICS
 from fungi_hf.neighbors.vectors import read_rows
 from tests.evaluation.blocks import features, labelled
+from tests.neighbors import brute
 
 WIDTHS = {"embedding": 6, "kl": 4, "simclr": 5}
 
@@ -45,9 +45,9 @@ WIDTHS = {"embedding": 6, "kl": 4, "simclr": 5}
 @pytest.mark.parametrize("kind", ["unit", "ties", "scales"])
 @pytest.mark.parametrize("small", [0, 300])
 def test_combinations_have_the_neighbours_of_their_concatenation(metric, kind, small, monkeypatch):
-    monkeypatch.setattr(grams, "_SMALL", small)
-    monkeypatch.setattr(grams, "_QUERIES", 16)
-    monkeypatch.setattr(grams, "_POOL", 64)
+    monkeypatch.setattr(comparison, "_SMALL", small)
+    monkeypatch.setattr(topk, "QUERY_ROWS", 16)
+    monkeypatch.setattr(topk, "POOL_ROWS", 64)
     rng = np.random.default_rng(0)
     train, test = rng.standard_normal((300, 15)), rng.standard_normal((40, 15))
     if kind == "ties":
@@ -73,12 +73,9 @@ def test_combinations_have_the_neighbours_of_their_concatenation(metric, kind, s
     )
     for some, near in found.items():
         columns = np.concatenate([np.arange(15)[layout[name]] for name in some])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fungi_hf.neighbors.exact.warn_zero", lambda rows, name: None)
-            index = ExactIndex(metric).fit(train[:, columns])
-            wanted = index.search(test[:, columns], 20, exclude=exclude)
-        np.testing.assert_array_equal(near.indices, wanted.indices)
-        np.testing.assert_allclose(near.scores, wanted.scores, rtol=1e-5, atol=1e-6)
+        indices, scores = brute.search(test[:, columns], train[:, columns], 20, metric, exclude)
+        np.testing.assert_array_equal(near.indices, indices)
+        np.testing.assert_allclose(near.scores, scores, rtol=1e-5, atol=1e-6)
 
 
 def test_the_published_protocol_is_scikit_learn_on_every_combination():
@@ -325,16 +322,16 @@ def test_bad_input_says_what_is_wrong(changes, error, words):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"n_neighbors": 0}, InputError, "n_neighbors is 0"),
+        ({"n_neighbors": 0}, InputError, "n_neighbors must be an integer >= 1; got 0"),
         ({"n_neighbors": True}, InputTypeError, "got True"),
         ({"weights": "x"}, ConfigError, "unknown weights 'x'"),
         ({"sampling": "frist"}, ConfigError, "'frist'; choose one of 'first'"),
-        ({"metric": "l1"}, ConfigError, "unknown metric"),
+        ({"metric": "l1"}, ConfigError, "metric is 'l1'; choose one of"),
         ({"sampling": "first", "n_shots": 5}, ConfigError, "one draw, n_draws is 5"),
         (
             {"sampling": "proportional", "n_shots": 5, "seed": 2**32 - 4},
             InputError,
-            "seed is 4294967292; allowed: 0 to 4294967291",
+            "seed must be an integer from 0 to 4294967291; got 4294967292",
         ),
     ],
 )

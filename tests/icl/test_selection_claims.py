@@ -53,7 +53,7 @@ def test_all_zero_rows_have_similarity_zero_and_one_warning_with_the_count():
     demos = selector.select(Examples(features=[[1.0, 0.0]]))
     assert demos.indices.tolist() == [[2, 0, 1]]
     assert demos.scores.tolist() == [[1.0, 0.0, -1.0]]
-    with pytest.warns(UserWarning, match="1 of 2 queries have all-zero") as caught:
+    with pytest.warns(UserWarning, match="1 of 2 rows of queries are all zeros") as caught:
         zero = selector.select(Examples(features=[[0.0, 0.0], [1.0, 0.0]]))
     assert len(caught) == 1
     assert zero.indices[0].tolist() == [0, 1, 2]

@@ -13,12 +13,12 @@ import pytest
 
 from fungi_hf.errors import (
     DemoConfigError,
-    FeatureError,
     FingerprintMismatchError,
     InputError,
     InputTypeError,
     LabelError,
     NotFittedError,
+    ShapeError,
 )
 from fungi_hf.icl import DemoSelector, Examples
 from fungi_hf.icl.strategies import BM25, DPP, KNN, MMR, Hybrid, Random, Stratified
@@ -163,11 +163,12 @@ def test_widths_and_fingerprints_must_agree():
         def __init__(self, fingerprint):
             self.array, self.fingerprint = np.eye(3, dtype=np.float32), fingerprint
 
-    with pytest.raises(FeatureError, match=r"queries have features \[1, 2\], the pool \[12, 3\]"):
+    with pytest.raises(ShapeError, match="queries have 2 columns, the index holds vectors of 3"):
         DemoSelector("knn", 1).fit(POOL).select(Examples(features=[[1.0, 2.0]]))
     selector = DemoSelector("knn", 1, leaks="keep").fit(Examples(features=Stamped("one")))
     with pytest.raises(
-        FingerprintMismatchError, match="queries have fingerprint 'two', the pool 'one'"
+        FingerprintMismatchError,
+        match="queries come from 'two', the index holds vectors from 'one'",
     ):
         selector.select(Examples(features=Stamped("two")))
     assert selector.select(Examples(features=Stamped("one"))).indices.tolist() == [[0], [1], [2]]

@@ -251,7 +251,7 @@ NAN = np.full((2, 3), np.nan)
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: ExactIndex("cosin"), ConfigError, "'cosin'; choose one of 'cosine', "),
+        (lambda: ExactIndex("cosin"), ConfigError, "metric is 'cosin'; choose one of 'cosine', "),
         (lambda: ExactIndex().search(np.eye(3), 1), NotFittedError, "call fit"),
         (lambda: ExactIndex().fit(np.ones(3)), ShapeError, r"vectors has shape \(3,\)"),
         (lambda: ExactIndex().fit(np.ones((3, 0))), ShapeError, r"\(3, 0\)"),
@@ -267,10 +267,18 @@ NAN = np.full((2, 3), np.nan)
         (lambda: ExactIndex("dot").fit([[1e200]]), FeatureError, "1.0e.200.*1e.150"),
         (lambda: eye().search(np.ones((1, 4)), 1), ShapeError, "4 columns.*vectors of 3"),
         (lambda: eye().search(NAN, 1), FeatureError, "queries has 2 of 2"),
-        (lambda: eye().search(np.eye(3), 0), InputError, "k is 0; allowed: 1 to 3"),
-        (lambda: eye().search(np.eye(3), 4), InputError, "k is 4; allowed: 1 to 3"),
-        (lambda: eye().search(np.eye(3), True), InputTypeError, "k must be an integer, got True"),
-        (lambda: eye().search(np.eye(3), 2.0), InputTypeError, r"got 2.0 \(float\)"),
+        (
+            lambda: eye().search(np.eye(3), 0),
+            InputError,
+            r"k \(rows in the index: 3\) must be an integer from 1 to 3; got 0",
+        ),
+        (lambda: eye().search(np.eye(3), 4), InputError, "an integer from 1 to 3; got 4"),
+        (
+            lambda: eye().search(np.eye(3), True),
+            InputTypeError,
+            "must be an integer from 1 to 3; got True",
+        ),
+        (lambda: eye().search(np.eye(3), 2.0), InputTypeError, "an integer from 1 to 3; got 2.0"),
         (lambda: eye().search(np.eye(3), 1, exclude={5: [0]}), InputError, "query row 5.*3 quer"),
         (lambda: eye().search(np.eye(3), 1, exclude={0: [3]}), InputError, "pool row 3"),
         (lambda: eye().search(np.eye(3), 1, exclude={0: [-1]}), InputError, "pool row -1"),

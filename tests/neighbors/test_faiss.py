@@ -155,13 +155,17 @@ def test_a_missing_faiss_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: FaissIndex("hnws"), ConfigError, "unknown kind 'hnws'; choose one of 'hnsw'"),
+        (lambda: FaissIndex("hnws"), ConfigError, "kind is 'hnws'; choose one of 'hnsw'"),
         (lambda: FaissIndex(options={"seed": 1}), ConfigError, "options is a dict"),
-        (lambda: FaissOptions(n_lists=0), InputError, "n_lists is 0; allowed: at least 1"),
+        (lambda: FaissOptions(n_lists=0), InputError, "n_lists must be an integer >= 1; got 0"),
         (lambda: FaissOptions(seed=1.5), InputTypeError, "seed must be an integer"),
         (lambda: FaissIndex().search(np.eye(3), 1), NotFittedError, "call fit"),
         (lambda: FaissIndex().fit(np.ones((0, 3))), InputError, "0 rows"),
-        (lambda: FaissIndex().fit(np.eye(3)).search(np.eye(3), 4), InputError, "k is 4"),
+        (
+            lambda: FaissIndex().fit(np.eye(3)).search(np.eye(3), 4),
+            InputError,
+            "from 1 to 3; got 4",
+        ),
         (lambda: FaissIndex().fit(np.eye(3)).search(np.eye(2), 1), ShapeError, "2 columns"),
     ],
 )
