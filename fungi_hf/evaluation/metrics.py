@@ -6,17 +6,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fungi_hf.evaluation.protocols import need
+
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from fungi_hf.neighbors.labels import LabelArray
     from fungi_hf.types import Float64Array
 
 
-def recall_per_class(truth: LabelArray, predicted: LabelArray) -> dict[str, float]:
-    """Give the share of each true class's rows that got its label."""
-    right = truth == predicted
+def recall_per_class(truth: LabelArray, right: npt.ArrayLike) -> dict[str, float]:
+    """Give the mean outcome of each true class's rows.
+
+    Not scikit-learn's `recall_score`: outcomes may be means over draws.
+
+    Args:
+        truth: [N] labels.
+        right: [N] 1 where a row got its label.
+    """
     classes, codes = np.unique(truth, return_inverse=True)
-    hits = np.bincount(codes, right, len(classes)) / np.bincount(codes)
-    return {str(name): float(hit) for name, hit in zip(classes, hits, strict=True)}
+    shares = np.bincount(codes, right) / np.bincount(codes)
+    return dict(zip(map(str, classes), shares.tolist(), strict=True))
 
 
 def classification_metrics(
@@ -33,26 +43,12 @@ def classification_metrics(
     Returns:
         Values in [0, 1]. `mean_per_class` averages recall over the classes of the truth.
     """
+    right = truth == predicted
     values = {
-        "accuracy": float(np.mean(truth == predicted)),
-        "mean_per_class": float(np.mean(list(recall_per_class(truth, predicted).values()))),
+        "accuracy": float(right.mean()),
+        "mean_per_class": float(np.mean(list(recall_per_class(truth, right).values()))),
     }
     if len(classes) == 2 and np.array_equal(np.unique(truth), classes):
-        values["auc"] = area_under_curve(truth == classes[1], votes[:, 1])
+        score = need("sklearn.metrics").roc_auc_score
+        values["auc"] = float(score(truth == classes[1], votes[:, 1]))
     return values
-
-
-def area_under_curve(
-    positive: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: Float64Array
-) -> float:
-    """Give the share of (positive, negative) pairs ordered rightly, ties counting half.
-
-    Args:
-        positive: [N], with both values present.
-        scores: [N], larger for positives.
-    """
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    n_positive = int(positive.sum())
-    n_pairs = n_positive * (len(positive) - n_positive)
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / n_pairs)

@@ -399,5 +399,9 @@ def test_the_installed_program_evaluates_and_reports(
     assert (tmp_path / "report.html").stat().st_size > 20_000
     bad = shell("evaluate", *sides(files), "-k", "0")
     assert bad.returncode == 1
-    assert bad.stderr.strip().splitlines()[-1].startswith("fungi-hf: error: n_neighbors is 0")
+    assert (
+        bad.stderr.strip()
+        .splitlines()[-1]
+        .startswith("fungi-hf: error: KNNProtocol.n_neighbors must be an integer >= 1; got 0")
+    )
     assert shell("evaluate", "--task", "nonsense").returncode == 2

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from fungi_hf.errors import StateError, StorageError, choices
+from fungi_hf.errors import StorageError, choices
+from fungi_hf.evaluation.records import read_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,23 +54,10 @@ class SweepResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepResult:
-        """Read what `to_dict` gave.
-
-        Raises:
-            StateError: If it is not such a record.
-        """
-        wanted = {"record", "version", "kind", "settings", "rows", "notes"}
-        if values.get("record") != RECORD or values.get("version") != 1 or set(values) != wanted:
-            raise StateError(
-                f"not a sweep of version 1: record is {values.get('record')!r}, keys are "
-                f"{', '.join(sorted(values))}"
-            )
-        return cls(
-            kind=values["kind"],
-            rows=tuple(dict(row) for row in values["rows"]),
-            settings=dict(values["settings"]),
-            notes=tuple(values["notes"]),
-        )
+        """Read what `to_dict` gave."""
+        kept = read_stored(values, RECORD, ("kind", "settings", "rows", "notes"))
+        rows = tuple(dict(row) for row in kept["rows"])
+        return cls(**kept | {"rows": rows, "notes": tuple(kept["notes"])})
 
     def to_csv(self) -> str:
         """Give the rows as CSV with a header; an absent value is an empty cell."""
