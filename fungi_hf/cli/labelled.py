@@ -48,14 +48,6 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{side}-rows", type=int, help="take this many evenly spread rows")
 
 
-def add_label_files(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name labels of feature files."""
-    for side in ("train", "test"):
-        parser.add_argument(
-            f"--{side}-labels", help="for feature files: a table, or .txt with one label a line"
-        )
-
-
 def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
     """Read one side as the arguments say; features only from feature files.
 
