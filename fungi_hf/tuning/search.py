@@ -93,9 +93,10 @@ class TuningSearch:
         check_fields(self, ("components", "layer_counts"), _check_each, check_integer)
         check_fields(self, ("whitenings",), _check_each, check_number, 0, 1)
         check_fields(self, ("embedding_weights",), _check_each, check_number, 0)
-        check_fields(self, ("objectives",), _check_each, _parsed, optional=True)
-        parsed: Any = self.objectives or ()
-        FungiConfig(objectives=parsed)  # their names are unique
+        if self.objectives is not None:
+            check_fields(self, ("objectives",), _check_each, lambda _, one: parse_objective(one))
+            parsed: Any = self.objectives
+            FungiConfig(objectives=parsed)  # refuses equal names
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
@@ -143,45 +144,24 @@ class TuningSearch:
             found += spec.variants(found)
         return found
 
-    def stacks(self, activations: Sequence[str]) -> list[tuple[str, ...]]:
-        """Give the activations that are tried together: the last few, and all.
-
-        Args:
-            activations: Block names, lowest layer first.
-        """
-        counts = sorted({*self.layer_counts, len(activations)})
-        return [tuple(activations[-n:]) for n in counts if 1 < n <= len(activations)]
-
-    def cheap_combinations(self, activations: Sequence[str]) -> list[Weights]:
+    def cheap_combinations(self, space: Space) -> list[Weights]:
         """Give combinations that need no gradient.
 
-        Args:
-            activations: Block names, lowest layer first.
-
-        Returns:
-            The embedding; each activation and each stack of them, without and with it.
+        The embedding; each activation and each stack of them, without and with it.
         """
         alone = ((EMBEDDING, 1.0),)
-        some = [(name,) for name in activations] + self.stacks(activations)
+        some = [(name,) for name in space.activations.values()] + self._stacks(space)
         named = [tuple((name, 1.0) for name in names) for names in some]
         return [alone, *named, *((*alone, *weights) for weights in named)]
 
-    def gradient_combinations(
-        self, specs: Sequence[ObjectiveSpec], activations: Sequence[str], own: str
-    ) -> list[Weights]:
+    def gradient_combinations(self, space: Space) -> list[Weights]:
         """Give combinations of one or two gradients of one temper with what costs no gradient.
 
-        Args:
-            specs: The gradients, activations ignored.
-            activations: Block names, lowest layer first.
-            own: The target layer's among them.
-
-        Returns:
-            The gradients with the embedding at every weight, without and with the target layer's
-            activation; and with the embedding and each stack.
+        The gradients with the embedding at every weight, without and with the target layer's
+        activation; and with the embedding and each stack.
         """
-        gradients = [spec for spec in specs if spec.has_gradient]
-        found: list[Weights] = []
+        gradients = [spec for spec in space.specs if spec.has_gradient]
+        own, found = space.activations[space.layer], []
         for size in (1, 2):
             for some in itertools.combinations(gradients, size):
                 if len({spec.kind for spec in some}) < size:
@@ -190,13 +170,19 @@ class TuningSearch:
                 for weight, active in itertools.product(self.embedding_weights, ((), (own,))):
                     first = [(EMBEDDING, float(weight))] if weight > 0 else []
                     found.append((*first, *names, *((name, 1.0) for name in active)))
-                stacks = ([(name, 1.0) for name in some] for some in self.stacks(activations))
+                stacks = ([(name, 1.0) for name in stack] for stack in self._stacks(space))
                 found += [((EMBEDDING, 1.0), *names, *stack) for stack in stacks]
         return found
 
+    def _stacks(self, space: Space) -> list[tuple[str, ...]]:
+        """Give the activations that are tried together: the last few, and all."""
+        names = tuple(space.activations.values())
+        counts = sorted({*self.layer_counts, len(names)})
+        return [names[-n:] for n in counts if 1 < n <= len(names)]
+
 
 def _check_each(
-    name: str, values: object, check: Callable[..., Any], *bounds: int, also: str = ""
+    name: str, values: object, check: Callable[..., Any], *bounds: int
 ) -> tuple[Any, ...]:
     """Check what a field lists.
 
@@ -204,10 +190,5 @@ def _check_each(
         ConfigError: If it is no list, or `check` refuses one of its values.
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
-        wanted = f"{also} or a list or a tuple" if also else "a list or a tuple"
-        raise ConfigError(f"{name} must be {wanted}; got {values!r}: write ({values!r},)")
+        raise ConfigError(f"{name} must be a list or a tuple; got {values!r}: write ({values!r},)")
     return tuple(check(f"each of {name}", value, *bounds) for value in values)
-
-
-def _parsed(_: str, value: Any) -> ObjectiveSpec:
-    return parse_objective(value)

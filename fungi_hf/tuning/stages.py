@@ -95,8 +95,7 @@ def decide(
     """
     raw: dict[str, Blocks] = {}
     found: list[Outcome] = []
-    names = list(space.activations.values())
-    cheap = search.cheap_combinations(names)
+    cheap = search.cheap_combinations(space)
     for pooling, blocks in rows.scans():
         if not raw:
             voters = _at_ceiling(voters, blocks[EMBEDDING], search)
@@ -108,8 +107,7 @@ def decide(
         plain = max(found, key=lambda one: one.share.mean()).candidate
         if gradients := rows.gradients(plain.pooling):
             raw[plain.pooling] |= gradients
-            own = space.activations[space.layer]
-            combinations = search.gradient_combinations(space.specs, names, own)
+            combinations = search.gradient_combinations(space)
             found += _judged(plain, raw[plain.pooling], combinations, voters, search)
     first = leader(found, costs(found, space.specs), search)
     parent = found[choose(found, first, search)].candidate
