@@ -17,12 +17,14 @@ from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
+from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.batches import Budget
 from fungi_hf.extraction.blocks import BlockComputer
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.inputs import iterate, warn_of
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
 from fungi_hf.hub import saving
@@ -85,12 +87,14 @@ class FungiExtractor:
         require_encoder(encoder)
         if config is not None and not isinstance(config, FungiConfig):
             raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+        warn_of_slow_dtype(encoder.model)
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()
-        self._computer = BlockComputer(encoder, self.config)
-        self._finisher = Finisher(self.config, self._computer.widths, self._computer.factor_shapes)
-        self.state = FittedState()
+        plan = Plan.of(encoder, self.config)
+        self._computer = BlockComputer(plan, self.config)
+        self._finisher = Finisher(self.config, plan.widths, plan.factor_shapes)
+        self._missing = self.state.missing(self.config)
         self.tuning: TuningReport | None = None  # of this config with this state
         self._fingerprint: tuple[object, str] | None = None
 
@@ -220,48 +224,45 @@ class FungiExtractor:
     @property
     def sketch(self) -> Sketch | None:
         """The sketch of all gradient blocks; None without gradients or with exact factors."""
-        return self._computer.sketch
+        return self._computer.plan.sketch
+
+    @property
+    def state(self) -> FittedState:
+        """What `fit` learned, or `restore` took back."""
+        return self._finisher.state
 
     def digests(self) -> dict[str, str]:
         """Give a digest of every random object that was drawn at construction."""
         return self._computer.digests()
 
     def restore(self, state: FittedState) -> None:
-        """Take fitted state back; another state than before is not what `tuning` is about."""
-        if state.digest() != self.state.digest():
+        """Load fitted state; if it differs from the current one, `tuning` is cleared."""
+        self._take(state, self.state.digest())
+
+    def _take(self, state: FittedState, before: str) -> None:
+        if state.digest() != before:
             self.tuning = None
         self._computer.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
             self.encoder.load_state(state.encoder)
-        self.state = state
+        self._missing = state.missing(self.config)
         self._fingerprint = None
 
     @property
     def is_fitted(self) -> bool:
         """Whether everything that the config wants from `fit` is there."""
-        return not self._missing_state()
-
-    def _missing_state(self) -> list[str]:
-        missing = [
-            spec.name
-            for spec in self.config.objectives
-            if spec.needs_fit and not self.state.objectives.get(spec.name)
-        ]
-        if self.config.center and not self.state.means:
-            missing.append("center")
-        if self.config.whitening > 0 and not self.state.whitening:
-            missing.append("whitening")
-        if self.config.reduction is not None and not self._finisher.has_reduction:
-            missing.append("reduction")
-        if self.config.audio_statistics == "fit" and not self.state.encoder:
-            missing.append("audio_statistics")
-        return missing
+        return not self._missing
 
     @property
     def layout(self) -> dict[str, slice]:
         """Ordered block name -> slice of the columns."""
         return self._finisher.layout
+
+    @property
+    def width(self) -> int:
+        """F, the columns of a feature."""
+        return self._finisher.width
 
     @property
     def fingerprint(self) -> str:
@@ -370,7 +371,7 @@ class FungiExtractor:
     def _fit(
         self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
-        needs_features = self.config.learns_from_blocks
+        before, needs_features = self.state.digest(), self.config.learns_from_blocks
         if needs_features:
             inputs = _readable_twice(inputs)
         draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
@@ -381,7 +382,8 @@ class FungiExtractor:
         if needs_features:
             raw, notes = self._raw_blocks(inputs, progress=progress)
             learned = self._finisher.fit(raw)
-        self.restore(replace(learned, objectives=objectives, encoder=self.encoder.state()))
+        learned = replace(learned, objectives=objectives, encoder=self.encoder.state())
+        self._take(learned, before)
         return raw, notes
 
     def __call__(
@@ -443,10 +445,9 @@ class FungiExtractor:
         """
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
-        missing = self._missing_state()
-        if missing:
+        if self._missing:
             raise NotFittedError(
-                f"the config needs training inputs for {', '.join(missing)}; "
+                f"the config needs training inputs for {', '.join(self._missing)}; "
                 "call extractor.fit(training_inputs) first"
             )
         budget = _with_batch_size(self.budget, batch_size)
@@ -475,7 +476,7 @@ class FungiExtractor:
             array=array,
             layout=dict(self._finisher.layout),
             fingerprint=self.fingerprint,
-            factors=self._computer.factor_shapes,
+            factors=self._computer.plan.factor_shapes,
             failures=failures,
             notes=notes,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.evaluation.grams import combination_neighbors
-from fungi_hf.neighbors.classifier import count_votes, decide
+from fungi_hf.neighbors.classifier import vote
 from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.neighbors.vectors import read_rows
 from fungi_hf.tables import make_layout
@@ -132,5 +132,4 @@ def _predict(
 def _majority(nearest: np.ndarray, labels: np.ndarray) -> np.ndarray:
     classes, codes = np.unique(labels, return_inverse=True)
     near = codes[nearest]
-    votes = count_votes(near, np.ones(near.shape), len(classes), "uniform", "dot")
-    return classes[decide(votes, near, "smallest")]
+    return classes[vote(near, np.ones(near.shape), len(classes))]

@@ -140,10 +140,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_report(options: argparse.Namespace) -> None:
     """Write the page."""
     from fungi_hf.evaluation.report.documents import read_documents
-    from fungi_hf.evaluation.report.sections import write_document_report
+    from fungi_hf.evaluation.report.sections import write_report
 
     document = read_documents(options.results)
-    write_document_report(options.out, document, title=options.title)
+    write_report(options.out, document, title=options.title)
     sys.stderr.write(f"report in {options.out}\n")
 
 

@@ -68,6 +68,9 @@ class Encoder(Protocol):
         tokenizer: The model's tokenizer, if it has one; saved and digested with the model.
         processor: Its feature extractor or image processor, if it has one; likewise.
         sampling_rate: Hz of bare arrays, where inputs are sounds.
+        reads_first_token: Whether the embedding depends on one or two tokens of the last hidden
+            state alone, so that a gradient has as few rows.
+        uses_short_last_block: Whether `embed` computes the last block for the pooled tokens only.
         NOTES: Messages, with `{n}` and `{limit}`, for the names in `Prepared.notes`.
     """
 
@@ -82,17 +85,9 @@ class Encoder(Protocol):
     tokenizer: Any = None
     processor: Any = None
     sampling_rate: int | None = None
+    reads_first_token: bool = False
+    uses_short_last_block: bool = False
     NOTES: ClassVar[Mapping[str, str]] = {}
-
-    @property
-    def reads_first_token(self) -> bool:
-        """Whether the embedding depends on one or two tokens of the last hidden state alone."""
-        return False
-
-    @property
-    def uses_short_last_block(self) -> bool:
-        """Whether `embed` computes the last block for the pooled tokens only."""
-        return False
 
     @abstractmethod
     def check(self, raw: object, index: int) -> Any:

@@ -8,6 +8,7 @@ query, `q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -26,29 +27,19 @@ AST_BLOCKS: Final = frozenset({"ASTLayer"})
 AST_CLASS_TOKENS: Final = 2
 
 
-class FirstTokenBlock:
-    """Stands in for a block's `forward` while installed; the block then gives [N, 1 or 2, D]."""
-
-    def __init__(
-        self,
-        block: nn.Module,
-        layer: nn.Linear,
-        build: Callable[[nn.Module, nn.Linear], Callable[..., Any]],
-    ) -> None:
-        """Keep the parts; the stand-in is built from them when installed, so that copies work."""
-        self._block, self._layer, self._build = block, layer, build
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Shadow `forward` on the instance, and give back what was there."""
-        before = self._block.__dict__.get("forward")
-        self._block.forward = self._build(self._block, self._layer)
-        try:
-            yield
-        finally:
-            del self._block.__dict__["forward"]
-            if before is not None:
-                self._block.forward = before
+@contextlib.contextmanager
+def shadowed(
+    module: nn.Module, function: Callable[..., Any], name: str = "forward"
+) -> Iterator[None]:
+    """Put another method on one module for the duration, and give back what was there."""
+    before = module.__dict__.get(name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        delattr(module, name)
+        if before is not None:
+            setattr(module, name, before)
 
 
 def _bert_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
@@ -175,15 +166,18 @@ _FORWARDS: Final = (
 )
 
 
-def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | None:
-    """Give the stand-in for the model's last block, or None where the family is not known.
+def first_token_block(
+    model: nn.Module, layer: nn.Linear
+) -> Callable[[], contextlib.AbstractContextManager[None]] | None:
+    """Give contexts in which the model's last block gives [N, 1 or 2, D], its first tokens.
 
     Args:
         model: The encoder; only its structure is read.
         layer: The target layer.
 
     Returns:
-        None also for decoders and for attention other than sdpa and eager.
+        What makes such a context, anew for each pass; None where the family is not known, for
+        decoders, and for attention other than sdpa and eager.
     """
     config: Any = model.config
     if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
@@ -193,8 +187,15 @@ def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | N
         if blocks:
             is_decoder = getattr(blocks[-1], "is_decoder", False)
             known = not is_decoder and _has(blocks[-1], part)
-            return FirstTokenBlock(blocks[-1], layer, build) if known else None
+            return partial(_shortened, blocks[-1], layer, build) if known else None
     return None
+
+
+def _shortened(
+    block: nn.Module, layer: nn.Linear, build: Callable[[Any, nn.Linear], Callable[..., Any]]
+) -> contextlib.AbstractContextManager[None]:
+    # Built here and not before: a copy of the encoder then shortens its own block.
+    return shadowed(block, build(block, layer))
 
 
 def _has(block: nn.Module, part: str) -> bool:

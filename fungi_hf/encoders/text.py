@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import functools
 import unicodedata
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import torch
 
-from fungi_hf.encoders.base import LateEncoder, Prepared
-from fungi_hf.encoders.last_block import first_token_block
+from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.encoders.late.shared_block import shared_last_block
-from fungi_hf.encoders.late.stack import BlockStack
 from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.words import TOKENIZING, word_spans
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
@@ -23,20 +20,19 @@ from fungi_hf.views.base import make_views
 from fungi_hf.views.text import PublishedDeletion, WordDeletion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch, LateBatch, LateViews
-    from fungi_hf.encoders.late.shared_block import SharedBlock
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")
 _REPLACEMENT: Final = "\ufffd"
 
 
-class TextEncoder(LateEncoder):
+class TextEncoder(BlockEncoder):
     """A tokenizer and a text model, pooled to one embedding.
 
     Attributes:
@@ -88,24 +84,19 @@ class TextEncoder(LateEncoder):
         self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
         self.max_length = self._resolve_length(config.max_length, trained_length)
         self.width = self._probe_width()
-        self._block = first_token_block(model, self.layer) if self.reads_first_token else None
-        self._shared_block = self._find_shared_block()
+        self.reads_first_token = self.pooling in ("cls", "first")
+        if self.reads_first_token:
+            self.shorten_last_block()
+        if self._shares_last_block():
+            self.shared_block = shared_last_block(
+                model, self.layer, first_token=self.reads_first_token
+            )
 
-    @property
-    def reads_first_token(self) -> bool:
-        """Whether the embedding depends on position 0 of the last hidden state alone."""
-        return self.pooling in ("cls", "first")
-
-    @property
-    def uses_short_last_block(self) -> bool:
-        """Whether the last block is computed for the pooled token only."""
-        return self._block is not None
-
-    def with_full_last_block(self) -> Self:
-        """Give an encoder that computes the last block for all tokens, as a plain pass does."""
-        other = copy.copy(self)
-        other._block = other._shared_block = None
-        return other
+    def _shares_last_block(self) -> bool:
+        """Whether late views may share what precedes the softmax of the last block."""
+        if self.reads_first_token:
+            return self._starts_with_class_token()  # no view loses it
+        return self.pooling != "model"
 
     def rebuilt(self, config: FungiConfig) -> TextEncoder:
         """Give an encoder over the same model and tokenizer that follows another config."""
@@ -116,12 +107,6 @@ class TextEncoder(LateEncoder):
             trained_pooling=self._trained_pooling,
             trained_length=self._trained_length,
         )
-
-    def _find_shared_block(self) -> SharedBlock | None:
-        first_token = self.reads_first_token
-        if self.pooling == "model" or (first_token and not self._starts_with_class_token()):
-            return None
-        return shared_last_block(self.model, self.layer, first_token=first_token)
 
     def _resolve_pooling(self, asked: str, trained: str | None) -> str:
         pooling = (trained or "mean") if asked == "auto" else asked
@@ -282,7 +267,8 @@ class TextEncoder(LateEncoder):
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Pad on the right to the longest item: `input_ids`, `attention_mask` [N, T]."""
         longest = max(item.cost for item in items)
-        if self.device.type != "cpu":
+        device = next(self.model.parameters()).device
+        if device.type != "cpu":
             longest = min(-(-longest // 8) * 8, self.max_length)
         padding = getattr(self.tokenizer, "pad_token_id", None)
         ids = np.full((len(items), longest), padding or 0, dtype=np.int64)
@@ -291,20 +277,13 @@ class TextEncoder(LateEncoder):
             ids[row, : item.cost] = item.data
             mask[row, : item.cost] = 1
         return {
-            "input_ids": torch.from_numpy(ids).to(self.device),
-            "attention_mask": torch.from_numpy(mask).to(self.device),
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": torch.from_numpy(mask).to(device),
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
-        with contextlib.ExitStack() as stack:
-            if self._block is not None:
-                stack.enter_context(self._block.installed())
+        with self.short_block():
             output = self.model(**batch, return_dict=True)
         if self.pooling == "model":
             pooled: Tensor = output.pooler_output
@@ -336,10 +315,6 @@ class TextEncoder(LateEncoder):
         }
         return make_views("word_deletion" if name == "auto" else name, n_views, options, own)
 
-    @functools.cached_property
-    def _stack(self) -> BlockStack:
-        return BlockStack(self.model, self.layer_path)
-
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
     ) -> LateViews | None:
@@ -353,27 +328,21 @@ class TextEncoder(LateEncoder):
                 f"late_views drops words from the hidden state: views must be 'word_deletion' or "
                 f"'auto'; got {name!r}"
             )
-        self._stack.check(blocks)
+        self.blocks.check(blocks)
         deletion = self.views(name, n_views, options)
-        if blocks == self._stack.n_blocks or not isinstance(deletion, WordDeletion):
+        if blocks == self.blocks.n_blocks or not isinstance(deletion, WordDeletion):
             return None
-        one_row = blocks == 1 and self._shared_block is not None and self.reads_first_token
+        one_row = blocks == 1 and self.shared_block is not None and self.reads_first_token
         return LateWords(deletion, self.tokenizer, self.max_length, blocks, one_row=one_row)
-
-    def watching(
-        self, depths: Collection[int]
-    ) -> contextlib.AbstractContextManager[dict[int, Tensor]]:
-        """Note the hidden state before the last k blocks during `embed`, by k."""
-        return self._stack.watching(depths)
 
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
-        if batch.blocks == 1 and self._shared_block is not None:
-            return self._pool(*self._shared_block(batch))
+        if batch.blocks == 1 and self.shared_block is not None:
+            return self._pool(*self.shared_block(batch))
         hidden, positions, mask = batch.gathered()
         ids = batch.inputs["input_ids"][batch.source[:, None], positions]
         ids = ids.masked_fill(~mask, getattr(self.tokenizer, "pad_token_id", None) or 0)
-        with self._stack.entered(batch.blocks, hidden):
+        with self.blocks.entered(batch.blocks, hidden):
             return self.embed({"input_ids": ids, "attention_mask": mask.long()})
 
     def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fungi_hf.checks import check_fields, check_integer
 from fungi_hf.errors import InputError
-from fungi_hf.evaluation.inputs import choose_combinations, expect, read_labelled
-from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, converge, need
+from fungi_hf.evaluation.inputs import choose_combinations, read_labelled
+from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, converge, expect, need
 from fungi_hf.evaluation.summary import Draw, summarise
 from fungi_hf.neighbors.labels import encode_labels
 

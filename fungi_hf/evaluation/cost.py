@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError, InputError, choices
 from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def extraction_costs(
 def _computer(extractor: FungiExtractor, names: list[str]) -> BlockComputer:
     specs = tuple(spec for spec in extractor.config.objectives if spec.name in names)
     config = dataclasses.replace(extractor.config, objectives=specs)
-    computer = BlockComputer(extractor.encoder, config)
+    computer = BlockComputer(Plan.of(extractor.encoder, config), config)
     learned = extractor.state.objectives
     computer.load_state({name: state for name, state in learned.items() if name in names})
     return computer

@@ -25,9 +25,7 @@ from fungi_hf.types import Features
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fungi_hf.errors import (
-        FungiError,
-    )
+    from fungi_hf.errors import FungiError
     from fungi_hf.neighbors.labels import LabelArray, Labels
     from fungi_hf.neighbors.vectors import Rows
     from fungi_hf.types import Float32Array, Int64Array, Layout
@@ -134,27 +132,10 @@ def read_blocks(features: FeatureInput, name: str) -> LabelledRows:
     return LabelledRows(rows=rows, layout=dict(layout), labels=np.zeros(len(rows), np.int64))
 
 
-def expect(value: object, kind: type, name: str) -> None:
-    """Refuse an argument of another type.
-
-    Raises:
-        InputTypeError: If it is of another.
-    """
-    if not isinstance(value, kind):
-        raise InputTypeError(f"{name} is a {type(value).__name__}; it must be a {kind.__name__}")
-
-
 def listed(
     what: str, given: object, of: str, error: type[FungiError] = InputTypeError
 ) -> list[Any]:
-    """Give the members of a sequence; a text is none.
-
-    Args:
-        what: Subject and verb of the message, e.g. "widths are".
-        given: Anything.
-        of: What the members are, for the message.
-        error: Raised for anything else.
-    """
+    """Give the members of a sequence `of` something; a text is none, "`what` 'a'" the error."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise error(f"{what} {given!r} ({type(given).__name__}); give a sequence of {of}")
     return list(given)

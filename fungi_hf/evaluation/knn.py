@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations, read_sides
-from fungi_hf.evaluation.metrics import classification_metrics
 from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, protocol_named, reduce_or_note
 from fungi_hf.evaluation.sampling import Sampling, draw_shots
-from fungi_hf.evaluation.summary import Draw, summarise
+from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import Metric
-from fungi_hf.neighbors.classifier import Tie, Weights, count_votes, decide
+from fungi_hf.neighbors.classifier import Tie, Weights, count_votes, vote
 from fungi_hf.neighbors.labels import encode_labels
 
 if TYPE_CHECKING:
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.base import Neighbors
     from fungi_hf.neighbors.labels import LabelArray, Labels
     from fungi_hf.types import Int64Array
-
-_VOTE_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +62,9 @@ class KNNProtocol:
         Raises:
             ConfigError: If several draws would be the same.
         """
-        check_fields(self, ("metric",), check_choice, get_args(Metric))
-        check_fields(self, ("weights",), check_choice, get_args(Weights))
-        check_fields(self, ("tie",), check_choice, get_args(Tie))
-        check_fields(self, ("sampling",), check_choice, get_args(Sampling))
+        kinds = {"metric": Metric, "weights": Weights, "tie": Tie, "sampling": Sampling}
+        for name, kind in kinds.items():
+            check_fields(self, (name,), check_choice, get_args(kind))
         check_fields(self, ("n_neighbors", "n_draws"), check_integer, **AS_INPUT)
         check_fields(self, ("n_shots", "pca"), check_integer, optional=True, **AS_INPUT)
         drawn = self.n_shots is not None and self.sampling == "proportional"
@@ -80,30 +74,18 @@ class KNNProtocol:
             raise ConfigError(f"sampling 'first' has one draw, n_draws is {self.n_draws}")
 
 
+_PAPER = KNNProtocol(name="paper", metric="euclidean", pca=512, n_draws=1)
 KNN_PROTOCOLS: Mapping[str, KNNProtocol] = {
-    "fungi": KNNProtocol(),
-    # Ours, not the published K = 20: with five rows a class, twenty uniform votes would often be
-    # all rows of a two-class set, so all classes tie.
-    "fungi-5-shot": KNNProtocol(
-        name="fungi-5-shot", n_neighbors=5, weights="similarity", n_shots=5
-    ),
-    "paper": KNNProtocol(name="paper", metric="euclidean", pca=512, n_draws=1),
-    "paper-vision-5-shot": KNNProtocol(
-        name="paper-vision-5-shot",
-        metric="euclidean",
-        pca=512,
-        n_shots=5,
-        sampling="first",
-        n_draws=1,
-    ),
-    "paper-text-5-shot": KNNProtocol(
-        name="paper-text-5-shot",
-        metric="euclidean",
-        pca=512,
-        n_shots=5,
-        sampling="proportional",
-        n_draws=1,
-    ),
+    one.name: one
+    for one in (
+        KNNProtocol(),
+        # Ours, not the published K = 20: with five rows a class, twenty uniform votes would often
+        # be all rows of a two-class set, so all classes tie.
+        KNNProtocol(name="fungi-5-shot", n_neighbors=5, weights="similarity", n_shots=5),
+        _PAPER,
+        replace(_PAPER, name="paper-vision-5-shot", n_shots=5, sampling="first"),
+        replace(_PAPER, name="paper-text-5-shot", n_shots=5, sampling="proportional"),
+    )
 }
 
 
@@ -155,12 +137,7 @@ class KNNJudge:
     """
 
     def __init__(self, rule: KNNProtocol, labels: LabelArray, truth: LabelArray) -> None:
-        """Draw the training sets.
-
-        Args:
-            rule: The protocol.
-            labels: [N] of the training rows.
-            truth: [Q] of the test rows.
+        """Draw the training sets from the labels [N] of the training rows; truth is [Q].
 
         Raises:
             InputError: If the full training set has fewer rows than neighbours are asked for.
@@ -191,17 +168,16 @@ class KNNJudge:
             notes: Facts for the record.
         """
         rule, (classes, codes) = self._rule, self._encoded[number]
-        shares = np.empty((len(self._truth), len(classes)))
-        chosen = np.empty(len(self._truth), np.int64)
-        for start in range(0, len(chosen), _VOTE_ROWS):
-            part = slice(start, start + _VOTE_ROWS)
-            near = codes[found.indices[part]]
-            votes = count_votes(near, found.scores[part], len(classes), rule.weights, rule.metric)
-            shares[part] = votes / votes.sum(axis=1, keepdims=True)
-            chosen[part] = decide(votes, near, rule.tie)
+        near, scores = codes[found.indices], found.scores
+        how: Any = {"weights": rule.weights, "metric": rule.metric}
+        chosen = classes[vote(near, scores, len(classes), tie=rule.tie, **how)]
+        second = None
+        if len(classes) == 2:
+            votes = count_votes(near, scores, 2, **how)
+            second = votes[:, 1] / votes.sum(axis=1)
         return Draw(
-            metrics=classification_metrics(self._truth, classes[chosen], shares, classes),
-            scores=(classes[chosen] == self._truth).astype(float),
+            metrics=classification_metrics(self._truth, chosen, classes, second),
+            scores=(chosen == self._truth).astype(float),
             notes=notes,
             n_train=len(codes),
         )

@@ -10,18 +10,22 @@ import numpy as np
 from fungi_hf.checks import check_fields, check_flag, check_integer, check_number
 from fungi_hf.errors import ConfigError, InputTypeError, LabelError
 from fungi_hf.evaluation.inputs import (
-    check_kinds,
     check_pair,
     choose_combinations,
-    expect,
     read_labelled,
     read_sides,
     unseen_note,
 )
-from fungi_hf.evaluation.metrics import classification_metrics
-from fungi_hf.evaluation.protocols import AS_INPUT, converge, need, protocol_named, reduce_or_note
+from fungi_hf.evaluation.protocols import (
+    AS_INPUT,
+    check_each,
+    converge,
+    need,
+    protocol_named,
+    reduce_or_note,
+)
 from fungi_hf.evaluation.sampling import split_validation
-from fungi_hf.evaluation.summary import Draw, summarise
+from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
 from fungi_hf.neighbors.labels import encode_labels
 
 if TYPE_CHECKING:
@@ -71,11 +75,9 @@ class LinearProtocol:
         Raises:
             ConfigError: If there are no strengths.
         """
-        expect(self.strengths, tuple, "strengths")
+        check_fields(self, ("strengths",), check_each, check_number, 0, inclusive="neither")
         if not self.strengths:
             raise ConfigError("strengths are empty; at least one is needed")
-        for strength in self.strengths:
-            check_number("LinearProtocol.strengths: each", strength, 0, inclusive="neither")
         check_fields(self, ("max_iterations", "n_seeds"), check_integer, **AS_INPUT)
         check_fields(self, ("seed",), check_integer, 0, **AS_INPUT)
         check_fields(self, ("pca",), check_integer, optional=True, **AS_INPUT)
@@ -84,18 +86,16 @@ class LinearProtocol:
         check_fields(self, ("intercept", "prefixes_only"), check_flag)
 
 
-LINEAR_PROTOCOLS: Mapping[str, LinearProtocol] = {
-    "fungi": LinearProtocol(),
-    "paper": LinearProtocol(
-        name="paper",
-        strengths=(5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4),
-        intercept=False,
-        max_iterations=300,
-        tolerance=1e-3,
-        prefixes_only=True,
-        pca=512,
-    ),
-}
+_PAPER = LinearProtocol(
+    name="paper",
+    strengths=(5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4),
+    intercept=False,
+    max_iterations=300,
+    tolerance=1e-3,
+    prefixes_only=True,
+    pca=512,
+)
+LINEAR_PROTOCOLS: Mapping[str, LinearProtocol] = {"fungi": LinearProtocol(), "paper": _PAPER}
 
 
 def evaluate_linear(
@@ -110,31 +110,27 @@ def evaluate_linear(
 ) -> list[EvaluationResult]:
     """Fit a linear probe on every combination of blocks and judge it on the test rows.
 
+    Rows, labels and combinations are those of `evaluate_knn`.
+
     Args:
-        train: [N, F] features with a layout, or an array.
-        train_labels: N integers or strings, at least two classes.
-        test: [Q, F] features of the same layout and fingerprint.
-        test_labels: Q labels; those unseen in training count as wrong, which is noted.
+        train: [N, F].
+        train_labels: N labels.
+        test: [Q, F].
+        test_labels: Q labels.
         protocol: A `LinearProtocol`, or the name of one of `LINEAR_PROTOCOLS`.
-        combinations: Block names to combine; None takes every combination.
+        combinations: Block names to combine.
         validation: Features and labels to choose the strength by. Without them a stratified
             share of the training rows is held out, and the final fit takes all training rows.
 
     Returns:
         One record a combination; the chosen strength is in the notes.
-
-    Raises:
-        InputTypeError: If the validation is not a pair.
-        LabelError: If no validation label is among the training labels.
     """
     rule = protocol_named(protocol, LINEAR_PROTOCOLS, "linear")
     known, judged, notes = read_sides(train, train_labels, test, test_labels)
-    if validation is None:
-        splits = _splits(known, rule)
-    else:
-        chooser = _read_validation(known, validation)
-        notes += unseen_note(known.labels, chooser.labels, "validation")
-        splits = [(known, chooser)]
+    splits = [] if validation is not None else _splits(known, rule)
+    if validation is not None:
+        chooser, unseen = _read_validation(known, validation)
+        notes, splits = notes + unseen, [(known, chooser)]
     wanted = choose_combinations(known.layout, combinations)
     if combinations is None and rule.prefixes_only:
         names = tuple(known.layout)
@@ -146,8 +142,8 @@ def evaluate_linear(
     return summarise("linear", rule, draws, judged, seeds=seeds, notes=notes)
 
 
-def _read_validation(known: LabelledRows, validation: tuple[FeatureInput, Labels]) -> LabelledRows:
-    """Give the rows to choose the strength by.
+def _read_validation(known: LabelledRows, validation: Any) -> tuple[LabelledRows, tuple[str, ...]]:
+    """Give the rows to choose the strength by, and a note about unseen labels.
 
     Raises:
         InputTypeError: If they are not features and labels.
@@ -158,14 +154,14 @@ def _read_validation(known: LabelledRows, validation: tuple[FeatureInput, Labels
             f"validation is a {type(validation).__name__}; give a pair (features, labels)"
         )
     chooser = read_labelled(validation[0], validation[1], "validation")
-    check_pair(known, chooser)
-    check_kinds(known.labels, chooser.labels, ("train", "validation"))
+    check_pair(known, chooser, ("train", "validation features"))
+    unseen = unseen_note(known.labels, chooser.labels, "validation")
     if not np.isin(chooser.labels, known.labels).any():
         raise LabelError(
             f"none of the {len(chooser)} validation labels, such as {chooser.labels[0].item()!r}, "
             "is among the training labels; no strength can be chosen by them"
         )
-    return chooser
+    return chooser, unseen
 
 
 def _splits(known: LabelledRows, rule: LinearProtocol) -> list[tuple[LabelledRows, LabelledRows]]:
@@ -173,9 +169,8 @@ def _splits(known: LabelledRows, rule: LinearProtocol) -> list[tuple[LabelledRow
     pairs = []
     for place in range(rule.n_seeds):
         kept, held = split_validation(known.labels, rule.validation_share, rule.seed + place)
-        fitted = known.subset(kept)
-        encode_labels(fitted.labels, "train labels")
-        pairs.append((fitted, known.subset(held)))
+        encode_labels(known.labels[kept], "train labels")  # refuses a single class
+        pairs.append((known.subset(kept), known.subset(held)))
     return pairs
 
 
@@ -194,8 +189,8 @@ def _probe(
     low, high, _ = _reduced(some, whole, rule)
     model, warned = _fit(low, known, best, rule)
     predicted = model.predict(high)
-    shares = model.predict_proba(high)
-    metrics = classification_metrics(judged.labels, predicted, shares, model.classes_)
+    second = model.predict_proba(high)[:, 1] if len(model.classes_) == 2 else None
+    metrics = classification_metrics(judged.labels, predicted, model.classes_, second)
     return Draw(
         metrics={**metrics, "validation_accuracy": max(accuracies)},
         scores=(predicted == judged.labels).astype(float),

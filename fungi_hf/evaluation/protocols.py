@@ -29,6 +29,24 @@ Protocol = TypeVar("Protocol")
 Found = TypeVar("Found")
 
 
+def expect(value: object, kind: type, name: str) -> None:
+    """Refuse an argument of another type.
+
+    Raises:
+        InputTypeError: If it is of another.
+    """
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{name} is a {type(value).__name__}; it must be a {kind.__name__}")
+
+
+def check_each(
+    name: str, values: Any, check: Callable[..., Any], *bounds: Any, **options: Any
+) -> tuple[Any, ...]:
+    """Give a tuple whose members pass a check of `fungi_hf.checks`."""
+    expect(values, tuple, name)
+    return tuple(check(f"{name}: each", one, *bounds, **options) for one in values)
+
+
 def protocol_named(protocol: Protocol | str, known: Mapping[str, Protocol], task: str) -> Protocol:
     """Give a protocol by name; a protocol is given back.
 
@@ -71,13 +89,9 @@ def reduce_or_note(
     width = known.width(some)
     if n_components >= min(len(known), width):
         return None, (f"PCA to {n_components} skipped: {len(known)} rows, width {width}",)
-    import torch
+    from fungi_hf.extraction.reduction import project
 
-    from fungi_hf.extraction.reduction import PrincipalComponents
-
-    low, high = (torch.from_numpy(side.take(some)) for side in (known, other))
-    components = PrincipalComponents.fit(low, n_components)
-    return (components.transform(low).numpy(), components.transform(high).numpy()), ()
+    return project(known.take(some), other.take(some), n_components), ()
 
 
 def need(module: str) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-import numpy as np
 
 from fungi_hf.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from fungi_hf.types import Float64Array
 
@@ -72,7 +70,7 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain, JSON-able values, without the per-row scores."""
-        return {"record": RECORD, "version": 1, **{n: _plain(getattr(self, n)) for n in _stored()}}
+        return {"record": RECORD, "version": 1, **{n: getattr(self, n) for n in _stored()}}
 
     def to_json(self) -> str:
         """Give `to_dict` as a JSON text."""
@@ -101,7 +99,8 @@ def read_stored(values: Mapping[str, Any], record: str, names: Iterable[str]) ->
     if values.get("record") != record or values.get("version") != 1:
         raise StateError(
             f"not a {record} of version 1: record is {values.get('record')!r}, "
-            f"version is {values.get('version')!r}"
+            f"version is {values.get('version')!r}; `fungi-hf evaluate` and `sweep` write such "
+            "files with --out"
         )
     odd = sorted({*values, "record", "version"} ^ {*names, "record", "version"})
     if odd:
@@ -111,13 +110,3 @@ def read_stored(values: Mapping[str, Any], record: str, names: Iterable[str]) ->
 
 def _stored() -> list[str]:
     return [one.name for one in fields(EvaluationResult) if one.name != "scores"]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, tuple | list | range | np.ndarray):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value

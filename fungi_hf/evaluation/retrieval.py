@@ -11,14 +11,14 @@ import numpy as np
 
 from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import InputError, InputTypeError, ShapeError
-from fungi_hf.evaluation.inputs import (
-    check_kinds,
-    check_pair,
-    choose_combinations,
+from fungi_hf.evaluation.inputs import check_kinds, check_pair, choose_combinations, read_blocks
+from fungi_hf.evaluation.protocols import (
+    AS_INPUT,
+    check_each,
     expect,
-    read_blocks,
+    protocol_named,
+    reduce_or_note,
 )
-from fungi_hf.evaluation.protocols import AS_INPUT, protocol_named, reduce_or_note
 from fungi_hf.evaluation.summary import Draw, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import Metric
@@ -57,16 +57,11 @@ class Relevance:
             pool_labels: One a pool row.
             same_rows: Queries are the pool's rows: each is junk for itself.
 
-        Returns:
-            The judgements.
-
         Raises:
             ShapeError: If the queries cannot be the pool's rows.
         """
-        queries, pool = (
-            read_labels(query_labels, "query labels"),
-            read_labels(pool_labels, "pool labels"),
-        )
+        queries = read_labels(query_labels, "query labels")
+        pool = read_labels(pool_labels, "pool labels")
         check_kinds(pool, queries, ("pool", "query"))
         if same_rows and len(queries) != len(pool):
             raise ShapeError(
@@ -97,11 +92,7 @@ class Relevance:
             junk: Rows to ignore.
             level: `medium`: easy and hard are positive. `hard`: hard alone, easy is junk too.
 
-        Returns:
-            The judgements.
-
         Raises:
-            ConfigError: If the level is unknown.
             ShapeError: If the three differ in length.
         """
         medium = check_choice("level", level, get_args(Level)) == "medium"
@@ -110,12 +101,14 @@ class Relevance:
                 f"landmarks have {len(easy)} easy, {len(hard)} hard and {len(junk)} junk lists; "
                 "each query needs one of each"
             )
-        positive = [[*e, *h] if medium else h for e, h in zip(easy, hard, strict=True)]
-        ignored = [[*j] if medium else [*j, *e] for e, j in zip(easy, junk, strict=True)]
-        rows = [
-            [check_integer("a landmark row", row, 0, **AS_INPUT) for row in one] for one in positive
-        ]
-        return cls(gains=[dict.fromkeys(one, 1.0) for one in rows], junk=ignored)
+        gains: list[dict[int, float]] = []
+        ignored: list[list[int]] = []
+        for e, h, j in zip(easy, hard, junk, strict=True):
+            positive = [*e, *h] if medium else h
+            rows = [check_integer("a landmark row", row, 0, **AS_INPUT) for row in positive]
+            gains.append(dict.fromkeys(rows, 1.0))
+            ignored.append([*j] if medium else [*j, *e])
+        return cls(gains=gains, junk=ignored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +135,12 @@ class RetrievalProtocol:
         check_fields(self, ("metric",), check_choice, get_args(Metric))
         check_fields(self, ("formula",), check_choice, get_args(Formula))
         check_fields(self, ("pca",), check_integer, optional=True, **AS_INPUT)
-        expect(self.cutoffs, tuple, "cutoffs")
-        for k in self.cutoffs:
-            check_integer("RetrievalProtocol.cutoffs: each", k, **AS_INPUT)
+        check_fields(self, ("cutoffs",), check_each, check_integer, **AS_INPUT)
 
 
+_LANDMARKS = RetrievalProtocol(name="paper-landmarks", metric="dot", formula="trapezoid", pca=512)
 RETRIEVAL_PROTOCOLS: Mapping[str, RetrievalProtocol] = {
-    "fungi": RetrievalProtocol(),
-    "paper-landmarks": RetrievalProtocol(
-        name="paper-landmarks", metric="dot", formula="trapezoid", pca=512
-    ),
+    one.name: one for one in (RetrievalProtocol(), _LANDMARKS)
 }
 
 
@@ -274,7 +263,7 @@ def _rank(
 
 
 def _check_relevance(relevance: Relevance, n_queries: int, n_pool: int) -> None:
-    """Refuse what is not one judgement a query.
+    """Refuse what is not one judgement a query, of rows of the pool.
 
     Raises:
         InputTypeError: If gains or junk are no sequence.

@@ -1,4 +1,4 @@
-"""From draws to records: means, spreads, intervals, and the paired test against the baseline."""
+"""From predictions to records: metrics, means, spreads, intervals, paired tests."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.evaluation.metrics import recall_per_class
+from fungi_hf.evaluation.protocols import need
 from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.statistics import bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
 
     from fungi_hf.evaluation.inputs import Combination, LabelledRows
     from fungi_hf.neighbors.labels import LabelArray
@@ -36,6 +38,42 @@ class Draw:
     scores: Float64Array
     notes: tuple[str, ...] = ()
     n_train: int
+
+
+def classification_metrics(
+    truth: LabelArray, predicted: LabelArray, classes: LabelArray, second: Float64Array | None
+) -> dict[str, float]:
+    """Give `accuracy`, `mean_per_class`, and `auc` where there are two classes, in [0, 1].
+
+    Args:
+        truth: [N] labels; those not among the classes are always wrong.
+        predicted: [N] labels.
+        classes: [C].
+        second: [N] share of the second of two classes.
+
+    Returns:
+        `mean_per_class` averages recall over the classes of the truth.
+    """
+    right = truth == predicted
+    recalls = recall_per_class(truth, right)
+    values = {
+        "accuracy": float(right.mean()),
+        "mean_per_class": float(np.mean([*recalls.values()])),
+    }
+    if second is not None and np.array_equal(np.unique(truth), classes):
+        score = need("sklearn.metrics").roc_auc_score
+        values["auc"] = float(score(truth == classes[1], second))
+    return values
+
+
+def recall_per_class(truth: LabelArray, right: npt.ArrayLike) -> dict[str, float]:
+    """Give the mean outcome [N] of each true class's rows.
+
+    Not scikit-learn's `recall_score`: outcomes may be means over draws.
+    """
+    classes, codes = np.unique(truth, return_inverse=True)
+    shares = np.bincount(codes, right) / np.bincount(codes)
+    return dict(zip(map(str, classes), shares.tolist(), strict=True))
 
 
 def summarise(
@@ -74,6 +112,7 @@ def summarise(
     records = []
     for some, own in draws.items():
         values, outcomes = _values(own), _without_gaps(tables[some])
+        recalls = recall_per_class(judged.labels, tables[some].mean(axis=0))
         records.append(
             replace(
                 shared,
@@ -82,7 +121,7 @@ def summarise(
                 spread={n: float(v.std(ddof=1)) for n, v in values.items() if len(own) > 1},
                 intervals={shared.main: bootstrap_interval(outcomes)},
                 against_baseline={} if some == first else paired_difference(baseline, outcomes),
-                per_class=_per_class(tables[some], judged.labels),
+                per_class=recalls if len(recalls) > 1 else {},
                 n_train=own[0].n_train,
                 notes=notes + tuple(dict.fromkeys(note for draw in own for note in draw.notes)),
                 scores=tables[some],
@@ -115,8 +154,3 @@ def _values(draws: Sequence[Draw]) -> dict[str, Float64Array]:
 def _without_gaps(table: Float64Array) -> Float64Array:
     """Leave out the rows that have no outcome in some draw."""
     return table[:, ~np.isnan(table).any(axis=0)]
-
-
-def _per_class(table: Float64Array, labels: LabelArray) -> dict[str, float]:
-    recalls = recall_per_class(labels, table.mean(axis=0))
-    return recalls if len(recalls) > 1 else {}

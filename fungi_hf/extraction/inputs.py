@@ -6,6 +6,7 @@ import itertools
 import numbers
 import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from random import Random
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
+    from fungi_hf.encoders.base import Encoder, LateViews
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
@@ -57,32 +58,29 @@ class InputReader:
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
         if (late := _late_views(self._encoder, spec, spec.training_views)) is not None:
-            prepared = self._encoder.prepare(raws)
-            of_samples = late(raws, prepared, self._generators(raws, spec.stream))
-            return [
-                Sample(i, item, {spec.name: views})
-                for i, (item, views) in enumerate(zip(prepared, of_samples, strict=True))
-            ]
+            return self._samples(raws, {}, {spec.name: late})
         views = _views(self._encoder, spec, spec.training_views)
-        made = [self._make_views(raw, views, spec.stream) for raw in raws]
-        items = iter(self._encoder.prepare([view for of_sample in made for view in of_sample]))
-        return [
-            Sample(i, item, {spec.name: list(itertools.islice(items, len(of_sample)))})
-            for i, (item, of_sample) in enumerate(
-                zip(self._encoder.prepare(raws), made, strict=True)
-            )
-        ]
+        return self._samples(raws, {spec.name: views}, {})
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
         return Reading(self, enumerate(iterate(inputs), first), self._encoder, skip=skip)
 
-    def samples(self, raws: list[Any], prepared: list[Prepared]) -> list[Sample]:
-        """Join checked inputs, their prepared form and their views, prepared in one go."""
+    def samples(self, raws: Sequence[Any]) -> list[Sample]:
+        """Prepare checked inputs and the views that the config wants."""
+        return self._samples(raws, self._views, self._late)
+
+    def _samples(
+        self,
+        raws: Sequence[Any],
+        generators: Mapping[str, ViewGenerator],
+        late: Mapping[str, LateViews],
+    ) -> list[Sample]:
+        """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
         content = self._encoder.content
         made = {
-            name: [self._make_views(raw, views, self._streams[name]) for raw in raws]
-            for name, views in self._views.items()
+            name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
+            for name, views in generators.items()
         }
         keys = {
             name: [[content(view) for view in views] for views in of_samples]
@@ -94,31 +92,24 @@ class InputReader:
             for views, their_keys in zip(of_samples, keys[name], strict=True)
             for key, view in zip(their_keys, views, strict=True)
         }
-        items = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
-        late = {
-            name: views(raws, prepared, self._generators(raws, self._streams[name]))
-            for name, views in self._late.items()
+        prepared = self._encoder.prepare([*raws, *distinct.values()])
+        originals = prepared[: len(raws)]
+        items = dict(zip(distinct, prepared[len(raws) :], strict=True))
+        found = {
+            name: [[items[key] for key in of_sample] for of_sample in of_samples]
+            for name, of_samples in keys.items()
         }
+        for name, views in late.items():
+            found[name] = views(raws, originals, self._random(raws, name))
         return [
-            Sample(
-                place,
-                item,
-                {
-                    name: [items[key] for key in of_samples[place]]
-                    for name, of_samples in keys.items()
-                }
-                | {name: of_samples[place] for name, of_samples in late.items()},
-            )
-            for place, item in enumerate(prepared)
+            Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
+            for place, item in enumerate(originals)
         ]
 
-    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Any]:
-        (generator,) = self._generators([raw], stream)
-        return list(views(raw, generator))
-
-    def _generators(self, raws: Sequence[Any], stream: str) -> list[Random]:
-        content = self._encoder.content
-        return [sample_generator(self._seed, f"views/{stream}", content(raw)) for raw in raws]
+    def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
+        """Give the generator of each input's views for one objective."""
+        stream, content = f"views/{self._streams[name]}", self._encoder.content
+        return [sample_generator(self._seed, stream, content(raw)) for raw in raws]
 
 
 class Reading:
@@ -152,13 +143,13 @@ class Reading:
         while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
             self.n_read += len(chunk)
             self._chunk = dict(chunk)
-            raws, prepared = self._prepared(chunk)
-            for item in prepared:
-                self.notes.update(item.notes)
-            if prepared:
-                yield self._reader.samples(raws, prepared)
+            samples = self._samples(chunk)
+            for sample in samples:
+                self.notes.update(sample.original.notes)
+            if samples:
+                yield samples
 
-    def _prepared(self, chunk: list[tuple[int, Any]]) -> tuple[list[Any], list[Prepared]]:
+    def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:
         """Check and prepare a chunk; an unusable input is decoded once, also when skipped.
 
         Raises:
@@ -173,20 +164,21 @@ class Reading:
             except FungiError as error:
                 self._leave_out(index, raw, error)
         try:
-            return raws, self._encoder.prepare(raws)
+            return self._reader.samples(raws)
         except FungiError:
             if not self._skip:
                 raise
-        kept, prepared = [], []
+        samples: list[Sample] = []
         self._places = []
         for index, raw in zip(places, raws, strict=True):
             try:
-                prepared += self._encoder.prepare([raw])
-                kept.append(raw)
-                self._places.append(index)
+                (sample,) = self._reader.samples([raw])
             except FungiError as error:
                 self._leave_out(index, raw, error)
-        return kept, prepared
+            else:
+                samples.append(replace(sample, index=len(samples)))
+                self._places.append(index)
+        return samples
 
     def leave_out(self, rows: Iterable[int], why: str) -> None:
         """Count samples of the current chunk among the failures, by their places in it."""

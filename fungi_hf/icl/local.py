@@ -15,6 +15,7 @@ import numpy as np
 
 from fungi_hf.errors import ConfigError, InputError, InputTypeError, choices
 from fungi_hf.icl import calibration as calibrating
+from fungi_hf.icl.model import LLM
 from fungi_hf.icl.reply import Reply, Usage
 from fungi_hf.icl.scoring import (
     constrained_choice,
@@ -39,7 +40,7 @@ LocalOutput = Literal["score", "generate"]
 Reduce = Literal["sum", "mean"]
 
 
-class LocalLLM:
+class LocalLLM(LLM):
     """A causal language model in this process.
 
     Prompts go through the tokenizer's chat template if it has one; else build them with
@@ -61,6 +62,8 @@ class LocalLLM:
     """
 
     kind = "local"
+    batch_size = 16  # rows between two journal entries
+    scores_labels = True
 
     def __init__(
         self,
@@ -102,11 +105,6 @@ class LocalLLM:
         """Kind and model."""
         return f"local:{getattr(self.model.config, 'name_or_path', '') or 'model'}"
 
-    @property
-    def scores_labels(self) -> bool:
-        """Every label is scored with the same demonstrations, so prompts keep room for one."""
-        return True
-
     def describe(self) -> dict[str, object]:
         """Give everything that an answer depends on, for a run's record."""
         reference = self._reference
@@ -122,10 +120,6 @@ class LocalLLM:
             if reference is None
             else hashlib.sha256(np.round(reference, 6).tobytes()).hexdigest(),
         }
-
-    def prompt_output(self, labels: LabelSpace) -> Literal["text"]:  # noqa: ARG002 - the protocol's
-        """Answers are label names."""
-        return "text"
 
     def calibrate(self, prompts: Sequence[Prompt], labels: LabelSpace) -> None:
         """Learn what the model says whatever the text is.

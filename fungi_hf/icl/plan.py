@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.errors import ConfigError, InputError, InputTypeError
 from fungi_hf.icl.examples import Examples
+from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PromptBuilder
 from fungi_hf.icl.results import RowResult
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from fungi_hf.icl.demos import Demonstration, DemoSet
     from fungi_hf.icl.labels import LabelSpace
-    from fungi_hf.icl.llm import LLM
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
@@ -143,8 +143,8 @@ def make_plan(
         raise InputError("queries need targets to be evaluated against; they have none")
     labels = builder.labels
     gold = None if queries.targets is None else labels.ids_of(queries.targets)
-    output = _form(llm, labels)
-    reserve = builder.longest_label_tokens(output) if getattr(llm, "scores_labels", False) else 0
+    output = llm.prompt_output(labels)
+    reserve = builder.longest_label_tokens(output) if llm.scores_labels else 0
     asked: list[Asked] = []
     n_leaks, unreachable, digests = 0, 0, []
     for repeat in range(repeats):
@@ -160,6 +160,7 @@ def make_plan(
             shown = () if demos is None else demos[row]
             content = queries.contents[row] if queries.contents is not None else ""
             prompt = builder.build(content, shown, output=output, row=row, reserve_tokens=reserve)
+            prompt = replace(prompt, draw=repeat)
             kept = _kept_labels(shown, prompt, pool)
             covered = gold is not None and int(gold[row]) in kept
             asked.append(
@@ -170,7 +171,7 @@ def make_plan(
         "demonstrations": digests,
         "prompts": builder.describe(),
         "output": output,
-        "llm": _described(llm),
+        "llm": llm.describe(),
         "queries": _queries_digest(queries),
         "repeats": repeats,
     }
@@ -189,9 +190,10 @@ def make_plan(
 def _check(builder: object, llm: object, queries: object, repeats: object) -> None:
     if not isinstance(builder, PromptBuilder):
         raise InputTypeError(f"builder is {type(builder).__name__}; a PromptBuilder is needed")
-    if not (hasattr(llm, "answer") or hasattr(llm, "answer_batch")):
+    if not isinstance(llm, LLM):
         raise InputTypeError(
-            f"llm is {type(llm).__name__}; it has no answer(prompt, labels) method"
+            f"llm is {type(llm).__name__}; a ChatLLM, a LocalLLM or an own class derived from "
+            "fungi_hf.icl.llm.LLM is needed"
         )
     if not isinstance(queries, Examples):
         raise InputTypeError(f"queries is {type(queries).__name__}; an Examples is needed")
@@ -199,11 +201,6 @@ def _check(builder: object, llm: object, queries: object, repeats: object) -> No
         raise InputError("queries have no contents, so there is nothing to ask")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise ConfigError(f"repeats must be an integer of at least 1, got {repeats!r}")
-
-
-def _form(llm: LLM, labels: LabelSpace) -> Any:
-    choose = getattr(llm, "prompt_output", None)
-    return "text" if choose is None else choose(labels)
 
 
 def _reseeded(selector: DemoSelector, repeat: int) -> DemoSelector:

@@ -71,6 +71,7 @@ class Prompt:
         budget: The budget in tokens, None if there is none.
         style: The style that made the messages.
         audio_s: Seconds of audio in the messages.
+        draw: Number of the repetition; equal prompts with other numbers are asked anew.
     """
 
     messages: tuple[Message, ...]
@@ -81,6 +82,7 @@ class Prompt:
     budget: int | None = None
     style: Style = "multiturn"
     audio_s: float = 0.0
+    draw: int = 0
 
     @property
     def is_overflow(self) -> bool:

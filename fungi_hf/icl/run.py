@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fungi_hf.icl.examples import Examples
-    from fungi_hf.icl.llm import LLM
+    from fungi_hf.icl.model import LLM
     from fungi_hf.icl.plan import Asked, Plan
     from fungi_hf.icl.prompt import PromptBuilder
     from fungi_hf.icl.selector import DemoSelector
@@ -72,12 +72,9 @@ class Evaluation:
         journal = Journal(None if out is None else Path(out))
         journal.read()
         open_rows = [one for one in self._open(journal) if not one.prompt.is_overflow]
-        is_cached = getattr(self.llm, "is_cached", None)
-        if is_cached is not None:
-            labels = self.plan.labels
-            open_rows = [one for one in open_rows if not is_cached(one.prompt, labels, one.repeat)]
+        labels = self.plan.labels
+        open_rows = [one for one in open_rows if not self.llm.is_cached(one.prompt, labels)]
         overflow = sum(one.prompt.is_overflow for one in asked)
-        sampling = getattr(self.llm, "sampling", None)
         gold = self.plan.gold
         return DryRun(
             rows=len(asked),
@@ -85,7 +82,7 @@ class Evaluation:
             requests=len(open_rows),
             input_tokens=sum(one.prompt.input_tokens for one in open_rows),
             exact_count=all(one.prompt.exact_count for one in asked),
-            max_output_tokens=len(open_rows) * getattr(sampling, "max_output_tokens", 0),
+            max_output_tokens=len(open_rows) * self.llm.max_output_tokens,
             dropped_demos=sum(len(one.prompt.dropped) for one in asked),
             overflow_rows=overflow,
             n_leaks=self.plan.n_leaks,
@@ -111,7 +108,6 @@ class Evaluation:
             LLMError: If the server refuses for good; `partial` holds the rows finished before.
         """
         folder = None if out is None else Path(out)
-        check = getattr(self.llm, "check", None)
         journal = Journal(folder)
         if folder is not None:
             claim(folder, self.plan.config, {"versions": _versions(), "sizes": self._sizes()})
@@ -119,8 +115,8 @@ class Evaluation:
         try:
             todo = self._open(journal)
             workers = Workers(self.plan, self.llm, journal, watch)
-            if todo and check is not None:
-                check([one.prompt for one in todo])
+            if todo:
+                self.llm.check([one.prompt for one in todo])
             try:
                 await workers.finish(todo)
             except LLMError as error:
@@ -132,15 +128,12 @@ class Evaluation:
                     finish(folder, self._result(journal, folder))
         finally:
             journal.close()
-            close = getattr(self.llm, "aclose", None)
-            if close is not None:
-                await close()
+            await self.llm.aclose()
         return self._result(journal, folder)
 
     def _open(self, journal: Journal) -> list[Asked]:
         """Give the prompts whose outcome is not final."""
-        limits = getattr(self.llm, "limits", None)
-        again = {"failed", *getattr(limits, "ask_again", ())}
+        again = {"failed", *self.llm.limits.ask_again}
         finished = {k for k, result in journal.finished.items() if result.status not in again}
         return [one for one in self.plan.asked if (one.repeat, one.row) not in finished]
 
@@ -203,8 +196,7 @@ def evaluate(
     Args:
         selector: A fitted `DemoSelector`; None shows no demonstrations.
         builder: Builds prompts.
-        llm: A `ChatLLM`, a `LocalLLM`, or anything with `name` and
-            `async answer(prompt, labels) -> Reply`.
+        llm: A `ChatLLM`, a `LocalLLM`, or an own class derived from `LLM`.
         queries: What to classify; targets are the gold labels.
         out: Run folder; the same call again continues there and asks nothing twice.
         dry_run: Send nothing, and say what would be sent.

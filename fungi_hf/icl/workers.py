@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fungi_hf.errors import RequestFailedError
 from fungi_hf.icl.reply import Usage
-from fungi_hf.icl.retry import RequestFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fungi_hf.icl.journal import Journal
-    from fungi_hf.icl.llm import LLM
+    from fungi_hf.icl.model import LLM
     from fungi_hf.icl.plan import Asked, Plan
     from fungi_hf.icl.reply import Reply
-
-_CONCURRENCY = 16  # of a model that does not say
-_BATCH = 16  # rows between two journal entries, for a model that answers batches
 
 
 @dataclass(slots=True)
@@ -73,8 +69,6 @@ class Workers:
             finished=len(journal.finished),
             failed=sum(result.status != "ok" for result in journal.finished.values()),
         )
-        parameters = inspect.signature(llm.answer).parameters if hasattr(llm, "answer") else {}
-        self._draws = "draw" in parameters
 
     async def finish(self, todo: list[Asked]) -> None:
         """Finish all prompts, or stop all at the first error that stops a run."""
@@ -84,11 +78,10 @@ class Workers:
                 self._record(one, None, status="overflow")
             else:
                 ready.append(one)
-        if hasattr(self._llm, "answer_batch"):
-            await self._in_batches(ready)
+        if self._llm.batch_size is not None:
+            await self._in_batches(ready, self._llm.batch_size)
             return
-        limits = getattr(self._llm, "limits", None)
-        n_workers = min(len(ready), getattr(limits, "concurrency", _CONCURRENCY))
+        n_workers = min(len(ready), self._llm.limits.concurrency)
         rows = iter(ready)  # one queue for all: never more tasks than may be in flight
         workers = [asyncio.ensure_future(self._worker(rows)) for _ in range(n_workers)]
         try:
@@ -102,24 +95,17 @@ class Workers:
         for one in rows:
             started = time.time()
             try:
-                reply = await self._answer(one)
+                reply = await self._llm.answer(one.prompt, self._plan.labels)
             except RequestFailedError as error:
                 facts = {"attempts": error.attempts, "error": str(error), "started": started}
                 self._record(one, None, status="failed", facts=facts)
             else:
                 self._record(one, reply, facts={"started": started})
 
-    async def _answer(self, one: Asked) -> Reply:
-        if self._draws:
-            draw: dict[str, Any] = {"draw": one.repeat}
-            return await self._llm.answer(one.prompt, self._plan.labels, **draw)
-        return await self._llm.answer(one.prompt, self._plan.labels)
-
-    async def _in_batches(self, ready: list[Asked]) -> None:
-        answer: Callable[..., list[Reply]] = self._llm.answer_batch  # type: ignore[attr-defined]
-        for start in range(0, len(ready), _BATCH):
-            batch, started = ready[start : start + _BATCH], time.time()
-            replies = answer([one.prompt for one in batch], self._plan.labels)
+    async def _in_batches(self, ready: list[Asked], size: int) -> None:
+        for start in range(0, len(ready), size):
+            batch, started = ready[start : start + size], time.time()
+            replies = self._llm.answer_batch([one.prompt for one in batch], self._plan.labels)
             for one, reply in zip(batch, replies, strict=True):
                 self._record(one, reply, facts={"started": started})
             await asyncio.sleep(0)  # lets an interruption through

@@ -113,7 +113,7 @@ class FungiModule(InputModule):
 
     def get_embedding_dimension(self) -> int:
         """Give F."""
-        return max(columns.stop for columns in self.extractor.layout.values())
+        return self.extractor.width
 
     def get_config_dict(self) -> dict[str, Any]:
         """Give the config's fields."""

@@ -11,22 +11,20 @@ if TYPE_CHECKING:
     from fungi_hf.specs import ObjectiveSpec
 
 
-def make_objective(spec: ObjectiveSpec, *, width: int, seed: int) -> Objective | None:
+def make_objective(spec: ObjectiveSpec, *, width: int, seed: int) -> Objective:
     """Build the torch side of a spec.
 
     Args:
-        spec: What the config says.
+        spec: What the config says; with a gradient.
         width: D.
         seed: Root seed; the head's stream is keyed by the spec's name.
 
     Returns:
-        The objective, or None where the spec has no loss.
+        The objective.
 
     Raises:
         ObjectiveError: If the objective's class refuses its options or breaks the contract.
     """
-    if not spec.has_gradient:
-        return None
     options = spec.arguments()
     try:
         objective: Any = spec.factory()(width=width, seed=seed, **options)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import torch
 
+from fungi_hf.extraction.finish import centred, check_finite
 from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
-from fungi_hf.features import check_finite, unit_rows
+from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate, Outcome, costs
 from fungi_hf.tuning.selection import choose, leader
@@ -169,17 +170,14 @@ def _reduced(
 def _directions(name: str, rows: Float32Array) -> Tensor:
     """Give unit rows; a row of zeros stays."""
     block = torch.from_numpy(rows)
-    check_finite(block, name, 0)
+    check_finite(block, name)
     return unit_rows(block)
 
 
 def _moved(rows: Tensor, transform: Transform) -> Float32Array:
-    """Centre, whiten and normalise unit rows as `Finisher` does, learning from the rows given."""
+    """Centre and whiten unit rows by what they teach themselves."""
     if transform.center or transform.whitening:
-        moved = rows.double()
-        moved = moved - moved.mean(0)
-        if transform.whitening:
-            moved = moved @ whitening_matrix(moved, transform.whitening)
-        rows = unit_rows(moved.float()) * (rows != 0).any(-1, keepdim=True)
+        mean, power = rows.double().mean(0), transform.whitening
+        rows = centred(rows, mean, whitening_matrix(rows.double() - mean, power) if power else None)
     array: Float32Array = rows.numpy()
     return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from fungi_hf.errors import ConfigError, choices
@@ -76,6 +77,8 @@ def make_views(
     try:
         return factories[name](n_views=n_views, **options)
     except TypeError as error:
+        known = [p for p in inspect.signature(factories[name]).parameters if p != "n_views"]
         raise ConfigError(
-            f"views {name!r} refused its options {dict(options)!r}: {error}"
+            f"views {name!r} refused its options {dict(options)!r}: {error}; "
+            f"it takes {', '.join(known) or 'none'}"
         ) from None

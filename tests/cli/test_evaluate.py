@@ -359,7 +359,12 @@ def test_sweep_and_report_errors_are_one_line(
         "n_neighbors is 20, but there are 12": ["sweep", "temperature", model, *both],
         "cannot read nowhere.json": ["report", "nowhere.json", "--out", "x.html"],
         "is not JSON": ["report", table, "--out", "x.html"],
-        "not an evaluation of version 1": ["report", f"{model}/config.json", "--out", "x.html"],
+        "not a fungi-hf-evaluation-set of version 1: record is None": [
+            "report",
+            f"{model}/config.json",
+            "--out",
+            "x.html",
+        ],
     }
     for match, arguments in cases.items():
         status, stdout, stderr = run(capsys, *arguments)

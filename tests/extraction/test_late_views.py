@@ -12,9 +12,10 @@ from fungi_hf import KL, Activation, FungiConfig, SimCLR
 from fungi_hf.config import Custom
 from fungi_hf.errors import ConfigError
 from fungi_hf.extraction.batches import Budget
-from fungi_hf.extraction.group import Plan
-from fungi_hf.extraction.taps import TappedGroup
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.extractor import FungiExtractor
+from fungi_hf.gradients.layers import linear_layers
 from fungi_hf.gradients.tape import untouched
 from fungi_hf.objectives import register_objective
 from fungi_hf.objectives.simclr import SimCLRObjective
@@ -65,7 +66,7 @@ def test_with_all_blocks_features_are_those_of_full_views(family: str) -> None:
 def test_shared_keys_and_values_equal_views_of_their_own(family: str, pooling: str) -> None:
     fields = {"pooling": pooling, "objectives": objectives(1)}
     extractor = extractor_of(family, **fields)
-    assert extractor.encoder._shared_block is not None
+    assert extractor.encoder.shared_block is not None
     generic = FungiExtractor(extractor.encoder.with_full_last_block(), extractor.config)
     assert difference(extractor.fit(TRAIN)(TEXTS).array, generic.fit(TRAIN)(TEXTS).array) < TINY
 
@@ -239,11 +240,11 @@ def test_slow_tokenizers_and_other_encoders_are_refused() -> None:
 def test_many_layers_at_once_are_refused() -> None:
     encoder = encoder_of("bert", "mean")
     objective = simclr(encoder)
-    plan = Plan(encoder=encoder, objectives={"simclr": objective}, sketch=None)
+    layers = linear_layers(encoder.model)
+    plan = Plan(encoder=encoder, objectives={"simclr": objective}, layers=layers)
     samples = late_reference.samples_of(encoder, 1)
-    layers = {encoder.layer_path: encoder.layer}
     with untouched(encoder.model), pytest.raises(ConfigError, match="set late_views=None"):
-        TappedGroup(samples, plan, Budget(), layers)
+        Group(samples, plan, Budget())
 
 
 def test_a_custom_objective_takes_late_views() -> None:

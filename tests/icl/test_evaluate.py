@@ -282,7 +282,7 @@ def test_it_works_inside_a_running_loop_and_as_a_coroutine():
     assert len(a.rows) == 20
 
 
-def test_anything_with_an_answer_method_is_a_model():
+def test_a_name_and_an_answer_make_a_model():
     result = evaluate(*setup()[:2], TenLines(), setup()[2])
     assert result.statuses == {"ok": 19, "failed": 1}
     assert result.accuracy > 0.5
@@ -336,6 +336,13 @@ def test_progress_counts_rows_failures_and_tokens():
     assert seen[-1][3] > 0
 
 
+class Duck:
+    name = "looks like a model"
+
+    async def answer(self, prompt, labels):
+        """Never called."""
+
+
 def test_wrong_input_is_refused_before_any_request():
     selector, builder, test = setup()
     with FakeOpenAIServer() as server:
@@ -343,6 +350,7 @@ def test_wrong_input_is_refused_before_any_request():
         cases = [
             ((selector, LABELS, llm, test), {}, InputTypeError, "builder is LabelSpace"),
             ((selector, builder, "gpt", test), {}, InputTypeError, "llm is str"),
+            ((selector, builder, Duck(), test), {}, InputTypeError, r"llm is Duck; .* own class"),
             ((selector, builder, llm, ["text"]), {}, InputTypeError, "queries is list"),
             ((selector, builder, llm, Examples(contents=["x"])), {}, InputError, "need targets"),
             (

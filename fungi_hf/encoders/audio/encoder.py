@@ -6,21 +6,17 @@ batch is put together, on the model's device.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import functools
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from fungi_hf.encoders.audio.decoding import Clip, decode, describe
 from fungi_hf.encoders.audio.families import BODIES, AudioInput
 from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics
-from fungi_hf.encoders.base import LateEncoder, Prepared
-from fungi_hf.encoders.last_block import first_token_block
+from fungi_hf.encoders.base import Prepared
+from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.encoders.late import sound as late_sound
-from fungi_hf.encoders.late.stack import BlockStack
 from fungi_hf.errors import (
     AudioError,
     ConfigError,
@@ -30,12 +26,11 @@ from fungi_hf.errors import (
     choices,
 )
 from fungi_hf.gradients.layers import resolve_layer
-from fungi_hf.views.audio import AUDIO_VIEWS, AudioView, GainShiftDraw, audio_views
+from fungi_hf.views.audio import AudioView, GainShiftDraw, audio_views
 from fungi_hf.views.audio_ops import apply_to_wave
-from fungi_hf.views.base import REGISTERED_VIEWS, make_views
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -45,7 +40,7 @@ if TYPE_CHECKING:
     from fungi_hf.views.base import ViewGenerator
 
 
-class AudioEncoder(LateEncoder):
+class AudioEncoder(BlockEncoder):
     """An audio model, its front-end and its pooling.
 
     Attributes:
@@ -94,8 +89,9 @@ class AudioEncoder(LateEncoder):
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._body: Body = family(model, processor, config)
         self.pooling = self._resolve_pooling(config.pooling)
-        reads_class_tokens = family.class_tokens and self.reads_first_token
-        self._block = first_token_block(model, self.layer) if reads_class_tokens else None
+        self.reads_first_token = self.pooling != "mean"
+        if family.class_tokens and self.reads_first_token:
+            self.shorten_last_block()
         self.max_length = self._body.max_frames
         settings: Any = model.config
         self.width = int(settings.hidden_size)
@@ -103,22 +99,6 @@ class AudioEncoder(LateEncoder):
         self._resolve_statistics(config.audio_statistics)
         # Views follow their original within a chunk; wave and log-mel are made once for them.
         self._inputs: OrderedDict[bytes, AudioInput] = OrderedDict()
-
-    @property
-    def reads_first_token(self) -> bool:
-        """Whether the embedding reads one or two tokens, so that a gradient has as few rows."""
-        return self.pooling != "mean"
-
-    @property
-    def uses_short_last_block(self) -> bool:
-        """Whether the last block is computed for the class tokens only."""
-        return self._block is not None
-
-    def with_full_last_block(self) -> Self:
-        """Give an encoder that computes the last block for all tokens, as a plain pass does."""
-        other = copy.copy(self)
-        other._block = None
-        return other
 
     def rebuilt(self, config: FungiConfig) -> AudioEncoder:
         """Give an encoder over the same model and feature extractor that follows another config."""
@@ -223,9 +203,7 @@ class AudioEncoder(LateEncoder):
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
-        with contextlib.ExitStack() as stack:
-            if self._block is not None:
-                stack.enter_context(self._block.installed())
+        with self.short_block():
             tokens = self._body.tokens(batch)
         return self._body.pool(tokens, batch, self.pooling)
 
@@ -239,13 +217,7 @@ class AudioEncoder(LateEncoder):
         Raises:
             ConfigError: If the name or an option is unknown.
         """
-        if name in REGISTERED_VIEWS and name not in AUDIO_VIEWS:
-            return make_views(name, n_views, options, {})
         return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
-
-    @functools.cached_property
-    def _stack(self) -> BlockStack:
-        return BlockStack(self.model, self.layer_path)
 
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
@@ -260,26 +232,17 @@ class AudioEncoder(LateEncoder):
                 "late_views drops patches or frames from the hidden state: views must be "
                 f"'token_drop' or 'auto'; got {name!r}"
             )
-        self._stack.check(blocks)
+        self.blocks.check(blocks)
         span = 1 if self._body.class_tokens else 5
         return late_sound.LateTokens(self._region, n_views, options, blocks, span=span)
 
     def _region(self, data: AudioInput) -> tuple[int, int]:
         return self._body.region(len(data.wave))
 
-    def watching(
-        self, depths: Collection[int]
-    ) -> contextlib.AbstractContextManager[dict[int, Tensor]]:
-        """Note the hidden state before the last k blocks during `embed`, by k."""
-        return self._stack.watching(depths)
-
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
         hidden, places, mask = batch.gathered()
-        with contextlib.ExitStack() as stack:
-            if self._block is not None:
-                stack.enter_context(self._block.installed())
-            stack.enter_context(self._stack.entered(batch.blocks, hidden))
+        with self.short_block(), self.blocks.entered(batch.blocks, hidden):
             tokens = self._body.last_blocks(hidden, mask)
         covering = batch.inputs.get("lengths")
         pooled = mask if covering is None else mask & (places < covering[batch.source][:, None])

@@ -16,8 +16,8 @@ from fungi_hf.encoders.audio import mel as front
 from fungi_hf.encoders.audio.mel import FRAME, HOP, Statistics
 from fungi_hf.encoders.audio.positions import patch_grid, positions_for
 from fungi_hf.encoders.audio.wavlm import calling_output_projections
+from fungi_hf.encoders.last_block import shadowed
 from fungi_hf.encoders.late.sound import run_blocks
-from fungi_hf.encoders.late.stack import shadowed
 from fungi_hf.errors import ConfigError, EncoderError, choices
 from fungi_hf.views.audio_ops import apply_to_spectrograms
 

@@ -24,16 +24,6 @@ def group_results(results: Iterable[EvaluationResult]) -> list[list[EvaluationRe
     return list(groups.values())
 
 
-def main_metric(result: EvaluationResult) -> str:
-    """Name the metric that a task is judged by."""
-    return "map" if "map" in result.metrics else "accuracy"
-
-
-def best_of(group: Sequence[EvaluationResult]) -> EvaluationResult:
-    """Give the record with the largest main metric, the first of equal ones."""
-    return max(group, key=lambda one: one.metrics[main_metric(one)])
-
-
 def result_table(group: Sequence[EvaluationResult]) -> Table:
     """Give header and rows of records of one task and protocol.
 

@@ -116,7 +116,7 @@ def sweep_layers(
             place = {"layer": path, "block": block_number(path), "part": _part(path)}
             rows += _judge(place, sides, blocks, data)[len(rows) > 0 :]
     settings = sweep_settings(extractor, data) | {"passes": len(passes)}
-    notes = (*(f"layer {path} is left out: {why}" for path, why in unusable.items()),)
+    notes = (*(f"layer {path} is left out: it {why}" for path, why in unusable.items()),)
     notes += unused_fields(config)
     return SweepResult(kind="layers", rows=tuple(rows), settings=settings, notes=notes)
 
