@@ -8,7 +8,7 @@ combinations of blocks only add.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from fungi_hf.neighbors.topk import DECIMALS, Scores, search_scores, sorts_all
 from fungi_hf.neighbors.vectors import nonzero
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
+    from collections.abc import Callable, Iterator, Sequence
 
     from fungi_hf.neighbors.base import Exclusions, Metric
     from fungi_hf.neighbors.pool import Pool, Precision
@@ -42,9 +40,9 @@ class Comparison:
         self.whole = np.hypot.reduce(self.norms, axis=1)
         floor = pool.largest if pool.metric == "euclidean" else 0.0
         self.scales = np.maximum(nonzero(self.whole), floor)
-        self._prepared: tuple[object, list[RealArray]] = (None, [])
-        self._grams: tuple[object, list[RealArray]] = (None, [])
-        self._memory: dict[object, npt.NDArray[np.floating]] = {}
+        self._rights = _Last(self._scaled_pool)
+        self._grams = _Last(self._products)
+        self._memory: dict[object, RealArray] = {}
 
     def nearest(self, k: int, exclude: Exclusions | None = None) -> Neighbors:
         """Give the k nearest rows of each query by all columns, as `ExactIndex.search` does."""
@@ -107,15 +105,15 @@ class Comparison:
     def _block(self, some: list[int], dtype: Precision) -> SimilarityBlock:
         """Give the similarity as `topk.Scores` describes; that of float64 is the score."""
         pool, own = self.pool, _norms(self.norms, some)
+        lost = _Last(lambda part: _ratio(pool.whole[part], _norms(pool.norms[part], some), dtype))
         is_cosine, has_all = pool.metric == "cosine", len(some) == len(pool.columns)
 
         def compare(queries: slice, part: slice) -> RealArray:
             total = self._sum(some, queries, part, dtype)
             if is_cosine and not has_all:
-                norms = _norms(pool.norms[part], some)
-                total *= np.where(norms > 0, pool.whole[part] / nonzero(norms), 0).astype(dtype)
+                total *= lost(part)
             if dtype is np.float64 and is_cosine and not has_all:
-                total *= (self.whole[queries] / nonzero(own[queries]))[:, None]
+                total *= _ratio(self.whole[queries], own[queries], dtype)[:, None]
             if dtype is np.float64 and pool.metric == "euclidean":
                 total *= 2
                 total -= own[queries, None] ** 2
@@ -128,33 +126,37 @@ class Comparison:
         """Add up the products of some blocks; each product is computed once a block of rows."""
         if len(self.pool.columns) == 1:
             return self._products(queries, part, dtype)[0]
-        if self._grams[0] != (queries, part, dtype):
-            self._grams = (queries, part, dtype), self._products(queries, part, dtype)
-        grams = self._grams[1]
+        grams = self._grams(queries, part, dtype)
         total = self._empty("total", grams[0].shape, dtype)
-        total[...] = grams[some[0]]
-        for place in some[1:]:
+        if len(some) == 1:
+            total[...] = grams[some[0]]
+            return total
+        np.add(grams[some[0]], grams[some[1]], out=total)
+        for place in some[2:]:
             total += grams[place]
         return total
 
     def _products(self, queries: slice, part: slice, dtype: Precision) -> list[RealArray]:
         """Give the product of each block, [q, b]."""
-        pool, one = self.pool, np.ones(1)
-        is_plain = dtype is np.float64 and pool.metric != "cosine"
-        if self._prepared[0] != (part, dtype):
-            divisors = one if is_plain else pool.divisors(part)
-            rows = pool.scaled(pool.rows.array[part], divisors, dtype)
-            halves = (pool.norms[part] / divisors.reshape(-1, 1)) ** 2 / 2
-            self._prepared = (part, dtype), self._split(rows, halves)
-        divisors = one if is_plain else self.scales[queries]
-        own = pool.scaled(self.queries.array[queries], divisors, dtype)
-        ratio = (1 if is_plain else pool.largest) / divisors[:, None]
-        lefts = self._split(own, np.broadcast_to(-ratio, (len(own), len(pool.columns))))
+        is_plain = dtype is np.float64 and self.pool.metric != "cosine"
+        divisors = np.ones(1) if is_plain else self.scales[queries]
+        own = self.pool.scaled(self.queries.array[queries], divisors, dtype)
+        ratio = (1 if is_plain else self.pool.largest) / divisors[:, None]
+        lefts = self._split(own, np.broadcast_to(-ratio, (len(own), len(self.pool.columns))))
         shape = (len(own), part.stop - part.start)
         return [
             np.matmul(left, right.T, out=self._empty(place, shape, dtype))
-            for place, (left, right) in enumerate(zip(lefts, self._prepared[1], strict=True))
+            for place, (left, right) in enumerate(
+                zip(lefts, self._rights(part, dtype), strict=True)
+            )
         ]
+
+    def _scaled_pool(self, part: slice, dtype: Precision) -> list[RealArray]:
+        """Give the blocks of columns of pool rows, scaled for the products."""
+        is_plain = dtype is np.float64 and self.pool.metric != "cosine"
+        divisors = np.ones(1) if is_plain else self.pool.divisors(part)
+        rows = self.pool.scaled(self.pool.rows.array[part], divisors, dtype)
+        return self._split(rows, (self.pool.norms[part] / divisors.reshape(-1, 1)) ** 2 / 2)
 
     def _split(self, rows: RealArray, last: Float64Array) -> list[RealArray]:
         """Give the blocks of columns; those of `euclidean` have one column more."""
@@ -178,17 +180,18 @@ class Comparison:
         A pair's score depends on its two vectors alone, so equal rows get equal scores.
         """
         places = list(range(len(self.pool.columns))) if some is None else some
-        parts = [self.pool.columns[place] for place in places]
+        parts = _joined([self.pool.columns[place] for place in places])
         array, width, metric = self.pool.rows.array, self.pool.rows.width, self.pool.metric
         own_norms = nonzero(_norms(self.norms, places))
-        n_pairs = max(1, _PAIR_NUMBERS // width)
+        widest = max(part.stop - part.start for part in parts)
+        n_pairs = max(1, _PAIR_NUMBERS // widest)
         local = threading.local()
 
         def rescore(queries: Int64Array, rows: Int64Array, counts: Int64Array) -> Float64Array:
             # Memory is kept per thread: fresh pages cost more than the arithmetic.
             if not hasattr(local, "raw"):
                 local.raw = np.empty((n_pairs, width), array.dtype)
-                local.exact = np.empty(n_pairs * width)
+                local.exact = np.empty(n_pairs * widest)
             own = self.queries.array[queries].astype(np.float64)
             if metric == "cosine":
                 own /= own_norms[queries, None]
@@ -208,6 +211,36 @@ class Comparison:
             return scores
 
         return rescore
+
+
+class _Last:
+    """A function that keeps its last result."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+        self.key: object = None
+        self.value: Any = None
+
+    def __call__(self, *key: object) -> Any:
+        if key != self.key:
+            self.key, self.value = key, self.make(*key)
+        return self.value
+
+
+def _ratio(whole: Float64Array, norms: Float64Array, dtype: Precision) -> RealArray:
+    """Give whole / norms, 0 where the norm is 0."""
+    return np.where(norms > 0, whole / nonzero(norms), 0).astype(dtype)
+
+
+def _joined(parts: list[slice]) -> list[slice]:
+    """Join slices of columns that touch, in the order given."""
+    joined = parts[:1]
+    for part in parts[1:]:
+        if joined[-1].stop == part.start:
+            joined[-1] = slice(joined[-1].start, part.stop)
+        else:
+            joined.append(part)
+    return joined
 
 
 def _norms(norms: Float64Array, some: list[int]) -> Float64Array:

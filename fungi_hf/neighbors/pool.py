@@ -92,14 +92,17 @@ class Pool:
     ) -> RealArray:
         """Give (rows - center) / divisors, by way of float64 where float32 lacks the range."""
         column = divisors.reshape(-1, 1)
-        if np.any(self.center):
-            return np.asarray((array - self.center) / column, dtype)
         in_range = column.min() >= _PLAIN[0] and column.max() <= _PLAIN[1]
-        if dtype is np.float64 or array.dtype == np.float64 or not in_range:
-            return np.asarray(array.astype(np.float64) / column, dtype)
-        rows = array.astype(np.float32)
-        rows *= (1 / column).astype(np.float32)
-        return rows
+        is_centred = self.metric == "euclidean"
+        if dtype is np.float32 and array.dtype != np.float64 and in_range and not is_centred:
+            rows = array.astype(np.float32)
+            rows *= (1 / column).astype(np.float32)
+            return rows
+        exact = array.astype(np.float64)
+        if is_centred:
+            exact -= self.center
+        exact /= column
+        return exact.astype(dtype, copy=False)
 
 
 def _mean(rows: Rows) -> Float64Array:
