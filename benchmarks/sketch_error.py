@@ -13,13 +13,13 @@ import torch
 from benchmarks import text_models, timing
 from fungi_hf.config import FungiConfig, SimCLR
 from fungi_hf.extraction.batches import cut_groups
-from fungi_hf.extraction.group import Group, Plan
-from fungi_hf.features import unit_rows
+from fungi_hf.extraction.group import Group
+from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.gradients.sketches import make_sketch
 from fungi_hf.gradients.tape import untouched
 
 if TYPE_CHECKING:
-    from fungi_hf.gradients.tape import LayerFactors
+    from fungi_hf.gradients.factors import LayerFactors
 
 RANKS, SEEDS, WIDTH = (1, 2, 4, 8), 6, 384
 
@@ -29,15 +29,14 @@ def factors(pooling: str, texts: list[str]) -> dict[str, list[LayerFactors]]:
     model, tokenizer = text_models.load("minilm")
     config = FungiConfig(pooling=pooling, objectives=("kl", SimCLR()))
     found = text_models.extractor(model, tokenizer, config).fit(texts)
-    computer = found._computer
-    plan = Plan(encoder=found.encoder, objectives=computer.objectives, sketch=None)
-    parts: dict[str, list[LayerFactors]] = {name: [] for name in computer.objectives}
+    plan = found._plan
+    parts: dict[str, list[LayerFactors]] = {name: [] for name in plan.objectives}
     with untouched(model):
-        for chunk in computer.reader.read(texts):
-            for samples in cut_groups(chunk, computer.budget):
-                group = Group(samples, plan, computer.budget)
-                for name, objective in computer.objectives.items():
-                    parts[name].append(group.factors(name, objective))
+        for chunk in found._reader.read(texts):
+            for samples in cut_groups(chunk, plan.budget):
+                group = Group(samples, plan, plan.budget)
+                for name, some in parts.items():
+                    some.extend(group.factors(name).values())
     return parts
 
 

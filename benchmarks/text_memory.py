@@ -27,8 +27,10 @@ def one(run: str, n_texts: int) -> dict[str, Any]:
         items = text_models.distinct_inputs(found, texts)
         found_width = len(items)
         # The same tokens in the same batches, without objectives, heads or sketch.
-        del found._computer.sketch
-        text_models.plain_forward(found, items, text_models.own_batches(found, items))
+        batches = text_models.own_batches(found, items)
+        del found
+        bare = text_models.extractor(model, tokenizer, config.replace(objectives=()))
+        text_models.plain_forward(bare, items, batches)
         return {"peak_mb": timing.peak_memory_mb(), "inputs": found_width}
     if config.needs_fit:
         found.fit(texts)

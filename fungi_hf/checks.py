@@ -101,6 +101,21 @@ def check_flag(name: str, value: object, *, error: ErrorClass = ConfigError) -> 
     return value
 
 
+def check_known(
+    owner: str,
+    given: Iterable[str],
+    known: Iterable[str],
+    *,
+    noun: str = "field",
+    error: ErrorClass = ConfigError,
+) -> None:
+    """Refuse names that nobody reads: a misspelt one would be ignored."""
+    names = tuple(known)
+    for name in given:
+        if name not in names:
+            raise error(f"{owner} has no {noun} {choices(name, names)}")
+
+
 def check_fields(
     owner: object,
     names: Iterable[str],

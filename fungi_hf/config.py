@@ -13,20 +13,28 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
-from fungi_hf.checks import check_choice, check_fields, check_flag, check_integer, check_number
+from fungi_hf.checks import (
+    check_choice,
+    check_fields,
+    check_flag,
+    check_integer,
+    check_known,
+    check_number,
+)
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
-from fungi_hf.storage.configs import ShareableConfig
+from fungi_hf.specs.paper import PAPER
+from fungi_hf.storage.configs import push_config, read_config, write_config
+from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from fungi_hf.specs import ObjectiveSpec
 
 CONFIG_VERSION: Final = 1
-# Fields of objectives that came after version 1, with the value that means "as before". A digest
-# leaves them out at that value, so that features stored before they existed keep their names.
-_LATER_SPEC_FIELDS: Final[dict[str, object]] = {"late_views": None, "layer": None}
 
 Pooling: TypeAlias = Literal["auto", "cls", "first", "last", "mean", "model"]
 SketchKind: TypeAlias = Literal["khatri_rao", "rademacher", "gaussian", "sparse", "none"]
@@ -59,7 +67,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class FungiConfig(ShareableConfig):
+class FungiConfig:
     """The choices that decide a feature vector, apart from the encoder's weights.
 
     Attributes:
@@ -197,15 +205,9 @@ class FungiConfig(ShareableConfig):
 
         Reference: Simoncini et al. 2024; the job scripts of the published code.
         """
-        presets = {"text": _PAPER_TEXT, "audio": _PAPER_AUDIO}
-        if modality not in presets:
-            raise ConfigError(f"no paper preset for modality {choices(modality, presets)}")
-        return cls(
-            **presets[modality],
-            sketch="rademacher",
-            published_signs=True,
-            reduction=PCA(n_components=512, normalize=False),
-        )
+        if modality not in PAPER:
+            raise ConfigError(f"no paper preset for modality {choices(modality, PAPER)}")
+        return cls(**PAPER[modality])
 
     def replace(self, **changes: Any) -> FungiConfig:
         """Give a copy with some fields changed, checked again.
@@ -213,7 +215,7 @@ class FungiConfig(ShareableConfig):
         Raises:
             ConfigError: If a field does not exist or its value is not allowed.
         """
-        _refuse_unknown(changes, [item.name for item in dataclasses.fields(self)], "FungiConfig")
+        check_known("FungiConfig", changes, _names(self))
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -250,9 +252,9 @@ class FungiConfig(ShareableConfig):
                 "fields may have changed their meaning: upgrade fungi-hf",
                 stacklevel=2,
             )
-        _refuse_unknown(values, [f.name for f in dataclasses.fields(cls)], "FungiConfig")
+        check_known("FungiConfig", values, _names(cls))
         if isinstance(values.get("reduction"), dict):
-            _refuse_unknown(values["reduction"], [f.name for f in dataclasses.fields(PCA)], "PCA")
+            check_known("PCA", values["reduction"], _names(PCA))
             values["reduction"] = PCA(**values["reduction"])
         return cls(**values)
 
@@ -269,55 +271,88 @@ class FungiConfig(ShareableConfig):
             raise ConfigError(f"the config is not JSON: {error}") from None
         return cls.from_dict(data)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> FungiConfig:
+        """Read the config of a folder, of a repository of the Hub, or of a JSON file.
+
+        Args:
+            place: Written by `save_pretrained` or `push_to_hub`, of a config or an extractor.
+            revision: Branch, tag or commit.
+            token: Access token of the Hub.
+            cache_dir: Cache folder of the Hub.
+            local_files_only: Do not ask the network.
+
+        Returns:
+            The config; fitted state is not read.
+
+        Raises:
+            StorageError: If there is no config, or it cannot be read.
+            ConfigError: If it holds an unknown key or value.
+        """
+        hub = HubOptions(
+            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        return cls.from_dict(read_config(place, hub))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the config alone; other files there are not touched.
+
+        Args:
+            folder: Made if missing.
+
+        Raises:
+            StorageError: If it holds a saved extractor, or cannot be written.
+        """
+        write_config(self.to_dict(), folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: Of the commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            StorageError: If the repository holds a saved extractor, or cannot be written.
+        """
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return push_config(self.to_dict(), repo_id, options)
+
     def fingerprint(self) -> str:
         """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
-        data = self.to_dict()
-        if not self.whitening:  # younger than stored features, whose fingerprints must hold
-            del data["whitening"]
-        for spec in data["objectives"]:
-            for name, neutral in _LATER_SPEC_FIELDS.items():
-                if name in spec and spec[name] == neutral:
-                    del spec[name]
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_PAPER_TEXT: dict[str, Any] = {
-    "objectives": (
-        KL(temperature=15.0, latent_dim=768),
-        SimCLR(
-            temperature=0.07,
-            logsumexp_temperature=1.0,
-            latent_dim=256,
-            n_views=12,
-            views="nlpaug_deletion",
-            n_negatives=256,
-            negative_views=2,
-        ),
-    ),
-    "pooling": "first",
-}
-_PAPER_AUDIO: dict[str, Any] = {
-    "objectives": (
-        KL(temperature=15.0, latent_dim=768),
-        SimCLR(
-            temperature=0.07,
-            logsumexp_temperature=1.0,
-            latent_dim=768,
-            n_views=16,
-            views="noise_roll",
-            n_negatives=64,
-            negative_views=2,
-        ),
-    ),
-    "pooling": "cls",
-    "gradient_tokens": "first",
-    "audio_statistics": "esc50",
-    "max_length": 512,
-}
-
-
-def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], owner: str) -> None:
-    for key in data:
-        if key not in known:
-            raise ConfigError(f"{owner} has no field {choices(key, known)}")
+def _names(owner: Any) -> list[str]:
+    return [item.name for item in dataclasses.fields(owner)]

@@ -106,6 +106,20 @@ class LLMAuthError(LLMError):
     """Credentials are missing or were refused."""
 
 
+class RequestFailedError(LLMError):
+    """One request failed at every allowed attempt; other rows may still succeed."""
+
+    def __init__(self, message: str, attempts: int) -> None:
+        """Keep how often it was tried.
+
+        Args:
+            message: The last failure.
+            attempts: Requests sent.
+        """
+        super().__init__(f"{message} ({attempts} attempts)")
+        self.attempts = attempts
+
+
 class CacheError(StorageError):
     """The answer cache cannot be used; the file is left untouched."""
 
@@ -136,6 +150,10 @@ class OptionalDependencyError(FungiError, ImportError):
 
 class BrokenDependencyError(FungiError, ImportError):
     """A package is installed but cannot be loaded here; the message says the remedy."""
+
+
+class SlowDtypeWarning(UserWarning):
+    """The processor emulates the dtype of the model; another dtype is faster here."""
 
 
 def choices(value: object, allowed: Iterable[str]) -> str:

@@ -7,39 +7,49 @@ batch, order, padding, chunk and process change nothing but the last bits of rou
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.base import require_encoder
+from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
-from fungi_hf.extraction.batches import Budget
-from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
 from fungi_hf.extraction.finish import Finisher
-from fungi_hf.extraction.inputs import iterate, warn_of
+from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.inputs import InputReader, readable_twice
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub.sharing import Shareable
+from fungi_hf.hub import saving
+from fungi_hf.hub.loading import load
+from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import nn
 
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.extraction.inputs import Reading
-    from fungi_hf.features import Failure
+    from fungi_hf.extraction.batches import Budget
     from fungi_hf.gradients.sketches import Sketch
+    from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
     from fungi_hf.tuning.report import TuningReport
     from fungi_hf.types import Float32Array
 
 
-class FungiExtractor(Shareable):
+class FungiExtractor:
     """Extracts FUNGI features with one encoder and one config.
 
     Example:
@@ -59,7 +69,7 @@ class FungiExtractor(Shareable):
             source: Where the encoder came from; written into saved folders.
 
         Raises:
-            EncoderError: If `encoder` is a bare model or something else.
+            EncoderError: If `encoder` is a bare model, or lacks members of an encoder.
             ConfigError: If `config` is no config.
         """
         if not hasattr(encoder, "layer_path"):
@@ -67,71 +77,177 @@ class FungiExtractor(Shareable):
                 f"FungiExtractor takes an encoder; got {type(encoder).__name__}: use "
                 "FungiExtractor.from_pretrained for a model, a folder or a Hub id"
             )
+        require_encoder(encoder)
         if config is not None and not isinstance(config, FungiConfig):
             raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+        warn_of_slow_dtype(encoder.model)
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()
-        self._computer = BlockComputer(encoder, self.config)
-        self._finisher = Finisher(self.config, self._computer.widths, self._computer.factor_shapes)
-        self.state = FittedState()
+        self._plan = plan = Plan.of(encoder, self.config)
+        self.budget: Budget = plan.budget
+        self._reader = InputReader(plan.encoder, self.config)
+        self._finisher = Finisher(self.config, plan.widths, plan.factor_shapes)
+        self._missing = self.state.missing(self.config)
         self.tuning: TuningReport | None = None  # of this config with this state
         self._fingerprint: tuple[object, str] | None = None
 
-    @property
-    def budget(self) -> Budget:
-        """Limits of batches and groups; they change speed and memory, not features."""
-        return self._computer.budget
+    @classmethod
+    def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
+        cls,
+        model_or_folder: str | Path | nn.Module,
+        config: FungiConfig | None = None,
+        processor: Any = None,
+        *,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        model: str | Path | nn.Module | None = None,
+    ) -> Self:
+        """Load an encoder, or a saved extractor with its config and fitted state.
 
-    @budget.setter
-    def budget(self, budget: Budget) -> None:
-        self._computer.budget = budget
+        Args:
+            model_or_folder: A Hub id or folder of a model; a folder or repository written by
+                `save_pretrained`; or a loaded model.
+            config: What to compute. Must be None for a saved extractor. A loaded model's own
+                dtype is taken when it is None.
+            processor: The loaded model's tokenizer or feature extractor.
+            device: Where to put a model that is loaded here.
+            revision: Branch, tag or commit.
+            token: Access token of the Hub.
+            cache_dir: Cache folder of the Hub.
+            local_files_only: Do not ask the network.
+            model: The encoder of a saved extractor when it is not where it was.
+
+        Returns:
+            The extractor.
+
+        Raises:
+            EncoderError: If the model or its preprocessor cannot be used.
+            StateError: If a saved folder's digests do not hold here.
+            StorageError: If a folder or repository cannot be read.
+            ConfigError: If the config does not fit the encoder.
+        """
+        hub = HubOptions(
+            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
+        extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
+        if loaded.saved is not None:
+            state, tuning = loaded.saved.fitted(loaded.encoder, extractor.digests())
+            extractor.restore(state)
+            extractor.tuning = tuning
+        return extractor
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config, encoder name, digests and fitted state; the model itself is not copied.
+
+        Beside our two files, a folder that has none gets a `config.json` that points to the
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
+
+        Args:
+            folder: Made if missing. Files of a model that live there are not touched.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        saving.save(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
+
+        Args:
+            repo_id: "user/name"; made if missing.
+            commit_message: Of the commit.
+            private: Of a repository that is made here.
+            token: Access token.
+            revision: Branch to commit to.
+            create_pr: Open a pull request in place of a commit.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            StorageError: If the repository cannot be written, or holds what pushing would break.
+        """
+        options = PushOptions(
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return saving.push(self, repo_id, options)
+
+    def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
+        """Render a model card.
+
+        Args:
+            results: What was measured (`fungi_hf.hub.card.Result`).
+            place: The repository or folder that the snippet loads; empty takes the encoder with
+                the config.
+
+        Returns:
+            Markdown with the Hub's YAML head; write it to README.md.
+
+        Raises:
+            InputError: If a result is of another type.
+        """
+        return saving.card(self, results, place)
 
     @property
     def sketch(self) -> Sketch | None:
         """The sketch of all gradient blocks; None without gradients or with exact factors."""
-        return self._computer.sketch
+        return self._plan.sketch
+
+    @property
+    def state(self) -> FittedState:
+        """What `fit` learned, or `restore` took back."""
+        return self._finisher.state
 
     def digests(self) -> dict[str, str]:
         """Give a digest of every random object that was drawn at construction."""
-        return self._computer.digests()
+        return self._plan.digests()
 
     def restore(self, state: FittedState) -> None:
-        """Take fitted state back; another state than before is not what `tuning` is about."""
-        if state.digest() != self.state.digest():
+        """Load fitted state; if it differs from the current one, `tuning` is cleared."""
+        self._take(state, self.state.digest())
+
+    def _take(self, state: FittedState, before: str) -> None:
+        if state.digest() != before:
             self.tuning = None
-        self._computer.load_state(state.objectives)
+        self._plan.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
-            self.encoder.load_state(state.encoder)  # type: ignore[attr-defined]
-        self.state = state
+            self.encoder.load_state(state.encoder)
+        self._missing = state.missing(self.config)
         self._fingerprint = None
 
     @property
     def is_fitted(self) -> bool:
         """Whether everything that the config wants from `fit` is there."""
-        return not self._missing_state()
-
-    def _missing_state(self) -> list[str]:
-        missing = [
-            spec.name
-            for spec in self.config.objectives
-            if spec.needs_fit and not self.state.objectives.get(spec.name)
-        ]
-        if self.config.center and not self.state.means:
-            missing.append("center")
-        if self.config.whitening > 0 and not self.state.whitening:
-            missing.append("whitening")
-        if self.config.reduction is not None and not self._finisher.has_reduction:
-            missing.append("reduction")
-        if self.config.audio_statistics == "fit" and not self.state.encoder:
-            missing.append("audio_statistics")
-        return missing
+        return not self._missing
 
     @property
     def layout(self) -> dict[str, slice]:
         """Ordered block name -> slice of the columns."""
         return self._finisher.layout
+
+    @property
+    def width(self) -> int:
+        """F, the columns of a feature."""
+        return self._finisher.width
 
     @property
     def fingerprint(self) -> str:
@@ -217,33 +333,31 @@ class FungiExtractor(Shareable):
             InputError: If there are no inputs, or one is unusable.
         """
         del labels
-        items = _readable_twice(inputs)
+        items = readable_twice(inputs)
         raw, notes = self._fit(items, progress=progress)
         if raw is None:
             features, notes = self.collect(items, progress=progress)
         else:
-            array = self._finisher.finish(raw)
-            features = self._features(array, (), self._finisher.notes)
-        warn_of(notes, self.encoder)
+            features = self._features(self._finisher.finish(raw))
+        self.warn_of(notes)
         return features
 
     def _fit(
         self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
-        needs_features = self.config.learns_from_blocks
+        before, needs_features = self.state.digest(), self.config.learns_from_blocks
         if needs_features:
-            inputs = _readable_twice(inputs)
-        draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
-        if hasattr(self.encoder, "fit"):
-            self.encoder.fit(draw)
+            inputs = readable_twice(inputs)
+        draw = TrainingDraw(self._reader.checked(inputs), self.encoder, self.config)
+        self.encoder.fit(draw)
         draw.finish()
-        objectives = self._computer.fit_objectives(draw)
-        encoder_state: dict[str, torch.Tensor] = getattr(self.encoder, "state", dict)()
+        fit_objectives(self._plan, draw, self._reader, self.budget)
         raw, notes, learned = None, Counter[str](), FittedState()
         if needs_features:
             raw, notes = self._raw_blocks(inputs, progress=progress)
             learned = self._finisher.fit(raw)
-        self.restore(replace(learned, objectives=objectives, encoder=encoder_state))
+        learned = replace(learned, objectives=self._plan.state(), encoder=self.encoder.state())
+        self._take(learned, before)
         return raw, notes
 
     def __call__(
@@ -275,7 +389,7 @@ class FungiExtractor(Shareable):
             InputTypeError: If an input, or `inputs` itself, has the wrong type.
         """
         features, notes = self.collect(inputs, batch_size, progress=progress, on_error=on_error)
-        warn_of(notes, self.encoder)
+        self.warn_of(notes)
         return features
 
     def collect(
@@ -297,7 +411,7 @@ class FungiExtractor(Shareable):
             first: The number of the first input, where these continue others.
 
         Returns:
-            The features, and the name of a note -> number of inputs, for `reading.warn_of`.
+            The features, and the name of a note -> number of inputs, for `warn_of`.
 
         Raises:
             ConfigError: If `batch_size` or `on_error` is not one of the choices.
@@ -305,49 +419,53 @@ class FungiExtractor(Shareable):
         """
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
-        missing = self._missing_state()
-        if missing:
+        if self._missing:
             raise NotFittedError(
-                f"the config needs training inputs for {', '.join(missing)}; "
+                f"the config needs training inputs for {', '.join(self._missing)}; "
                 "call extractor.fit(training_inputs) first"
             )
-        budget = _with_batch_size(self.budget, batch_size)
-        reading = self._computer.reader.read(inputs, skip=on_error == "skip", first=first)
-        array = np.empty((0, self._finisher.width), dtype=np.float32)
+        budget = self.budget if batch_size is None else replace(self.budget, batch_size=batch_size)
+        array = np.empty((0, self.width), dtype=np.float32)
         lost: dict[str, float] = {}
-        with _bar(inputs, progress) as bar:
+        reading = self._reader.read(inputs, skip=on_error == "skip", first=first)
+        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
             for chunk in reading:
-                blocks = self._computer.compute(chunk, budget, bar, lost)
+                blocks = compute(chunk, self._plan, budget, bar, lost)
                 if on_error == "skip":
-                    blocks = _finite(blocks, reading)
+                    blocks = reading.finite(blocks)
                 rows = self._finisher.finish(blocks, first + len(array))
                 # Grown in place: joining a list of parts would hold the output twice.
                 array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
                 array[len(array) - len(rows) :] = rows
                 bar.update(reading.n_read - bar.n)
-        facts = (*self._finisher.notes, *_losses(lost))
-        failures = sorted(reading.failures, key=lambda failure: failure.index)
-        features = self._features(array, tuple(failures), facts)
-        return features, reading.notes
+        features = self._features(array)
+        return replace(
+            features,
+            failures=tuple(sorted(reading.failures, key=lambda failure: failure.index)),
+            notes=(*features.notes, *_losses(lost)),
+        ), reading.notes
 
-    def _features(
-        self, array: Float32Array, failures: tuple[Failure, ...], notes: tuple[str, ...]
-    ) -> FungiFeatures:
+    def warn_of(self, notes: Counter[str]) -> None:
+        """Warn once per kind of special input that `collect` counted, with its count."""
+        for name, count in notes.items():
+            message = self.encoder.NOTES[name].format(n=count, limit=self.encoder.max_length)
+            warnings.warn(message, stacklevel=3)
+
+    def _features(self, array: Float32Array) -> FungiFeatures:
         return FungiFeatures(
             array=array,
             layout=dict(self._finisher.layout),
             fingerprint=self.fingerprint,
-            factors=self._computer.factor_shapes,
-            failures=failures,
-            notes=notes,
+            factors=self._plan.factor_shapes,
+            notes=self._finisher.notes,
         )
 
     def _raw_blocks(
         self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-        reading = self._computer.reader.read(inputs)
-        with _bar(inputs, progress) as bar:
-            parts = [self._computer.compute(chunk, self.budget, bar) for chunk in reading]
+        reading = self._reader.read(inputs)
+        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+            parts = [compute(chunk, self._plan, self.budget, bar) for chunk in reading]
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return blocks, reading.notes
 
@@ -359,36 +477,4 @@ def _losses(lost: dict[str, float]) -> tuple[str, ...]:
         "a larger sketch_rank keeps more"
         for name, share in lost.items()
         if share > 1e-6
-    )
-
-
-def _finite(blocks: dict[str, torch.Tensor], reading: Reading) -> dict[str, torch.Tensor]:
-    """Drop samples whose numbers overflowed in the model, and list them with the failures."""
-    good = torch.stack([block.isfinite().all(-1) for block in blocks.values()]).all(0)
-    if good.all():
-        return blocks
-    reading.leave_out(
-        (~good).nonzero()[:, 0].tolist(), "the features hold NaN or Inf; check weights and dtype"
-    )
-    return {name: block[good] for name, block in blocks.items()}
-
-
-def _readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:
-    """Give inputs that can be read again: generators as lists, all else as it is."""
-    source = iterate(inputs)
-    return list(source) if source is inputs else inputs
-
-
-def _bar(inputs: Any, progress: bool) -> tqdm[Any]:
-    total = len(inputs) if hasattr(inputs, "__len__") else None
-    return tqdm(total=total, disable=not progress, unit="input")
-
-
-def _with_batch_size(budget: Budget, batch_size: int | None) -> Budget:
-    if batch_size is None:
-        return budget
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size must be None or an integer >= 1; got {batch_size!r}")
-    return Budget(
-        batch_tokens=budget.batch_tokens, batch_size=batch_size, group_tokens=budget.group_tokens
     )

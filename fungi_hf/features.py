@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, StorageError, choices
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-    from torch import Tensor
 
     from fungi_hf.types import Float32Array, Layout
 
@@ -204,18 +202,6 @@ def make_layout(widths: dict[str, int]) -> Layout:
     return layout
 
 
-def unit_rows(rows: Tensor) -> Tensor:
-    """L2-normalise rows, whatever their size; an all-zero row stays zero.
-
-    The rows are divided by their largest entry first: gradients may be so small that their
-    squares underflow, and an absolute epsilon would change their direction.
-    """
-    largest = rows.abs().amax(-1, keepdim=True)
-    scaled = rows / largest.where(largest > 0, 1)
-    norm = scaled.norm(dim=-1, keepdim=True)
-    return scaled / norm.where(norm > 0, 1)
-
-
 def _factor_similarity(left: Float32Array, right: Float32Array, m: int, n1: int) -> Float32Array:
     rank = left.shape[1] // (m + n1)
     total = np.zeros((len(left), len(right)), dtype=np.float32)
@@ -229,18 +215,3 @@ def _factor_similarity(left: Float32Array, right: Float32Array, m: int, n1: int)
             if d.any() and other_d.any():
                 total += (d @ other_d.T) * (a @ other_a.T)
     return total
-
-
-def check_finite(rows: Tensor, name: str, first: int) -> None:
-    """Refuse NaN and infinity before they reach a vector.
-
-    Raises:
-        FeatureError: With the block and the first bad inputs.
-    """
-    bad = (~torch.isfinite(rows).all(-1)).nonzero()[:, 0]
-    if len(bad):
-        shown = [first + int(i) for i in bad[:10]]
-        raise FeatureError(
-            f"block {name!r} has NaN or Inf for {len(bad)} inputs, first at {shown}; "
-            "check the model's weights and dtype"
-        )

@@ -32,7 +32,7 @@ from recipes.tuning_cases import HERE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fungi_hf.gradients.tape import LayerFactors
+    from fungi_hf.gradients.factors import LayerFactors
 
 CASES = [
     f"{data}-{pooling}" for data in ("banking77", "trec6", "sst2") for pooling in ("cls", "mean")

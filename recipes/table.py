@@ -202,9 +202,8 @@ def cost_table(_: dict[str, dict[str, Any]]) -> str:
     lines.append(
         f"\n({machine['processor']}, {machine['threads']} threads. Ratio to a plain forward"
     )
-    lines.append("pass of the same inputs, length-sorted, 32 at a time; in brackets to one that is")
-    lines.append("given this package's batches. In SimCLR rows: of the original and all distinct")
-    lines.append("views.)")
+    lines.append("pass of the same inputs, length-sorted, at its own best batch size; in brackets")
+    lines.append("to one with this package's batches. In SimCLR rows: of the text and its views.)")
     return "\n".join(lines)
 
 

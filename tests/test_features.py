@@ -12,7 +12,8 @@ from fungi_hf.errors import FeatureError, FingerprintMismatchError, StateError, 
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.extraction.state import FittedState
-from fungi_hf.features import FungiFeatures, unit_rows
+from fungi_hf.features import FungiFeatures
+from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.storage.digests import tensor_digest
 from tests.tiny import TEXTS, TRAIN, fitted
 
@@ -146,8 +147,10 @@ def test_the_largest_entry_of_a_component_is_positive() -> None:
 @pytest.mark.parametrize(("n", "wanted"), [(4, 5), (5, 5), (40, 15), (40, 600)])
 def test_a_pca_that_would_not_reduce_is_skipped_and_said(n: int, wanted: int) -> None:
     finisher = finisher_of(reduction=wanted)
-    assert finisher.fit(blocks_of(n)).components is None
-    assert finisher.has_reduction
+    state = finisher.fit(blocks_of(n))
+    assert state.components is None
+    assert state.missing(FungiConfig(reduction=wanted)) == []
+    assert FittedState().missing(FungiConfig(reduction=wanted)) == ["reduction"]
     assert finisher.notes == (
         f"PCA to {wanted} components was skipped: the training features are {n} x 15",
     )

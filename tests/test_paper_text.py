@@ -27,7 +27,7 @@ def paper(model, tokenizer, dtype: str, **changes) -> FungiExtractor:
 
 def oracle_blocks(extractor: FungiExtractor, texts: list[str]) -> dict[str, torch.Tensor]:
     """The published steps with the extractor's heads, negatives, views and seed."""
-    encoder, objectives = extractor.encoder, extractor._computer.objectives
+    encoder, objectives = extractor.encoder, extractor._plan.objectives
     backbone = published.Backbone(encoder.model, encoder.tokenizer, encoder.layer)
     heads = {
         name: published.LinearHead(
@@ -69,6 +69,23 @@ def test_projected_gradients_equal_the_published_algorithm(family: str, dtype: s
         assert lowest_cosine(features.block(name), rows) > 1 - 1e-6, name
 
 
+@pytest.mark.parametrize(("n_views", "n_negatives"), [(2, 1), (3, 5), (12, 64)])
+def test_the_contrastive_loss_of_the_oracle_equals_its_loop(n_views: int, n_negatives: int) -> None:
+    generator = torch.Generator().manual_seed(n_views)
+    E, negatives, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((n_views, 7), (n_negatives, 5), (5, 7), (5,))
+    )
+    E.requires_grad_(True)
+    head = published.LinearHead(weight, bias)
+    values, gradients = [], []
+    for loss in (published.simclr_loss, published.simclr_loss_by_loop):
+        values.append(loss(E, head, negatives))
+        gradients.append(torch.autograd.grad(values[-1], E)[0])
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
 def test_the_oracle_would_notice_each_choice() -> None:
     """Another temperature, seed, view rule, pooling or sketch leaves 1 - 1e-6 clearly."""
     model, tokenizer = tiny_text_model("bert")
@@ -95,7 +112,7 @@ def test_the_oracle_would_notice_each_choice() -> None:
 def test_negatives_are_the_head_of_two_views_of_training_texts() -> None:
     model, tokenizer = tiny_text_model("bert")
     extractor = paper(model, tokenizer, "float64").fit(TRAIN)
-    objective, encoder = extractor._computer.objectives["simclr"], extractor.encoder
+    objective, encoder = extractor._plan.objectives["simclr"], extractor.encoder
     backbone = published.Backbone(model, tokenizer, encoder.layer)
     head = published.LinearHead(objective.head.weight, objective.head.bias)
     deletion = PublishedDeletion(2)

@@ -34,6 +34,9 @@ TEXTS = [
     *TRAIN[:3],
     "what? the bank paid me, but you paid the bank twice",
 ]
+# Float32 rows of norm 1 to 2 from tiny random models: another batch rounds otherwise, by 3e-7 to
+# 4e-6 on the processors tried. A row of another text, view or order is off by more than 1e-2.
+ROUNDING = 2e-5
 SIMCLR = SimCLR(n_views=4, latent_dim=8, n_negatives=6)
 OBJECTIVES = (KL(latent_dim=24), SIMCLR, Activation())
 

@@ -150,6 +150,5 @@ def _check_kind(place: str, extractor: FungiExtractor) -> None:
     Raises:
         InputError: If the encoder takes texts.
     """
-    modality = getattr(extractor.encoder, "modality", "text")
-    if is_sound(place) and modality == "text":
+    if is_sound(place) and extractor.encoder.modality == "text":
         raise InputError(f"{place} holds sound files; this encoder takes texts")

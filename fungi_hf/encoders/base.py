@@ -1,23 +1,28 @@
-"""What the engine asks of an encoder: raw inputs to model inputs, model inputs to one embedding.
+"""What the package asks of an encoder: raw inputs to model inputs, model inputs to one embedding.
 
-No objective is known here, and no modality is known to the engine.
+An encoder knows no objective, and the extraction knows no modality.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 
+from fungi_hf.errors import EncoderError, StateError
+from fungi_hf.views.base import make_views
+
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
+    from fungi_hf.config import FungiConfig
     from fungi_hf.views.base import ViewGenerator
 
 Batch = Mapping[str, Any]
@@ -33,8 +38,8 @@ class Prepared:
         cost: Tokens; batches are cut by the sum of padded costs.
         key: Content; inputs of one sample with equal keys are encoded once.
         notes: Names from the encoder's `NOTES`: usable, but the user should know.
-        late: Last blocks that this view of an original runs through; None for a whole pass. Its
-            `data` are then the positions [T'] of the original's tokens that stay, increasing.
+        late: Number of last blocks to run for this view; None runs the whole model. The `data` of
+            such a view are the positions [T'] of the original's tokens that stay, increasing.
     """
 
     data: Any
@@ -48,48 +53,133 @@ class Prepared:
 class Encoder(Protocol):
     """A frozen model, its preprocessing, its pooling and its target layer.
 
+    The package asks an encoder for every member of this class and for nothing else. A subclass
+    writes the abstract methods, sets the attributes without a default, and inherits the rest. A
+    class that does not subclass `Encoder` needs every member.
+
     Attributes:
-        NOTES: Messages, with `{n}` and `{limit}`, for the names in `Prepared.notes`.
-        chunk_size: Inputs prepared at a time; bounds memory.
-        max_length: The longest input in the unit of `cost`, shown in messages.
         model: The module whose flags and hooks the engine borrows and gives back.
         layer: The target layer, and `layer_path`, its dotted name.
         width: D.
         pooling: The resolved pooling, e.g. "mean".
+        max_length: The longest input in the unit of `cost`, shown in messages.
+        chunk_size: Inputs prepared at a time; bounds memory.
+        modality: What the inputs are: "text", "audio" or another noun.
+        tokenizer: The model's tokenizer, if it has one; saved and digested with the model.
+        processor: Its feature extractor or image processor, if it has one; likewise.
+        sampling_rate: Hz of bare arrays, where inputs are sounds.
+        reads_first_token: Whether the embedding depends on one or two tokens of the last hidden
+            state alone, so that a gradient has as few rows.
+        uses_short_last_block: Whether `embed` computes the last block for the pooled tokens only.
+        NOTES: Messages, with `{n}` and `{limit}`, for the names in `Prepared.notes`.
     """
 
-    chunk_size: int
-    max_length: int
     model: nn.Module
     layer: nn.Linear
     layer_path: str
     width: int
     pooling: str
+    max_length: int
+    chunk_size: int = 1024
+    modality: str = "text"
+    tokenizer: Any = None
+    processor: Any = None
+    sampling_rate: int | None = None
+    reads_first_token: bool = False
+    uses_short_last_block: bool = False
+    NOTES: ClassVar[Mapping[str, str]] = {}
 
-    @property
-    def NOTES(self) -> Mapping[str, str]:  # noqa: N802  (a constant of the class)
-        """What `Prepared.notes` mean."""
-
+    @abstractmethod
     def check(self, raw: object, index: int) -> Any:
         """Give the raw input in canonical form, or raise naming its position."""
 
+    def describe(self, raw: object) -> str:
+        """Give any raw input, usable or not, in a few words for messages."""
+        text = repr(raw[:80] if isinstance(raw, (str, bytes)) else raw)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+
+    @abstractmethod
     def content(self, raw: Any) -> bytes:
         """Give the bytes that identify a canonical raw input; they seed its views."""
 
+    @abstractmethod
     def prepare(self, raws: Sequence[Any]) -> list[Prepared]:
         """Turn canonical raw inputs, or views of them, into model inputs."""
 
+    @abstractmethod
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Pad and stack on the model's device."""
 
+    @abstractmethod
     def embed(self, batch: Batch) -> Tensor:
         """Run the model and pool: [N, D]. Called with the engine's hook on the target layer."""
 
+    @abstractmethod
     def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
         """Pool the target layer's inputs [N, T, n] as the embedding is pooled: [N, n]."""
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
-        """Give the view generator of that name, "auto" being the modality's default."""
+        """Give the view generator of that name, "auto" being the modality's default.
+
+        By default those of `fungi_hf.views.register_views` alone.
+        """
+        return make_views(name, n_views, options, {})
+
+    def fit(self, items: Iterable[Any]) -> None:
+        """Learn from canonical training inputs, read once; by default nothing."""
+        del items
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `fit` learned, by name; by default nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave.
+
+        Raises:
+            StateError: If there is anything in it, since nothing is learned by default.
+        """
+        if state:
+            raise StateError(
+                f"{type(self).__name__} learns nothing, but the stored state holds "
+                f"{', '.join(map(repr, state))}: it belongs to another encoder"
+            )
+
+    def with_full_last_block(self) -> Self:
+        """Give an encoder over the same model that computes its last block for all tokens."""
+        return self
+
+    def rebuilt(self, config: FungiConfig) -> Encoder:
+        """Give an encoder over the same model and preprocessor that follows another config.
+
+        Neither this encoder nor the model is changed.
+
+        Args:
+            config: Layer, pooling and length; of the model's own dtype.
+
+        Raises:
+            EncoderError: If this class cannot do so, as by default.
+        """
+        raise EncoderError(
+            f"{type(self).__name__} cannot be rebuilt with pooling={config.pooling!r} and "
+            f"target_layer={config.target_layer!r}; write its rebuilt(config), or keep its pooling "
+            "and layer"
+        )
+
+
+def require_encoder(encoder: object) -> None:
+    """Refuse an object that lacks members of `Encoder`.
+
+    Raises:
+        EncoderError: Naming what is missing, and the remedy.
+    """
+    names = {*Encoder.__annotations__, *(n for n in vars(Encoder) if not n.startswith("_"))}
+    missing = sorted(name for name in names if not hasattr(encoder, name))
+    if missing:
+        raise EncoderError(
+            f"{type(encoder).__name__} lacks {', '.join(missing)}; subclass "
+            "fungi_hf.encoders.base.Encoder, which has a default for most of its members"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

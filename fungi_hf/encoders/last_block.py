@@ -8,6 +8,7 @@ query, `q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -26,29 +27,19 @@ AST_BLOCKS: Final = frozenset({"ASTLayer"})
 AST_CLASS_TOKENS: Final = 2
 
 
-class FirstTokenBlock:
-    """Stands in for a block's `forward` while installed; the block then gives [N, 1 or 2, D]."""
-
-    def __init__(
-        self,
-        block: nn.Module,
-        layer: nn.Linear,
-        build: Callable[[nn.Module, nn.Linear], Callable[..., Any]],
-    ) -> None:
-        """Keep the parts; the stand-in is built from them when installed, so that copies work."""
-        self._block, self._layer, self._build = block, layer, build
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Shadow `forward` on the instance, and give back what was there."""
-        before = self._block.__dict__.get("forward")
-        self._block.forward = self._build(self._block, self._layer)
-        try:
-            yield
-        finally:
-            del self._block.__dict__["forward"]
-            if before is not None:
-                self._block.forward = before
+@contextlib.contextmanager
+def shadowed(
+    module: nn.Module, function: Callable[..., Any], name: str = "forward"
+) -> Iterator[None]:
+    """Put another method on one module for the duration, and give back what was there."""
+    before = module.__dict__.get(name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        delattr(module, name)
+        if before is not None:
+            setattr(module, name, before)
 
 
 def _bert_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
@@ -175,32 +166,35 @@ _FORWARDS: Final = (
 )
 
 
-def first_token_block(model: nn.Module, layer: nn.Linear) -> FirstTokenBlock | None:
-    """Give the stand-in for the model's last block, or None where the family is not known.
+def attends_plainly(model: Any) -> bool:
+    """Whether the model's attention is the softmax that is written out here: sdpa or eager."""
+    return getattr(model.config, "_attn_implementation", "eager") in ("sdpa", "eager")
 
-    Args:
-        model: The encoder; only its structure is read.
-        layer: The target layer.
+
+def first_token_block(
+    model: nn.Module, layer: nn.Linear
+) -> Callable[[], contextlib.AbstractContextManager[None]] | None:
+    """Give contexts in which the model's last block gives [N, 1 or 2, D], its first tokens.
+
+    Only the model's structure is read.
 
     Returns:
-        None also for decoders and for attention other than sdpa and eager.
+        What makes such a context, anew for each pass; None where the family is not known, for
+        decoders, and for attention other than sdpa and eager.
     """
-    config: Any = model.config
-    if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
+    if not attends_plainly(model):
         return None
     for names, part, build in _FORWARDS:
         blocks = [module for module in model.modules() if type(module).__name__ in names]
         if blocks:
-            is_decoder = getattr(blocks[-1], "is_decoder", False)
-            known = not is_decoder and _has(blocks[-1], part)
-            return FirstTokenBlock(blocks[-1], layer, build) if known else None
+            parts = dict(blocks[-1].named_modules())  # they differ between versions of a library
+            known = part in parts and not getattr(blocks[-1], "is_decoder", False)
+            return partial(_shortened, blocks[-1], layer, build) if known else None
     return None
 
 
-def _has(block: nn.Module, part: str) -> bool:
-    """Whether the block has a submodule of that path: versions of a library differ."""
-    try:
-        block.get_submodule(part)
-    except AttributeError:
-        return False
-    return True
+def _shortened(
+    block: nn.Module, layer: nn.Linear, build: Callable[[Any, nn.Linear], Callable[..., Any]]
+) -> contextlib.AbstractContextManager[None]:
+    # Built here and not before: a copy of the encoder then shortens its own block.
+    return shadowed(block, build(block, layer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,10 +30,12 @@ _POOLING_MODES: Final = {
     # The same direction as the mean, and every block is normalised.
     "mean_sqrt_len_tokens": "mean",
 }
-_SETTINGS: Final = {
-    "tokenizer": ("tokenizer_config.json", "tokenizer.json"),
-    "feature extractor": ("preprocessor_config.json",),
-    "image processor": ("preprocessor_config.json",),
+_EXTRACTOR: Final = ("feature extractor", "AutoFeatureExtractor", ("preprocessor_config.json",))
+# A model's main input: its preprocessor, who loads it, the files that say so.
+_PREPROCESSORS: Final = {
+    "input_ids": ("tokenizer", "AutoTokenizer", ("tokenizer_config.json", "tokenizer.json")),
+    "input_values": _EXTRACTOR,
+    "input_features": _EXTRACTOR,
 }
 
 
@@ -52,7 +54,6 @@ class Source:
     revision: str | None = None
     pooling: str | None = None
     max_length: int | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 def load_encoder(
@@ -88,11 +89,22 @@ def load_encoder(
         if device is not None:
             module = _moved(module, device)
     _check_dtype(module, config)
-    builder = _builder(module)
+    _check_input(module)
     if processor is None:
         name = source.name or str(getattr(module, "name_or_path", ""))
         processor = load_processor(module, name, hub)
-    return builder(module, processor, config, source), source
+    if module.main_input_name != "input_ids":
+        from fungi_hf.encoders.audio.encoder import AudioEncoder
+
+        return AudioEncoder(module, processor, config), source
+    encoder = TextEncoder(
+        module,
+        processor,
+        config,
+        trained_pooling=source.pooling,
+        trained_length=source.max_length,
+    )
+    return encoder, source
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -121,12 +133,7 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-    reach = {
-        "revision": hub.revision,
-        "token": hub.token,
-        "cache_dir": hub.cache_dir,
-        "local_files_only": hub.local_files_only,
-    }
+    reach = asdict(hub)
     try:
         find_file(str(name), "config.json", hub)
         settings = patiently(lambda: AutoConfig.from_pretrained(str(name), **reach))
@@ -169,33 +176,20 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     Raises:
         EncoderError: If it is missing; the message names it and the library's reason.
     """
-    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+    import transformers
 
-    kinds: dict[str, tuple[str, Any]] = {
-        "input_ids": ("tokenizer", AutoTokenizer),
-        "input_values": ("feature extractor", AutoFeatureExtractor),
-        "input_features": ("feature extractor", AutoFeatureExtractor),
-        "pixel_values": ("image processor", AutoImageProcessor),
-    }
-    kind, loader = kinds[str(getattr(model, "main_input_name", "input_ids"))]
+    kind, loader, files = _PREPROCESSORS[str(model.main_input_name)]
     if not name:
         raise EncoderError(f"{type(model).__name__} needs its {kind}: pass processor=")
     try:
         with warnings.catch_warnings():
             # One of AST's 128 mel filters is empty, in training as well.
-            warnings.filterwarnings("ignore", message=".*all zero values.*")
+            warnings.filterwarnings("ignore", module="transformers.audio_utils")
             # transformers takes a file that it cannot get for one that is not there.
-            for file in _SETTINGS[kind]:
+            for file in files:
                 find_file(name, file, hub)
-            processor = patiently(
-                lambda: loader.from_pretrained(
-                    name,
-                    revision=hub.revision,
-                    token=hub.token,
-                    cache_dir=hub.cache_dir,
-                    local_files_only=hub.local_files_only,
-                )
-            )
+            load = getattr(transformers, loader).from_pretrained
+            processor = patiently(lambda: load(name, **asdict(hub)))
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise EncoderError(
             f"{type(model).__name__} needs its {kind}, which {name!r} does not give: "
@@ -210,40 +204,18 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     return processor
 
 
-def _builder(model: nn.Module) -> Any:
-    """Give (model, processor, config, source) -> Encoder by the model's main input.
+def _check_input(model: nn.Module) -> None:
+    """Refuse a model whose main input no encoder takes.
 
     Raises:
-        EncoderError: If no encoder takes that input.
+        EncoderError: Naming the inputs that are encoded.
     """
-    builders: dict[str, Any] = {
-        "input_ids": _build_text,
-        "input_values": _build_audio,
-        "input_features": _build_audio,
-    }
     main = str(getattr(model, "main_input_name", ""))
-    if main not in builders:
+    if main not in _PREPROCESSORS:
         raise EncoderError(
             f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
-            f"{choices(main, builders)} (for a two-tower model pass its text or vision model)"
+            f"{choices(main, _PREPROCESSORS)} (for a two-tower model pass its text or vision model)"
         )
-    return builders[main]
-
-
-def _build_text(model: nn.Module, processor: Any, config: FungiConfig, source: Source) -> Encoder:
-    return TextEncoder(
-        model,
-        processor,
-        config,
-        trained_pooling=source.pooling,
-        trained_length=source.max_length,
-    )
-
-
-def _build_audio(model: nn.Module, processor: Any, config: FungiConfig, _: Source) -> Encoder:
-    from fungi_hf.encoders.audio.encoder import AudioEncoder
-
-    return AudioEncoder(model, processor, config)
 
 
 def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
@@ -320,38 +292,10 @@ def _read_json(name: str, file: str, hub: HubOptions) -> Any:
     return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
-def reconfigure(encoder: Encoder, config: FungiConfig, source: Source) -> Encoder:
-    """Give an encoder over the same model and preprocessor that follows another config.
-
-    Args:
-        encoder: One that `load_encoder` built; neither it nor its model is changed.
-        config: Layer, pooling, length; of the same dtype.
-        source: Where the encoder came from.
-
-    Raises:
-        EncoderError: If the encoder is of a class that is not built here.
-    """
-    held = [getattr(encoder, name, None) for name in ("tokenizer", "processor")]
-    processor = next((one for one in held if one is not None), None)
-    other: Any = None
-    if processor is not None:
-        other = _builder(encoder.model)(encoder.model, processor, config, source)
-    if type(other) is not type(encoder):
-        raise EncoderError(
-            f"{type(encoder).__name__} was not built by this package, which cannot rebuild it with "
-            "another pooling or layer"
-        )
-    for name in ("sampling_rate",):  # what was set on the encoder after it was built
-        if hasattr(encoder, name):
-            setattr(other, name, getattr(encoder, name))
-    rebuilt: Encoder = other
-    return rebuilt
-
-
 def encoder_digest(encoder: Encoder) -> str:
     """Digest of the weights and of the preprocessor, whatever they were loaded from."""
     digest = hashlib.sha256(tensor_digest(dict(encoder.model.named_parameters())).encode())
-    for preprocessor in (getattr(encoder, "tokenizer", None), getattr(encoder, "processor", None)):
+    for preprocessor in (encoder.tokenizer, encoder.processor):
         if preprocessor is not None:
             digest.update(_preprocessor_text(preprocessor).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]

@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import unicodedata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import torch
 
 from fungi_hf.encoders.base import Prepared
-from fungi_hf.encoders.last_block import first_token_block
+from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.encoders.late.shared_block import shared_last_block
-from fungi_hf.encoders.late.stack import BlockStack
 from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.words import TOKENIZING, word_spans
-from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError, choices
+from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
-from fungi_hf.views.base import REGISTERED_VIEWS
+from fungi_hf.views.base import make_views
 from fungi_hf.views.text import PublishedDeletion, WordDeletion
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch, LateBatch, LateViews
-    from fungi_hf.encoders.late.shared_block import SharedBlock
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")
 _REPLACEMENT: Final = "\ufffd"
 
 
-class TextEncoder:
+class TextEncoder(BlockEncoder):
     """A tokenizer and a text model, pooled to one embedding.
 
     Attributes:
         NOTES: What can be said of an input that is usable but not as the user may think.
     """
 
-    modality = "text"
     chunk_size = 4096
-    NOTES: Final = {
+    NOTES: ClassVar[Mapping[str, str]] = {
         "truncated": "{n} of the texts are longer than {limit} tokens and were truncated",
         "empty": "{n} of the texts are empty, blank or nothing that the tokenizer keeps; they "
         "share the features of the empty sequence",
@@ -80,6 +76,7 @@ class TextEncoder:
                 f"{type(model).__name__} needs its tokenizer; got {tokenizer!r}: pass tokenizer="
             )
         self.model, self.tokenizer = model, tokenizer
+        self._trained = {"trained_pooling": trained_pooling, "trained_length": trained_length}
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]
@@ -87,28 +84,19 @@ class TextEncoder:
         self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
         self.max_length = self._resolve_length(config.max_length, trained_length)
         self.width = self._probe_width()
-        self._block = first_token_block(model, self.layer) if self.reads_first_token else None
-        self._shared_block = self._find_shared_block()
+        self.reads_first_token = self.pooling in ("cls", "first")
+        if self.reads_first_token:
+            self.shorten_last_block()
+        # Late views share the last block if none of them loses a token that is pooled.
+        if self._starts_with_class_token() if self.reads_first_token else self.pooling != "model":
+            self.shared_block = shared_last_block(
+                model, self.layer, first_token=self.reads_first_token
+            )
 
-    @property
-    def reads_first_token(self) -> bool:
-        """Whether the embedding depends on position 0 of the last hidden state alone."""
-        return self.pooling in ("cls", "first")
-
-    @property
-    def uses_short_last_block(self) -> bool:
-        """Whether the last block is computed for the pooled token only."""
-        return self._block is not None
-
-    def use_full_last_block(self) -> None:
-        """Compute the last block for all tokens, as the plain forward pass does."""
-        self._block = self._shared_block = None
-
-    def _find_shared_block(self) -> SharedBlock | None:
-        first_token = self.reads_first_token
-        if self.pooling == "model" or (first_token and not self._starts_with_class_token()):
-            return None
-        return shared_last_block(self.model, self.layer, first_token=first_token)
+    def rebuilt(self, config: FungiConfig) -> TextEncoder:
+        """Give an encoder over the same model and tokenizer that follows another config."""
+        trained: dict[str, Any] = self._trained
+        return type(self)(self.model, self.tokenizer, config, **trained)
 
     def _resolve_pooling(self, asked: str, trained: str | None) -> str:
         pooling = (trained or "mean") if asked == "auto" else asked
@@ -182,7 +170,8 @@ class TextEncoder:
         """
         if not isinstance(raw, str):
             raise InputTypeError(
-                f"input {index} must be a text (str); got {type(raw).__name__}: {_short(raw)}"
+                f"input {index} must be a text (str); got {type(raw).__name__}: "
+                f"{self.describe(raw)}"
             )
         try:
             raw.encode()
@@ -219,21 +208,18 @@ class TextEncoder:
 
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
         if not ids:
-            raise InputError(f"the text {_short(raw)} has no tokens under this tokenizer")
+            raise InputError(f"the text {self.describe(raw)} has no tokens under this tokenizer")
         array = np.asarray(ids, dtype=np.int64)
         notes = []
         if ids == self._empty_ids or not raw.strip():
             notes.append("empty")
-        elif len(ids) >= self.max_length and self._n_tokens(raw) > self.max_length:
+        elif len(ids) >= self.max_length and len(self._tokenise([raw])[0]) > self.max_length:
             notes.append("truncated")
         if "empty" not in notes and self._drops_any(raw):
             notes.append("control")
         if not notes and self._unknown_id in ids:
             notes.append("unknown")
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
-
-    def _n_tokens(self, raw: str) -> int:
-        return len(self._tokenise([raw])[0])
 
     def _tokenise(self, raws: list[str]) -> list[list[int]]:
         """Give the ids with special tokens, not truncated.
@@ -247,8 +233,9 @@ class TextEncoder:
             ids: list[list[int]] = encoded["input_ids"]
         except (KeyError, TypeError, IndexError):
             raise EncoderError(
-                f"{type(self.tokenizer).__name__} gives no 'input_ids' but {_short(encoded)}; "
-                "pass the Hugging Face tokenizer that belongs to the model"
+                f"{type(self.tokenizer).__name__} gives no 'input_ids' but "
+                f"{self.describe(encoded)}; pass the Hugging Face tokenizer that belongs to the "
+                "model"
             ) from None
         return ids
 
@@ -267,7 +254,8 @@ class TextEncoder:
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Pad on the right to the longest item: `input_ids`, `attention_mask` [N, T]."""
         longest = max(item.cost for item in items)
-        if self.device.type != "cpu":
+        device = next(self.model.parameters()).device
+        if device.type != "cpu":
             longest = min(-(-longest // 8) * 8, self.max_length)
         padding = getattr(self.tokenizer, "pad_token_id", None)
         ids = np.full((len(items), longest), padding or 0, dtype=np.int64)
@@ -276,20 +264,13 @@ class TextEncoder:
             ids[row, : item.cost] = item.data
             mask[row, : item.cost] = 1
         return {
-            "input_ids": torch.from_numpy(ids).to(self.device),
-            "attention_mask": torch.from_numpy(mask).to(self.device),
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": torch.from_numpy(mask).to(device),
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
-        with contextlib.ExitStack() as stack:
-            if self._block is not None:
-                stack.enter_context(self._block.installed())
+        with self.short_block():
             output = self.model(**batch, return_dict=True)
         if self.pooling == "model":
             pooled: Tensor = output.pooler_output
@@ -315,25 +296,11 @@ class TextEncoder:
         Raises:
             ConfigError: If the name or an option is unknown.
         """
-        builders: dict[str, Any] = {
+        own: dict[str, Callable[..., ViewGenerator]] = {
             "word_deletion": self._word_deletion,
             "nlpaug_deletion": PublishedDeletion,
-            **REGISTERED_VIEWS,
         }
-        wanted = "word_deletion" if name == "auto" else name
-        if wanted not in builders:
-            raise ConfigError(f"views is {choices(wanted, builders)}")
-        try:
-            generator: ViewGenerator = builders[wanted](n_views=n_views, **options)
-        except TypeError as error:
-            raise ConfigError(
-                f"views {wanted!r} refused its options {dict(options)!r}: {error}"
-            ) from None
-        return generator
-
-    @functools.cached_property
-    def _stack(self) -> BlockStack:
-        return BlockStack(self.model, self.layer_path)
+        return make_views("word_deletion" if name == "auto" else name, n_views, options, own)
 
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
@@ -348,27 +315,21 @@ class TextEncoder:
                 f"late_views drops words from the hidden state: views must be 'word_deletion' or "
                 f"'auto'; got {name!r}"
             )
-        self._stack.check(blocks)
+        self.blocks.check(blocks)
         deletion = self.views(name, n_views, options)
-        if blocks == self._stack.n_blocks or not isinstance(deletion, WordDeletion):
+        if blocks == self.blocks.n_blocks or not isinstance(deletion, WordDeletion):
             return None
-        one_row = blocks == 1 and self._shared_block is not None and self.reads_first_token
+        one_row = blocks == 1 and self.shared_block is not None and self.reads_first_token
         return LateWords(deletion, self.tokenizer, self.max_length, blocks, one_row=one_row)
-
-    def watching(
-        self, depths: Collection[int]
-    ) -> contextlib.AbstractContextManager[dict[int, Tensor]]:
-        """Note the hidden state before the last k blocks during `embed`, by k."""
-        return self._stack.watching(depths)
 
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
-        if batch.blocks == 1 and self._shared_block is not None:
-            return self._pool(*self._shared_block(batch))
+        if batch.blocks == 1 and self.shared_block is not None:
+            return self._pool(*self.shared_block(batch))
         hidden, positions, mask = batch.gathered()
         ids = batch.inputs["input_ids"][batch.source[:, None], positions]
         ids = ids.masked_fill(~mask, getattr(self.tokenizer, "pad_token_id", None) or 0)
-        with self._stack.entered(batch.blocks, hidden):
+        with self.blocks.entered(batch.blocks, hidden):
             return self.embed({"input_ids": ids, "attention_mask": mask.long()})
 
     def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:
@@ -380,8 +341,3 @@ def _is_invisible(character: str) -> bool:
     """Whether it is of the kinds that tokenizers clean away (BERT's: all of category C)."""
     is_other = unicodedata.category(character).startswith("C") and not character.isspace()
     return is_other or character == _REPLACEMENT
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

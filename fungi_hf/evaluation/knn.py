@@ -17,7 +17,6 @@ from fungi_hf.evaluation.inputs import (
     unseen_note,
 )
 from fungi_hf.evaluation.metrics import classification_metrics
-from fungi_hf.evaluation.projection import project
 from fungi_hf.evaluation.sampling import MOST_SEED, Sampling, draw_shots
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors import ExactIndex
@@ -180,6 +179,8 @@ def _one_draw(
     reduced: dict[Combination, Neighbors] = {}
     skipped: dict[Combination, tuple[str, ...]] = {}
     if rule.pca is not None:
+        from fungi_hf.extraction.reduction import project
+
         for some in wanted:
             width = len(known.columns(some))
             if rule.pca < len(known) and rule.pca < width:

@@ -26,7 +26,6 @@ from fungi_hf.evaluation.inputs import (
     unseen_note,
 )
 from fungi_hf.evaluation.metrics import classification_metrics
-from fungi_hf.evaluation.projection import project
 from fungi_hf.evaluation.sampling import split_validation
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors.base import check_count
@@ -241,6 +240,8 @@ def _probe(
 def _reduced(
     some: Combination, known: LabelledRows, other: LabelledRows, rule: LinearProtocol
 ) -> tuple[tuple[Any, Any], tuple[str, ...]]:
+    from fungi_hf.extraction.reduction import project
+
     low, high = known.take(some), other.take(some)
     if rule.pca is None:
         return (low, high), ()

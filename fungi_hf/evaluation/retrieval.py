@@ -17,7 +17,6 @@ from fungi_hf.evaluation.inputs import (
     expect,
     read_blocks,
 )
-from fungi_hf.evaluation.projection import project
 from fungi_hf.evaluation.summary import Context, Draw, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import check_count, check_metric
@@ -300,6 +299,8 @@ def _rank(
 def _reduced(
     some: Combination, pool: LabelledRows, asked: LabelledRows, n_components: int | None
 ) -> tuple[Float32Array, Float32Array, tuple[str, ...]]:
+    from fungi_hf.extraction.reduction import project
+
     low, high = pool.take(some), asked.take(some)
     if n_components is None:
         return low, high, ()

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
 from fungi_hf.extraction.state import FittedState
-from fungi_hf.features import check_finite, make_layout, unit_rows
+from fungi_hf.features import make_layout
+from fungi_hf.gradients.factors import unit_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.types import Float32Array, Layout
+    from fungi_hf.types import Float32Array
 
 
 class Finisher:
-    """The last steps of a feature, row by row; it learns block means, whitening and a PCA."""
+    """The last steps of a feature, row by row; it learns block means, whitening and a PCA.
+
+    Attributes:
+        state: What was learned, or taken back by `load`.
+        layout: Block name -> slice of the columns; one block "reduced" after a PCA.
+        width: F.
+        notes: Why a PCA was skipped, if it was.
+    """
 
     def __init__(
-        self, config: FungiConfig, widths: dict[str, int], factors: dict[str, tuple[int, int]]
+        self,
+        config: FungiConfig,
+        widths: Mapping[str, int],
+        factors: Mapping[str, tuple[int, int]],
     ) -> None:
         """Keep the blocks with a positive weight, the embedding first.
 
@@ -30,50 +45,27 @@ class Finisher:
             widths: Raw block name -> width.
             factors: Blocks of exact factors, which are already of unit norm.
         """
-        self._config = config
-        weights = {spec.name: spec.weight for spec in config.objectives}
+        self._config, self._factors = config, factors
+        self._weights = {spec.name: spec.weight for spec in config.objectives}
         if config.embedding_weight > 0:
-            weights = {"embedding": config.embedding_weight, **weights}
-        self._weights, self._factors = weights, factors
-        self._widths = {name: widths[name] for name in weights}
-        self._means: dict[str, Tensor] = {}
-        self._whitening: dict[str, Tensor] = {}
-        self._components: PrincipalComponents | None = None
-        self.skipped: tuple[int, int] | None = None
-
-    @property
-    def has_reduction(self) -> bool:
-        """Whether a PCA was fitted, or found unnecessary, by `fit`."""
-        return self._components is not None or self.skipped is not None
-
-    @property
-    def layout(self) -> Layout:
-        """Block name -> slice; one block "reduced" after a PCA."""
-        if self._components is not None:
-            return make_layout({"reduced": len(self._components.components)})
-        return make_layout(self._widths)
-
-    @property
-    def width(self) -> int:
-        """F."""
-        return max(columns.stop for columns in self.layout.values())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Why a PCA was skipped, if it was."""
-        if self.skipped is None or self._config.reduction is None:
-            return ()
-        return (
-            f"PCA to {self._config.reduction.n_components} components was skipped: the training "
-            f"features are {self.skipped[0]} x {self.skipped[1]}",
-        )
+            self._weights = {"embedding": config.embedding_weight, **self._weights}
+        self._widths = {name: widths[name] for name in self._weights}
+        self.load(FittedState())
 
     def load(self, state: FittedState) -> None:
         """Take fitted state back."""
-        self._means, self._whitening = state.means, state.whitening
-        self._components, self.skipped = state.components, state.skipped
+        self.state, widths = state, self._widths
+        if state.components is not None:
+            widths = {"reduced": len(state.components.components)}
+        self.layout, self.width = make_layout(widths), sum(widths.values())
+        self.notes: tuple[str, ...] = ()
+        if state.skipped is not None and self._config.reduction is not None:
+            self.notes = (
+                f"PCA to {self._config.reduction.n_components} components was skipped: the "
+                f"training features are {state.skipped[0]} x {state.skipped[1]}",
+            )
 
-    def fit(self, blocks: dict[str, Tensor]) -> FittedState:
+    def fit(self, blocks: Mapping[str, Tensor]) -> FittedState:
         """Learn block means, whitening and the PCA from raw training blocks.
 
         Args:
@@ -83,54 +75,70 @@ class Finisher:
             Means and whitening (empty where the config does not ask) and the PCA (None where it
             would not reduce).
         """
-        self.load(FittedState())
-        power = self._config.whitening
+        power, wanted = self._config.whitening, self._config.reduction
+        means: dict[str, Tensor] = {}
+        whitening: dict[str, Tensor] = {}
         if self._config.center or power > 0:
-            for name in self._widths:
-                rows = self._directions(name, blocks[name]).double()
-                self._means[name] = rows.mean(0)
+            for name in self._weights:
+                check_finite(blocks[name], name)
+                rows = unit_rows(blocks[name]).double()
+                means[name] = rows.mean(0)
                 if power > 0:
-                    self._whitening[name] = whitening_matrix(rows - self._means[name], power)
-        wanted = self._config.reduction
+                    whitening[name] = whitening_matrix(rows - means[name], power)
+        self.load(FittedState(means=means, whitening=whitening))
         if wanted is not None:
             rows = self._concatenate(blocks)
             if wanted.n_components < min(rows.shape):
-                self._components = PrincipalComponents.fit(rows, wanted.n_components)
+                components = PrincipalComponents.fit(rows, wanted.n_components)
+                self.load(replace(self.state, components=components))
             else:
-                self.skipped = (rows.shape[0], rows.shape[1])
-        return FittedState(
-            means=self._means,
-            whitening=self._whitening,
-            components=self._components,
-            skipped=self.skipped,
-        )
+                self.load(replace(self.state, skipped=(rows.shape[0], rows.shape[1])))
+        return self.state
 
-    def finish(self, blocks: dict[str, Tensor], first: int = 0) -> Float32Array:
+    def finish(self, blocks: Mapping[str, Tensor], first: int = 0) -> Float32Array:
         """Give feature vectors [N, F] float32; `first` is the number of the first row in errors."""
         rows = self._concatenate(blocks, first)
-        if self._components is not None:
-            rows = self._components.transform(rows)
+        if self.state.components is not None:
+            rows = self.state.components.transform(rows)
             if self._config.reduction is not None and self._config.reduction.normalize:
                 rows = unit_rows(rows)
         array: Float32Array = rows.numpy()
         return array
 
-    def _directions(self, name: str, block: Tensor, first: int = 0) -> Tensor:
-        check_finite(block, name, first)
-        return block if name in self._factors else unit_rows(block)
-
-    def _concatenate(self, blocks: dict[str, Tensor], first: int = 0) -> Tensor:
+    def _concatenate(self, blocks: Mapping[str, Tensor], first: int = 0) -> Tensor:
+        for name in self._weights:
+            check_finite(blocks[name], name, first)
         parts = []
         for name, weight in self._weights.items():
-            rows = self._directions(name, blocks[name], first)
-            if name in self._means:
-                live = (blocks[name] != 0).any(-1, keepdim=True)
-                moved = rows.double() - self._means[name]
-                if name in self._whitening:
-                    moved = moved @ self._whitening[name]
-                rows = unit_rows(moved.float()) * live
+            block = blocks[name]
             if name in self._factors:
-                parts.append(rows * weight**0.5)
-            else:
-                parts.append(rows * weight)
+                parts.append(block * weight**0.5)
+                continue
+            rows = unit_rows(block)
+            if name in self.state.means:
+                moved = rows.double() - self.state.means[name]
+                if name in self.state.whitening:
+                    moved = moved @ self.state.whitening[name]
+                rows = unit_rows(moved.float()) * (block != 0).any(-1, keepdim=True)
+            parts.append(rows * weight)
         return torch.cat(parts, dim=1)
+
+
+def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
+    """Refuse NaN and infinity before they reach a vector.
+
+    Args:
+        rows: [N, width].
+        name: Of the block, for the message.
+        first: Number of the first row.
+
+    Raises:
+        FeatureError: With the block and the first bad inputs.
+    """
+    bad = (~torch.isfinite(rows).all(-1)).nonzero()[:, 0]
+    if len(bad):
+        shown = [first + int(i) for i in bad[:10]]
+        raise FeatureError(
+            f"block {name!r} has NaN or Inf for {len(bad)} inputs, first at {shown}; "
+            "check the model's weights and dtype"
+        )

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from fungi_hf.encoders.base import LateBatch
-from fungi_hf.errors import ObjectiveError
-from fungi_hf.extraction.activations import noting_inputs
-from fungi_hf.extraction.batches import cut_batches
-from fungi_hf.gradients.factors import compress
-from fungi_hf.gradients.tape import concatenate, gradients_allowed, record
+from fungi_hf.errors import ConfigError, LayerUseError, ObjectiveError
+from fungi_hf.extraction.batches import cut_batches, cut_groups
+from fungi_hf.gradients.factors import compress, concatenate
+from fungi_hf.gradients.sketches import DenseSketch, SketchBuffer
+from fungi_hf.gradients.tape import record, untouched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
+    from tqdm import tqdm
 
     from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.extraction.batches import Budget, Sample
-    from fungi_hf.gradients.buffering import SketchBuffer
-    from fungi_hf.gradients.sketches import Sketch
-    from fungi_hf.gradients.tape import LayerFactors, Tape
-    from fungi_hf.objectives.base import Objective
+    from fungi_hf.extraction.plan import Plan
+    from fungi_hf.gradients.factors import LayerFactors
+    from fungi_hf.gradients.tape import Tape
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """One forward pass: which units, their tape, their pooled layer inputs."""
+    """One forward pass: [n] positions of its inputs among the group's units, and its tape."""
 
-    units: Tensor  # [n] positions among the group's units
-    embeddings: Tensor
-    tape: Tape | None = None  # None when nothing is pulled back
-    activations: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> pooled input
+    units: Tensor
+    tape: Tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,50 +49,56 @@ class _Originals:
     inputs: Batch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to compute of every sample; fixed for one extractor.
+def compute(
+    samples: Sequence[Sample],
+    plan: Plan,
+    budget: Budget,
+    bar: tqdm[Any],
+    lost: dict[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Give every raw block of a chunk, [N, width] float32 on the CPU, in the chunk's order.
 
-    Attributes:
-        encoder: Gives embeddings, holds the target layer.
-        objectives: Block name -> objective; None marks an activation block.
-        activations: Activation block -> dotted path of its layer, and the layer.
-        sketch: None keeps exact factors.
-        rank: Terms kept without a sketch.
-        tokens: Which tokens' outer products are summed.
-        round_sketch: Round sketches to bfloat16.
+    Args:
+        samples: The chunk.
+        plan: Of a target layer alone.
+        budget: Limits of batches and groups.
+        bar: Moved by one per sample.
+        lost: Updated: block of exact factors -> largest share of a squared norm dropped.
     """
-
-    encoder: Encoder
-    objectives: Mapping[str, Objective | None]
-    sketch: Sketch | None
-    activations: Mapping[str, tuple[str, nn.Linear]] = field(default_factory=dict)
-    rank: int = 4
-    tokens: str = "all"
-    round_sketch: bool = False
-
-    @property
-    def has_gradients(self) -> bool:
-        """Whether anything is pulled back."""
-        return any(objective is not None for objective in self.objectives.values())
-
-    @property
-    def noted(self) -> dict[str, nn.Linear]:
-        """Dotted path -> layer whose pooled input is a block."""
-        return dict(self.activations.values())
+    lost = {} if lost is None else lost
+    blocks: dict[str, Tensor] = {}
+    waiting: dict[str, SketchBuffer] = {}
+    with untouched(plan.encoder.model):
+        for name, width in plan.widths.items():
+            blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
+            if name in plan.objectives and isinstance(plan.sketch, DenseSketch):
+                rounded = plan.round_sketch
+                waiting[name] = SketchBuffer(plan.sketch, blocks[name], rounded=rounded)
+        for some in cut_groups(samples, budget):
+            Group(some, plan, budget).write(blocks, waiting, lost)
+            bar.update(len(some))
+        for buffer in waiting.values():
+            buffer.flush()
+    return blocks
 
 
 class Group:
     """Samples whose graphs are alive together; the model must be held by `untouched`.
 
     Attributes:
-        lost: Block kept as exact factors -> largest share of a squared norm that was dropped.
+        rows: [B] places of the samples in their chunk.
+        unusable: Layer -> why it has no per-sample gradient, where the plan names several layers.
     """
 
     def __init__(self, samples: Sequence[Sample], plan: Plan, budget: Budget) -> None:
-        """Encode every distinct input of every sample once."""
+        """Encode every distinct input of every sample once.
+
+        Raises:
+            ConfigError: If late views are to reach other layers than the target layer.
+        """
         self._plan, self._n = plan, len(samples)
-        self.lost: dict[str, float] = {}
+        self.rows = torch.tensor([sample.index for sample in samples])
+        self.unusable: dict[str, str] = {}
         units: list[Prepared] = []
         owners: list[int] = []
         known: dict[tuple[int, bytes], int] = {}
@@ -108,28 +112,33 @@ class Group:
             return known[key]
 
         self._base = torch.tensor([unit(i, sample.original) for i, sample in enumerate(samples)])
-        self._rows = {
+        self._views = {
             name: torch.tensor(
                 [[unit(i, view) for view in sample.views[name]] for i, sample in enumerate(samples)]
             )
             for name in (samples[0].views if samples else {})
         }
         self._owner = torch.tensor(owners)
+        late = _by_depth(units)
+        if late and plan.traced.keys() - {plan.encoder.layer_path}:
+            raise ConfigError(
+                "many layers at once need views of the raw input, since late views reach the last "
+                "blocks only; set late_views=None"
+            )
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
-        together = getattr(plan.encoder, "uses_short_last_block", False)
         whole = [i for i, item in enumerate(units) if item.late is None]
+        together = plan.encoder.uses_short_last_block
         cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
-        late = _by_depth(units)
         self._segments = [
             segment
             for start, stop in itertools.pairwise(cuts)
+            if start < stop
             for segment in self._encode(units, whole[start:stop], late, budget)
         ]
-        device = self._segments[0].embeddings.device
-        embeddings = torch.cat([segment.embeddings for segment in self._segments])
-        order = torch.cat([segment.units for segment in self._segments]).to(device)
-        self._embeddings = torch.empty_like(embeddings).index_copy_(0, order, embeddings)
+        self._embeddings = _by_unit(
+            self._segments, [segment.tape.embeddings for segment in self._segments]
+        )
 
     def _encode(
         self,
@@ -139,16 +148,22 @@ class Group:
         budget: Budget,
     ) -> Iterator[_Segment]:
         """Encode whole inputs, and after each batch the late views of the originals in it."""
-        encoder = cast("LateEncoder", self._plan.encoder)
-        holds_originals = bool(places) and places[0] < self._n
+        plan, encoder = self._plan, cast("LateEncoder", self._plan.encoder)
+        holds_originals = places[0] < self._n
         depths = late if holds_originals else {}
-        noted = self._plan.noted if holds_originals else {}
+        noted = plan.noted if holds_originals else {}
         for chosen in cut_batches([units[place] for place in places], budget):
             here = [places[i] for i in chosen]
             batch = encoder.collate([units[place] for place in here])
             with encoder.watching(depths) if depths else nullcontext({}) as states:
-                segment = self._segment(here, batch, noted)
-            yield segment
+                tape = record(
+                    partial(encoder.embed, batch),
+                    plan.traced,
+                    noted=noted,
+                    pool=pooler_of(encoder, batch, strict=not plan.layers) if noted else None,
+                )
+            self.unusable |= tape.unusable
+            yield _Segment(torch.tensor(here), tape)
             for k, views in depths.items():
                 beside = _Originals(k, here, states.pop(k), batch)
                 yield from self._encode_late(units, views, beside, budget)
@@ -160,6 +175,7 @@ class Group:
         originals: _Originals,
         budget: Budget,
     ) -> Iterator[_Segment]:
+        encoder = cast("LateEncoder", self._plan.encoder)
         rows = {owner: row for row, owner in enumerate(originals.units)}  # originals come first
         owners = self._owner.tolist()
         mine = [place for place in views if owners[place] in rows]
@@ -176,79 +192,74 @@ class Group:
                 source=torch.tensor([rows[owners[place]] for place in here], device=device),
                 kept=torch.from_numpy(kept).to(device),
             )
-            yield self._late_segment(here, batch)
+            tape = record(partial(encoder.embed_late, batch), self._plan.traced)
+            yield _Segment(torch.tensor(here), tape)
 
-    def _segment(
-        self, places: Sequence[int], batch: Batch, noted: Mapping[str, nn.Linear]
-    ) -> _Segment:
-        units, encoder = torch.tensor(places), self._plan.encoder
-        with torch.no_grad(), noting_inputs(encoder, noted, batch) as found:
-            if not self._plan.has_gradients:
-                return _Segment(units, encoder.embed(batch), None, found)
-            tape = self._record(batch)
-        return _Segment(units, tape.embeddings, tape, found)
-
-    def _late_segment(self, places: Sequence[int], batch: LateBatch) -> _Segment:
-        units, encoder = torch.tensor(places), cast("LateEncoder", self._plan.encoder)
-        if not self._plan.has_gradients:
-            with torch.no_grad():
-                return _Segment(units, encoder.embed_late(batch))
-        tape = self._record_late(batch)
-        return _Segment(units, tape.embeddings, tape)
-
-    def _record(self, batch: Batch) -> Tape:
-        encoder = self._plan.encoder
-        return record(encoder.layer, encoder.layer_path, partial(encoder.embed, batch))
-
-    def _record_late(self, batch: LateBatch) -> Tape:
-        encoder = cast("LateEncoder", self._plan.encoder)
-        return record(encoder.layer, encoder.layer_path, partial(encoder.embed_late, batch))
-
-    def blocks(self, waiting: Mapping[str, SketchBuffer], rows: Tensor) -> dict[str, Tensor]:
-        """Give the embedding and every objective's block, [B, width], raw and on the CPU.
+    def write(
+        self,
+        blocks: Mapping[str, Tensor],
+        waiting: Mapping[str, SketchBuffer],
+        lost: dict[str, float],
+    ) -> None:
+        """Put the embedding and every block of the target layer into their rows of a chunk.
 
         Args:
+            blocks: Name -> [chunk, width] float32 on the CPU; gets raw rows.
             waiting: Block name -> buffer that takes the factors instead.
-            rows: [B] places of the samples in the buffers' outputs.
-
-        Returns:
-            The blocks that are not waiting.
+            lost: Updated: block of exact factors -> largest share of a squared norm dropped.
         """
-        blocks = {"embedding": self._embeddings[self._base.to(self._embeddings.device)]}
-        for name, objective in self._plan.objectives.items():
-            if objective is None:
-                blocks[name] = self._activation(self._plan.activations[name][0])
-            elif name in waiting:
-                waiting[name].add(rows, self.factors(name, objective))
+        plan = self._plan
+        blocks["embedding"][self.rows] = self.embeddings().float().cpu()
+        pooled = self.activations()
+        for name, (path, _) in plan.activations.items():
+            blocks[name][self.rows] = pooled[path].float().cpu()
+        for name in plan.objectives:
+            factors = self.factors(name)[plan.encoder.layer_path]
+            if name in waiting:
+                waiting[name].add(self.rows, factors)
+                continue
+            if plan.sketch is None:
+                block, dropped = compress(factors, plan.rank)
+                lost[name] = max(float(dropped.max()), lost.get(name, 0.0))
             else:
-                blocks[name] = self._finish(name, self.factors(name, objective))
-        return {name: block.detach().float().cpu() for name, block in blocks.items()}
+                block = plan.sketch(factors)
+                block = block.bfloat16() if plan.round_sketch else block
+            blocks[name][self.rows] = block.float().cpu()
+
+    def embeddings(self) -> Tensor:
+        """Give the embeddings of the untouched inputs, [B, D]."""
+        return self._embeddings[self._base.to(self._embeddings.device)]
 
     def view_embeddings(self, name: str) -> Tensor:
         """Give one objective's view embeddings, [B, V, D], for its `fit`."""
-        return self._embeddings[self._rows[name].to(self._embeddings.device)]
+        return self._embeddings[self._views[name].to(self._embeddings.device)]
 
-    def factors(self, name: str, objective: Objective) -> LayerFactors:
-        """Give the exact gradients of one objective."""
-        gradient, used = self.embedding_gradient(name, objective)
-        parts = [
-            segment.tape.pull_back(
-                gradient[segment.units.to(gradient.device)],
-                self._owner[segment.units],
-                self._n,
-                tokens=self._plan.tokens,
-            )
-            for segment in self._segments
-            if segment.tape is not None and used[segment.units].any()
-        ]
-        return concatenate(parts)
+    def activations(self) -> dict[str, Tensor]:
+        """Give the pooled input of every noted layer that has one, path -> [B, n]."""
+        noted = [segment for segment in self._segments if segment.tape.pooled]
+        found = {}
+        for path in noted[0].tape.pooled if noted else ():
+            rows = _by_unit(noted, [segment.tape.pooled[path] for segment in noted])
+            found[path] = rows[self._base.to(rows.device)]
+        return found
 
-    def embedding_gradient(self, name: str, objective: Objective) -> tuple[Tensor, Tensor]:
+    def factors(self, name: str) -> dict[str, LayerFactors]:
+        """Give the exact gradients of one objective, path -> factors, for every layer with any."""
+        gradient, used = self._embedding_gradient(name)
+        found: dict[str, LayerFactors] = {}
+        for segment in self._segments:
+            if not used[segment.units].any():
+                continue
+            here = gradient[segment.units.to(gradient.device)]
+            owner, tokens = self._owner[segment.units], self._plan.tokens
+            parts = segment.tape.pull_back(here, owner, self._n, tokens=tokens)
+            for path, part in parts.items():
+                found[path] = concatenate([found[path], part]) if path in found else part
+            self.unusable |= segment.tape.unusable
+        return found
+
+    def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
         """Give an objective's summed loss's gradient at the embeddings of all encoded inputs.
-
-        Args:
-            name: Its block.
-            objective: The loss.
 
         Returns:
             [U, D], and [U] whether the objective read the input.
@@ -256,10 +267,10 @@ class Group:
         Raises:
             ObjectiveError: If it does not give one loss per sample.
         """
-        rows = self._rows.get(name, self._base[:, None])
-        with gradients_allowed():
+        rows = self._views.get(name, self._base[:, None])
+        with torch.enable_grad():
             leaf = _head_precision(self._embeddings).requires_grad_(True)
-            losses = objective.loss(leaf[rows.to(leaf.device)])
+            losses = self._plan.objectives[name].loss(leaf[rows.to(leaf.device)])
             if losses.shape != (self._n,):
                 raise ObjectiveError(
                     f"objective {name!r} must give one loss per sample, shape ({self._n},); "
@@ -270,22 +281,38 @@ class Group:
         used[rows.flatten()] = True
         return gradient, used
 
-    def _finish(self, name: str, factors: LayerFactors) -> Tensor:
-        plan = self._plan
-        with torch.no_grad():
-            if plan.sketch is None:
-                packed, lost = compress(factors, plan.rank)
-                self.lost[name] = float(lost.max())
-                return packed
-            y = plan.sketch(factors)
-            return y.bfloat16().float() if plan.round_sketch else y
 
-    def _activation(self, path: str) -> Tensor:
-        parts = [segment for segment in self._segments if segment.activations]
-        pooled = torch.cat([part.activations[path] for part in parts])
-        order = torch.cat([part.units for part in parts]).to(pooled.device)
-        placed = torch.empty_like(pooled).index_copy_(0, order, pooled)
-        return placed[self._base.to(pooled.device)]
+def pooler_of(
+    encoder: Encoder, batch: Batch, *, strict: bool = True
+) -> Callable[[str, Tensor], Tensor | None]:
+    """Give what pools a layer's input in the pass of one batch, as the embedding is pooled.
+
+    Args:
+        encoder: Says how.
+        batch: Of N inputs.
+        strict: Whether an input [N, T, n] that cannot be pooled is an error (LayerUseError); else
+            None is given for it.
+    """
+
+    def pool(path: str, a: Tensor) -> Tensor | None:
+        try:
+            return encoder.pool_activation(a, batch)
+        except (RuntimeError, IndexError):
+            if not strict:
+                return None
+            raise LayerUseError(
+                f"the input of layer {path!r} has shape {tuple(a.shape)}, which cannot be pooled "
+                f"as the embedding is ({encoder.pooling}); choose a layer of the encoder's blocks"
+            ) from None
+
+    return pool
+
+
+def _by_unit(segments: Sequence[_Segment], parts: Sequence[Tensor]) -> Tensor:
+    """Join rows of segments in the order of the units."""
+    rows = torch.cat(list(parts))
+    order = torch.cat([segment.units for segment in segments]).to(rows.device)
+    return torch.empty_like(rows).index_copy_(0, order, rows)
 
 
 def _by_depth(units: Sequence[Prepared]) -> dict[int, list[int]]:

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import itertools
 import numbers
-import warnings
 from collections import Counter
+from collections.abc import Sized
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fungi_hf.encoders.base import LateEncoder
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
-from fungi_hf.specs import Custom, SimCLR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from random import Random
 
+    from torch import Tensor
+
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
+    from fungi_hf.encoders.base import Encoder, LateViews
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
 
 class InputReader:
-    """Prepares inputs for one encoder and one config; views are keyed by content alone."""
+    """Prepares inputs for one encoder and one config; views are keyed by content alone.
+
+    Attributes:
+        encoder: What they are prepared for.
+    """
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Build the view generators that the config names."""
-        self._encoder, self._seed = encoder, config.seed
+        self.encoder, self._seed = encoder, config.seed
         self._late = {
             spec.name: late
             for spec in config.objectives
             if (late := _late_views(encoder, spec, spec.n_views)) is not None
         }
         self._views: dict[str, ViewGenerator] = {
-            spec.name: encoder.views(spec.views, spec.n_views, spec.view_options)
+            spec.name: _views(encoder, spec, spec.n_views)
             for spec in config.objectives
-            if isinstance(spec, (SimCLR, Custom)) and spec.n_views > 1
-            if spec.name not in self._late
+            if spec.n_views > 1 and spec.name not in self._late
         }
-        self._streams = {spec.name: _stream(spec) for spec in config.objectives}
+        self._streams = {spec.name: spec.stream for spec in config.objectives}
 
     def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Give one input after the other in canonical form; only the current one is held.
@@ -54,38 +60,34 @@ class InputReader:
             InputTypeError: If one, or `inputs` itself, has the wrong type.
         """
         for index, raw in enumerate(iterate(inputs)):
-            yield self._encoder.check(raw, index)
+            yield self.encoder.check(raw, index)
 
-    def training_samples(self, raws: Sequence[Any], spec: SimCLR | Custom) -> list[Sample]:
+    def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        per_input = spec.negative_views if isinstance(spec, SimCLR) else spec.n_views
-        if (late := _late_views(self._encoder, spec, per_input)) is not None:
-            prepared = self._encoder.prepare(raws)
-            of_samples = late(raws, prepared, self._generators(raws, _stream(spec)))
-            return [
-                Sample(i, item, {spec.name: views})
-                for i, (item, views) in enumerate(zip(prepared, of_samples, strict=True))
-            ]
-        views = self._encoder.views(spec.views, per_input, spec.view_options)
-        made = [self._make_views(raw, views, _stream(spec)) for raw in raws]
-        items = iter(self._encoder.prepare([view for of_sample in made for view in of_sample]))
-        return [
-            Sample(i, item, {spec.name: list(itertools.islice(items, len(of_sample)))})
-            for i, (item, of_sample) in enumerate(
-                zip(self._encoder.prepare(raws), made, strict=True)
-            )
-        ]
+        if (late := _late_views(self.encoder, spec, spec.training_views)) is not None:
+            return self._samples(raws, {}, {spec.name: late})
+        views = _views(self.encoder, spec, spec.training_views)
+        return self._samples(raws, {spec.name: views}, {})
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
-        return Reading(self, enumerate(iterate(inputs), first), self._encoder, skip=skip)
+        return Reading(self, inputs, skip=skip, first=first)
 
-    def samples(self, raws: list[Any], prepared: list[Prepared]) -> list[Sample]:
-        """Join checked inputs, their prepared form and their views, prepared in one go."""
-        content = self._encoder.content
+    def samples(self, raws: Sequence[Any]) -> list[Sample]:
+        """Prepare checked inputs and the views that the config wants."""
+        return self._samples(raws, self._views, self._late)
+
+    def _samples(
+        self,
+        raws: Sequence[Any],
+        generators: Mapping[str, ViewGenerator],
+        late: Mapping[str, LateViews],
+    ) -> list[Sample]:
+        """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
+        content = self.encoder.content
         made = {
-            name: [self._make_views(raw, views, self._streams[name]) for raw in raws]
-            for name, views in self._views.items()
+            name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
+            for name, views in generators.items()
         }
         keys = {
             name: [[content(view) for view in views] for views in of_samples]
@@ -97,53 +99,43 @@ class InputReader:
             for views, their_keys in zip(of_samples, keys[name], strict=True)
             for key, view in zip(their_keys, views, strict=True)
         }
-        items = dict(zip(distinct, self._encoder.prepare(list(distinct.values())), strict=True))
-        late = {
-            name: views(raws, prepared, self._generators(raws, self._streams[name]))
-            for name, views in self._late.items()
+        prepared = self.encoder.prepare([*raws, *distinct.values()])
+        originals = prepared[: len(raws)]
+        items = dict(zip(distinct, prepared[len(raws) :], strict=True))
+        found = {
+            name: [[items[key] for key in of_sample] for of_sample in of_samples]
+            for name, of_samples in keys.items()
         }
+        for name, views in late.items():
+            found[name] = views(raws, originals, self._random(raws, name))
         return [
-            Sample(
-                place,
-                item,
-                {
-                    name: [items[key] for key in of_samples[place]]
-                    for name, of_samples in keys.items()
-                }
-                | {name: of_samples[place] for name, of_samples in late.items()},
-            )
-            for place, item in enumerate(prepared)
+            Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
+            for place, item in enumerate(originals)
         ]
 
-    def _make_views(self, raw: Any, views: ViewGenerator, stream: str) -> list[Any]:
-        (generator,) = self._generators([raw], stream)
-        return list(views(raw, generator))
-
-    def _generators(self, raws: Sequence[Any], stream: str) -> list[Random]:
-        content = self._encoder.content
-        return [sample_generator(self._seed, f"views/{stream}", content(raw)) for raw in raws]
+    def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
+        """Give the generator of each input's views for one objective."""
+        stream, content = f"views/{self._streams[name]}", self.encoder.content
+        return [sample_generator(self._seed, stream, content(raw)) for raw in raws]
 
 
 class Reading:
     """One pass over the inputs.
 
     Attributes:
-        failures: Inputs that were left out.
+        n_inputs: How many there are, where that is known.
         n_read: Inputs met so far.
+        failures: Inputs that were left out.
         notes: What was special -> number of inputs.
     """
 
     def __init__(
-        self,
-        reader: InputReader,
-        source: Iterator[tuple[int, Any]],
-        encoder: Encoder,
-        *,
-        skip: bool,
+        self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
         """Begin; nothing is read yet."""
-        self._reader, self._source, self._encoder = reader, source, encoder
-        self._skip = skip
+        self._reader, self._encoder, self._skip = reader, reader.encoder, skip
+        self._source = enumerate(iterate(inputs), first)
+        self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
         self._places: list[int] = []  # of the chunk's samples among all inputs
         self.notes: Counter[str] = Counter()
@@ -155,13 +147,13 @@ class Reading:
         while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
             self.n_read += len(chunk)
             self._chunk = dict(chunk)
-            raws, prepared = self._prepared(chunk)
-            for item in prepared:
-                self.notes.update(item.notes)
-            if prepared:
-                yield self._reader.samples(raws, prepared)
+            samples = self._samples(chunk)
+            for sample in samples:
+                self.notes.update(sample.original.notes)
+            if samples:
+                yield samples
 
-    def _prepared(self, chunk: list[tuple[int, Any]]) -> tuple[list[Any], list[Prepared]]:
+    def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:
         """Check and prepare a chunk; an unusable input is decoded once, also when skipped.
 
         Raises:
@@ -176,26 +168,32 @@ class Reading:
             except FungiError as error:
                 self._leave_out(index, raw, error)
         try:
-            return raws, self._encoder.prepare(raws)
+            return self._reader.samples(raws)
         except FungiError:
             if not self._skip:
                 raise
-        kept, prepared = [], []
+        samples: list[Sample] = []
         self._places = []
         for index, raw in zip(places, raws, strict=True):
             try:
-                prepared += self._encoder.prepare([raw])
-                kept.append(raw)
-                self._places.append(index)
+                (sample,) = self._reader.samples([raw])
             except FungiError as error:
                 self._leave_out(index, raw, error)
-        return kept, prepared
+            else:
+                samples.append(replace(sample, index=len(samples)))
+                self._places.append(index)
+        return samples
 
-    def leave_out(self, rows: Iterable[int], why: str) -> None:
-        """Count samples of the current chunk among the failures, by their places in it."""
-        for row in rows:
+    def finite(self, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out samples of the current chunk whose numbers overflowed in the model."""
+        good = torch.stack([block.isfinite().all(-1) for block in blocks.values()]).all(0)
+        if good.all():
+            return blocks
+        for row in (~good).nonzero()[:, 0].tolist():
             index = self._places[row]
-            self._leave_out(index, self._chunk[index], FeatureError(f"input {index}: {why}"))
+            error = f"input {index}: the features hold NaN or Inf; check weights and dtype"
+            self._leave_out(index, self._chunk[index], FeatureError(error))
+        return {name: block[good] for name, block in blocks.items()}
 
     def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
         """Remember a failure, or raise it where nothing may be skipped.
@@ -205,15 +203,13 @@ class Reading:
         """
         if not self._skip:
             raise error
-        describe = getattr(self._encoder, "describe", _short)
-        self.failures.append(Failure(index=index, source=describe(raw), error=str(error)))
+        source = self._encoder.describe(raw)
+        self.failures.append(Failure(index=index, source=source, error=str(error)))
 
 
-def warn_of(notes: Counter[str], encoder: Encoder) -> None:
-    """Warn once per kind of special input, with a count."""
-    for name, count in notes.items():
-        message = encoder.NOTES[name].format(n=count, limit=encoder.max_length)
-        warnings.warn(message, stacklevel=3)
+def _views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> ViewGenerator:
+    name, options = spec.view_generator
+    return encoder.views(name, n_views, options)
 
 
 def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
@@ -222,19 +218,15 @@ def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateView
     Raises:
         ConfigError: If the encoder offers none.
     """
-    if spec.late_views is None or not isinstance(spec, (SimCLR, Custom)):
+    if spec.late_views is None:
         return None
     if not isinstance(encoder, LateEncoder):
         raise ConfigError(
             f"{type(encoder).__name__} offers no late views; set late_views=None, or write the "
             "members of fungi_hf.encoders.base.LateEncoder"
         )
-    return encoder.late_views(spec.views, n_views, spec.view_options, spec.late_views)
-
-
-def _stream(spec: ObjectiveSpec) -> str:
-    """Name the random stream of an objective's views: variants of one objective share them."""
-    return spec.objective if isinstance(spec, Custom) else spec.kind
+    name, options = spec.view_generator
+    return encoder.late_views(name, n_views, options, spec.late_views)
 
 
 def iterate(inputs: Any) -> Iterator[Any]:
@@ -261,6 +253,12 @@ def iterate(inputs: Any) -> Iterator[Any]:
     return iter(inputs)
 
 
+def readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:
+    """Give inputs that can be read again: generators as lists, all else as it is."""
+    source = iterate(inputs)
+    return list(source) if source is inputs else inputs
+
+
 def is_clip(inputs: object) -> bool:
     """Whether this is one clip as a pair (samples, sampling rate), not two inputs."""
     if not isinstance(inputs, tuple) or len(inputs) != 2:
@@ -268,8 +266,3 @@ def is_clip(inputs: object) -> bool:
     samples, rate = inputs
     is_rate = isinstance(rate, (numbers.Real, np.number)) and not isinstance(rate, bool)
     return is_rate and (hasattr(samples, "shape") or isinstance(samples, list))
-
-
-def _short(raw: object) -> str:
-    text = repr(raw[:80] if isinstance(raw, (str, bytes)) else raw)
-    return text if len(text) <= 80 else f"{text[:77]}..."

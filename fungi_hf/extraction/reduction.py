@@ -12,6 +12,8 @@ from fungi_hf.errors import FeatureError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fungi_hf.types import Float32Array
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrincipalComponents:
@@ -91,3 +93,21 @@ def whitening_matrix(rows: Tensor, power: float) -> Tensor:
     # A direction without variance holds rounding errors only; it must not be blown up.
     scales = variances.clamp(min=float(variances.max()) * 1e-7) ** (-power / 2)
     return (directions * (scales / scales.max())) @ directions.T
+
+
+def project(
+    train: Float32Array, other: Float32Array, n_components: int
+) -> tuple[Float32Array, Float32Array]:
+    """Give both on the leading principal components of the training rows, centred, unwhitened.
+
+    Args:
+        train: [N, F].
+        other: [Q, F].
+        n_components: C, smaller than N and F.
+
+    Returns:
+        [N, C] and [Q, C].
+    """
+    components = PrincipalComponents.fit(torch.from_numpy(train), n_components)
+    low, high = (components.transform(torch.from_numpy(rows)).numpy() for rows in (train, other))
+    return low, high

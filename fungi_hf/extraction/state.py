@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fungi_hf.config import FungiConfig
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedState:
@@ -36,6 +38,21 @@ class FittedState:
     encoder: dict[str, Tensor] = field(default_factory=dict)
     skipped: tuple[int, int] | None = None
     whitening: dict[str, Tensor] = field(default_factory=dict)
+
+    def missing(self, config: FungiConfig) -> list[str]:
+        """Name what the config wants from `fit` and what is not here."""
+        needs = {
+            s.name: bool(self.objectives.get(s.name)) for s in config.objectives if s.needs_fit
+        }
+        if config.center:
+            needs["center"] = bool(self.means)
+        if config.whitening > 0:
+            needs["whitening"] = bool(self.whitening)
+        if config.reduction is not None:
+            needs["reduction"] = self.components is not None or self.skipped is not None
+        if config.audio_statistics == "fit":
+            needs["audio_statistics"] = bool(self.encoder)
+        return [name for name, is_here in needs.items() if not is_here]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Give a flat dictionary with path-like names."""

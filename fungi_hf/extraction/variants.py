@@ -6,7 +6,6 @@ and views by the config's seed, as an extractor of that variant alone would draw
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,15 +16,15 @@ from tqdm.auto import tqdm
 
 from fungi_hf.errors import ConfigError, LayerNotFoundError, choices
 from fungi_hf.extraction.batches import Budget, cut_groups
-from fungi_hf.extraction.blocks import BlockComputer
-from fungi_hf.extraction.group import Plan
-from fungi_hf.extraction.inputs import iterate
-from fungi_hf.extraction.taps import TappedGroup
-from fungi_hf.features import check_finite, unit_rows
-from fungi_hf.gradients.buffering import SketchBuffer
+from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
+from fungi_hf.extraction.finish import check_finite
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.inputs import InputReader, iterate
+from fungi_hf.extraction.plan import Plan, sketch_rank
+from fungi_hf.gradients.factors import concatenate, unit_rows
 from fungi_hf.gradients.layers import block_number, linear_layers
-from fungi_hf.gradients.sketches import DenseSketch, make_sketch
-from fungi_hf.gradients.tape import concatenate, own_context, untouched
+from fungi_hf.gradients.sketches import DenseSketch, SketchBuffer, make_sketch
+from fungi_hf.gradients.tape import own_context, untouched
 from fungi_hf.objectives.build import make_objective
 
 if TYPE_CHECKING:
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
+    from fungi_hf.gradients.factors import LayerFactors
     from fungi_hf.gradients.sketches import Sketch
-    from fungi_hf.gradients.tape import LayerFactors
+    from fungi_hf.objectives.base import Objective
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.types import Float32Array
 
@@ -78,12 +78,7 @@ class VariantBlocks:
 
 
 class VariantExtractor:
-    """Computes the blocks of all variants of one encoder and config.
-
-    Attributes:
-        layers: Dotted path -> layer, lowest first.
-        objectives: Name of the variant -> objective.
-    """
+    """Computes the blocks of all variants of one encoder and config."""
 
     @own_context()
     def __init__(
@@ -110,41 +105,50 @@ class VariantExtractor:
             ConfigError: If no objective has a gradient.
             LayerNotFoundError: If a layer is none of the model's usable Linear layers.
         """
-        self._config = config
-        # A stand-in for the last block would never call its other layers.
-        self._encoder = copy.copy(encoder)
-        if hasattr(self._encoder, "use_full_last_block"):
-            self._encoder.use_full_last_block()
         usable = linear_layers(encoder.model)
         for path in layers or ():
             if path not in usable:
                 raise LayerNotFoundError(f"no usable linear layer {choices(path, usable)}")
         wanted = set(layers or [encoder.layer_path])
-        self.layers: dict[str, nn.Linear] = {p: usable[p] for p in usable if p in wanted}
         specs = objectives or {spec.name: spec for spec in config.objectives}
-        specs = {name: spec for name, spec in specs.items() if spec.kind != "activation"}
-        if not specs:
-            raise ConfigError(
-                "there is no gradient to compute: name an objective beside activation"
-            )
-        named = tuple(dataclasses.replace(spec, name=name) for name, spec in specs.items())
-        self._computer = BlockComputer(self._encoder, dataclasses.replace(config, objectives=named))
         drawn = {
             name: make_objective(spec, width=encoder.width, seed=config.seed)
             for name, spec in specs.items()
+            if spec.has_gradient
         }
-        self._computer.objectives.update(drawn)
-        self._computer.draw_streams = {name: spec.name for name, spec in specs.items()}
-        self.objectives = {name: one for name, one in drawn.items() if one is not None}
+        if not drawn:
+            raise ConfigError(
+                "there is no gradient to compute: name an objective beside activation"
+            )
+        self._plan = Plan(
+            encoder=encoder.with_full_last_block(),  # a short one would not call its other layers
+            objectives=drawn,
+            layers={path: layer for path, layer in usable.items() if path in wanted},
+            tokens=config.gradient_tokens,
+        )
+        named = tuple(dataclasses.replace(specs[name], name=name) for name in drawn)
+        self._config = dataclasses.replace(config, objectives=named)
+        self._streams = {name: specs[name].name for name in drawn}
+        self._reader = InputReader(self._plan.encoder, self._config)
         self._settings = dict(sketches or {"config": _settings_of(encoder, config)})
         self._sketches: dict[tuple[int, int, str], Sketch] = {}
+
+    @property
+    def layers(self) -> Mapping[str, nn.Linear]:
+        """Dotted path -> layer, lowest first."""
+        return self._plan.layers
+
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """Name of the variant -> objective."""
+        return self._plan.objectives
 
     @property
     def budget(self) -> Budget:
         """Limits of batches and groups: the more blocks a graph spans, the fewer tokens."""
         numbers = [n for path in self.layers if (n := block_number(path)) is not None]
         top = max(
-            (block_number(path) or 0 for path in linear_layers(self._encoder.model)), default=0
+            (block_number(path) or 0 for path in linear_layers(self._plan.encoder.model)), default=0
         )
         spanned = 1 + top - min(numbers, default=0)
         return Budget(
@@ -154,9 +158,10 @@ class VariantExtractor:
     def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
         """Let objectives learn from training inputs, e.g. their negatives."""
         with own_context():
-            draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
+            checked, encoder = self._reader.checked(inputs), self._plan.encoder
+            draw = TrainingDraw(checked, encoder, self._config, self._streams)
             draw.finish()
-            self._computer.fit_objectives(draw)
+            fit_objectives(self._plan, draw, self._reader, self._plan.budget)
         return self
 
     def __call__(
@@ -182,12 +187,11 @@ class VariantExtractor:
 
         with closing(self._groups(items, activations=activations, progress=progress)) as groups:
             for group, rows in groups:
-                embeddings = group.embeddings()
-                place("embedding", embeddings.shape[1])[rows] = embeddings.float().cpu()
-                for path, pooled in group.layer_activations().items():
-                    place(path, pooled.shape[1])[rows] = pooled.float().cpu()
-                for name, objective in self.objectives.items():
-                    for path, factors in group.layer_factors(name, objective).items():
+                pooled = {"embedding": group.embeddings(), **group.activations()}
+                for path, block in pooled.items():
+                    place(path, block.shape[1])[rows] = block.float().cpu()
+                for name in self.objectives:
+                    for path, factors in group.factors(name).items():
                         for label in self._settings:
                             sketch, key = self._sketch(factors, label), (path, name, label)
                             out = place(key, sketch.width)
@@ -200,7 +204,7 @@ class VariantExtractor:
         for buffer in waiting.values():
             buffer.flush()
         for key, block in blocks.items():
-            check_finite(block, key if isinstance(key, str) else " ".join(key), 0)
+            check_finite(block, key if isinstance(key, str) else " ".join(key))
         unit = {key: unit_rows(block).numpy() for key, block in blocks.items()}
         return VariantBlocks(
             embedding=unit.pop("embedding"),
@@ -217,40 +221,31 @@ class VariantExtractor:
         parts: dict[tuple[str, str], list[LayerFactors]] = {}
         with closing(self._groups(items, activations=False, progress=progress)) as groups:
             for group, rows in groups:
-                for name, objective in self.objectives.items():
-                    for path, factors in group.layer_factors(name, objective).items():
-                        moved = dataclasses.replace(
-                            factors,
-                            owner=rows.to(factors.owner)[factors.owner],
-                            n_samples=len(items),
-                        )
+                for name in self.objectives:
+                    for path, factors in group.factors(name).items():
+                        moved = factors.placed(rows, len(items))
                         parts.setdefault((path, name), []).append(moved)
         return {key: concatenate(some) for key, some in parts.items()}
 
     def _groups(
         self, items: list[Any], *, activations: bool, progress: bool
-    ) -> Generator[tuple[TappedGroup, Tensor]]:
+    ) -> Generator[tuple[Group, Tensor]]:
         """Give groups and the places of their samples among the items."""
-        plan = Plan(
-            encoder=self._encoder,
-            objectives=self.objectives,
-            sketch=None,
-            tokens=self._config.gradient_tokens,
-        )
-        budget, start = self.budget, 0
+        plan, budget, start = self._plan, self.budget, 0
+        if activations:
+            noted = {path: (path, layer) for path, layer in plan.layers.items()}
+            plan = dataclasses.replace(plan, activations=noted)
         with own_context(), tqdm(total=len(items), disable=not progress, unit="input") as bar:
-            for chunk in self._computer.reader.read(items):
-                with untouched(self._encoder.model):
+            for chunk in self._reader.read(items):
+                with untouched(plan.encoder.model):
                     for samples in cut_groups(chunk, budget):
-                        group = TappedGroup(
-                            samples, plan, budget, self.layers, activations=activations
-                        )
-                        yield group, torch.tensor([start + sample.index for sample in samples])
+                        group = Group(samples, plan, budget)
+                        yield group, start + group.rows
                         bar.update(len(samples))
                 start += len(chunk)
 
     def _sketch(self, factors: LayerFactors, label: str) -> Sketch:
-        m, n1 = factors.delta.shape[1], factors.a.shape[1] + factors.bias
+        m, n1 = factors.shape
         if (m, n1, label) not in self._sketches:
             one = self._settings[label]
             seed = self._config.seed if one.seed is None else one.seed
@@ -262,9 +257,6 @@ class VariantExtractor:
 
 def _settings_of(encoder: Encoder, config: FungiConfig) -> SketchSettings:
     """Give the sketch that an extractor of this config would draw."""
-    reads_one = getattr(encoder, "reads_first_token", False)
-    return SketchSettings(
-        kind="khatri_rao" if config.sketch == "none" else config.sketch,
-        width=config.sketch_dim or encoder.width,
-        rank=config.sketch_rank or (4 if reads_one else 2),
-    )
+    kind = "khatri_rao" if config.sketch == "none" else config.sketch
+    width = config.sketch_dim or encoder.width
+    return SketchSettings(kind=kind, width=width, rank=sketch_rank(encoder, config, kind))

@@ -1,20 +1,123 @@
-"""Exact gradients kept as a few factor pairs instead of a sketch."""
+"""A gradient as a sum of outer products: held, cut, normalised, compressed, compared."""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from fungi_hf.features import unit_rows
-from fungi_hf.gradients.tape import LayerFactors
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from fungi_hf.types import Float32Array
 
 _SAMPLES: Final = 64  # whose gradients are formed in full at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFactors:
+    """Per-sample gradients as sums of outer products, never materialised.
+
+    `G_i = sum over the rows r with owner[r] == i of  delta[r] (x) [a[r]; 1]`, the 1 only with
+    `bias`. Rows are float32 or float64; a sample without rows has a zero gradient.
+
+    Attributes:
+        delta: [R, m] gradient of the loss at the layer's output.
+        a: [R, n] the layer's input at the same tokens.
+        owner: [R] int64, the sample of each row.
+        n_samples: B.
+        bias: Whether the layer has a bias, whose gradient is the last column of G.
+    """
+
+    delta: Tensor
+    a: Tensor
+    owner: Tensor
+    n_samples: int
+    bias: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n1) of one gradient."""
+        return self.delta.shape[1], self.a.shape[1] + self.bias
+
+    @property
+    def inputs(self) -> Tensor:
+        """[R, n1]: `a` with a constant 1 appended when the layer has a bias."""
+        if not self.bias:
+            return self.a
+        return torch.cat([self.a, self.a.new_ones(len(self.a), 1)], dim=1)
+
+    @property
+    def has_one_row_each(self) -> bool:
+        """Whether row i is the one row of sample i."""
+        owner = self.owner
+        return len(owner) == self.n_samples and bool(
+            torch.equal(owner, torch.arange(len(owner), device=owner.device))
+        )
+
+    def by_sample(self, rows: Tensor) -> Sequence[Tensor]:
+        """Cut rows [R, width] into those of each sample, in their order."""
+        order = torch.argsort(self.owner, stable=True)
+        counts = torch.bincount(self.owner, minlength=self.n_samples).tolist()
+        return rows[order].split(counts)
+
+    def samples(self, start: int, stop: int) -> LayerFactors:
+        """Give the gradients of samples start to stop - 1."""
+        if start == 0 and stop == self.n_samples:
+            return self
+        rows = ((self.owner >= start) & (self.owner < stop)).nonzero()[:, 0]
+        return dataclasses.replace(
+            self,
+            delta=self.delta[rows],
+            a=self.a[rows],
+            owner=self.owner[rows] - start,
+            n_samples=stop - start,
+        )
+
+    def placed(self, places: Tensor, n_samples: int) -> LayerFactors:
+        """Give the same gradients as those of the samples at `places` [B] among more."""
+        owner = places.to(self.owner)[self.owner]
+        return dataclasses.replace(self, owner=owner, n_samples=n_samples)
+
+    def materialise(self) -> Tensor:
+        """Give G in full, [B, m, n1]; the bias is the last column of each row."""
+        G = self.delta.new_zeros(self.n_samples, *self.shape)
+        return G.index_add_(0, self.owner, self.delta[:, :, None] * self.inputs[:, None, :])
+
+
+def concatenate(parts: Sequence[LayerFactors]) -> LayerFactors:
+    """Join factors of the same samples; owners keep their meaning.
+
+    Args:
+        parts: At least one, all of one layer and one number of samples.
+
+    Returns:
+        One record with all rows.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return dataclasses.replace(
+        parts[0],
+        delta=torch.cat([part.delta for part in parts]),
+        a=torch.cat([part.a for part in parts]),
+        owner=torch.cat([part.owner for part in parts]),
+    )
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """L2-normalise rows, whatever their size; an all-zero row stays zero.
+
+    The rows are divided by their largest entry first: gradients may be so small that their
+    squares underflow, and an absolute epsilon would change their direction.
+    """
+    largest = rows.abs().amax(-1, keepdim=True)
+    scaled = rows / largest.where(largest > 0, 1)
+    norm = scaled.norm(dim=-1, keepdim=True)
+    return scaled / norm.where(norm > 0, 1)
 
 
 def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
@@ -32,18 +135,19 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
         share of the squared norm that was dropped.
     """
     delta, inputs = factors.delta, factors.inputs
-    n, m, n1 = factors.n_samples, delta.shape[1], inputs.shape[1]
-    if len(factors.owner) == n and torch.equal(
-        factors.owner, torch.arange(n, device=factors.owner.device)
-    ):
-        packed = delta.new_zeros(n, rank * (m + n1))
+    n, (m, n1) = factors.n_samples, factors.shape
+    packed = delta.new_zeros(n, rank * (m + n1))
+    if factors.has_one_row_each:
         live = (delta != 0).any(-1, keepdim=True)
         packed[:, :m] = unit_rows(delta)
         packed[:, rank * m : rank * m + n1] = unit_rows(inputs) * live
         return packed, delta.new_zeros(n)
     if not len(delta):  # all gradients are zero
-        return delta.new_zeros(n, rank * (m + n1)), delta.new_zeros(n)
-    left, right = _padded(factors, delta), _padded(factors, inputs)  # [B, R, m], [B, R, n1]
+        return packed, delta.new_zeros(n)
+    left, right = (  # [B, R, m], [B, R, n1], with zero rows where a sample has fewer than R
+        torch.nn.utils.rnn.pad_sequence(list(factors.by_sample(rows)), batch_first=True)
+        for rows in (delta, inputs)
+    )
     # A common scale per sample changes nothing after normalisation and keeps squares in range.
     scale = left.abs().amax((1, 2), keepdim=True)
     left = left / scale.where(scale > 0, 1)
@@ -57,17 +161,9 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
     d_terms = (q1 @ u[:, :, :kept]).transpose(1, 2) * s[:, :, None].sqrt()  # [B, r, m]
     a_terms = (q2 @ vh.transpose(1, 2)[:, :, :kept]).transpose(1, 2) * s[:, :, None].sqrt()
     sign = d_terms.gather(2, d_terms.abs().argmax(2, keepdim=True)).sign()
-    packed = delta.new_zeros(n, rank * (m + n1))
     packed[:, : kept * m] = (d_terms * sign).flatten(1).to(delta.dtype)
     packed[:, rank * m : rank * m + kept * n1] = (a_terms * sign).flatten(1).to(delta.dtype)
     return packed, lost.to(delta.dtype)
-
-
-def _padded(factors: LayerFactors, rows: Tensor) -> Tensor:
-    """Give [B, R, width] with zero rows where a sample has fewer than R."""
-    order = torch.argsort(factors.owner, stable=True)
-    counts = torch.bincount(factors.owner, minlength=factors.n_samples).tolist()
-    return torch.nn.utils.rnn.pad_sequence(rows[order].split(counts), batch_first=True)
 
 
 def exact_cosines(first: LayerFactors, second: LayerFactors) -> Float32Array:
@@ -102,13 +198,7 @@ def _norms(factors: LayerFactors) -> Tensor:
     norms = torch.zeros(factors.n_samples, dtype=torch.float64)
     for start in range(0, factors.n_samples, _SAMPLES):
         stop = min(start + _SAMPLES, factors.n_samples)
-        rows = ((factors.owner >= start) & (factors.owner < stop)).nonzero()[:, 0]
-        part = LayerFactors(
-            delta=factors.delta[rows].double(),
-            a=factors.a[rows].double(),
-            owner=factors.owner[rows] - start,
-            n_samples=stop - start,
-            bias=factors.bias,
-        )
+        part = factors.samples(start, stop)
+        part = dataclasses.replace(part, delta=part.delta.double(), a=part.a.double())
         norms[start:stop] = part.materialise().flatten(1).norm(dim=1)
     return norms

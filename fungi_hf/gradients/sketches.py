@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 import torch
 
 from fungi_hf.errors import ConfigError, ShapeError, choices
-from fungi_hf.seeding import normal, torch_generator, uniform
+from fungi_hf.gradients.factors import concatenate
+from fungi_hf.seeding import normal, numpy_generator, torch_generator, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from fungi_hf.gradients.tape import LayerFactors
+    from fungi_hf.gradients.factors import LayerFactors
 
-_BLOCK_BYTES: Final = 128 * 2**20  # of one block of matrix rows, and of one block of gradients
+# Of one block of matrix rows, of one block of gradients, and of factors that wait for them.
+_BLOCK_BYTES: Final = 128 * 2**20
 
 
 class Sketch(Protocol):
@@ -82,24 +84,21 @@ class KhatriRao:
 
     def __call__(self, factors: LayerFactors) -> Tensor:
         """Give [B, P]."""
-        delta, a = factors.delta, factors.a
-        U, W = self._matrices(delta)
-        _check_shape(factors, len(U), len(W))
+        _check_shape(factors, len(self.U), len(self.W))
+        one_row_each, delta, a = factors.has_one_row_each, factors.delta, factors.a
+        if self.U.dtype != delta.dtype or self.U.device != delta.device:
+            self.U, self.W = self.U.to(delta), self.W.to(delta)
+        U, W = self.U, self.W
         product = delta @ U  # [R, P s]
         if factors.bias:
             product *= torch.addmm(W[-1], a, W[:-1])
         else:
             product *= a @ W
-        if len(product) != factors.n_samples or not _is_range(factors.owner):
+        if not one_row_each:
             summed = product.new_zeros(factors.n_samples, product.shape[1])
             product = summed.index_add_(0, factors.owner, product)
         y = product.view(factors.n_samples, self.width, self.rank).sum(-1)
         return y.mul_(1 / math.sqrt(self.width * self.rank))
-
-    def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        if self.U.dtype != like.dtype or self.U.device != like.device:
-            self.U, self.W = self.U.to(like), self.W.to(like)
-        return self.U, self.W
 
     def digest(self) -> str:
         """Digest of both sign matrices."""
@@ -147,10 +146,10 @@ class DenseSketch:
                 yield torch.stack([self._row(start + k, columns) for k in range(n_rows)])
 
     def _row(self, k: int, columns: int) -> Tensor:
-        generator = torch_generator(self.seed, f"{self.kind}/{k}")
+        name = f"{self.kind}/{k}"
         if self.kind == "gaussian":
-            return normal(generator, columns)
-        draw = uniform(generator, columns)
+            return normal(numpy_generator(self.seed, name), columns)
+        draw = uniform(torch_generator(self.seed, name), columns)
         if self.kind == "rademacher":
             return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
         signs = (draw < 1 / 6).to(draw.dtype) - (draw >= 5 / 6).to(draw.dtype)
@@ -161,7 +160,7 @@ class DenseSketch:
         _check_shape(factors, self._m, self._n1)
         step = max(1, _BLOCK_BYTES // (4 * self._m * self._n1))
         blocks = [
-            (start, _sample_range(factors, start, min(start + step, factors.n_samples)))
+            (start, factors.samples(start, min(start + step, factors.n_samples)))
             for start in range(0, factors.n_samples, step)
         ]
         y = factors.delta.new_empty(factors.n_samples, self.width)
@@ -187,40 +186,52 @@ class DenseSketch:
         return (uniform(stream, 1, columns) > 0.5).float().mul_(2).sub_(1)[0]
 
 
+class SketchBuffer:
+    """Factors that wait for a dense sketch, whose matrix is drawn once for many samples."""
+
+    def __init__(self, sketch: DenseSketch, out: Tensor, *, rounded: bool) -> None:
+        """Write into `out`, [N, P] float32, rounded to bfloat16 if asked."""
+        self._sketch, self._out, self._rounded = sketch, out, rounded
+        self._rows: list[Tensor] = []
+        self._parts: list[LayerFactors] = []
+        self._bytes = 0
+
+    def add(self, rows: Tensor, factors: LayerFactors) -> None:
+        """Take the factors of the samples whose vectors belong at `rows` of the output."""
+        self._rows.append(rows)
+        self._parts.append(factors)
+        row_bytes = factors.delta.shape[1] + factors.a.shape[1]
+        self._bytes += len(factors.owner) * row_bytes * factors.delta.element_size()
+        if self._bytes > _BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sketch what is waiting."""
+        if not self._parts:
+            return
+        rows = torch.cat(self._rows)
+        places = torch.arange(len(rows)).split([len(some) for some in self._rows])
+        parts = zip(self._parts, places, strict=True)
+        y = self._sketch(concatenate([part.placed(at, len(rows)) for part, at in parts]))
+        y = y.float().cpu()
+        self._out[rows] = y.bfloat16().float() if self._rounded else y
+        self._rows, self._parts, self._bytes = [], [], 0
+
+
 def _gradients(factors: LayerFactors) -> Tensor:
     """Give vec(G) [B, m n1] by one matmul per sample with several rows, else an outer product."""
-    inputs, delta, owner = factors.inputs, factors.delta, factors.owner
-    if len(owner) == factors.n_samples and _is_range(owner):
+    inputs, delta = factors.inputs, factors.delta
+    if factors.has_one_row_each:
         return (delta[:, :, None] * inputs[:, None, :]).flatten(1)
-    order = torch.argsort(owner, stable=True)
-    counts = torch.bincount(owner, minlength=factors.n_samples).tolist()
-    deltas, rows = delta[order].split(counts), inputs[order].split(counts)
-    return torch.stack([(d.T @ r).flatten() for d, r in zip(deltas, rows, strict=True)])
-
-
-def _sample_range(factors: LayerFactors, start: int, stop: int) -> LayerFactors:
-    from fungi_hf.gradients.tape import LayerFactors
-
-    if start == 0 and stop == factors.n_samples:
-        return factors
-    rows = ((factors.owner >= start) & (factors.owner < stop)).nonzero()[:, 0]
-    return LayerFactors(
-        delta=factors.delta[rows],
-        a=factors.a[rows],
-        owner=factors.owner[rows] - start,
-        n_samples=stop - start,
-        bias=factors.bias,
-    )
-
-
-def _is_range(owner: Tensor) -> bool:
-    return bool(torch.equal(owner, torch.arange(len(owner), device=owner.device)))
+    pairs = zip(factors.by_sample(delta), factors.by_sample(inputs), strict=True)
+    return torch.stack([(d.T @ a).flatten() for d, a in pairs])
 
 
 def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
-    got = (factors.delta.shape[1], factors.a.shape[1] + factors.bias)
-    if got != (m, n1):
-        raise ShapeError(f"the sketch was drawn for gradients of shape {(m, n1)}; got {got}")
+    if factors.shape != (m, n1):
+        raise ShapeError(
+            f"the sketch was drawn for gradients of shape {(m, n1)}; got {factors.shape}"
+        )
 
 
 def _signs(rows: int, columns: int, seed: int, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exact per-sample gradients of one Linear layer as factors, beside the loop that defines them.
+"""Per-sample gradients of Linear layers from one backward pass, beside the loop that defines them.
 
 Invariant: the model leaves every function here bit-identical, also after an exception.
 """
@@ -7,53 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from fungi_hf.errors import EncoderError, LayerUseError
+from fungi_hf.gradients.factors import LayerFactors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
 _LOCK = threading.RLock()  # hooks and flags live on the user's model: one recording at a time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerFactors:
-    """Per-sample gradients as sums of outer products, never materialised.
-
-    `G_i = sum over the rows r with owner[r] == i of  delta[r] (x) [a[r]; 1]`, the 1 only with
-    `bias`. Rows are float32 or float64; a sample without rows has a zero gradient.
-
-    Attributes:
-        delta: [R, m] gradient of the loss at the layer's output.
-        a: [R, n] the layer's input at the same tokens.
-        owner: [R] int64, the sample of each row.
-        n_samples: B.
-        bias: Whether the layer has a bias, whose gradient is the last column of G.
-    """
-
-    delta: Tensor
-    a: Tensor
-    owner: Tensor
-    n_samples: int
-    bias: bool
-
-    @property
-    def inputs(self) -> Tensor:
-        """[R, n1]: `a` with a constant 1 appended when the layer has a bias."""
-        if not self.bias:
-            return self.a
-        return torch.cat([self.a, self.a.new_ones(len(self.a), 1)], dim=1)
-
-    def materialise(self) -> Tensor:
-        """Give G in full, [B, m, n1]; the bias is the last column of each row."""
-        G = self.delta.new_zeros(self.n_samples, self.delta.shape[1], self.a.shape[1] + self.bias)
-        return G.index_add_(0, self.owner, self.delta[:, :, None] * self.inputs[:, None, :])
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+_OFF_PATH: Final = "is not on the path to the embedding"
 
 
 @contextlib.contextmanager
@@ -71,15 +42,8 @@ def own_context() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def gradients_allowed() -> Iterator[None]:
-    """Allow autograd inside a caller's `no_grad` or `inference_mode`, without autocast."""
-    with own_context(), torch.enable_grad():
-        yield
-
-
-@contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Freeze and `eval` a model for the duration, then restore every flag and buffer.
+    """Freeze and `eval` a model in `own_context`, then restore every flag and buffer.
 
     Buffers made under `inference_mode` cannot enter a graph; they are cloned for the duration.
     Modules compiled in place (`module.compile()`) run as written: hooks never fire in compiled
@@ -134,32 +98,88 @@ def _inference_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
     ]
 
 
+class _Watch:
+    """A forward hook: what a layer was given, and the edge at which its gradient is asked for."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor | None] | None, *, traced: bool) -> None:
+        self._pool, self._traced = pool, traced
+        self.calls = 0
+        self.pooled: Tensor | None = None
+        self.a: Any = None
+        self.shape: tuple[int, ...] = ()
+        self.edge: Any = None
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        self.calls += 1
+        a = args[0].detach()
+        a = a.flatten(1, -2) if a.dim() > 2 else a[:, None]  # [N, T, n]
+        if self._pool is not None:
+            self.pooled = self._pool(a)
+        if self._traced:
+            self.a, self.shape = a, tuple(out.shape)
+            if not out.requires_grad:  # nothing below is traced: the graph begins here
+                out = out.detach().requires_grad_(True)
+            # The edge of this very output, also where the model changes it in place afterwards.
+            self.edge = get_gradient_edge(out)
+        return out
+
+    def refusal(self, n_inputs: int) -> str:
+        """Say why the layer cannot be used; empty where it can."""
+        if self.calls == 0:
+            return (
+                "was not called in the forward pass: it is unused, replaced by a functional call, "
+                "or compiled (pass the model as it was before torch.compile)"
+            )
+        if self.calls > 1:
+            return (
+                f"was called {self.calls} times in one forward pass (a shared layer), so no call "
+                "alone gives its gradient or its activation"
+            )
+        if self._traced and self.shape[0] != n_inputs:
+            return (
+                f"gave an output of shape {self.shape} for {n_inputs} inputs; its first axis must "
+                "be the batch"
+            )
+        return ""
+
+
 class Tape:
-    """The graph from the target layer's output to the embeddings of one batch.
+    """What one forward pass left: embeddings, pooled inputs of layers, the graph above layers.
 
     Attributes:
         embeddings: [N, D] detached, in the model's dtype.
-        a: The layer's input, [N, T, n], detached, in the model's dtype.
+        pooled: Noted layer -> its pooled input, [N, n], detached, in the model's dtype.
+        unusable: Traced layer -> why it has no per-sample gradient.
     """
 
-    def __init__(self, embeddings: Tensor, outputs: Tensor, a: Tensor, bias: bool) -> None:
+    def __init__(
+        self,
+        embeddings: Tensor,
+        layers: Mapping[str, nn.Linear],
+        watches: Mapping[str, _Watch],
+        unusable: dict[str, str],
+    ) -> None:
         """Keep the graph.
 
         Args:
-            embeddings: [N, D], with a graph that starts at `outputs`.
-            outputs: [N, ..., m], the leaf returned by the layer's hook.
-            a: [N, ..., n], the layer's input.
-            bias: Whether the layer has a bias.
+            embeddings: [N, D], with the graph.
+            layers: The traced ones.
+            watches: Layer -> what its hook saw.
+            unusable: Traced layers without a per-sample gradient.
         """
-        self._embeddings, self._outputs = embeddings, outputs
+        self._embeddings, self._layers, self._watches = embeddings, layers, watches
         self.embeddings = embeddings.detach()
-        self.a = a.flatten(1, -2) if a.dim() > 2 else a[:, None]
-        self._bias = bias
+        self.unusable = unusable
+        self.pooled = {
+            path: watch.pooled
+            for path, watch in watches.items()
+            if watch.pooled is not None and path not in unusable
+        }
 
     def pull_back(
         self, gradient: Tensor, owner: Tensor, n_samples: int, *, tokens: str = "all"
-    ) -> LayerFactors:
-        """Pull a gradient at the embeddings back to the layer.
+    ) -> dict[str, LayerFactors]:
+        """Pull a gradient at the embeddings back to every traced layer, in one backward pass.
 
         Args:
             gradient: [N, D], dl/de of the summed loss; any floating dtype.
@@ -168,33 +188,36 @@ class Tape:
             tokens: "all", or "first" to keep position 0 alone (the published audio code).
 
         Returns:
-            The factors in float32 (float64 for a float64 model), rows with a zero delta dropped.
+            Layer -> factors in float32 (float64 for a float64 model), rows with a zero delta
+            dropped. Layers that the embedding does not depend on are noted in `unusable`.
         """
-        (delta,) = torch.autograd.grad(
+        paths = [path for path in self._layers if path not in self.unusable]
+        deltas = torch.autograd.grad(
             self._embeddings,
-            self._outputs,
+            [self._watches[path].edge for path in paths],
             grad_outputs=gradient.to(self._embeddings.dtype),
             retain_graph=True,
+            allow_unused=True,
         )
-        return layer_factors(delta, self.a, owner, n_samples, bias=self._bias, tokens=tokens)
+        found = {}
+        for path, delta in zip(paths, deltas, strict=True):
+            if delta is None:
+                self.unusable[path] = _OFF_PATH
+                continue
+            found[path] = _factors(
+                delta,
+                self._watches[path].a,
+                owner,
+                n_samples,
+                bias=self._layers[path].bias is not None,
+                tokens=tokens,
+            )
+        return found
 
 
-def layer_factors(
-    delta: Tensor, a: Tensor, owner: Tensor, n_samples: int, *, bias: bool, tokens: str = "all"
+def _factors(
+    delta: Tensor, a: Tensor, owner: Tensor, n_samples: int, *, bias: bool, tokens: str
 ) -> LayerFactors:
-    """Give per-sample gradients from a layer's output gradients and inputs.
-
-    Args:
-        delta: [N, ..., m] gradient at the layer's output.
-        a: [N, T, n] its input.
-        owner: [N] int64, the sample of each encoded input.
-        n_samples: B.
-        bias: Whether the layer has a bias.
-        tokens: "all", or "first" to keep position 0 alone.
-
-    Returns:
-        The factors in float32 (float64 for a float64 model), rows with a zero delta dropped.
-    """
     wide = torch.promote_types(delta.dtype, torch.float32)
     delta = (delta.flatten(1, -2) if delta.dim() > 2 else delta[:, None]).to(wide)  # [N, T, m]
     if tokens == "first":
@@ -214,89 +237,51 @@ def layer_factors(
     )
 
 
-class _Recorder:
-    """A forward hook that starts the graph at the layer's output and counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.a: Tensor | None = None
-        self.out: Tensor | None = None
-
-    def __call__(self, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        self.calls += 1
-        self.a = args[0].detach()
-        self.out = out.detach().requires_grad_(True)
-        return self.out
-
-
-def record(layer: nn.Linear, path: str, forward: Callable[[], Tensor]) -> Tape:
-    """Run a forward pass and keep the graph above one layer.
+def record(
+    forward: Callable[[], Tensor],
+    layers: Mapping[str, nn.Linear] = _NONE,
+    *,
+    noted: Mapping[str, nn.Module] = _NONE,
+    pool: Callable[[str, Tensor], Tensor | None] | None = None,
+) -> Tape:
+    """Run a forward pass and keep the graph above the lowest of some layers.
 
     Args:
-        layer: The target layer, inside a model that `untouched` holds.
-        path: Its name, for errors.
-        forward: Runs the model and gives the embeddings [N, D].
+        forward: Runs a model that `untouched` holds and gives the embeddings [N, D].
+        layers: Dotted path -> layer whose gradients will be asked for. Each one's factors are
+            those of a recording of that layer alone. Without any there is no graph.
+        noted: Dotted path -> layer whose pooled input is kept.
+        pool: Wanted with `noted`: gives [N, n] of a path and its input [N, T, n], or None to
+            leave the layer out.
 
     Returns:
         The tape.
 
     Raises:
-        LayerUseError: If the layer was not called exactly once, or the embeddings do not
-            depend on it.
+        LayerUseError: If none of `layers` was called exactly once on the path to the embeddings,
+            or one of the layers that are noted only was not called exactly once.
     """
-    recorder = _Recorder()
-    handle = layer.register_forward_hook(recorder)
-    try:
-        with gradients_allowed():
-            embeddings = forward()
-    finally:
-        handle.remove()
-    if recorder.calls == 0:
-        raise LayerUseError(
-            f"layer {path!r} was not called in the forward pass: it is unused, replaced by a "
-            "functional call, or compiled (pass the model as it was before torch.compile); "
-            "choose another target_layer"
-        )
-    if recorder.calls > 1:
-        raise LayerUseError(
-            f"layer {path!r} was called {recorder.calls} times in one forward pass (a shared "
-            "layer); its gradient would miss calls: choose a target_layer that is called once"
-        )
-    out, a = recorder.out, recorder.a
-    if out is None or a is None or not _is_upstream(embeddings):
-        raise LayerUseError(
-            f"the embedding does not depend on layer {path!r}; choose a layer on its path"
-        )
-    if out.shape[0] != embeddings.shape[0]:
-        raise LayerUseError(
-            f"layer {path!r} gave an output of shape {tuple(out.shape)} for {len(embeddings)} "
-            "inputs; its first axis must be the batch"
-        )
-    return Tape(embeddings, out, a, layer.bias is not None)
-
-
-def _is_upstream(embeddings: Tensor) -> bool:
-    return embeddings.requires_grad
-
-
-def concatenate(parts: list[LayerFactors]) -> LayerFactors:
-    """Join factors of the same samples; owners keep their meaning.
-
-    Args:
-        parts: At least one, all of one layer and one number of samples.
-
-    Returns:
-        One record with all rows.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    return LayerFactors(
-        delta=torch.cat([part.delta for part in parts]),
-        a=torch.cat([part.a for part in parts]),
-        owner=torch.cat([part.owner for part in parts]),
-        n_samples=parts[0].n_samples,
-        bias=parts[0].bias,
-    )
+    watches = {
+        path: _Watch(partial(pool, path) if pool and path in noted else None, traced=path in layers)
+        for path in {**layers, **noted}
+    }
+    with contextlib.ExitStack() as stack:
+        for path, layer in {**noted, **layers}.items():
+            stack.callback(layer.register_forward_hook(watches[path]).remove)
+        stack.enter_context(torch.set_grad_enabled(bool(layers)))
+        embeddings = forward()
+    found = {path: watch.refusal(len(embeddings)) for path, watch in watches.items()}
+    refused = {path: reason for path, reason in found.items() if reason and path in layers}
+    for path, reason in found.items():
+        if reason and path not in layers:
+            raise LayerUseError(f"layer {path!r} {reason}; choose another layer")
+    if layers and not embeddings.requires_grad:
+        refused = dict.fromkeys(layers, _OFF_PATH) | refused
+    if layers and len(refused) == len(layers):
+        among = f"none of {len(layers)} layers can be used: " if len(layers) > 1 else ""
+        path, reason = next(iter(refused.items()))
+        raise LayerUseError(f"{among}layer {path!r} {reason}; choose another target_layer")
+    return Tape(embeddings, layers, watches, refused)
 
 
 def reference_gradient(
@@ -313,7 +298,7 @@ def reference_gradient(
         `cat([W.grad, b.grad[:, None]], dim=1)` [m, n1] and the loss.
     """
     wanted = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    with untouched(model), gradients_allowed():
+    with untouched(model), torch.enable_grad():
         for parameter in wanted:
             parameter.requires_grad_(True)
         try:

@@ -13,14 +13,12 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
-from fungi_hf.config import KL, Activation, FungiConfig, SimCLR
+from fungi_hf.config import FungiConfig
 from fungi_hf.errors import InputError, StorageError, choices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    from fungi_hf.config import Custom
 
 _TAGS: Final = ("fungi", "feature-extraction", "retrieval")
 _GRADIENT_TAG: Final = "gradient-features"
@@ -175,13 +173,13 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
 
 
 def _tags(config: FungiConfig) -> list[str]:
-    has_gradients = any(not isinstance(spec, Activation) for spec in config.objectives)
+    has_gradients = any(spec.has_gradient for spec in config.objectives)
     return [_TAGS[0], *([_GRADIENT_TAG] if has_gradients else []), *_TAGS[1:]]
 
 
 def _open(config: FungiConfig) -> str:
     """Say in one sentence what the vectors hold, and what they do not."""
-    n_inputs = sum(isinstance(spec, Activation) for spec in config.objectives)
+    n_inputs = sum(not spec.has_gradient for spec in config.objectives)
     has_gradients = n_inputs < len(config.objectives)
     parts = []
     if n_inputs:
@@ -234,8 +232,11 @@ def _describe(subject: Subject) -> str:
         pooling = subject.pooling or config.pooling
         lines.append(f"- **embedding** ({pooling} pooling), weight {config.embedding_weight:g}")
     layer = subject.target_layer or config.target_layer
-    lines += [f"- **{spec.name}**: {_objective(spec, layer)}" for spec in config.objectives]
-    if any(not isinstance(spec, Activation) for spec in config.objectives):
+    lines += [
+        f"- **{spec.name}**: {spec.title(layer)}, weight {spec.weight:g}"
+        for spec in config.objectives
+    ]
+    if any(spec.has_gradient for spec in config.objectives):
         width = config.sketch_dim or "as many numbers as the embedding has"
         sketch = "kept as exact factors" if config.sketch == "none" else f"sketched to {width}"
         lines.append(f"- gradients of `{layer}`, {sketch} ({config.sketch})")
@@ -255,22 +256,6 @@ def _describe(subject: Subject) -> str:
     if subject.fingerprint:
         lines.append(f"- extractor fingerprint `{subject.fingerprint}`")
     return "\n".join(lines)
-
-
-def _objective(spec: KL | SimCLR | Activation | Custom, target_layer: str) -> str:
-    if isinstance(spec, KL):
-        words = f"KL divergence from uniform of {spec.latent_dim} latents at {spec.temperature:g}"
-    elif isinstance(spec, SimCLR):
-        words = (
-            f"InfoNCE of {spec.n_views} views ({spec.views}) against {spec.n_negatives} training "
-            f"inputs at temperature {spec.temperature:g}"
-        )
-    elif isinstance(spec, Activation):
-        whose = f"target layer `{target_layer}`" if spec.layer is None else f"`{spec.layer}`"
-        words = f"pooled input of {whose}, no gradient"
-    else:
-        words = f"third-party objective `{spec.objective}`"
-    return f"{words}, weight {spec.weight:g}"
 
 
 def _table(rows: Sequence[Result]) -> str:

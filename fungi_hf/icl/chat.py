@@ -1,4 +1,4 @@
-"""Ask any OpenAI-compatible server: one retry loop, shared limits, no equal request sent twice.
+"""Ask any OpenAI-compatible server; no equal request is sent twice.
 
 The key is sent to the server and stored nowhere: not in the cache, not in records, not in errors.
 """
@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import ipaddress
 import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
+from urllib.parse import urlsplit
 
-from fungi_hf.errors import (
-    ConfigError,
-    LLMAuthError,
-    OptionalDependencyError,
-    choices,
-)
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
 from fungi_hf.icl.cache import AnswerCache, request_key
-from fungi_hf.icl.connection import Connection
-from fungi_hf.icl.limits import Gate, Limits, SlidingWindow
+from fungi_hf.icl.limits import SlidingWindow
+from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
-from fungi_hf.icl.reply import Reply, read_alternatives, read_reply, read_usage
-from fungi_hf.icl.retry import Failure, persist
+from fungi_hf.icl.reply import Reply, read_alternatives, read_reply
 from fungi_hf.icl.sampling import (
     OutputMode,
     Sampling,
@@ -32,20 +29,24 @@ from fungi_hf.icl.sampling import (
     response_format,
     schema_fits,
 )
-from fungi_hf.icl.transport import Transport, checked_url, is_loopback
-from fungi_hf.seeding import sample_generator
+from fungi_hf.icl.verdict import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fungi_hf.icl.labels import LabelSpace
+    from fungi_hf.icl.limits import Limits
     from fungi_hf.icl.prompt import Prompt
+    from fungi_hf.icl.transport import Transport
+    from fungi_hf.icl.verdict import Payload
 
 DEFAULT_URL = "https://api.openai.com/v1"
+_ENDPOINT = "/chat/completions"
 _DUMMY_KEY = "none"
+_GREEDY = Sampling()
 
 
-class ChatLLM:
+class ChatLLM(LLM):
     """A chat model behind an OpenAI-compatible endpoint.
 
     Args:
@@ -65,9 +66,6 @@ class ChatLLM:
         CacheError: If the cache is.
     """
 
-    kind = "chat"
-    draws = True  # `answer` takes a draw number
-
     def __init__(
         self,
         model: str,
@@ -81,19 +79,17 @@ class ChatLLM:
     ) -> None:
         if not isinstance(model, str) or not model.strip():
             raise ConfigError(f"model must be a name, got {model!r}")
-        if output not in get_args(OutputMode):
-            raise ConfigError(f"unknown output {choices(output, get_args(OutputMode))}")
+        check_choice("output", output, get_args(OutputMode))
         if api_key is not None and not (isinstance(api_key, str) and api_key.strip()):
             raise ConfigError("api_key must be a non-empty string or None")
         self.model, self.output = model, output
-        self.base_url = checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
-        self.limits, self.sampling = limits or Limits(), sampling or Sampling()
+        self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
+        self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
         self._api_key = api_key
         self._owns_cache = not isinstance(cache, AnswerCache)
         self.cache = AnswerCache(cache) if isinstance(cache, (str, Path)) else cache
         self._window = SlidingWindow(self.limits.rpm, self.limits.tpm)
-        self._draw = sample_generator(0, "retry waits", model).random
-        self._connection: Connection | None = None
+        self._transport: Transport | None = None
         self._warned = False
 
     def __repr__(self) -> str:
@@ -107,7 +103,7 @@ class ChatLLM:
     def describe(self) -> dict[str, object]:
         """Give everything that an answer depends on, for a run's record; no secrets."""
         return {
-            "kind": self.kind,
+            "kind": "chat",
             "model": self.model,
             "base_url": self.base_url,
             "output": self.output,
@@ -118,14 +114,9 @@ class ChatLLM:
     def prompt_output(self, labels: LabelSpace) -> OutputMode:
         """Give the form of answers that prompts should show.
 
-        Args:
-            labels: The label space.
-
-        Returns:
-            The output mode; "text" instead of "enum", with one warning, if there are more labels
-            than a schema may hold.
+        "text" takes the place of "enum", with one warning, if a schema cannot hold the labels.
         """
-        if self.output != "enum" or schema_fits(list(labels.surfaces)):
+        if self.output != "enum" or schema_fits(labels.surfaces):
             return self.output
         if not self._warned:
             self._warned = True
@@ -136,25 +127,28 @@ class ChatLLM:
             )
         return "text"
 
-    def request(self, prompt: Prompt, labels: LabelSpace) -> dict[str, Any]:
-        """Give the body that would be sent."""
+    def _request(self, prompt: Prompt, labels: LabelSpace) -> dict[str, Any]:
         body = {"model": self.model, "messages": list(prompt.messages), **self.sampling.fields()}
         form = response_format(self.prompt_output(labels), labels.surfaces)
         return body if form is None else {**body, "response_format": form}
 
-    def key(self, prompt: Prompt, labels: LabelSpace, draw: int = 0) -> str:
-        """Give the cache key of a prompt."""
-        return self._key(self.request(prompt, labels), draw)
+    @property
+    def max_output_tokens(self) -> int:
+        """The most tokens of an answer."""
+        return self.sampling.max_output_tokens
 
-    def is_cached(self, prompt: Prompt, labels: LabelSpace, draw: int = 0) -> bool:
+    def is_cached(self, prompt: Prompt, labels: LabelSpace) -> bool:
         """Say whether the answer is in the cache, so that nothing would be sent."""
-        return self.cache is not None and self.cache.get(self.key(prompt, labels, draw)) is not None
+        if self.cache is None:
+            return False
+        key = self._key(self._request(prompt, labels), prompt.draw)
+        return self.cache.read(key).result() is not None
 
     def _key(self, body: Mapping[str, object], draw: int) -> str:
         return request_key(
             {
                 "prompt_version": PROMPT_VERSION,
-                "kind": self.kind,
+                "kind": "chat",
                 "base_url": self.base_url,
                 "request": body,
                 "draw": draw,
@@ -164,10 +158,10 @@ class ChatLLM:
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what can be known to fail before the first request.
 
+        A missing key raises `LLMAuthError`, a missing package `OptionalDependencyError`.
+
         Args:
             prompts: All prompts of a run, in row order.
-
-        A missing key raises `LLMAuthError`, a missing package `OptionalDependencyError`.
 
         Raises:
             ConfigError: If a request is larger than `limits.tpm`.
@@ -183,33 +177,27 @@ class ChatLLM:
                     f"{self.sampling.max_output_tokens}), more than tpm={tpm}"
                 )
 
-    async def answer(self, prompt: Prompt, labels: LabelSpace, *, draw: int = 0) -> Reply:
+    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
         """Answer one prompt, from the cache if it was answered before.
 
-        Args:
-            prompt: What to send.
-            labels: The label space.
-            draw: Number of the repetition; equal prompts with other numbers are asked anew.
-
-        Returns:
-            The reply. A refusal, an empty or a truncated answer is a reply too; see
-            `Reply.failure`. `RequestFailedError` is raised if all attempts of this request
-            failed, any other `LLMError` if the whole run has to stop.
+        A refusal, an empty or a truncated answer is a reply too, see `Reply.failure`.
+        `RequestFailedError` is raised if all attempts of this request failed, any other
+        `LLMError` if the whole run has to stop.
         """
-        connection = self._connected()
-        body = self.request(prompt, labels)
-        key = self._key(body, draw)
-        shared = connection.in_flight.get(key)
+        transport = self._connected()
+        body = self._request(prompt, labels)
+        key = self._key(body, prompt.draw)
+        shared = transport.in_flight.get(key)
         if shared is not None:
             return (await asyncio.shield(shared)).free()
-        task = connection.start(key, self._answer(connection, body, key, labels, prompt))
+        task = transport.start(key, self._answer(transport, prompt, labels, body, key))
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
         """Stop what is in flight and close the connections; the next answer opens new ones."""
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.loop is asyncio.get_running_loop():
-            await connection.close()
+        transport, self._transport = self._transport, None
+        if transport is not None and transport.loop is asyncio.get_running_loop():
+            await transport.close()
 
     def close(self) -> None:
         """Close the cache if it was opened here."""
@@ -218,77 +206,97 @@ class ChatLLM:
 
     async def _answer(
         self,
-        connection: Connection,
+        transport: Transport,
+        prompt: Prompt,
+        labels: LabelSpace,
         body: dict[str, Any],
         key: str,
-        labels: LabelSpace,
-        prompt: Prompt,
     ) -> Reply:
         if self.cache is not None:
             stored = await asyncio.wrap_future(self.cache.read(key))
             if stored is not None:
                 return self._reply(stored, labels).free()
-        reply, payload = await self._ask(connection, body, labels, self._estimate(prompt))
+        outcome, attempts = await transport.ask(body, self._estimate(prompt))
+        reply = self._reply(outcome, labels, attempts)
+        answer = labels.parse(reply.content)
         for _ in range(self.limits.repair):
-            answer = labels.parse(reply.content)
             if reply.failure or answer.status == "ok":
                 break
             body = _repaired(body, reply.content or "", answer.reason)
-            again, payload = await self._ask(connection, body, labels, self._estimate(prompt))
-            reply = again.after(reply)
-        parsed = reply.failure is None and labels.parse(reply.content).status == "ok"
-        if self.cache is not None and parsed and reply.finish_reason == "stop":
-            await asyncio.wrap_future(self.cache.write(key, payload))
+            outcome, attempts = await transport.ask(body, self._estimate(prompt))
+            reply = self._reply(outcome, labels, attempts).after(reply)
+            answer = labels.parse(reply.content)
+        is_whole = reply.failure is None and reply.finish_reason == "stop"
+        if self.cache is not None and is_whole and answer.status == "ok":
+            await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
 
-    async def _ask(
-        self, connection: Connection, body: dict[str, Any], labels: LabelSpace, estimate: int
-    ) -> tuple[Reply, dict[str, Any]]:
-        outcome, attempts = await persist(
-            connection.sender(body), connection.gate, self.limits, (estimate, _tokens), self._draw
-        )
+    def _reply(self, outcome: Payload | Failure, labels: LabelSpace, attempts: int = 0) -> Reply:
         if isinstance(outcome, Failure):
             reason = "overflow" if outcome.kind == "overflow" else "content_filter"
-            return Reply(finish_reason=reason, attempts=attempts), {}
-        return self._reply(outcome, labels, attempts), outcome
-
-    def _reply(self, payload: Mapping[str, Any], labels: LabelSpace, attempts: int = 0) -> Reply:
-        reply = read_reply(payload, attempts)
+            return Reply(finish_reason=reason, attempts=attempts)
+        reply = read_reply(outcome, attempts)
         if self.sampling.top_logprobs is None or self.prompt_output(labels) != "text":
             return reply
-        scores = first_token_scores(read_alternatives(payload), labels.surfaces)
+        scores = first_token_scores(read_alternatives(outcome), labels.surfaces)
         return replace(reply, label_scores=scores)
 
     def _estimate(self, prompt: Prompt) -> int:
         return prompt.input_tokens + self.sampling.max_output_tokens
 
     def _key_to_send(self) -> str:
-        if self._api_key:
-            return self._api_key
-        if os.environ.get("OPENAI_API_KEY"):
-            return os.environ["OPENAI_API_KEY"]
-        if is_loopback(self.base_url):
-            return _DUMMY_KEY
-        raise LLMAuthError(
-            f"no API key for {self.base_url}; pass api_key= or set OPENAI_API_KEY "
-            "(only servers on this machine need none)"
-        )
+        key = self._api_key or os.environ.get("OPENAI_API_KEY")
+        if not key and not _is_loopback(self.base_url):
+            raise LLMAuthError(
+                f"no API key for {self.base_url}; pass api_key= or set OPENAI_API_KEY "
+                "(only servers on this machine need none)"
+            )
+        return key or _DUMMY_KEY
 
-    def _connected(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.loop is not loop:
-            transport = Transport(self.base_url, self._key_to_send(), self.limits)
-            self._connection = Connection(loop, transport, Gate(self.limits, self._window))
-        return self._connection
+    def _connected(self) -> Transport:
+        if self._transport is None or self._transport.loop is not asyncio.get_running_loop():
+            _require_openai()
+            from fungi_hf.icl.transport import Transport
 
-
-def _tokens(payload: Mapping[str, Any]) -> int:
-    return read_usage(payload).total_tokens
+            # A proxy from the environment cannot reach this machine's own servers.
+            proxies = not _is_loopback(self.base_url)
+            self._transport = Transport(
+                self.base_url, self._key_to_send(), self.limits, self._window, proxies=proxies
+            )
+        return self._transport
 
 
 def _require_openai() -> None:
     if importlib.util.find_spec("openai") is None:
         raise OptionalDependencyError("openai", "icl")
+
+
+def _is_loopback(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _checked_url(base_url: str) -> str:
+    """Give a URL of the form http(s)://host[:port]/path without its final slash.
+
+    Raises:
+        ConfigError: If it has another form, names the endpoint itself, or carries credentials.
+    """
+    form = "the form is https://host/v1"
+    if not isinstance(base_url, str):
+        raise ConfigError(f"base_url must be a string, got {type(base_url).__name__}; {form}")
+    parts = urlsplit(base_url)
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise ConfigError(f"base_url must not carry credentials or a query; {form}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"base_url {base_url!r} has no scheme or host; {form}")
+    url = base_url.rstrip("/")
+    if url.endswith(_ENDPOINT):
+        raise ConfigError(f"base_url {base_url!r} must not end in {_ENDPOINT}; {form}")
+    return url
 
 
 def _repaired(body: dict[str, Any], answer: str, reason: str) -> dict[str, Any]:

@@ -10,36 +10,24 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
-from fungi_hf.errors import ConfigError, choices
+from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
+from fungi_hf.errors import ConfigError
 
 WINDOW_S = 60.0
 Retryable = Literal["refused", "empty", "length"]
 
 
-class Clock(Protocol):
-    """A source of time and sleep."""
-
-    def now(self) -> float:
-        """Give seconds from any fixed start."""
-
-    def wall(self) -> float:
-        """Give seconds since 1970, to read dates in headers."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-
-class SystemClock:
-    """The machine's own time; event loops use the same monotonic clock."""
+class Clock:
+    """The machine's own time; a test hands in a clock whose minutes pass at once."""
 
     def now(self) -> float:
         """Give the monotonic time in seconds."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Give seconds since 1970."""
+        """Give seconds since 1970, to read dates in headers."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
@@ -55,9 +43,11 @@ class Limits:
         concurrency: Most requests in flight.
         rpm: Most requests in any 60 seconds; None for no limit. Retries count.
         tpm: Most tokens in any 60 seconds, input plus output; None for no limit.
-        max_attempts: Most requests for one row, the first included.
+        max_attempts: Most requests for one row, the first included; the waits between them are
+            those of the `openai` client: 0.5 s, doubled up to 8 s, or the server's if longer.
         timeout: Seconds after which an attempt counts as failed.
         max_wait: Longest wait in seconds that a server may ask for; a longer one stops the run.
+            While a server's wait lasts, no request is sent for any row.
         repair: How often an answer outside the label list is sent back for correction.
         ask_again: Statuses that a resumed run asks again: "refused", "empty", "length".
         clock: Where time comes from.
@@ -74,34 +64,17 @@ class Limits:
     max_wait: float = 120.0
     repair: int = 0
     ask_again: tuple[Retryable, ...] = ()
-    clock: Clock = field(default_factory=SystemClock, repr=False, compare=False)
+    clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("max_attempts", 1), ("repair", 0)):
-            _check_int(name, getattr(self, name), least)
-        for name in ("rpm", "tpm"):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1)
-        for name in ("timeout", "max_wait"):
-            _check_positive(name, getattr(self, name))
+        check_fields(self, ("concurrency", "max_attempts"), check_integer, 1)
+        check_fields(self, ("rpm", "tpm"), check_integer, 1, optional=True)
+        check_fields(self, ("repair",), check_integer, 0)
+        check_fields(self, ("timeout", "max_wait"), check_number, 0, inclusive="neither")
         if isinstance(self.ask_again, str):
             raise ConfigError(f"ask_again is one string ({self.ask_again!r}); pass a tuple")
         for status in self.ask_again:
-            if status not in get_args(Retryable):
-                raise ConfigError(
-                    f"unknown status in ask_again {choices(status, get_args(Retryable))}"
-                )
-
-
-def _check_int(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} must be a positive number of seconds, got {value!r}")
+            check_choice("a status in ask_again", status, get_args(Retryable))
 
 
 @dataclass(slots=True)
@@ -114,43 +87,34 @@ class Ticket:
 
 
 class SlidingWindow:
-    """Bounds on requests and tokens in any window of `WINDOW_S` seconds.
+    """Bounds on requests and tokens in any window of `WINDOW_S` seconds; None is no bound.
 
     A request counts from its admission until `WINDOW_S` seconds after its answer: whenever
     between the two the server saw it, no window of the server's holds more than allowed.
-
-    Args:
-        rpm: Most requests per window, or None.
-        tpm: Most tokens per window, or None.
     """
 
     def __init__(self, rpm: int | None, tpm: int | None) -> None:
-        self.rpm, self.tpm = rpm, tpm
+        self.rpm = math.inf if rpm is None else rpm
+        self.tpm = math.inf if tpm is None else tpm
         self._closed: deque[Ticket] = deque()  # in order of time_s
         self._open = 0
         self._charged = 0
 
     def delay(self, now: float, tokens: int) -> float | None:
-        """Say how long a request of that many tokens has to wait.
+        """Say how many seconds a request of that many tokens has to wait.
 
-        Args:
-            now: The present time in seconds.
-            tokens: Its estimated tokens.
-
-        Returns:
-            Seconds, 0 if it may start now; None if only an answer in flight can make room.
+        The answer is 0 if it may start now, None if only an answer in flight can make room.
         """
         while self._closed and self._closed[0].time_s <= now - WINDOW_S:
             self._charged -= self._closed.popleft().tokens
-        count, charged, wait = len(self._closed) + self._open, self._charged, 0.0
-        waiting = iter(self._closed)
-        while not self._admits(count, charged, tokens):
-            ticket = next(waiting, None)
-            if ticket is None:
-                return None
+        count, charged = len(self._closed) + self._open, self._charged
+        if self._admits(count, charged, tokens):
+            return 0.0
+        for ticket in self._closed:
             count, charged = count - 1, charged - ticket.tokens
-            wait = ticket.time_s + WINDOW_S - now
-        return wait
+            if self._admits(count, charged, tokens):
+                return ticket.time_s + WINDOW_S - now
+        return None
 
     def admit(self, now: float, tokens: int) -> Ticket:
         """Count a request as started."""
@@ -170,24 +134,17 @@ class SlidingWindow:
         self._closed.append(ticket)
 
     def _admits(self, count: int, charged: int, tokens: int) -> bool:
-        if self.rpm is not None and count >= self.rpm:
-            return False
-        return self.tpm is None or charged + tokens <= self.tpm
+        return count < self.rpm and charged + tokens <= self.tpm
 
 
 class Gate:
-    """The one door through which every attempt of a run passes, in order of arrival.
+    """Where every attempt of a run waits for room, in order of arrival.
 
     It belongs to one event loop; the window may outlive it.
-
-    Args:
-        limits: Concurrency and clock.
-        window: The shared window.
     """
 
     def __init__(self, limits: Limits, window: SlidingWindow) -> None:
-        self._clock = limits.clock
-        self._window = window
+        self._clock, self._window = limits.clock, window
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._queue = asyncio.Lock()
         self._settled = asyncio.Event()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.errors import ConfigError
+from fungi_hf.checks import check_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,36 +46,25 @@ class Usage:
         output: float,
         cached_input: float | None = None,
     ) -> float:
-        """Give the price of these tokens.
+        """Give the price of these tokens, in the currency of the prices.
+
+        A price that is negative or not finite raises `ConfigError`.
 
         Args:
             input: Price of a million input tokens.
             output: Price of a million output tokens.
             cached_input: Price of a million cached input tokens; the input price if not given.
-
-        Returns:
-            The sum, in the currency of the prices.
-
-        Raises:
-            ConfigError: If a price is negative or not finite.
         """
         cached = input if cached_input is None else cached_input
         for name, price in (("input", input), ("output", output), ("cached_input", cached)):
-            if not (math.isfinite(price) and price >= 0):
-                raise ConfigError(f"the price of {name} must be at least 0, got {price!r}")
+            check_number(f"the price of {name}", price, 0)
         fresh = self.input_tokens - self.cached_input_tokens
-        per_million = (
-            fresh * input + self.cached_input_tokens * cached + self.output_tokens * output
-        )
-        return per_million / 1e6
+        priced = fresh * input + self.cached_input_tokens * cached + self.output_tokens * output
+        return priced / 1e6
 
     def to_dict(self) -> dict[str, int]:
         """Give the three counts by name."""
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cached_input_tokens": self.cached_input_tokens,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +109,8 @@ class Reply:
 
     def after(self, earlier: Reply) -> Reply:
         """Give this answer with the cost of an earlier one, which it replaces, added."""
-        usage, attempts = earlier.usage + self.usage, earlier.attempts + self.attempts
-        return replace(self, usage=usage, attempts=attempts)
+        attempts = earlier.attempts + self.attempts
+        return replace(self, usage=earlier.usage + self.usage, attempts=attempts)
 
 
 def read_usage(payload: Mapping[str, Any]) -> Usage:
@@ -137,16 +125,13 @@ def read_usage(payload: Mapping[str, Any]) -> Usage:
 
 
 def read_reply(payload: Mapping[str, Any], attempts: int = 0) -> Reply:
-    """Read a chat completion, whatever the server left out.
+    """Read a chat completion, whatever the server left out; without label scores.
 
     Args:
         payload: The decoded JSON body.
         attempts: Requests that were sent for it.
-
-    Returns:
-        The reply, without label scores.
     """
-    choice = first_mapping(payload.get("choices"))
+    choice = _first(payload.get("choices"))
     message = _mapping(choice.get("message"))
     return Reply(
         content=_text(message.get("content")),
@@ -161,14 +146,13 @@ def read_reply(payload: Mapping[str, Any], attempts: int = 0) -> Reply:
 
 def read_alternatives(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Give the alternatives of the first token, with their log probabilities, if there are any."""
-    choice = first_mapping(payload.get("choices"))
-    token = first_mapping(_mapping(choice.get("logprobs")).get("content"))
+    choice = _first(payload.get("choices"))
+    token = _first(_mapping(choice.get("logprobs")).get("content"))
     listed = token.get("top_logprobs")
     return [_mapping(entry) for entry in listed] if isinstance(listed, list) else []
 
 
-def first_mapping(values: object) -> Mapping[str, Any]:
-    """Give the first object of a list; an empty one if there is none."""
+def _first(values: object) -> Mapping[str, Any]:
     return _mapping(values[0]) if isinstance(values, list) and values else {}
 
 

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from fungi_hf.errors import ConfigError, choices
+from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
+from fungi_hf.errors import ConfigError
 from fungi_hf.icl.reply import LABEL_KEY
 
 if TYPE_CHECKING:
@@ -27,11 +28,10 @@ _LONG_ENUM = 250
 _MAX_LONG_ENUM_CHARACTERS = 15_000
 
 
-def schema_fits(values: list[str]) -> bool:
+def schema_fits(values: Sequence[str]) -> bool:
     """Say whether an enum of these strings stays within the documented schema limits."""
-    if len(values) > _MAX_ENUM_VALUES:
-        return False
-    return len(values) <= _LONG_ENUM or sum(map(len, values)) <= _MAX_LONG_ENUM_CHARACTERS
+    is_short = len(values) <= _LONG_ENUM or sum(map(len, values)) <= _MAX_LONG_ENUM_CHARACTERS
+    return is_short and len(values) <= _MAX_ENUM_VALUES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +59,11 @@ class Sampling:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not _is_number(self.temperature):
-            raise ConfigError(f"temperature must be at least 0 or None, got {self.temperature!r}")
-        if self.token_param not in get_args(TokenParam):
-            allowed = choices(self.token_param, get_args(TokenParam))
-            raise ConfigError(f"unknown token_param {allowed}")
-        for name, least, most in (
-            ("max_output_tokens", 1, None),
-            ("top_logprobs", 1, 20),
-            ("seed", None, None),
-        ):
-            _check_int(name, getattr(self, name), least, most)
+        check_fields(self, ("temperature",), check_number, 0, optional=True)
+        check_fields(self, ("token_param",), check_choice, get_args(TokenParam))
+        check_fields(self, ("max_output_tokens",), check_integer, 1)
+        check_fields(self, ("top_logprobs",), check_integer, 1, 20, optional=True)
+        check_fields(self, ("seed",), check_integer, None, optional=True)
         clash = sorted(_OWN_FIELDS & set(self.extra))
         if clash:
             raise ConfigError(f"extra must not name {', '.join(clash)}; they have own arguments")
@@ -80,42 +74,22 @@ class Sampling:
 
     def fields(self) -> dict[str, Any]:
         """Give the fields that are sent."""
-        sent: dict[str, Any] = {self.token_param: self.max_output_tokens}
-        if self.temperature is not None:
-            sent["temperature"] = self.temperature
-        if self.seed is not None:
-            sent["seed"] = self.seed
-        if self.top_logprobs is not None:
-            sent |= {"logprobs": True, "top_logprobs": self.top_logprobs}
-        return sent | dict(self.extra)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value) and value >= 0
-
-
-def _check_int(name: str, value: object, least: int | None, most: int | None) -> None:
-    if value is None and name != "max_output_tokens":
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or (least is not None and value < least) or (most is not None and value > most):  # type: ignore[operator]
-        span = f"between {least} and {most}" if most is not None else f"of at least {least}"
-        allowed = "an integer" if least is None else f"an integer {span}"
-        raise ConfigError(f"{name} must be {allowed}, got {value!r}")
+        named = {
+            self.token_param: self.max_output_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "logprobs": None if self.top_logprobs is None else True,
+            "top_logprobs": self.top_logprobs,
+        }
+        return {name: value for name, value in named.items() if value is not None} | {**self.extra}
 
 
 def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:
-    """Give the `response_format` of a request.
+    """Give the `response_format` of a request: a strict schema, any JSON object, or None.
 
     Args:
-        output: "enum" for a strict JSON schema with the labels, "json" for any JSON object,
-            "text" for none.
+        output: The output mode.
         surfaces: The labels as they are to be spelled, in id order.
-
-    Returns:
-        The field's value; None in text mode.
     """
     if output == "text":
         return None

@@ -1,154 +1,210 @@
-"""Send one chat request through the `openai` package and report what happened, never raising.
+"""Send chat requests through the `openai` package, whose own loop repeats them.
 
-The package's own retries are off, and its exceptions, which carry headers, do not leave here.
+The loop counts the attempts and waits between them: 0.5 s, doubled up to 8 s, shorter by up to a
+quarter by chance. Every attempt passes one door here: the gate admits it, the body is put in, the
+verdict judges the answer, and the loop learns from the header `x-should-retry` whether to go on. So
+quotas, waits and errors mean the same with every release of `openai`, its logs never hold a prompt,
+and no exception that carries headers leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import ipaddress
+import contextlib
+import importlib
 import json
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fungi_hf.errors import ConfigError, OptionalDependencyError
-from fungi_hf.icl.retry import Failure, judge
+import openai
+
+from fungi_hf.errors import LLMAuthError, LLMError, RequestFailedError
+from fungi_hf.icl.limits import Gate
+from fungi_hf.icl.reply import read_usage
+from fungi_hf.icl.verdict import Failure, read_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from fungi_hf.icl.limits import Limits
+    from fungi_hf.icl.limits import Limits, SlidingWindow
+    from fungi_hf.icl.reply import Reply
+    from fungi_hf.icl.verdict import Payload
+
+    Send: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 PATH = "/chat/completions"
+FIRST_ROWS = 10  # give up if the first 10 requests all fail to connect
+
 _HIDDEN = "[hidden]"
+_BROKEN = Failure(kind="retry", message="the connection broke before an answer")
+# httpx under openai 2.x, httpx2 under 3.x
+_HTTP: Any = importlib.import_module(
+    openai.DefaultAsyncHttpxClient.__bases__[0].__module__.partition(".")[0]
+)
 
 
-def is_loopback(base_url: str) -> bool:
-    """Say whether the URL names this machine."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+@dataclass(slots=True)
+class Exchange:
+    """One request with all its attempts.
 
-
-def checked_url(base_url: str) -> str:
-    """Give the base URL without a final slash.
-
-    Args:
-        base_url: What the user gave.
-
-    Returns:
-        The same URL.
-
-    Raises:
-        ConfigError: If it is not of the form http(s)://host[:port]/path, names the endpoint
-            itself, or carries credentials.
+    Attributes:
+        body: What is sent.
+        estimate: Tokens that an attempt is expected to take.
+        attempts: Attempts so far.
+        outcome: What the last one gave.
     """
-    form = "the form is https://host/v1"
-    if not isinstance(base_url, str):
-        raise ConfigError(f"base_url must be a string, got {type(base_url).__name__}; {form}")
-    parts = urlsplit(base_url)
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise ConfigError(f"base_url must not carry credentials or a query; {form}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"base_url {base_url!r} has no scheme or host; {form}")
-    url = base_url.rstrip("/")
-    if url.endswith(PATH):
-        raise ConfigError(f"base_url {base_url!r} must not end in {PATH}; {form}")
-    return url
+
+    body: bytes
+    estimate: int
+    attempts: int = 0
+    outcome: Payload | Failure = _BROKEN
+
+
+_EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")  # of the request that the task sends
 
 
 class Transport:
-    """One HTTP client for one event loop.
+    """What belongs to one event loop: the HTTP client, the gate, the requests in flight.
 
     Args:
         base_url: A checked base URL.
         api_key: The bearer key; it is sent and appears nowhere else.
-        limits: The timeout and the clock.
-
-    Raises:
-        OptionalDependencyError: If `openai` is not installed.
+        limits: Attempts, timeout, waits and the clock.
+        window: The rates so far, also those of earlier event loops.
+        proxies: Obey the proxies that the environment names.
     """
 
-    def __init__(self, base_url: str, api_key: str, limits: Limits) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise OptionalDependencyError("openai", "icl") from None
+    def __init__(
+        self, base_url: str, api_key: str, limits: Limits, window: SlidingWindow, *, proxies: bool
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.in_flight: dict[str, asyncio.Task[Reply]] = {}
         self._key, self._limits = api_key, limits
-        http_client = None
-        if is_loopback(base_url):
-            # A proxy from the environment cannot reach this machine's own servers.
-            # 2.x names the second client too, but brings only the first.
-            is_new = int(openai.__version__.partition(".")[0]) >= 3
-            name = "DefaultAsyncHttpx2Client" if is_new else "DefaultAsyncHttpxClient"
-            http_client = getattr(openai, name)(trust_env=False)
-        self._client: Any = openai.AsyncOpenAI(
+        self._gate = Gate(limits, window)
+        self._unreachable, self._reached = 0, False
+        self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
-            max_retries=0,
+            max_retries=limits.max_attempts - 1,
             timeout=limits.timeout,
-            http_client=http_client,
+            http_client=_Client(self._attempt, trust_env=proxies),
         )
-        takes_content = "content" in inspect.signature(self._client.post).parameters
-        self._field = "content" if takes_content else "body"
-        self._errors = openai.APIStatusError, openai.APIConnectionError, openai.OpenAIError
 
-    async def send(self, body: Mapping[str, object]) -> dict[str, Any] | Failure:
-        """Make one attempt.
+    def start(self, key: str, work: Coroutine[None, None, Reply]) -> asyncio.Task[Reply]:
+        """Run the work as a task that all askers of the key share."""
+        task = self.loop.create_task(work)
+        self.in_flight[key] = task
+        task.add_done_callback(lambda _: self.in_flight.pop(key, None))
+        return task
+
+    async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
+        """Send until there is an answer, the row is settled, or the attempts are used up.
 
         Args:
             body: The request, JSON values only.
+            estimate: Tokens that the prompt and the answer may take.
 
         Returns:
-            The decoded completion, or what went wrong.
+            The decoded completion, or a failure of kind "refused" or "overflow"; and the number of
+            attempts.
+
+        Raises:
+            LLMError: If the run has to stop.
+            LLMAuthError: If credentials were refused.
+            RequestFailedError: If the attempts are used up.
         """
         # Escaped JSON carries every text, lone surrogates included, and skips the client's walk
         # over the messages, which costs more than the request itself.
         data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
-        status, connection, anything = self._errors
-        failure: Failure | None = None
+        exchange = Exchange(data, estimate)
+        token = _EXCHANGE.set(exchange)
         try:
-            async with asyncio.timeout(self._limits.timeout):
-                payload = await self._client.post(PATH, cast_to=object, **{self._field: data})
-        except status as error:
-            wall = self._limits.clock.wall()
-            failure = judge(error.status_code, error.response.headers, error.body, wall)
-        except TimeoutError:
-            seconds = self._limits.timeout
-            failure = Failure(kind="retry", message=f"no answer within {seconds:g} s")
-        except connection as error:
-            failure = _connection_failure(error)
-        except (anything, ValueError) as error:
-            failure = Failure(kind="retry", message=f"unreadable answer: {type(error).__name__}")
-        if failure is not None:
-            return self._without_key(failure)
-        if not isinstance(payload, dict):
-            return Failure(kind="retry", message="the answer's body is not a JSON object")
-        return payload
+            with contextlib.suppress(openai.OpenAIError):  # the exchange holds the verdict
+                await self._client.post(PATH, cast_to=_HTTP.Response)
+        finally:
+            _EXCHANGE.reset(token)
+        outcome, attempts = exchange.outcome, exchange.attempts
+        if not isinstance(outcome, Failure) or outcome.kind in ("refused", "overflow"):
+            return outcome, attempts
+        message = outcome.message.replace(self._key, _HIDDEN)
+        if outcome.kind == "retry":
+            raise RequestFailedError(message, attempts)
+        raise LLMAuthError(message) if outcome.kind == "auth" else LLMError(message)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Cancel what is in flight, then close all connections."""
+        tasks = list(self.in_flight.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
 
-    def _without_key(self, failure: Failure) -> Failure:
-        message = failure.message.replace(self._key, _HIDDEN) if self._key else failure.message
-        return Failure(
-            kind=failure.kind,
-            message=message,
-            wait_s=failure.wait_s,
-            throttled=failure.throttled,
-            unreachable=failure.unreachable,
+    async def _attempt(self, request: Any, send: Send) -> Any:
+        """Make one attempt of the client's loop; give it the answer or the verdict."""
+        exchange = _EXCHANGE.get()
+        request = _with_body(request, exchange.body)
+        exchange.attempts += 1
+        ticket = await self._gate.enter(exchange.estimate)
+        used = exchange.estimate
+        try:
+            response, outcome = await self._sent(request, send)
+            if not isinstance(outcome, Failure):
+                used = read_usage(outcome).total_tokens or used
+            elif outcome.wait_s is not None:
+                self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
+        finally:
+            self._gate.leave(ticket, used)
+        exchange.outcome = outcome = self._checked(outcome, exchange.attempts)
+        if not isinstance(outcome, Failure):
+            return response
+        verdict = {"x-should-retry": "true" if outcome.kind == "retry" else "false"}
+        return _HTTP.Response(503, headers=verdict, request=request)
+
+    async def _sent(self, request: Any, send: Send) -> tuple[Any, Payload | Failure]:
+        seconds = self._limits.timeout
+        try:
+            async with asyncio.timeout(seconds):
+                response = await send(request)
+        except TimeoutError:
+            return None, Failure(kind="retry", message=f"no answer within {seconds:g} s")
+        except _HTTP.HTTPError as error:
+            return None, Failure(
+                kind="retry",
+                message=f"no answer from the server ({type(error).__name__}: {error})",
+                unreachable=isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout)),
+            )
+        return response, read_answer(
+            response.status_code, response.headers, response.content, self._limits
         )
 
+    def _checked(self, outcome: Payload | Failure, attempt: int) -> Payload | Failure:
+        """Give the outcome; a fatal one in its place if the first rows reach nobody."""
+        if not isinstance(outcome, Failure) or not outcome.unreachable:
+            self._reached = True
+        elif not self._reached:
+            self._unreachable += attempt == 1
+            if self._unreachable >= FIRST_ROWS:
+                message = f"the first {self._unreachable} requests could not connect"
+                return Failure(kind="fatal", message=f"{message}: {outcome.message}")
+        return outcome
 
-def _connection_failure(error: BaseException) -> Failure:
-    cause = type(error.__cause__).__name__ if error.__cause__ is not None else ""
-    words = f"{type(error).__name__}: {cause or error}"
-    return Failure(
-        kind="retry",
-        message=f"no answer from the server ({words})",
-        unreachable=cause in ("ConnectError", "ConnectTimeout"),
+
+def _with_body(request: Any, body: bytes) -> Any:
+    headers = [pair for pair in request.headers.multi_items() if pair[0] != "content-length"]
+    return _HTTP.Request(
+        request.method, request.url, headers=headers, content=body, extensions=request.extensions
     )
+
+
+class _Client(openai.DefaultAsyncHttpxClient):
+    """The package's HTTP client with a door before every attempt."""
+
+    def __init__(self, door: Callable[[Any, Send], Awaitable[Any]], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.door = door
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        """Send one attempt through the door."""
+        return await self.door(request, partial(super().send, **options))

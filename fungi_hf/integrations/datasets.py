@@ -111,9 +111,11 @@ def extract_dataset(
     }
     for name in encoded:  # whole files: datasets decodes with torchcodec only
         data = data.cast_column(name, datasets.Audio(decode=False))
-    width = max(block.stop for block in extractor.layout.values())
     extraction = _Extraction(extractor, names)
-    added = {new: datasets.List(datasets.Value("float32"), length=width) for new in names.values()}
+    added = {
+        new: datasets.List(datasets.Value("float32"), length=extractor.width)
+        for new in names.values()
+    }
     features = None if data.features is None else datasets.Features({**data.features, **added})
     if isinstance(data, datasets.IterableDataset):
         if num_proc is not None:

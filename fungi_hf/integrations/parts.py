@@ -43,7 +43,7 @@ class ExtractorParts:
     def of(cls, extractor: FungiExtractor) -> ExtractorParts:
         """Take an extractor apart; nothing is copied."""
         encoder: Any = extractor.encoder
-        processor = getattr(encoder, "tokenizer", None) or getattr(encoder, "processor", None)
+        processor = encoder.processor if encoder.tokenizer is None else encoder.tokenizer
         resolved = {
             "target_layer": encoder.layer_path,
             "pooling": encoder.pooling,

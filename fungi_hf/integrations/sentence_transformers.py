@@ -69,8 +69,8 @@ class FungiModule(InputModule):
             raise NotFittedError("fit the extractor before it becomes a module")
         self.extractor = extractor
         self.encoder = extractor.encoder.model  # registered, so that `.to(device)` moves it
-        for name in ("tokenizer", "processor"):
-            preprocessor = getattr(extractor.encoder, name, None)
+        held = {"tokenizer": extractor.encoder.tokenizer, "processor": extractor.encoder.processor}
+        for name, preprocessor in held.items():
             if preprocessor is not None:
                 setattr(self, name, preprocessor)
 
@@ -81,7 +81,7 @@ class FungiModule(InputModule):
     @property
     def modalities(self) -> list[str]:
         """What the encoder takes."""
-        return [str(getattr(self.extractor.encoder, "modality", "text"))]
+        return [self.extractor.encoder.modality]
 
     @property
     def max_seq_length(self) -> int:
@@ -113,7 +113,7 @@ class FungiModule(InputModule):
 
     def get_embedding_dimension(self) -> int:
         """Give F."""
-        return max(columns.stop for columns in self.extractor.layout.values())
+        return self.extractor.width
 
     def get_config_dict(self) -> dict[str, Any]:
         """Give the config's fields."""

@@ -88,7 +88,7 @@ def register_objective(name: str, factory: Callable[..., Objective]) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         raise ConfigError(f"an objective's name must be an identifier; got {name!r}")
     taken = REGISTERED_OBJECTIVES.get(name)
-    if name in OBJECTIVE_SPECS or name in ("embedding", "custom") or taken not in (None, factory):
+    if name in OBJECTIVE_SPECS or name == "embedding" or taken not in (None, factory):
         raise ConfigError(f"the objective name {name!r} is taken; choose another")
     if not callable(factory):
         raise ConfigError(f"the factory of objective {name!r} must be callable; got {factory!r}")

@@ -13,8 +13,6 @@ from fungi_hf.objectives.base import Head, check_views
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fungi_hf.specs import SimCLR
-
 
 class SimCLRObjective:
     """InfoNCE of V views; the negatives are stored latents of training inputs."""
@@ -36,19 +34,6 @@ class SimCLRObjective:
         self.logsumexp_temperature = logsumexp_temperature or temperature
         self.head = Head(width, latent_dim, seed=seed, name=name)
         self.negatives: Tensor | None = None  # [M, L], unit rows
-
-    @classmethod
-    def from_spec(cls, spec: SimCLR, *, width: int, seed: int) -> SimCLRObjective:
-        """Build from a config's spec."""
-        return cls(
-            width=width,
-            seed=seed,
-            n_views=spec.n_views,
-            temperature=spec.temperature,
-            logsumexp_temperature=spec.logsumexp_temperature,
-            latent_dim=spec.latent_dim,
-            name=spec.name,
-        )
 
     def fit(self, embeddings: Tensor) -> None:
         """Fill the negative bank.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fungi_hf.errors import StorageError
 from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, reach
@@ -38,49 +35,6 @@ class PushOptions:
     token: str | bool | None = None
     revision: str | None = None
     create_pr: bool = False
-
-
-class Pushable(ABC):
-    """What can be pushed to a repository; `_push` says how."""
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
-
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: Of the commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
-
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository cannot be written, or holds what pushing would break.
-        """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
-        return self._push(repo_id, options)
-
-    @abstractmethod
-    def _push(self, repo_id: str, options: PushOptions) -> str:
-        """Push, and give the address of the commit or pull request."""
 
 
 def push_folder(
@@ -147,32 +101,6 @@ def push_folder(
         what,
     )
     return str(info.pr_url if options.create_pr and info.pr_url else info.commit_url)
-
-
-def push_document(
-    document: dict[str, Any],
-    repo_id: str,
-    options: PushOptions,
-    check: Callable[[set[str]], None],
-) -> str:
-    """Upload a `fungi_config.json` alone.
-
-    Args:
-        document: Its content.
-        repo_id: "user/name"; made if missing.
-        options: How.
-        check: Gets the names of the files that are there; may refuse.
-
-    Returns:
-        The address of the commit or pull request.
-
-    Raises:
-        StorageError: If the repository cannot be written.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (Path(folder) / CONFIG_NAME).write_text(text, encoding="utf-8")
-        return push_folder(folder, repo_id, options, check=check)
 
 
 def _files(api: HfApi, name: str, options: PushOptions) -> list[str]:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fungi_hf.encoders.base import Encoder
+from fungi_hf.encoders.base import require_encoder
 from fungi_hf.errors import EncoderError, FungiError, ObjectiveError, ViewError
 from fungi_hf.extraction.batches import Budget, Sample
-from fungi_hf.extraction.group import Group, Plan
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.gradients.tape import reference_gradient, untouched
 from fungi_hf.objectives.kl import KLObjective
 from fungi_hf.seeding import torch_generator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fungi_hf.encoders.base import Prepared
+    from fungi_hf.encoders.base import Encoder, Prepared
     from fungi_hf.objectives.base import Objective
     from fungi_hf.views.base import ViewGenerator
 
@@ -282,13 +283,7 @@ def check_encoder(
 
 
 def _check_preparation(encoder: Encoder, inputs: Sequence[Any]) -> list[Prepared]:
-    missing = sorted(
-        name
-        for name in (*Encoder.__annotations__, "check", "content", "prepare", "collate", "embed")
-        if not hasattr(encoder, name)
-    )
-    if missing:
-        raise EncoderError(f"{type(encoder).__name__} lacks {', '.join(missing)}")
+    require_encoder(encoder)
     if len(inputs) < 2:
         raise EncoderError("check_encoder needs at least two inputs")
     raws = [encoder.check(raw, index) for index, raw in enumerate(inputs)]
@@ -306,10 +301,11 @@ def _check_preparation(encoder: Encoder, inputs: Sequence[Any]) -> list[Prepared
 def _group(
     encoder: Encoder, samples: Sequence[Sample], objective: Objective
 ) -> tuple[Tensor, Tensor]:
-    plan = Plan(encoder=encoder, objectives={"kl": objective}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={"kl": objective})
     with untouched(encoder.model):
         group = Group(samples, plan, Budget())
-        return group.view_embeddings("kl")[:, 0], group.factors("kl", objective).materialise()
+        (factors,) = group.factors("kl").values()
+        return group.view_embeddings("kl")[:, 0], factors.materialise()
 
 
 def _reference(encoder: Encoder, sample: Sample, objective: Objective) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from fungi_hf.specs import PCA, Activation, parse_objective
+from fungi_hf.specs import PCA, parse_objective
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Candidate:
         used = [kinds[name] for name in self.blocks if name != EMBEDDING]
         if any(spec.n_views > 1 for spec in used):
             rank = 10
-        elif any(not isinstance(spec, Activation) for spec in used):
+        elif any(spec.has_gradient for spec in used):
             rank = 8
         elif used:
             rank = 4 if len(used) == 1 else 6

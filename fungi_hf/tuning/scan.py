@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import nn
 
-from fungi_hf.extraction.activations import calling, noting_inputs
 from fungi_hf.extraction.batches import cut_batches
-from fungi_hf.gradients.tape import untouched
+from fungi_hf.extraction.group import pooler_of
+from fungi_hf.extraction.plan import calling
+from fungi_hf.gradients.tape import record, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def scan(
     """
     found: dict[str, Float32Array] = {}
     encoder = calling(encoder, layers)
-    with untouched(encoder.model), torch.no_grad():
+    with untouched(encoder.model):
         for start in range(0, len(inputs), encoder.chunk_size):
             items = encoder.prepare(inputs[start : start + encoder.chunk_size])
             for places in cut_batches(items, budget):
@@ -84,6 +85,5 @@ def scan(
 
 def _tapped(encoder: Encoder, batch: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
     modules = {path: encoder.model.get_submodule(path) for path in layers}
-    with noting_inputs(encoder, modules, batch) as found:
-        embedding = encoder.embed(batch)
-    return {"embedding": embedding, **found}
+    tape = record(partial(encoder.embed, batch), noted=modules, pool=pooler_of(encoder, batch))
+    return {"embedding": tape.embeddings, **tape.pooled}

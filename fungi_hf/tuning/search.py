@@ -113,8 +113,8 @@ class TuningSearch:
             The gradients, then the activation of every layer in the order given.
         """
         wanted = self.wanted(base)
-        gradients = [spec for spec in wanted if not isinstance(spec, Activation)]
-        known = {spec.layer or target: spec for spec in wanted if isinstance(spec, Activation)}
+        gradients = [spec for spec in wanted if spec.has_gradient]
+        known = {spec.layer or target: spec for spec in wanted if not spec.has_gradient}
         taken = {spec.name for spec in wanted}
         activations = []
         for path in layers or (target,):
@@ -132,13 +132,11 @@ class TuningSearch:
         if self.objectives is not None:
             return [parse_objective(item) for item in self.objectives]
         found = list(base.objectives)
-        if not any(isinstance(spec, KL) for spec in found):
-            found.append(KL())
-        if not any(isinstance(spec, SimCLR) for spec in found):
-            found.append(SimCLR())
-        for untempered in (False, True):
-            if all(_is_untempered(s) != untempered for s in found if isinstance(s, SimCLR)):
-                found.append(_with_temper(found, untempered=untempered))
+        for missing in (KL(), SimCLR()):
+            if missing.kind not in {spec.kind for spec in found}:
+                found.append(missing)
+        for spec in tuple(found):
+            found += spec.variants(found)
         return found
 
     def stacks(self, activations: Sequence[str]) -> list[tuple[str, ...]]:
@@ -178,7 +176,7 @@ class TuningSearch:
             The gradients with the embedding at every weight, without and with the target layer's
             activation; and with the embedding and each stack.
         """
-        gradients = [spec for spec in specs if not isinstance(spec, Activation)]
+        gradients = [spec for spec in specs if spec.has_gradient]
         for size in (1, 2):
             for some in itertools.combinations(gradients, size):
                 if len({spec.kind for spec in some}) < size:
@@ -213,17 +211,3 @@ def _number(value: Any, name: str) -> float:
     if not 0 <= number < math.inf:
         raise ConfigError(f"{name} takes finite numbers >= 0; got {value!r}")
     return number
-
-
-def _is_untempered(spec: ObjectiveSpec) -> bool:
-    return isinstance(spec, SimCLR) and spec.logsumexp_temperature == 1.0
-
-
-def _with_temper(specs: Sequence[ObjectiveSpec], *, untempered: bool) -> ObjectiveSpec:
-    """Give the first InfoNCE with the other temper: the same views, and a head of its own."""
-    other = next(spec for spec in specs if isinstance(spec, SimCLR))
-    name = f"{other.name}_{'un' if untempered else ''}tempered"
-    while name in {spec.name for spec in specs}:
-        name += "_tuned"
-    changes = {"logsumexp_temperature": 1.0 if untempered else None, "name": name}
-    return parse_objective({**other.to_dict(), **changes})

@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 from fungi_hf.config import FungiConfig
-from fungi_hf.encoders.loading import reconfigure
 from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.reduction import PrincipalComponents
-from fungi_hf.features import unit_rows
-from fungi_hf.specs import Activation
+from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate
 from fungi_hf.tuning.sample import draw_few
 from fungi_hf.tuning.scan import scan, sibling_layers
@@ -61,10 +59,10 @@ class Stages:
         layers = [self._layer]
         if search.free_layer:
             layers = sibling_layers(encoder, search.max_layers)
-        own = [s.layer for s in search.wanted(extractor.config) if isinstance(s, Activation)]
+        own = [s.layer for s in search.wanted(extractor.config) if not s.has_gradient]
         layers = [*(layer for layer in own if layer and layer not in layers), *layers]
         self.specs = search.specs(extractor.config, layers, self._layer)
-        found = [spec.name for spec in self.specs if isinstance(spec, Activation)]
+        found = [spec.name for spec in self.specs if not spec.has_gradient]
         self.activations = dict(zip(layers, found, strict=True))  # layer -> block
         self._rows: dict[tuple[str, str], Float32Array] = {}  # (pooling, block)
         self._few: list[Int64Array] | None = None  # rows that vote; empty for all
@@ -86,7 +84,7 @@ class Stages:
         """Give every candidate's outcome, the plain embedding first, PCAs last."""
         start = time.perf_counter()
         found = [outcome for encoder in self._encoders() for outcome in self._scanned(encoder)]
-        if any(not isinstance(spec, Activation) for spec in self.specs):
+        if any(spec.has_gradient for spec in self.specs):
             found += self._with_gradients(found, progress=progress)
         position = choose(found, self.specs, self._search)
         found += self._reduced(found[position].candidate)
@@ -110,7 +108,7 @@ class Stages:
         own = (old.config.pooling, old.config.target_layer)
         encoder = old.encoder
         if (config.pooling, config.target_layer) != own or config.audio_statistics == "fit":
-            encoder = reconfigure(encoder, config, old.source)
+            encoder = encoder.rebuilt(config)
         built = type(old)(encoder, config, source=old.source)
         built.budget = dataclasses.replace(built.budget, batch_size=old.budget.batch_size)
         return built
@@ -120,10 +118,10 @@ class Stages:
         old = self._extractor
         found = [old.encoder]
         if old.config.audio_statistics == "fit":  # a scan fits it, and it is the caller's
-            found = [reconfigure(old.encoder, old.config, old.source)]
+            found = [old.encoder.rebuilt(old.config)]
         for pooling in ("mean", "cls") if self._search.free_pooling else ():
             try:
-                other = reconfigure(found[0], old.config.replace(pooling=pooling), old.source)
+                other = found[0].rebuilt(old.config.replace(pooling=pooling))
             except (ConfigError, EncoderError):
                 continue  # this encoder has no such pooling, or no other than its own
             # A text encoder's "first" is its "cls".
@@ -136,7 +134,7 @@ class Stages:
         """Whether the encoder can be rebuilt; a third party's cannot."""
         old = self._extractor
         try:
-            reconfigure(old.encoder, old.config, old.source)
+            old.encoder.rebuilt(old.config)
         except EncoderError:
             return False
         return True
@@ -157,7 +155,7 @@ class Stages:
         """
         pooling = max(scanned, key=lambda one: one.share.mean()).candidate.pooling
         own = self.activations[self._layer]
-        gradients = [spec.name for spec in self.specs if not isinstance(spec, Activation)]
+        gradients = [spec.name for spec in self.specs if spec.has_gradient]
         weights = tuple((name, 1.0) for name in (EMBEDDING, *gradients, own))
         extractor = self.build(Candidate(pooling=pooling, layer=self._layer, weights=weights))
         try:
@@ -175,8 +173,7 @@ class Stages:
         """Give "embedding" and every layer's pooled input, [N, width], of the rows that vote."""
         start = time.perf_counter()
         items = [encoder.check(raw, place) for place, raw in enumerate(self._items)]
-        if hasattr(encoder, "fit"):
-            encoder.fit(items)
+        encoder.fit(items)
         found = scan(encoder, items, layers, self._extractor.budget)
         self._add_seconds("scan", start)
         return found

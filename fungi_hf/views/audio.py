@@ -8,16 +8,17 @@ views of a batch at once, on its own device.
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-from fungi_hf.errors import ConfigError, choices
+from fungi_hf.checks import check_integer, check_number
+from fungi_hf.errors import ConfigError
+from fungi_hf.views.base import make_views
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from fungi_hf.views.base import ViewGenerator
 
@@ -119,9 +120,9 @@ class NoiseRoll(_Family):
             noise: Largest amplitude in log-mel units, at least 0.
             roll: Largest shift in frames, at least 0 (0: none).
         """
-        self.n_views = _count("n_views", n_views, 1)
-        self.noise = _number("noise", noise, 0, 100)
-        self.roll = _count("roll", roll, 0)
+        self.n_views = check_integer("n_views", n_views, 1)
+        self.noise = check_number("noise", noise, 0, 100)
+        self.roll = check_integer("roll", roll, 0)
 
     def draw(self, generator: random.Random) -> NoiseRollDraw:
         """Draw seed, amplitude and shift."""
@@ -149,7 +150,7 @@ class SpectrogramCrop(_Family):
             time: Smallest and largest extent as a fraction of the clip, in (0, 1].
             frequency: The same for the mel bins.
         """
-        self.n_views = _count("n_views", n_views, 1)
+        self.n_views = check_integer("n_views", n_views, 1)
         self.time = _range("time", time, 0.01, 1)
         self.frequency = _range("frequency", frequency, 0.01, 1)
 
@@ -193,11 +194,11 @@ class SpecAugment(_Family):
         Raises:
             ConfigError: If an option is out of range, or there is no mask at all.
         """
-        self.n_views = _count("n_views", n_views, 1)
-        self.time_masks = _count("time_masks", time_masks, 0)
-        self.frequency_masks = _count("frequency_masks", frequency_masks, 0)
-        self.time_fraction = _number("time_fraction", time_fraction, 1e-9, 1)
-        self.frequency_fraction = _number("frequency_fraction", frequency_fraction, 1e-9, 1)
+        self.n_views = check_integer("n_views", n_views, 1)
+        self.time_masks = check_integer("time_masks", time_masks, 0)
+        self.frequency_masks = check_integer("frequency_masks", frequency_masks, 0)
+        self.time_fraction = check_number("time_fraction", time_fraction, 1e-9, 1)
+        self.frequency_fraction = check_number("frequency_fraction", frequency_fraction, 1e-9, 1)
         if time_masks + frequency_masks == 0:
             raise ConfigError("time_masks and frequency_masks are both 0: every view is the clip")
 
@@ -234,7 +235,7 @@ class GainShift(_Family):
             gain_db: Smallest and largest gain in dB, between -60 and 60.
             shift_s: Smallest and largest shift in seconds; positive is later.
         """
-        self.n_views = _count("n_views", n_views, 1)
+        self.n_views = check_integer("n_views", n_views, 1)
         self.gain_db = _range("gain_db", gain_db, -60, 60)
         self.shift_s = _range("shift_s", shift_s, -3600, 3600)
 
@@ -243,7 +244,7 @@ class GainShift(_Family):
         return GainShiftDraw(generator.uniform(*self.gain_db), generator.uniform(*self.shift_s))
 
 
-AUDIO_VIEWS: Final[dict[str, Callable[..., _Family]]] = {
+AUDIO_VIEWS: Final[dict[str, type[_Family]]] = {
     "crop": SpectrogramCrop,
     "gain_shift": GainShift,
     "noise_roll": NoiseRoll,
@@ -257,7 +258,8 @@ def audio_views(
     """Give the view generator of that name.
 
     Args:
-        name: One of `AUDIO_VIEWS`; "auto" is "crop" on spectrograms, "gain_shift" on waveforms.
+        name: One of `AUDIO_VIEWS` or a registered one; "auto" is "crop" on spectrograms,
+            "gain_shift" on waveforms.
         n_views: V.
         options: Further arguments of its class; lists stand for ranges, as in JSON.
         spectrogram: Whether the encoder reads spectrograms.
@@ -270,38 +272,18 @@ def audio_views(
     """
     if name == "auto":
         name = "crop" if spectrogram else "gain_shift"
-    if name not in AUDIO_VIEWS:
-        raise ConfigError(f"unknown audio views {choices(name, AUDIO_VIEWS)}")
-    family = AUDIO_VIEWS[name]
-    if not spectrogram and not getattr(family, "on_waveform", False):
+    if not spectrogram and name in AUDIO_VIEWS and not AUDIO_VIEWS[name].on_waveform:
         raise ConfigError(
             f"views {name!r} work on a spectrogram and this encoder reads the waveform; "
             "choose 'gain_shift'"
         )
-    known = [key for key in family.__init__.__annotations__ if key not in ("n_views", "return")]
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"views {name!r} have no option {choices(key, known)}")
-    return family(n_views=n_views, **options)
-
-
-def _count(name: str, value: object, lowest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ConfigError(f"{name} must be an integer >= {lowest}; got {value!r}")
-    return value
-
-
-def _number(name: str, value: object, low: float, high: float) -> float:
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not plain or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
-        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return make_views(name, n_views, options, AUDIO_VIEWS)
 
 
 def _range(name: str, value: object, low: float, high: float) -> Range:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ConfigError(f"{name} must be a pair (lowest, highest); got {value!r}")
-    first, last = (_number(f"{name}[{i}]", item, low, high) for i, item in enumerate(value))
+    first, last = (check_number(f"{name}[{i}]", item, low, high) for i, item in enumerate(value))
     if first > last:
         raise ConfigError(f"{name} must be (lowest, highest); got {value!r}")
     return first, last

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from fungi_hf.errors import ConfigError
+from fungi_hf.errors import ConfigError, choices
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 REGISTERED_VIEWS: Final[dict[str, Callable[..., ViewGenerator]]] = {}
 
@@ -46,3 +47,38 @@ def register_views(name: str, factory: Callable[..., ViewGenerator]) -> None:
     if REGISTERED_VIEWS.get(name) not in (None, factory):
         raise ConfigError(f"the view generator name {name!r} is taken; choose another")
     REGISTERED_VIEWS[name] = factory
+
+
+def make_views(
+    name: str,
+    n_views: int,
+    options: Mapping[str, Any],
+    own: Mapping[str, Callable[..., ViewGenerator]],
+) -> ViewGenerator:
+    """Build the view generator of that name.
+
+    Args:
+        name: One of `own`, or a registered one; an encoder's own comes first.
+        n_views: V.
+        options: Further arguments of the factory.
+        own: Name -> factory, of the encoder that asks.
+
+    Raises:
+        ConfigError: If the name or an option is unknown.
+    """
+    factories = {**REGISTERED_VIEWS, **own}
+    if not factories:
+        raise ConfigError(
+            f"views {name!r} are not offered by this encoder; register a view generator with "
+            "fungi_hf.views.register_views, and pass its name"
+        )
+    if name not in factories:
+        raise ConfigError(f"unknown views {choices(name, factories)}")
+    try:
+        return factories[name](n_views=n_views, **options)
+    except TypeError as error:
+        known = [p for p in inspect.signature(factories[name]).parameters if p != "n_views"]
+        raise ConfigError(
+            f"views {name!r} refused its options {dict(options)!r}: {error}; "
+            f"it takes {', '.join(known) or 'none'}"
+        ) from None

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import random
 import re
 import string
-import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fungi_hf.errors import ConfigError
+from fungi_hf.checks import check_integer, check_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import random
+    from collections.abc import Callable
 
 Spans = list[tuple[int, int]]
-_GLOBAL_RANDOM: Final = threading.Lock()
 
 
 def whitespace_spans(text: str) -> Spans:
@@ -53,8 +48,9 @@ class WordDeletion:
         Raises:
             ConfigError: If an option is out of range.
         """
-        _check(n_views, probability)
-        self.n_views, self.probability, self.spans = n_views, probability, spans
+        self.n_views = check_integer("n_views", n_views)
+        self.probability = check_number("probability", probability, 0, 1, inclusive="neither")
+        self.spans = spans
 
     def __call__(self, raw: str, generator: random.Random) -> list[str]:
         """Give V texts."""
@@ -118,8 +114,8 @@ class PublishedDeletion:
         Raises:
             ConfigError: If an option is out of range.
         """
-        _check(n_views, probability)
-        self.n_views, self.probability = n_views, probability
+        self.n_views = check_integer("n_views", n_views)
+        self.probability = check_number("probability", probability, 0, 1, inclusive="neither")
 
     def __call__(self, raw: str, generator: random.Random) -> list[str]:
         """Give V texts."""
@@ -152,57 +148,3 @@ def _join(tokens: list[str]) -> str:
     text = re.sub(r"\s([.,:;?!%]+)(?=$)", r"\1", re.sub(r"\s([.,:;?!%]+[ '\"`])", r"\1", text))
     text = re.sub(r"\s([\[({<])\s", r" \1", text)
     return re.sub(r"\s([\])}>])\s", r"\1 ", text).strip()
-
-
-class NlpaugViews:
-    """Views by any nlpaug augmenter, made reproducible.
-
-    nlpaug draws from Python's and numpy's global generators; both are seeded from the sample's
-    own generator for the call and restored after it.
-    """
-
-    def __init__(self, augmenter: Any, n_views: int = 12) -> None:
-        """Keep the augmenter.
-
-        Args:
-            augmenter: Anything with nlpaug's `augment(text) -> list[str] | str`.
-            n_views: V.
-
-        Raises:
-            ConfigError: If it has no `augment`.
-        """
-        if not callable(getattr(augmenter, "augment", None)):
-            raise ConfigError(f"an nlpaug augmenter has an augment method; got {augmenter!r}")
-        _check(n_views, 0.5)
-        self.n_views, self._augmenter = n_views, augmenter
-
-    def __call__(self, raw: str, generator: random.Random) -> list[str]:
-        """Give V texts; where the augmenter gives none, the input itself."""
-        with _seeded_globals(generator.getrandbits(32)):
-            return [self._one(raw) for _ in range(self.n_views)]
-
-    def _one(self, raw: str) -> str:
-        result = self._augmenter.augment(raw)
-        if isinstance(result, list):
-            result = result[0] if result else raw
-        return result if isinstance(result, str) else raw
-
-
-@contextlib.contextmanager
-def _seeded_globals(seed: int) -> Iterator[None]:
-    with _GLOBAL_RANDOM:
-        before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002
-        try:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            yield
-        finally:
-            random.setstate(before)
-            np.random.set_state(numpy_before)  # noqa: NPY002
-
-
-def _check(n_views: int, probability: float) -> None:
-    if isinstance(n_views, bool) or not isinstance(n_views, int) or n_views < 1:
-        raise ConfigError(f"n_views must be an integer >= 1; got {n_views!r}")
-    if not isinstance(probability, (int, float)) or not 0 < probability < 1:
-        raise ConfigError(f"probability must be between 0 and 1; got {probability!r}")

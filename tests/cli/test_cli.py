@@ -19,7 +19,7 @@ from fungi_hf.cli import build_parser, main
 from fungi_hf.cli.rows import read_inputs
 from fungi_hf.errors import InputError
 from fungi_hf.features import FungiFeatures
-from tests.tiny import saved_model
+from tests.tiny import ROUNDING, saved_model
 
 TEXTS = ["my card was lost", "how do you pay", "what is the new account", "please help me"]
 
@@ -71,7 +71,7 @@ def test_extract_reads_every_kind_of_file(
     )
     assert (status, stdout) == (0, "")
     assert "4 vectors in" in stderr
-    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=ROUNDING)
 
 
 def test_odd_files_are_read_as_they_are_meant(
@@ -109,7 +109,7 @@ def test_extract_writes_every_kind_of_file(
         assert {path.name for path in tmp_path.glob("out*")} >= {out.name}
         assert not list(tmp_path.glob("*.parts"))
     table = pq.read_table(tmp_path / "out.parquet")
-    np.testing.assert_allclose(table["features"].to_pylist(), wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(table["features"].to_pylist(), wanted, rtol=0, atol=ROUNDING)
     assert table["input"].to_pylist() == TEXTS
     features = FungiFeatures.load(tmp_path / "out.safetensors")
     assert features.fingerprint == table.schema.metadata[b"fungi_fingerprint"].decode()
@@ -128,7 +128,7 @@ def test_extract_prints_json_lines(
     assert status == 0
     assert [line["input"] for line in lines] == TEXTS
     assert [line["row"] for line in lines] == [0, 1, 2, 3]
-    np.testing.assert_allclose([line["features"] for line in lines], wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose([line["features"] for line in lines], wanted, rtol=0, atol=ROUNDING)
 
 
 def test_an_interrupted_extraction_goes_on(
@@ -164,7 +164,7 @@ def test_an_interrupted_extraction_goes_on(
     assert "belongs to other inputs, another extractor or shard size" in stderr
     assert run(capsys, *command)[0] == 0
     assert seen == TEXTS
-    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=ROUNDING)
 
 
 def test_fit_info_card_and_knn(
@@ -302,7 +302,7 @@ def test_extract_reads_a_folder_of_clips(
 
     extractor = FungiExtractor.from_pretrained(tmp_path / "ast")
     wanted = extractor([str(clips / "a.wav"), str(clips / "b.wav")]).array
-    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=ROUNDING)
     one = ("extract", str(tmp_path / "ast"), str(clips / "b.wav"), "--out", str(out))
     assert run(capsys, *one)[0] == 0
-    np.testing.assert_allclose(np.load(out), wanted[1:], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.load(out), wanted[1:], rtol=0, atol=ROUNDING)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
 from fungi_hf import FungiExtractor
-from tests.encoders.test_ssast import official_forward, synthetic
+from tests.encoders.test_ssast import exact, official_forward, synthetic
 
 PROGRAM = Path(sys.executable).with_name("fungi-hf")
 
@@ -37,10 +37,10 @@ def test_a_checkpoint_becomes_a_folder_and_a_frame_based_one_is_refused(tmp_path
     model = AutoModel.from_pretrained(tmp_path / "tiny").eval()
     processor = AutoFeatureExtractor.from_pretrained(tmp_path / "tiny")
     assert processor.mean == -6.6268077
-    values = torch.randn(2, model.config.max_length, 128, generator=torch.Generator())
+    values = torch.randn(2, model.config.max_length, 128, generator=torch.Generator()).double()
     with torch.no_grad():
-        found = model(values).last_hidden_state
-    assert (found - official_forward(state, values, heads=3)).abs().max() <= 1e-5
+        found = model.double()(values).last_hidden_state
+    assert (found - official_forward(exact(state), values, heads=3)).abs().max() <= 1e-10
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     features = FungiExtractor.from_pretrained(tmp_path / "tiny")([(wave, 16000)])
     assert features.shape == (1, 2 * 192)

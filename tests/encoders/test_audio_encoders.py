@@ -11,7 +11,8 @@ from fungi_hf.config import KL, Activation, FungiConfig, SimCLR
 from fungi_hf.encoders.audio.encoder import AudioEncoder
 from fungi_hf.errors import AudioError, ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.extraction.batches import Budget, Sample
-from fungi_hf.extraction.group import Group, Plan
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.gradients.tape import reference_gradient, untouched
 from fungi_hf.objectives.build import make_objective
@@ -78,10 +79,10 @@ def test_gradients_equal_the_loop_reference(make, name, spec):
     if isinstance(spec, SimCLR):
         bank = torch.randn(6, 2, 32, generator=torch.Generator().manual_seed(0)).double()
         objective.fit(bank)
-    plan = Plan(encoder=encoder, objectives={spec.name: objective}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={spec.name: objective})
     with untouched(encoder.model):
         group = Group(samples, plan, Budget(batch_tokens=400))
-        found = group.factors(spec.name, objective).materialise()
+        found = group.factors(spec.name)[encoder.layer_path].materialise()
     for sample, G in zip(samples, found, strict=True):
         items = sample.views.get(spec.name, [sample.original])
 
@@ -249,7 +250,7 @@ def test_wrong_combinations_are_explained(make, originals):
     ):
         with pytest.raises(ConfigError, match=words):
             make(name, config)
-    with pytest.raises(ConfigError, match=r"unknown audio views 'mixup'"):
+    with pytest.raises(ConfigError, match=r"unknown views 'mixup'"):
         make("ast").views("mixup", 2, {})
     with pytest.raises(ConfigError, match=r"reads the waveform; choose 'gain_shift'"):
         make("wav2vec2").views("crop", 2, {})

@@ -126,8 +126,7 @@ def test_asts_short_last_block_changes_nothing(make, pooling):
     for layer in ("auto", "layers.1.attention.k_proj", "layers.0.mlp.fc2"):
         settings = config.replace(target_layer=layer, sketch="none", sketch_rank=32)
         short = FungiExtractor(make("ast", settings), settings)
-        full = FungiExtractor(make("ast", settings), settings)
-        full.encoder.use_full_last_block()
+        full = FungiExtractor(short.encoder.with_full_last_block(), settings)
         assert short.encoder.uses_short_last_block
         items = clips(3000, 9000)
         assert np.allclose(embed(short.encoder, items), embed(full.encoder, items), atol=2e-6)

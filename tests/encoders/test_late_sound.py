@@ -13,7 +13,8 @@ from fungi_hf.config import KL, FungiConfig, SimCLR
 from fungi_hf.encoders.audio.encoder import AudioEncoder
 from fungi_hf.errors import ConfigError
 from fungi_hf.extraction.batches import Budget, Sample
-from fungi_hf.extraction.group import Group, Plan
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.gradients.tape import reference_gradient, untouched
 from fungi_hf.objectives.simclr import SimCLRObjective
@@ -94,7 +95,7 @@ def test_embeddings_equal_the_definition(name: str, pooling: str, k: int) -> Non
     encoder = encoder_of(name, pooling)
     before = model_state(encoder.model)
     samples = drawn(encoder, k)
-    plan = Plan(encoder=encoder, objectives={}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={})
     with untouched(encoder.model), torch.no_grad():
         got = Group(samples, plan, Budget()).view_embeddings("simclr")
         expected = torch.stack([by_hand(encoder, sample, k) for sample in samples])
@@ -111,9 +112,9 @@ def test_gradients_equal_the_loop(name: str, pooling: str, k: int) -> None:
     objective = SimCLRObjective(width=encoder.width, seed=1, n_views=3, latent_dim=12)
     generator = torch.Generator().manual_seed(3)
     objective.fit(torch.randn(5, 2, encoder.width, generator=generator, dtype=torch.float64))
-    plan = Plan(encoder=encoder, objectives={"simclr": objective}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={"simclr": objective})
     with untouched(encoder.model):
-        got = Group(samples, plan, Budget()).factors("simclr", objective).materialise()
+        got = Group(samples, plan, Budget()).factors("simclr")[encoder.layer_path].materialise()
     for sample, found in zip(samples, got, strict=True):
         expected, _ = reference_gradient(
             encoder.model,
@@ -149,7 +150,7 @@ def test_what_is_dropped() -> None:
         encoder = encoder_of(name)
         (raw,) = [encoder.check(CLIPS[2], 0)]
         (original,) = encoder.prepare([raw])
-        start, stop = encoder._region(original.data)
+        start, stop = encoder._body.region(original.data)
         views = encoder.late_views("token_drop", 500, {"probability": 0.3, "span": 4}, 1)
         ((*found,),) = views([raw], [original], [random.Random(0)])
         kept = np.zeros((500, original.cost), dtype=bool)
@@ -171,8 +172,8 @@ def test_what_is_dropped() -> None:
         ({"late_views": 1, "views": "crop"}, "views must be 'token_drop' or 'auto'; got 'crop'"),
         ({"late_views": 1, "view_options": {"time": 1}}, "'token_drop' have no option 'time'"),
         ({"late_views": 1, "view_options": {"span": 0}}, "span must be an integer >= 1; got 0"),
-        ({"late_views": 1, "view_options": {"probability": 1}}, "between 0 and 1; got 1"),
-        ({"views": "token_drop"}, "unknown audio views 'token_drop'"),
+        ({"late_views": 1, "view_options": {"probability": 1}}, "a number > 0 and < 1; got 1"),
+        ({"views": "token_drop"}, "unknown views 'token_drop'"),
     ],
 )
 def test_wrong_options_are_named(changes: dict, message: str) -> None:

@@ -72,14 +72,15 @@ def official_forward(state, spectrogram, heads, stride=16):
     x = x.flatten(2).transpose(1, 2)
     width = x.shape[2]
     p_f, p_t = 8, int(w["p_input_tdim"]) // 16
-    grid = w["v.pos_embed"][:, 2:].reshape(1, p_f, p_t, width).permute(0, 3, 1, 2)
+    grid = w["v.pos_embed"].float()[:, 2:].reshape(1, p_f, p_t, width).permute(0, 3, 1, 2)
     if n_t < p_t:
         first = int(p_t / 2) - int(n_t / 2)
         grid = grid[:, :, :, first : first + n_t]
     else:
         grid = functional.interpolate(grid, size=(8, n_t), mode="bilinear")
     grid = functional.interpolate(grid, size=(n_f, n_t), mode="bilinear")
-    grid = grid.permute(0, 2, 3, 1).reshape(1, n_f * n_t, width)
+    # Positions are stretched in float32, in which they are stored, whatever the rest is in.
+    grid = grid.permute(0, 2, 3, 1).reshape(1, n_f * n_t, width).to(x)
     positions = torch.cat([w["v.pos_embed"][:, :2], grid], 1)
     special = torch.cat([w["v.cls_token"], w["v.dist_token"]], 1).expand(len(x), -1, -1)
     x = torch.cat([special, x], 1) + positions
@@ -111,6 +112,11 @@ def checkpoint(tmp_path):
     return save
 
 
+def exact(state):
+    """The same weights in float64, in which two orders of the same sums differ by 1e-13."""
+    return {name: value.double() for name, value in state.items()}
+
+
 def spectrogram(frames, batch=2):
     return torch.randn(batch, frames, 128, generator=torch.Generator().manual_seed(frames))
 
@@ -124,12 +130,12 @@ def test_converted_model_equals_the_official_forward(size, checkpoint, tmp_path)
     folder = convert(checkpoint(state), tmp_path / "out")
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     assert type(model).__name__ == "ASTModel"
-    x = spectrogram(128)
+    x = spectrogram(128).double()
     with torch.no_grad():
-        ours = model(x)
-    theirs = official_forward(state, x, heads)
-    assert (ours.last_hidden_state - theirs).abs().max() <= 1e-5
-    assert (ours.pooler_output - theirs[:, :2].mean(1)).abs().max() <= 1e-5
+        ours = model.double()(x)
+    theirs = official_forward(exact(state), x, heads)
+    assert (ours.last_hidden_state - theirs).abs().max() <= 1e-10
+    assert (ours.pooler_output - theirs[:, :2].mean(1)).abs().max() <= 1e-10
     assert model.config.num_attention_heads == heads
     with pytest.warns(UserWarning, match="all zero"):
         extractor = AutoFeatureExtractor.from_pretrained(folder)
@@ -146,10 +152,10 @@ def test_full_depth_equals_the_official_forward(size, checkpoint, tmp_path):
     width, heads = SIZES[size]
     state = synthetic(width, depth=12, frames=1024)
     model = load(checkpoint(state))
-    x = spectrogram(1024, batch=1)
+    x = spectrogram(1024, batch=1).double()
     with torch.no_grad():
-        difference = model(x).last_hidden_state - official_forward(state, x, heads)
-    assert difference.abs().max() <= 1e-5
+        ours = model.double()(x).last_hidden_state
+    assert (ours - official_forward(exact(state), x, heads)).abs().max() <= 1e-10
 
 
 @pytest.mark.parametrize(
@@ -174,11 +180,11 @@ def test_other_lengths_and_strides_equal_the_official_forward(
     model = ASTModel.from_pretrained(folder, dtype=torch.float32).eval()
     assert model.config.max_length == frames
     assert patch_grid(128, frames, (stride, stride)) == grid
-    x = spectrogram(frames)
+    x = spectrogram(frames).double()
     with torch.no_grad():
-        ours = model(x).last_hidden_state
+        ours = model.double()(x).last_hidden_state
     assert ours.shape[1] == 2 + grid[0] * grid[1]
-    assert (ours - official_forward(state, x, 3, stride)).abs().max() <= 1e-5
+    assert (ours - official_forward(exact(state), x, 3, stride)).abs().max() <= 1e-10
     assert '"mean": -6.6268077' in (folder / "preprocessor_config.json").read_text("utf-8")
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.text import TextEncoder
 from fungi_hf.extraction.batches import Budget, Sample
-from fungi_hf.extraction.group import Group, Plan
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.gradients.tape import reference_gradient, untouched
 from fungi_hf.objectives import KLObjective, SimCLRObjective
 from fungi_hf.testing import tiny_text_model
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fungi_hf.gradients.tape import LayerFactors
+    from fungi_hf.gradients.factors import LayerFactors
     from fungi_hf.objectives import Objective
 
 TEXTS = [
@@ -121,10 +122,10 @@ def fast(
     tokens: str = "all",
 ) -> LayerFactors:
     name = "kl" if objective.n_views == 1 else "simclr"
-    plan = Plan(encoder=encoder, objectives={name: objective}, sketch=None, tokens=tokens)
+    plan = Plan(encoder=encoder, objectives={name: objective}, tokens=tokens)
     with untouched(encoder.model):
         group = Group(samples or samples_of(encoder), plan, budget or Budget())
-        return group.factors(name, objective)
+        return group.factors(name)[encoder.layer_path]
 
 
 def plain_embeddings(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

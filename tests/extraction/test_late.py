@@ -7,7 +7,8 @@ import torch
 
 from fungi_hf.encoders.late.stack import BlockStack
 from fungi_hf.extraction.batches import Budget
-from fungi_hf.extraction.group import Group, Plan
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.gradients.tape import reference_gradient, untouched
 from tests.extraction import late_reference
 from tests.extraction.problems import MIDDLE, MLP, encoder_of, fast, simclr, worst
@@ -21,7 +22,7 @@ DEPTHS = (1, 2, 3)
 @pytest.mark.parametrize("family", MIDDLE)
 def test_embeddings_equal_the_definition(family: str, k: int, pooling: str) -> None:
     encoder = encoder_of(family, pooling)
-    plan = Plan(encoder=encoder, objectives={}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={})
     with untouched(encoder.model):
         group = Group(late_reference.samples_of(encoder, k), plan, Budget(batch_tokens=40))
         got = group.view_embeddings("simclr")
@@ -37,7 +38,7 @@ def test_embeddings_equal_the_definition(family: str, k: int, pooling: str) -> N
 def test_all_blocks_equal_the_model_on_the_tokens_that_stay(family: str) -> None:
     """Absolute positions are those in the untouched text, relative ones those in what stays."""
     encoder = encoder_of(family, "mean")
-    plan = Plan(encoder=encoder, objectives={}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={})
     with untouched(encoder.model), torch.no_grad():
         samples = late_reference.samples_of(encoder, late_reference.N_BLOCKS)
         got = Group(samples, plan, Budget()).view_embeddings("simclr")

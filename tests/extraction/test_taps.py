@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from fungi_hf import FungiConfig, SimCLR
 from fungi_hf.config import KL, Activation
 from fungi_hf.errors import ConfigError, LayerNotFoundError, LayerUseError
 from fungi_hf.extraction.batches import Budget
-from fungi_hf.extraction.group import Plan
-from fungi_hf.extraction.taps import TappedGroup, record_taps
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.variants import SketchSettings, VariantExtractor
 from fungi_hf.gradients.factors import exact_cosines
 from fungi_hf.gradients.layers import block_number, linear_layers
 from fungi_hf.gradients.sketches import make_sketch
-from fungi_hf.gradients.tape import untouched
+from fungi_hf.gradients.tape import record, untouched
 from tests.extraction.problems import (
     LAYERS,
     MIDDLE,
@@ -33,7 +34,7 @@ from tests.extraction.problems import (
 from tests.extraction.problems import simclr as simclr_of
 from tests.tiny import TEXTS, TRAIN, extractor_of, model_of
 
-EXACT = {"float64": 1e-10, "float32": 1e-5}
+EXACT = 1e-10  # float64
 # Their norms or rotations are float32 in a float64 model, so another batch shape rounds otherwise.
 LOOP = dict.fromkeys(("t5", "mt5", "modernbert"), 1e-6)
 OBJECTIVES = (KL(latent_dim=24), SimCLR(n_views=3, latent_dim=8, n_negatives=6))
@@ -41,16 +42,15 @@ OBJECTIVES = (KL(latent_dim=24), SimCLR(n_views=3, latent_dim=8, n_negatives=6))
 
 def tapped(encoder, objective, layers, budget=None):
     """Factors of every layer from one group."""
-    if encoder.uses_short_last_block:
-        encoder.use_full_last_block()
+    encoder = encoder.with_full_last_block()
     name = "kl" if objective.n_views == 1 else "simclr"
-    plan = Plan(encoder=encoder, objectives={name: objective}, sketch=None)
+    plan = Plan(encoder=encoder, objectives={name: objective}, layers=layers)
     with untouched(encoder.model):
-        group = TappedGroup(samples_of(encoder), plan, budget or Budget(), layers)
-        return group.layer_factors(name, objective), group.unusable
+        group = Group(samples_of(encoder), plan, budget or Budget())
+        return group.factors(name), group.unusable
 
 
-@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("family", ["bert", "t5", "modernbert", "distilbert", "deberta-v2"])
 def test_every_layer_equals_its_own_recording(family, pooling, dtype):
@@ -60,11 +60,20 @@ def test_every_layer_equals_its_own_recording(family, pooling, dtype):
         found, unusable = tapped(encoder, objective, layers)
         assert set(found) | set(unusable) == set(layers)
         assert len(found) >= 3 * 4
+        apart, rounding = {}, 0.0
         for path, factors in found.items():
             alone = fast(encoder_of(family, pooling, path, dtype=dtype), objective)
-            got, wanted = factors.materialise(), alone.materialise()
-            assert worst(got, wanted) < EXACT[dtype], path
+            wanted = alone.materialise()
+            apart[path] = worst(factors.materialise(), wanted)
             assert torch.equal(factors.owner.unique(), alone.owner.unique())
+            if dtype == "float32":
+                exact = fast(encoder_of(family, pooling, path), objective).materialise()
+                rounding = max(rounding, worst(wanted, exact))
+        # Two recordings in float32 differ by rounding alone: by a few times what one of them
+        # differs from float64 on this processor (2e-6 to 1e-5). A wrong term is off by 1e-2.
+        bound = EXACT if dtype == "float64" else 8 * rounding
+        assert bound < 2e-4
+        assert max(apart.values()) < bound, max(apart, key=apart.get)
 
 
 @pytest.mark.parametrize("family", MIDDLE)
@@ -75,9 +84,9 @@ def test_layers_equal_the_loop_also_in_several_batches(family):
     for layer in ("middle", "mlp"):
         single = encoder_of(family, "mean", LAYERS[layer][family])
         got = found[single.layer_path].materialise()
-        assert worst(got, by_loop(single, objective)) < LOOP.get(family, EXACT["float64"])
+        assert worst(got, by_loop(single, objective)) < LOOP.get(family, EXACT)
         alone = fast(single, objective, budget=budget).materialise()
-        assert worst(got, alone) < EXACT["float64"]
+        assert worst(got, alone) < EXACT
 
 
 def test_blocks_of_every_layer_equal_an_extractor_with_that_layer():
@@ -105,7 +114,7 @@ def test_blocks_of_every_layer_equal_an_extractor_with_that_layer():
 def test_layers_without_a_per_sample_gradient_are_named():
     encoder = encoder_of("bert", "mean")
     found, unusable = tapped(encoder, kl(encoder), linear_layers(encoder.model))
-    assert unusable == {"pooler.dense": "the embedding does not depend on it"}
+    assert unusable == {"pooler.dense": "is not on the path to the embedding"}
     assert "pooler.dense" not in found
 
     class Odd(nn.Module):
@@ -119,14 +128,25 @@ def test_layers_without_a_per_sample_gradient_are_named():
     odd = Odd()
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     with untouched(odd):
-        taps = record_taps(dict(odd.named_children()), lambda: odd(x))
-        assert taps.unusable == {
-            "shared": "called 2 times in one forward pass",
-            "table": "the first axis of its output is not the batch",
+        tape = record(lambda: odd(x), dict(odd.named_children()))
+        assert tape.unusable == {
+            "shared": "was called 2 times in one forward pass (a shared layer), so no call alone "
+            "gives its gradient or its activation",
+            "table": "gave an output of shape (1, 3) for 4 inputs; its first axis must be the "
+            "batch",
         }
-        assert list(taps.pull_back(torch.ones(4, 3), torch.arange(4), 4)) == ["last"]
-        with pytest.raises(LayerUseError, match="depends on none of the layers shared"):
-            record_taps({"shared": odd.shared}, lambda: x)
+        assert list(tape.pull_back(torch.ones(4, 3), torch.arange(4), 4)) == ["last"]
+        for path, reason in tape.unusable.items():
+            message = re.escape(f"layer {path!r} {reason}; choose another target_layer")
+            with pytest.raises(LayerUseError, match=f"^{message}$"):
+                record(lambda: odd(x), {path: odd.get_submodule(path)})
+        layers = {"shared": odd.shared, "table": odd.table}
+        with pytest.raises(
+            LayerUseError, match=r"none of 2 layers can be used: layer 'shared' was"
+        ):
+            record(lambda: odd(x), layers)
+        with pytest.raises(LayerUseError, match="'last' is not on the path to the embedding"):
+            record(lambda: odd(x).detach(), {"last": odd.last})
 
 
 def test_a_layer_whose_output_is_changed_in_place_keeps_its_gradient():
@@ -142,8 +162,8 @@ def test_a_layer_whose_output_is_changed_in_place_keeps_its_gradient():
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     layers = dict(model.named_children())
     with untouched(model):
-        taps = record_taps(layers, lambda: model(x))
-        found = taps.pull_back(torch.ones(5, 2), torch.arange(5), 5)
+        tape = record(lambda: model(x), layers)
+        found = tape.pull_back(torch.ones(5, 2), torch.arange(5), 5)
     for path, layer in layers.items():
         loop = torch.stack([torch.autograd.grad(model(row).sum(), layer.weight)[0] for row in x])
         torch.testing.assert_close(found[path].materialise()[:, :, :-1], loop)

@@ -66,7 +66,7 @@ def test_model_is_untouched_after_an_exception_in_the_objective() -> None:
     def explode(_: torch.Tensor) -> torch.Tensor:
         raise BoomError
 
-    extractor._computer.objectives["kl"].loss = explode
+    extractor._plan.objectives["kl"].loss = explode
     before, random_before = model_state(model), rng_states()
     with pytest.raises(BoomError):
         extractor(TEXTS)
@@ -220,7 +220,7 @@ class Toy(nn.Module):
 def run(toy: Toy, path: str) -> None:
     _, layer = resolve_layer(toy, path)
     with untouched(toy):
-        record(layer, path, lambda: toy(torch.ones(2, 3, 4)).mean(1))
+        record(lambda: toy(torch.ones(2, 3, 4)).mean(1), {path: layer})
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def run(toy: Toy, path: str) -> None:
         ("twice", LayerUseError, "'twice' was called 2 times"),
         ("unused", LayerUseError, "'unused' was not called"),
         ("functional", LayerUseError, "'functional' was not called.*functional call"),
-        ("sideways", LayerUseError, "embedding does not depend on layer 'sideways'"),
+        ("sideways", LayerUseError, "'sideways' is not on the path to the embedding"),
         ("attention.out_proj", LayerUseError, "nn.MultiheadAttention, which never calls"),
         ("tied_one", LayerUseError, "'tied_one' is tied.*tied_two"),
         ("alias", LayerUseError, "'alias' is tied.*once_more"),

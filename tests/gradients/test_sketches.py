@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fungi_hf.errors import ConfigError, ShapeError
 from fungi_hf.gradients import sketches
+from fungi_hf.gradients.factors import LayerFactors
 from fungi_hf.gradients.sketches import DenseSketch, KhatriRao, make_sketch
-from fungi_hf.gradients.tape import LayerFactors
 
 DENSE = DenseSketch.KINDS
 KINDS = ("khatri_rao", *DENSE)
@@ -140,7 +140,8 @@ def sha(tensor: torch.Tensor) -> str:
 
 
 def test_golden_digests() -> None:
-    """Another torch may draw other numbers: then saved folders say so, and this test too."""
+    """The same on every processor. Another torch or numpy may draw other numbers: then saved
+    folders say so, and this test too."""
     assert sha(DenseSketch("rademacher", 24, 25, 32, seed=42, published=True).materialise()) == (
         "d07762bec44f8e9e"
     )
@@ -148,7 +149,7 @@ def test_golden_digests() -> None:
     assert got == {
         "khatri_rao": "1a9f8f905cc6d336",
         "rademacher": "rademacher:071cd33370bf24d5",
-        "gaussian": "gaussian:7d7ace1ee417c832",
+        "gaussian": "gaussian:0de91106dd76d58e",
         "sparse": "sparse:0633c3cda7b8dabf",
     }
 

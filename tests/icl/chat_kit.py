@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from dataclasses import replace
+from unittest import mock
 
 from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.labels import LabelSpace
+from fungi_hf.icl.limits import Clock
 from fungi_hf.icl.llm import ChatLLM
 from fungi_hf.icl.prompt import Prompt
 
@@ -36,7 +39,7 @@ def task(n_test=20, n_train=40):
     )
 
 
-class FastClock:
+class FastClock(Clock):
     """Virtual time: a sleeper wakes when the loop has nothing else to do, at its own time."""
 
     def __init__(self) -> None:
@@ -72,6 +75,11 @@ class FastClock:
                 future.set_result(None)
 
 
+def waits_by(clock):
+    """Let the `openai` client's loop wait by this clock too."""
+    return mock.patch("anyio.sleep", clock.sleep)
+
+
 def ask(llm, *prompts, labels=LABELS, draws=None):
     """Answer the prompts at the same time; exceptions come back as results."""
 
@@ -79,7 +87,7 @@ def ask(llm, *prompts, labels=LABELS, draws=None):
         try:
             return await asyncio.gather(
                 *(
-                    llm.answer(p, labels, draw=draw)
+                    llm.answer(replace(p, draw=draw), labels)
                     for p, draw in zip(prompts, draws or [0] * len(prompts), strict=True)
                 ),
                 return_exceptions=True,
@@ -87,11 +95,17 @@ def ask(llm, *prompts, labels=LABELS, draws=None):
         finally:
             await llm.aclose()
 
-    return asyncio.run(run())
+    with waits_by(llm.limits.clock):
+        return asyncio.run(run())
 
 
 def chat(server, **settings):
     return ChatLLM("fake", base_url=server.url, **settings)
+
+
+def planned(faults):
+    """Faults by request number, as the function that the server takes."""
+    return lambda number, _: faults.get(number)
 
 
 def texts(n):

@@ -8,8 +8,8 @@ from fungi_hf.icl import (
     PromptBuilder,
     evaluate,
 )
-from fungi_hf.icl.llm import Reply, RequestFailedError
-from tests.icl.chat_kit import LABELS, task
+from fungi_hf.icl.llm import LLM, Reply, RequestFailedError
+from tests.icl.chat_kit import LABELS, task, waits_by
 
 
 def words(text):
@@ -24,17 +24,16 @@ def setup(n_test=20, k=5, strategy="bm25", **settings):
 
 def run(server, n_test=20, out=None, k=5, repeats=1, **settings):
     selector, builder, test = setup(n_test, k)
-    return evaluate(
-        selector, builder, ChatLLM("fake", base_url=server.url, **settings), test,
-        out=out, repeats=repeats,
-    )  # fmt: skip
+    llm = ChatLLM("fake", base_url=server.url, **settings)
+    with waits_by(llm.limits.clock):
+        return evaluate(selector, builder, llm, test, out=out, repeats=repeats)
 
 
 def results_bytes(folder):
     return (folder / "results.jsonl").read_bytes()
 
 
-class TenLines:
+class TenLines(LLM):
     name = "ten lines"
 
     async def answer(self, prompt, labels):

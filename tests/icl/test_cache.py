@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -22,8 +23,8 @@ from fungi_hf.icl.cache import AnswerCache, request_key
 name, count = sys.argv[2], int(sys.argv[3])
 with AnswerCache(sys.argv[1]) as cache:
     for i in range(count):
-        cache.put(request_key({"shared": i}), {"content": f"shared {i}"})
-        cache.put(request_key({"own": [name, i]}), {"content": f"{name} {i}"})
+        cache.write(request_key({"shared": i}), {"content": f"shared {i}"}).result()
+        cache.write(request_key({"own": [name, i]}), {"content": f"{name} {i}"}).result()
         print(i, flush=True)
 """
 
@@ -34,17 +35,22 @@ def writer(path, name, count):
     )
 
 
+def rows(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+
 def test_answers_survive_closing_and_hits_are_copies(tmp_path):
     path = tmp_path / "deep" / "answers.sqlite"
     with AnswerCache(path) as cache:
-        assert cache.get("k") is None
-        cache.put("k", {"content": "é \ud83d", "nested": {"n": 1}})
+        assert cache.read("k").result() is None
+        cache.write("k", {"content": "é \ud83d", "nested": {"n": 1}}).result()
     with AnswerCache(path) as cache:
-        hit = cache.get("k")
+        hit = cache.read("k").result()
         assert hit == {"content": "é \ud83d", "nested": {"n": 1}}
         hit["nested"]["n"] = 2
-        assert cache.get("k")["nested"]["n"] == 1
-        assert len(cache) == 1
+        assert cache.read("k").result()["nested"]["n"] == 1
+        assert rows(path) == 1
 
 
 def test_keys_depend_on_every_field_and_not_on_their_order():
@@ -73,10 +79,10 @@ def test_two_processes_share_a_file_without_loss(tmp_path):
         process.communicate(timeout=60)
     assert [process.returncode for process in both] == [0, 0]
     with AnswerCache(path) as cache:
-        assert len(cache) == 3 * count
+        assert rows(path) == 3 * count
         for i in range(count):
-            assert cache.get(request_key({"shared": i})) == {"content": f"shared {i}"}
-            assert cache.get(request_key({"own": ["b", i]})) == {"content": f"b {i}"}
+            assert cache.read(request_key({"shared": i})).result() == {"content": f"shared {i}"}
+            assert cache.read(request_key({"own": ["b", i]})).result() == {"content": f"b {i}"}
 
 
 def test_what_was_written_before_kill_9_is_there(tmp_path):
@@ -89,14 +95,15 @@ def test_what_was_written_before_kill_9_is_there(tmp_path):
     rest = process.communicate()[0].split(b"\n")
     seen = max([seen, *(int(line) for line in rest[:-1])])
     with AnswerCache(path) as cache:
-        assert all(cache.get(request_key({"own": ["a", i]})) for i in range(seen + 1))
+        assert all(cache.read(request_key({"own": ["a", i]})).result() for i in range(seen + 1))
 
 
 def test_threads_share_one_object(tmp_path):
-    with AnswerCache(tmp_path / "a.sqlite") as cache:
+    path = tmp_path / "a.sqlite"
+    with AnswerCache(path) as cache:
         threads = [
             threading.Thread(
-                target=lambda n=n: [cache.put(f"{n}/{i}", {"i": i}) for i in range(50)]
+                target=lambda n=n: [cache.write(f"{n}/{i}", {"i": i}).result() for i in range(50)]
             )
             for n in range(4)
         ]
@@ -104,26 +111,23 @@ def test_threads_share_one_object(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(cache) == 200
+        assert rows(path) == 200
 
 
-def test_unreadable_rows_are_counted_and_replaced(tmp_path):
+def test_unreadable_rows_count_as_missing_and_are_replaced(tmp_path):
     path = tmp_path / "a.sqlite"
     with AnswerCache(path) as cache:
-        cache.put("good", {"x": 1})
+        cache.write("good", {"x": 1}).result()
     database = sqlite3.connect(path)
     for key, reply in (("cut", '{"x": '), ("list", "[1]"), ("blob", b"\xff\xfe")):
-        database.execute(
-            "INSERT INTO answers VALUES (?, ?, ?, ?)", (key, reply, time.time(), CACHE_VERSION)
-        )
+        database.execute("INSERT INTO answers VALUES (?, ?, ?)", (key, reply, time.time()))
     database.commit()
     database.close()
     with AnswerCache(path) as cache:
-        assert [cache.get(key) for key in ("cut", "list", "blob")] == [None] * 3
-        assert cache.unreadable == 3
-        assert cache.get("good") == {"x": 1}
-        cache.put("cut", {"x": 2})
-        assert cache.get("cut") == {"x": 2}
+        assert [cache.read(key).result() for key in ("cut", "list", "blob")] == [None] * 3
+        assert cache.read("good").result() == {"x": 1}
+        cache.write("cut", {"x": 2}).result()
+        assert cache.read("cut").result() == {"x": 2}
 
 
 def foreign_database(path):
@@ -145,7 +149,7 @@ def newer_database(path):
     ("make", "message"),
     [
         (lambda path: path.mkdir(), "is a folder"),
-        (lambda path: path.write_text("a diary"), "is not an SQLite file"),
+        (lambda path: path.write_text("a diary"), "cannot be used: file is not a database"),
         (lambda path: path.write_bytes(b"SQLite format 3\x00" + b"junk" * 200), "cannot be used"),
         (foreign_database, "of another program"),
         (newer_database, f"has version {CACHE_VERSION + 1}; this release reads {CACHE_VERSION}"),
@@ -159,6 +163,12 @@ def test_files_that_are_not_ours_are_refused_and_untouched(make, message, tmp_pa
     with pytest.raises(CacheError, match=message):
         AnswerCache(path)
     assert before is None or path.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CacheError, match=r"answer cache .* cannot be used"):
+        AnswerCache(tmp_path / "file" / "answers.sqlite")
 
 
 def test_closing_twice_is_fine(tmp_path):
@@ -175,5 +185,4 @@ def test_many_processes_may_create_the_file_at_once(tmp_path):
         for process in writers:
             process.communicate(timeout=60)
         assert [process.returncode for process in writers] == [0] * 4
-        with AnswerCache(path) as cache:
-            assert len(cache) == 2 + 8
+        assert rows(path) == 2 + 8

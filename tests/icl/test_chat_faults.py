@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 
 from fungi_hf.errors import ConfigError, LLMAuthError, LLMError
@@ -11,7 +12,7 @@ from fungi_hf.icl.cache import AnswerCache
 from fungi_hf.icl.llm import ChatLLM, Limits, RequestFailedError
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.server.policies import FakeReply
-from tests.icl.chat_kit import LABELS, FastClock, ask, chat, prompt, texts
+from tests.icl.chat_kit import LABELS, FastClock, ask, chat, planned, prompt, texts
 
 
 @pytest.mark.parametrize(
@@ -30,10 +31,11 @@ from tests.icl.chat_kit import LABELS, FastClock, ask, chat, prompt, texts
 )
 def test_failure_classes_are_told_apart_and_only_labels_are_cached(policy, failure, tmp_path):
     with FakeOpenAIServer(policy) as server, AnswerCache(tmp_path / "a.sqlite") as cache:
-        (reply,) = ask(chat(server, output="text", cache=cache), prompt())
+        llm = chat(server, output="text", cache=cache)
+        (reply,) = ask(llm, prompt())
         assert reply.failure == failure
         assert reply.usage.input_tokens == server.prompt_tokens > 0
-        assert len(cache) == (1 if reply.content == "top up" and failure is None else 0)
+        assert llm.is_cached(prompt(), LABELS) == (reply.content == "top up" and failure is None)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_failure_classes_are_told_apart_and_only_labels_are_cached(policy, failu
     [("context_length_exceeded", "overflow"), ("content_filter", "refused")],
 )
 def test_400_with_a_row_code_settles_the_row(code, failure):
-    with FakeOpenAIServer(faults={1: Fault(status=400, code=code)}) as server:
+    with FakeOpenAIServer(faults=planned({1: Fault(status=400, code=code)})) as server:
         (reply,) = ask(chat(server), prompt())
         assert reply.failure == failure
         assert len(server.log) == 1
@@ -50,7 +52,7 @@ def test_400_with_a_row_code_settles_the_row(code, failure):
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_other_client_errors_stop_after_one_attempt_with_the_servers_words(status):
     fault = Fault(status=status, message="the words of the server")
-    with FakeOpenAIServer(faults={1: fault}) as server:
+    with FakeOpenAIServer(faults=planned({1: fault})) as server:
         (error,) = ask(chat(server), prompt())
         assert isinstance(error, LLMAuthError if status in (401, 403) else LLMError)
         assert not isinstance(error, RequestFailedError)
@@ -71,18 +73,35 @@ def test_a_spent_quota_is_fatal_though_its_status_is_429(code):
 
 @pytest.mark.parametrize(
     "fault",
-    [408, 409, 429, 500, 503, Fault(status=0), Fault(malformed=True)],
+    [408, 409, 429, 500, 503, Fault(status=0), Fault(status=200, body=b'{"choices": [')],
     ids=["408", "409", "429", "500", "503", "disconnect", "not JSON"],
 )
 def test_passing_faults_are_tried_again_by_one_loop_only(fault):
-    clock = FastClock()
-    with FakeOpenAIServer(faults={1: fault, 2: fault}) as server:
+    clock, starts = FastClock(), []
+
+    def faults(number, _):
+        starts.append(clock.now())
+        return fault if number < 3 else None
+
+    with FakeOpenAIServer(faults=faults) as server:
         (reply,) = ask(chat(server, limits=Limits(clock=clock)), prompt())
         assert reply.attempts == len(server.log) == 3
         assert LABELS.parse(reply.content).status == "ok"
-    waits = sorted(clock.slept)
-    assert 0.375 <= waits[0] <= 0.5
-    assert 0.75 <= waits[-1] <= 1.0
+    assert 0.375 <= starts[1] <= 0.5
+    assert 0.75 <= starts[2] - starts[1] <= 1.0
+
+
+def test_waits_double_up_to_eight_seconds():
+    clock, starts = FastClock(), []
+
+    def faults(*_):
+        starts.append(clock.now())
+        return 500
+
+    with FakeOpenAIServer(faults=faults) as server:
+        ask(chat(server, limits=Limits(max_attempts=8, clock=clock)), prompt())
+    for waited, most in zip(np.diff(starts), (0.5, 1, 2, 4, 8, 8, 8), strict=True):
+        assert 0.75 * most <= waited <= most + 1e-6
 
 
 @pytest.mark.parametrize("attempts", [1, 4])
@@ -95,18 +114,18 @@ def test_attempts_are_bounded_exactly(attempts):
 
 
 def test_a_slow_answer_times_out_and_is_tried_again():
-    faults = {1: Fault(status=200, delay_s=1.0)}
-    with FakeOpenAIServer(faults=faults) as server:
+    with FakeOpenAIServer(faults=planned({1: Fault(status=200, delay_s=1.0)})) as server:
         (reply,) = ask(chat(server, limits=Limits(timeout=0.25, clock=FastClock())), prompt())
         assert reply.attempts == 2
 
 
-def test_retry_after_closes_the_gate_for_everybody():
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_closes_the_gate_for_everybody(status):
     clock, starts = FastClock(), []
 
     def faults(number, body):
         starts.append((number, clock.now(), body["messages"][-1]["content"]))
-        return Fault(status=429, retry_after=20) if number == 1 else None
+        return Fault(status=status, retry_after=20) if number == 1 else None
 
     with FakeOpenAIServer(faults=faults) as server:
         replies = ask(chat(server, limits=Limits(concurrency=1, clock=clock)), *texts(5))
@@ -123,9 +142,10 @@ def test_retry_after_closes_the_gate_for_everybody():
         (Fault(status=429, retry_after_ms=2500), 2.5),
         (Fault(status=429, retry_after=30, retry_after_ms=1500), 1.5),
         (Fault(status=429, retry_after="Tue, 14 Nov 2023 22:13:50 GMT"), 30.0),
+        (Fault(status=429, retry_after=500), 500.0),
         (Fault(status=429, retry_after="soon"), 0.375),
     ],
-    ids=["seconds", "milliseconds", "milliseconds first", "date", "nonsense"],
+    ids=["seconds", "milliseconds", "milliseconds first", "date", "long", "nonsense"],
 )
 def test_the_servers_wait_is_obeyed(fault, least):
     clock, starts = FastClock(), []
@@ -135,14 +155,13 @@ def test_the_servers_wait_is_obeyed(fault, least):
         return fault if number == 1 else None
 
     with FakeOpenAIServer(faults=faults) as server:
-        (reply,) = ask(chat(server, limits=Limits(clock=clock)), prompt())
+        (reply,) = ask(chat(server, limits=Limits(max_wait=600, clock=clock)), prompt())
     assert reply.attempts == 2
     assert least <= starts[1] <= least + 0.5
 
 
 def test_a_wait_above_the_limit_stops_with_the_time_to_continue():
-    faults = {1: Fault(status=429, retry_after=3600)}
-    with FakeOpenAIServer(faults=faults) as server:
+    with FakeOpenAIServer(faults=planned({1: Fault(status=429, retry_after=3600)})) as server:
         (error,) = ask(chat(server, limits=Limits(clock=FastClock())), prompt())
         assert isinstance(error, LLMError)
         assert not isinstance(error, RequestFailedError)
@@ -199,7 +218,12 @@ def test_a_request_larger_than_the_token_rate_is_refused_beforehand():
 def test_the_injected_faults_of_a_bad_day():
     def faults(number, body):
         draw = int(hashlib.sha256(f"{number}".encode()).hexdigest(), 16) % 20
-        kinds = [Fault(status=429, retry_after=1), 500, Fault(status=0), Fault(malformed=True)]
+        kinds = [
+            Fault(status=429, retry_after=1),
+            500,
+            Fault(status=0),
+            Fault(status=200, body=b'{"choices": ['),
+        ]
         return kinds[draw] if draw < 4 else None
 
     limits = Limits(concurrency=8, max_attempts=6, clock=FastClock())
@@ -235,7 +259,7 @@ def test_the_server_sees_no_window_over_a_rate(limits, weigh):
 
 def test_nobody_starts_while_the_gate_of_a_429_is_closed():
     fault = Fault(status=429, retry_after_ms=400)
-    with FakeOpenAIServer(latency=0.01, faults={9: fault}) as server:
+    with FakeOpenAIServer(latency=0.01, faults=planned({9: fault})) as server:
         replies = ask(chat(server, limits=Limits(concurrency=4)), *texts(40))
         (closed,) = [entry.end_s for entry in server.log if entry.status == 429]
         # up to three others were on their way when the answer left

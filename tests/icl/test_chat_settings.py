@@ -13,7 +13,7 @@ import pytest
 from fungi_hf.errors import CacheError, ConfigError, LLMAuthError, LLMError
 from fungi_hf.icl.llm import ChatLLM, Limits, RequestFailedError, Sampling, Usage
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
-from tests.icl.chat_kit import SECRET, ask, chat, prompt
+from tests.icl.chat_kit import SECRET, ask, chat, planned, prompt
 
 PROXY_PROGRAM = """
 import asyncio, sys
@@ -44,9 +44,9 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, caplog):
     caplog.set_level("DEBUG")
     message = f"Incorrect API key provided: {SECRET}"
     fault = Fault(status=401, message=message)
-    with FakeOpenAIServer(api_key=SECRET, faults={2: fault}) as server:
+    with FakeOpenAIServer(api_key=SECRET, faults=planned({1: 500, 3: fault})) as server:
         llm = chat(server, api_key=SECRET, cache=tmp_path / "answers.sqlite")
-        ((reply,), (error,)) = ask(llm, prompt()), ask(llm, prompt("other"))
+        ((reply,), (error,)) = ask(llm, prompt("a private text")), ask(llm, prompt("other"))
         llm.close()
     assert reply.content
     assert isinstance(error, LLMAuthError)
@@ -59,6 +59,7 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, caplog):
     for kept in (files.decode("latin-1"), repr(llm), json.dumps(llm.describe()), caplog.text):
         assert SECRET not in kept
         assert "Bearer" not in kept
+    assert "private" not in caplog.text
 
 
 def test_credentials_are_checked_before_the_first_request(monkeypatch):
@@ -92,21 +93,21 @@ def test_wrong_settings_are_refused_without_repeating_secrets(settings, message)
 
 def test_wrong_limits_and_sampling_are_refused():
     for bad, message in (
-        ({"concurrency": 0}, "concurrency must be an integer of at least 1, got 0"),
+        ({"concurrency": 0}, "Limits.concurrency must be an integer >= 1; got 0"),
         ({"concurrency": True}, "got True"),
         ({"rpm": 0}, "rpm must be"),
-        ({"timeout": -1}, "timeout must be a positive number of seconds"),
+        ({"timeout": -1}, "timeout must be a number > 0; got -1"),
         ({"ask_again": ("wrong",)}, "'wrong'; choose one of 'empty', 'length', 'refused'"),
         ({"ask_again": "empty"}, "is one string"),
     ):
         with pytest.raises(ConfigError, match=message):
             Limits(**bad)
     for bad, message in (
-        ({"temperature": -0.1}, "temperature must be at least 0"),
-        ({"temperature": float("nan")}, "temperature must be at least 0"),
-        ({"top_logprobs": 21}, "between 1 and 20"),
+        ({"temperature": -0.1}, "temperature must be None or a number >= 0"),
+        ({"temperature": float("nan")}, "temperature must be None or a number >= 0"),
+        ({"top_logprobs": 21}, "top_logprobs must be None or an integer from 1 to 20; got 21"),
         ({"max_output_tokens": 0}, "max_output_tokens must be"),
-        ({"token_param": "tokens"}, "unknown token_param"),
+        ({"token_param": "tokens"}, "token_param is .*'tokens'.*'max_tokens'"),
         ({"extra": {"model": "x"}}, "extra must not name model"),
         ({"extra": {"x": {1, 2}}}, "extra must hold JSON values"),
     ):
@@ -126,7 +127,7 @@ def test_usage_adds_up_and_has_a_price():
     assert usage.cost(input=1.0, output=10.0) == pytest.approx(1.1)
     assert usage.cost(input=1.0, output=10.0, cached_input=0.5) == pytest.approx(0.9)
     assert (usage + usage).total_tokens == 2_020_000
-    with pytest.raises(ConfigError, match="price of output"):
+    with pytest.raises(ConfigError, match="the price of output must be a number >= 0"):
         usage.cost(input=1.0, output=-1.0)
 
 

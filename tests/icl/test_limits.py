@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fungi_hf.icl.limits import WINDOW_S, Gate, Limits, SlidingWindow
-from fungi_hf.icl.retry import Failure, backoff, judge, server_wait
+from fungi_hf.icl.verdict import Failure, judge, server_wait
 from tests.icl.chat_kit import FastClock
 
 
@@ -126,12 +126,6 @@ def test_a_cancelled_waiter_gives_its_slot_back():
     assert asyncio.run(run()).open
 
 
-def test_our_own_wait_doubles_up_to_thirty_seconds():
-    assert [backoff(n, 0.0) for n in (1, 2, 3)] == [0.375, 0.75, 1.5]
-    assert backoff(3, 1.0) == 2.0
-    assert backoff(40, 1.0) == 30.0
-
-
 def test_server_waits_are_read_in_every_form():
     wall = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
     assert server_wait({}, wall) is None
@@ -155,12 +149,14 @@ def test_server_waits_are_read_in_every_form():
     ],
 )  # fmt: skip
 def test_statuses_are_judged(status, code, kind):
-    verdict = judge(status, {}, {"error": {"message": "why", "code": code}}, 0.0)
+    limits = Limits()
+    verdict = judge(status, {}, {"error": {"message": "why", "code": code}}, limits)
     assert isinstance(verdict, Failure)
     assert verdict.kind == kind
     assert f"{status}: why" in verdict.message
-    assert verdict.throttled == (status == 429 and kind == "retry")
-    # `openai` hands out the inner object, other servers plain words or nothing
-    assert judge(status, {}, {"message": "why", "code": code}, 0.0).kind == kind
+    # a 429 without a wait still holds everybody back for the client's own first wait
+    assert verdict.wait_s == (0.5 if status == 429 and kind == "retry" else None)
+    # some servers send the inner object, others plain words or nothing
+    assert judge(status, {}, {"message": "why", "code": code}, limits).kind == kind
     for body in (None, "words", [1], {"detail": "words"}):
-        assert judge(status, {}, body, 0.0).message.startswith(f"the server answered {status}")
+        assert judge(status, {}, body, limits).message.startswith(f"the server answered {status}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.icl import DemoSelector, Examples, LabelSpace, LocalLLM, PromptBuilder, evaluate
 from fungi_hf.icl.calibration import batch, contextual
 from fungi_hf.icl.llm import LLM
-from fungi_hf.icl.local import content_free, training_prompts
+from fungi_hf.icl.local import content_free
 from fungi_hf.icl.run import EvalResult
 from fungi_hf.icl.scoring import naive_scores, shared_prefix_scores, split_shared
 from tests.icl.chat_kit import LABELS, NAMES, task
-from tests.icl.local_kit import tiny_model, tiny_tokenizer
+from tests.icl.local_kit import tiny_model, tiny_tokenizer, training_prompts
 
 BANKING = Path(__file__).parents[2] / "recipes" / "data" / "banking77" / "labels.json"
 CORPUS = [*task()[0].contents, *NAMES, "Text: Label: answer with the label alone"]
@@ -326,8 +325,8 @@ def test_prompts_longer_than_the_model_are_a_row_status(tokenizer, selector):
     assert result.statuses == {"overflow": 3}
 
 
-def test_scoring_many_labels_is_faster_than_one_pass_each(tokenizer):
-    """The full bound, 5 times, is held by the benchmark; this guards against its loss."""
+def test_scoring_many_labels_reads_the_prompt_once(tokenizer):
+    """What it saves in time is held by a benchmark; this counts the tokens that the model reads."""
     labels = LabelSpace(json.loads(BANKING.read_text())[:30])
     train = Examples(contents=[f"my card number {i} is lost" for i in range(40)],
                      targets=[i % 30 for i in range(40)])  # fmt: skip
@@ -336,24 +335,28 @@ def test_scoring_many_labels_is_faster_than_one_pass_each(tokenizer):
     llm = LocalLLM(tiny_model(), tokenizer)
     prompt = builder.build("card", selector.select(Examples(contents=["card"]))[0])
     encoded = llm.encode(prompt, labels)
-    seconds = []
+    read: list[int] = []
+    handle = llm.model.get_input_embeddings().register_forward_hook(
+        lambda _, args, __: read.append(args[0].numel())
+    )
+    totals = []
     for score in (shared_prefix_scores, naive_scores):
+        read.clear()
         score(llm.model, encoded, 1 << 15)
-        started = time.perf_counter()
-        score(llm.model, encoded, 1 << 15)
-        seconds.append(time.perf_counter() - started)
-    assert seconds[1] > 2 * seconds[0]
+        totals.append(sum(read))
+    handle.remove()
+    assert totals[1] > 5 * totals[0]
 
 
 def test_wrong_settings_are_refused(tokenizer):
     model = tiny_model()
     for settings, message in (
-        ({"output": "scores"}, "unknown output 'scores'; choose one of 'score'"),
-        ({"reduce": "max"}, "unknown reduce"),
+        ({"output": "scores"}, "output is 'scores'; choose one of 'score'"),
+        ({"reduce": "max"}, "reduce is 'max'; choose one of"),
         ({"calibration": "contexual"}, "'contexual'; choose one of 'contextual'"),
         ({"calibration": "batch", "output": "generate"}, "needs label scores: output='score'"),
-        ({"max_batch_tokens": 0}, "max_batch_tokens must be at least 1"),
-        ({"max_batch_tokens": 1.5}, "max_batch_tokens must be an integer"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens must be an integer >= 1; got 0"),
+        ({"max_batch_tokens": 1.5}, r"max_batch_tokens must be an integer >= 1; got 1\.5"),
     ):
         with pytest.raises(ConfigError, match=message):
             LocalLLM(model, tokenizer, **settings)

@@ -12,6 +12,7 @@ from fungi_hf import FungiExtractor
 from fungi_hf.errors import ConfigError, InputTypeError, NotFittedError
 from fungi_hf.integrations.datasets import extract_dataset
 from tests.integrations.conftest import FITTED, TEXTS
+from tests.tiny import ROUNDING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +40,8 @@ def test_columns_hold_the_extractors_vectors(
     assert one.features["text_fungi"] == datasets.List(
         datasets.Value("float32"), length=expected.shape[1]
     )
-    np.testing.assert_allclose(one["text_fungi"], expected, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(two["b"], expected[::-1], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(one["text_fungi"], expected, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(two["b"], expected[::-1], rtol=0, atol=ROUNDING)
 
 
 def test_a_second_run_is_a_cache_hit(
@@ -70,9 +71,9 @@ def test_streaming_and_splits(
 ) -> None:
     streamed = extract_dataset(table.to_iterable_dataset(), extractor, batch_size=3)
     rows = [row["text_fungi"] for row in streamed]
-    np.testing.assert_allclose(rows, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=ROUNDING)
     splits = extract_dataset(datasets.DatasetDict({"train": table}), extractor)
-    np.testing.assert_allclose(splits["train"]["text_fungi"], expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(splits["train"]["text_fungi"], expected, rtol=0, atol=ROUNDING)
     with pytest.raises(ConfigError, match="num_proc is not for streaming"):
         extract_dataset(table.to_iterable_dataset(), extractor, num_proc=2)
 
@@ -80,7 +81,7 @@ def test_streaming_and_splits(
 @pytest.mark.slow
 def test_processes_change_nothing(table: datasets.Dataset, fitted: FungiExtractor) -> None:
     rows = extract_dataset(table, fitted, num_proc=2)["text_fungi"]
-    np.testing.assert_allclose(rows, fitted(TEXTS).array, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows, fitted(TEXTS).array, rtol=0, atol=ROUNDING)
 
 
 def test_faiss_by_the_data_sets_own_methods(

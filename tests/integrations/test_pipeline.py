@@ -28,6 +28,7 @@ from fungi_hf.integrations.transformers.pipeline import FungiPipeline
 from fungi_hf.integrations.transformers.registration import register
 from fungi_hf.testing import tiny_text_model
 from tests.integrations.conftest import CONFIG, FITTED, TEXTS
+from tests.tiny import ROUNDING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +82,7 @@ def test_every_way_in_gives_the_extractors_vectors(
     outputs = list(pipe(WAYS[way](), batch_size=batch_size, return_tensors=True))
 
     assert [output.shape for output in outputs] == [(1, expected.shape[1])] * len(TEXTS)
-    np.testing.assert_allclose(torch.cat(outputs), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(torch.cat(outputs), expected, rtol=0, atol=ROUNDING)
 
 
 def test_one_text_gives_a_nested_list_as_transformers_does(
@@ -92,10 +93,10 @@ def test_one_text_gives_a_nested_list_as_transformers_does(
     assert isinstance(output, list)
     assert len(output) == 1
     assert isinstance(output[0][0], float)
-    np.testing.assert_allclose(output[0], expected[0], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(output[0], expected[0], rtol=0, atol=ROUNDING)
     assert isinstance(pipe(TEXTS[:2]), list)
-    np.testing.assert_allclose(pipe(TEXTS[:2])[1][0], expected[1], rtol=0, atol=2e-6)
-    np.testing.assert_allclose(pipe.transform(TEXTS[:2])[1][0], expected[1], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(pipe(TEXTS[:2])[1][0], expected[1], rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(pipe.transform(TEXTS[:2])[1][0], expected[1], rtol=0, atol=ROUNDING)
 
 
 def test_a_lazy_source_is_read_as_it_is_asked_and_has_a_length(pipe: FungiPipeline) -> None:
@@ -117,7 +118,7 @@ def test_a_lazy_source_is_read_as_it_is_asked_and_has_a_length(pipe: FungiPipeli
 def test_workers_change_nothing(pipe: FungiPipeline, expected: Any) -> None:
     outputs = list(pipe(_Texts(), num_workers=2, batch_size=3, return_tensors=True))
 
-    np.testing.assert_allclose(torch.cat(outputs), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(torch.cat(outputs), expected, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -125,7 +126,7 @@ def test_works_in_every_gradient_context(pipe: FungiPipeline, expected: Any, con
     with context():
         output = pipe(TEXTS, return_tensors=True)
 
-    np.testing.assert_allclose(torch.cat(output), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(torch.cat(output), expected, rtol=0, atol=ROUNDING)
 
 
 def test_views_do_not_depend_on_the_way_in(folder: Path, fitted: FungiExtractor) -> None:
@@ -135,9 +136,9 @@ def test_views_do_not_depend_on_the_way_in(folder: Path, fitted: FungiExtractor)
     one_by_one = np.concatenate([np.asarray(pipe(text)) for text in TEXTS])
     lazily = np.concatenate([np.asarray(row) for row in pipe(iter(TEXTS), batch_size=3)])
 
-    np.testing.assert_allclose(together, fitted(TEXTS).array, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(one_by_one, together, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(lazily, together, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(together, fitted(TEXTS).array, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(one_by_one, together, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(lazily, together, rtol=0, atol=ROUNDING)
 
 
 def test_unknown_arguments_are_refused_by_name(pipe: FungiPipeline, folder: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import pipeline
 
 from fungi_hf.errors import InputError, InputTypeError
 from tests.integrations.conftest import CONFIG
-from tests.tiny import saved_model
+from tests.tiny import ROUNDING, saved_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_texts_of_other_bytes_have_other_vectors(byte_level: FungiPipeline, way:
 
     assert said == []
     assert len(np.unique(rows.round(5), axis=0)) == len(DISTINCT)
-    np.testing.assert_allclose(rows, byte_level.extractor(DISTINCT).array, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows, byte_level.extractor(DISTINCT).array, rtol=0, atol=ROUNDING)
 
 
 SHARED = {
@@ -161,4 +161,4 @@ def test_a_good_text_is_unmoved_by_odd_neighbours(pipe: FungiPipeline) -> None:
     alone, said = vectors(pipe, "alone", ["my card", "pay"])
 
     assert said == []
-    np.testing.assert_allclose(rows[[1, -1]], alone, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(rows[[1, -1]], alone, rtol=0, atol=ROUNDING)

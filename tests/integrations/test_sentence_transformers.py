@@ -15,6 +15,7 @@ from fungi_hf import FungiExtractor
 from fungi_hf.errors import ConfigError, InputTypeError, NotFittedError
 from fungi_hf.integrations.sentence_transformers import FungiModule
 from tests.integrations.conftest import CONFIG, FITTED, TEXTS
+from tests.tiny import ROUNDING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +28,10 @@ def model(extractor: FungiExtractor) -> SentenceTransformer:
 
 def test_encode_gives_the_extractors_vectors(model: SentenceTransformer, expected: Any) -> None:
     for options in ({}, {"batch_size": 3}, {"convert_to_tensor": True}):
-        np.testing.assert_allclose(model.encode(TEXTS, **options), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(model.encode(TEXTS[2]), expected[2], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(model.encode(TEXTS, **options), expected, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(model.encode(TEXTS[2]), expected[2], rtol=0, atol=ROUNDING)
     backwards = model.encode(TEXTS[::-1], batch_size=2)
-    np.testing.assert_allclose(backwards[::-1], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(backwards[::-1], expected, rtol=0, atol=ROUNDING)
     assert model.get_embedding_dimension() == expected.shape[1]
 
 
@@ -39,7 +40,7 @@ def test_options_of_encode(model: SentenceTransformer, expected: Any) -> None:
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
     width = expected.shape[1] // 2
     np.testing.assert_allclose(
-        model.encode(TEXTS, truncate_dim=width), expected[:, :width], rtol=0, atol=1e-5
+        model.encode(TEXTS, truncate_dim=width), expected[:, :width], rtol=0, atol=ROUNDING
     )
     assert model.encode(TEXTS, precision="int8").dtype == np.int8
     prompted = model.encode(["card"], prompt="my ")
@@ -51,7 +52,7 @@ def test_options_of_encode(model: SentenceTransformer, expected: Any) -> None:
 def test_similarity_and_search(model: SentenceTransformer) -> None:
     rows = model.encode(TEXTS, convert_to_tensor=True)
     similarity = model.similarity(rows, rows)
-    assert torch.allclose(similarity.diagonal(), torch.ones(len(TEXTS)), atol=1e-5)
+    assert torch.allclose(similarity.diagonal(), torch.ones(len(TEXTS)), atol=ROUNDING)
     hits = semantic_search(rows, rows, top_k=1)
     assert [hit[0]["corpus_id"] for hit in hits] == list(range(len(TEXTS)))
 
@@ -59,7 +60,7 @@ def test_similarity_and_search(model: SentenceTransformer) -> None:
 def test_views_do_not_depend_on_the_order(fitted: FungiExtractor) -> None:
     model = SentenceTransformer(modules=[FungiModule(fitted)], device="cpu")
     wanted = fitted(TEXTS).array
-    np.testing.assert_allclose(model.encode(TEXTS, batch_size=2), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.encode(TEXTS, batch_size=2), wanted, rtol=0, atol=ROUNDING)
 
 
 def test_saved_folders_load(folder: Path, fitted: FungiExtractor, tmp_path: Path) -> None:
@@ -105,4 +106,4 @@ def test_a_prompt_makes_no_text_of_what_is_none(model: SentenceTransformer, bad:
 @pytest.mark.slow
 def test_multi_process_encoding(model: SentenceTransformer, expected: Any) -> None:
     rows = model.encode(TEXTS, device=["cpu", "cpu"], chunk_size=4)
-    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=ROUNDING)

@@ -23,6 +23,7 @@ from fungi_hf.integrations import sklearn as adapter
 from fungi_hf.integrations.sklearn import FungiTransformer
 from fungi_hf.testing import tiny_text_model
 from tests.integrations.conftest import CONFIG, FITTED, TEXTS
+from tests.tiny import ROUNDING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,9 +85,9 @@ def test_transform_gives_the_extractors_vectors(
 ) -> None:
     for inputs in (TEXTS, np.array(TEXTS), pd.Series(TEXTS), tuple(TEXTS)):
         rows = transformer.fit_transform(inputs)
-        np.testing.assert_allclose(rows, expected, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(rows, expected, rtol=0, atol=ROUNDING)
     mixed = transformer.transform([TEXTS[5], "new", TEXTS[0], TEXTS[5]])
-    np.testing.assert_allclose(mixed[[0, 2, 3]], expected[[5, 0, 5]], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(mixed[[0, 2, 3]], expected[[5, 0, 5]], rtol=0, atol=ROUNDING)
     assert transformer.transform([]).shape == (0, expected.shape[1])
 
 
@@ -99,7 +100,9 @@ def test_names_blocks_weights_and_pandas(transformer: FungiTransformer, expected
     assert list(table.columns) == list(names)
     half = clone(transformer).set_params(blocks=("kl",), weights={"kl": 0.5}).fit(TEXTS)
     half.set_output(transform="default")
-    np.testing.assert_allclose(half.transform(TEXTS), expected[:, width:] / 2, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        half.transform(TEXTS), expected[:, width:] / 2, rtol=0, atol=ROUNDING
+    )
     assert half.get_feature_names_out()[0] == "kl_0"
 
 
@@ -174,7 +177,7 @@ def test_one_column_of_a_table(folder: Path, expected: Any) -> None:
     columns = ColumnTransformer(
         [("f", FungiTransformer(str(folder), config=CONFIG), "text")], remainder="drop"
     )
-    np.testing.assert_allclose(columns.fit_transform(table), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(columns.fit_transform(table), expected, rtol=0, atol=ROUNDING)
 
 
 def test_wrong_arguments(folder: Path, extractor: FungiExtractor) -> None:
@@ -232,7 +235,7 @@ def test_rows_do_not_depend_on_subset_order_or_a_second_fit(transformer: FungiTr
     alone = np.concatenate([transformer.transform([text]) for text in TEXTS])
     again = transformer.fit(TEXTS).transform(TEXTS)
 
-    np.testing.assert_allclose(backwards, rows, rtol=0, atol=2e-6)
-    np.testing.assert_allclose(alone, rows, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(backwards, rows, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(alone, rows, rtol=0, atol=ROUNDING)
     np.testing.assert_array_equal(again, rows)
     assert {**transformer.get_params(), "cache_rows": 20_000} == before

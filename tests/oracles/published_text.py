@@ -1,10 +1,13 @@
-"""The published text algorithm, step by step and slowly, written from its description alone.
+"""The published text algorithm, step by step, written from its description alone.
 
-Per objective: one forward and one full backward pass per batch, the outer product of every token
-stored, token 0 of each kept, a dense sign matrix. Float32 throughout. It shares nothing with the
-package: heads, negatives, views and the sign matrix are given as tensors and texts.
+Per objective: one forward and one backward pass per batch, of a model that is frozen but for the
+target layer, the outer product of every token stored, token 0 of each kept, a dense sign matrix;
+InfoNCE one text at a time, all its views at once. Float32, or bfloat16 by autocast. It shares
+nothing with the package: heads, negatives, views and the sign matrix are given as tensors and
+texts. `simclr_loss_by_loop` is the slow form of `simclr_loss`.
 
-Benchmarks time `gradients` (forward, backward, outer products) and `project`.
+Benchmarks time `gradients` (forward, backward, outer products) and `project`, so neither may do
+work that the published code does not do.
 """
 
 from __future__ import annotations
@@ -64,7 +67,26 @@ def kl_loss(embeddings: Tensor, head: LinearHead, temperature: float = 15.0) -> 
 def simclr_loss(
     embeddings: Tensor, head: LinearHead, negatives: Tensor, temperature: float = 0.07
 ) -> Tensor:
-    """The loop over views of one text, log-sum-exp untempered; [V, D], negatives [M, L]."""
+    """InfoNCE of one text, log-sum-exp untempered; [V, D], negatives [M, L].
+
+    Every view is compared with all negatives and views by broadcasting, [V, M + V, L]; a view's
+    similarity to itself is set to -1e4, which leaves it out of the log-sum-exp.
+    """
+    latents = functional.normalize(head(embeddings), dim=-1)
+    n_views, n_negatives = len(latents), len(negatives)
+    candidates = torch.cat([functional.normalize(negatives, dim=-1), latents])
+    similarities = functional.cosine_similarity(latents[:, None], candidates[None], dim=-1)
+    itself = torch.full((n_views,), -1e4, dtype=similarities.dtype)
+    similarities = similarities.diagonal_scatter(itself, n_negatives)
+    positive = similarities[:, n_negatives:]
+    attraction = (positive - positive.diagonal().diag()).sum(1) / (n_views - 1) / temperature
+    return (similarities.logsumexp(1) - attraction).mean()
+
+
+def simclr_loss_by_loop(
+    embeddings: Tensor, head: LinearHead, negatives: Tensor, temperature: float = 0.07
+) -> Tensor:
+    """Do what `simclr_loss` does, view by view."""
     latents = head(embeddings)
     n_views = len(latents)
     losses = []
@@ -86,9 +108,14 @@ def gradients(
 ) -> Tensor:
     """Give per-input gradients of the layer: [N, m, n + 1], or [N, m, n] without a bias.
 
-    Every token's outer product is formed and stored, [N, T, m, n], as the published code does.
+    All parameters but the layer's are frozen, so that autograd does not run below it. Every
+    token's outer product is formed and stored, [N, T, m, n], as the published code does.
     """
     seen: dict[str, Tensor] = {}
+    own = {id(parameter) for parameter in backbone.layer.parameters()}
+    trainable = {p: p.requires_grad for p in backbone.model.parameters()}
+    for parameter in trainable:
+        parameter.requires_grad_(id(parameter) in own)
 
     def keep_input(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         seen["a"] = args[0].detach()
@@ -101,6 +128,8 @@ def gradients(
     finally:
         handle.remove()
         backbone.model.zero_grad(set_to_none=True)
+        for parameter, was_trainable in trainable.items():
+            parameter.requires_grad_(was_trainable)
     products = torch.einsum("ntm,ntk->ntmk", seen["delta"], seen["a"])  # [N, T, m, n]
     bias = seen["delta"]  # [N, T, m]
     products = products[:, 0] if first_token_only else products.sum(1)
@@ -138,7 +167,7 @@ def sign_matrix(width: int, n_entries: int, seed: int = 42) -> Tensor:
 
 def project(gradient: Tensor, matrix: Tensor) -> Tensor:
     """[B, P] from [B, m, n1] by one dense product, scaled by 1 / sqrt(P)."""
-    return gradient.flatten(1) @ matrix.T / math.sqrt(len(matrix))
+    return (matrix @ gradient.flatten(1).T).T / math.sqrt(len(matrix))
 
 
 @torch.no_grad()

@@ -195,8 +195,12 @@ def test_a_mixed_batch_equals_rows_alone_and_leaves_its_input():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("mixup", {}, r"unknown audio views 'mixup'; choose one of 'crop', 'gain_shift'"),
-        ("crop", {"times": 1}, r"views 'crop' have no option 'times'; choose one of 'time'"),
+        ("mixup", {}, r"unknown views 'mixup'; choose one of 'crop', 'gain_shift'"),
+        (
+            "crop",
+            {"times": 1},
+            r"views 'crop' refused its options {'times': 1}: .*; it takes time, frequency",
+        ),
         ("crop", {"time": 0.5}, r"time must be a pair \(lowest, highest\); got 0\.5"),
         ("crop", {"time": (0.9, 0.5)}, r"time must be \(lowest, highest\)"),
         ("crop", {"time": (0.0, 0.5)}, r"time\[0\] must be a number from 0\.01 to 1"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from fungi_hf.checks import check_integer
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.views.text import WordDeletion
@@ -55,9 +56,7 @@ class LateTokens:
         for key in options:
             if key not in OPTIONS:
                 raise ConfigError(f"views 'token_drop' have no option {choices(key, OPTIONS)}")
-        self._span = options.get("span", span)
-        if isinstance(self._span, bool) or not isinstance(self._span, int) or self._span < 1:
-            raise ConfigError(f"span must be an integer >= 1; got {self._span!r}")
+        self._span = check_integer("span", options.get("span", span))
         self._deletion = WordDeletion(n_views, options.get("probability", 0.25))
         self._region, self._blocks = region, blocks
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fungi_hf.encoders.last_block import shadowed
 from fungi_hf.errors import ConfigError
 from fungi_hf.gradients.layers import resolve_layer
 
@@ -155,19 +156,6 @@ def _handing(hidden: Tensor) -> Callable[..., tuple[tuple[Any, ...], dict[str, A
         return args, kwargs | {"hidden_states": hidden}
 
     return hook
-
-
-@contextlib.contextmanager
-def shadowed(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Put another `forward` on one module for the duration, and give back what was there."""
-    before = block.__dict__.get("forward")
-    block.forward = forward
-    try:
-        yield
-    finally:
-        del block.__dict__["forward"]
-        if before is not None:
-            block.forward = before
 
 
 def _standing_aside(passes_on: int | None, carried: list[Any]) -> Callable[..., Any]:

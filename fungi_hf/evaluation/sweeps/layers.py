@@ -91,7 +91,7 @@ def sweep_layers(
     """
     memory_mb = check_count(memory_mb, "memory_mb", 1, None)
     encoder, config = extractor.encoder, extractor.config
-    names = [spec.name for spec in config.objectives if spec.kind != "activation"]
+    names = [spec.name for spec in config.objectives if spec.has_gradient]
     if isinstance(layers, str) or (layers is not None and not len(layers)):
         raise ConfigError(f"layers must be None (all) or a list of dotted paths; got {layers!r}")
     paths = list(linear_layers(encoder.model)) if layers is None else list(layers)
@@ -125,7 +125,7 @@ def sweep_layers(
             }
             rows += [{**place, **found[one]} for one in combinations]
     settings = sweep_settings(extractor, data) | {"passes": len(passes)}
-    notes = (*(f"layer {path} is left out: {why}" for path, why in unusable.items()),)
+    notes = (*(f"layer {path} is left out: it {why}" for path, why in unusable.items()),)
     notes += unused_fields(config)
     return SweepResult(kind="layers", rows=tuple(rows), settings=settings, notes=notes)
 
@@ -267,8 +267,8 @@ def _spec(extractor: FungiExtractor, field: str, objective: str | None) -> Objec
         raise ConfigError(f"no objective {choices(objective, specs)}")
     named = [specs[objective]] if objective is not None else list(specs.values())
     having = [s for s in named if field in {one.name for one in dataclasses.fields(s)}]
-    # KL and the activation have the field n_views, which allows 1 alone.
-    having = [s for s in having if field != "n_views" or s.kind not in ("kl", "activation")]
+    # Every objective has the field n_views, which allows some of them 1 alone.
+    having = [s for s in having if field != "n_views" or s.takes_views]
     if not having:
         raise ConfigError(
             f"none of the objectives {', '.join(s.name for s in named)} can vary {field}; "

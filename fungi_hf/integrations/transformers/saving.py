@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.errors import StorageError
 from fungi_hf.hub.reference import TASK, is_reference
+from fungi_hf.hub.saving import save
 from fungi_hf.storage.files import CONFIG_NAME, replace_file
 from fungi_hf.storage.upload import push_folder
 
@@ -52,11 +53,10 @@ def save_pipeline(
         )
     try:
         extractor.encoder.model.save_pretrained(target, **(options or {}))  # type: ignore[operator]
-        for name in ("tokenizer", "processor"):
-            preprocessor = getattr(extractor.encoder, name, None)
+        for preprocessor in (extractor.encoder.tokenizer, extractor.encoder.processor):
             if preprocessor is not None:
                 preprocessor.save_pretrained(target)
-        extractor.write(target, with_model=True)
+        save(extractor, target, with_model=True)
         if custom_code:
             _write_shim(target)
     except OSError as error:

@@ -1,0 +1,204 @@
+"""What is computed of every sample and how wide it is: one encoder and one config, resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fungi_hf.errors import StateError, choices
+from fungi_hf.extraction.batches import Budget
+from fungi_hf.gradients.layers import block_number, resolve_layer
+from fungi_hf.gradients.sketches import make_sketch
+from fungi_hf.gradients.tape import own_context
+from fungi_hf.objectives.build import make_objective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.gradients.sketches import Sketch
+    from fungi_hf.objectives.base import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The blocks of one extractor; fixed once it is made.
+
+    Attributes:
+        encoder: Gives embeddings, holds the target layer.
+        objectives: Block of gradients -> objective.
+        activations: Block of activations -> dotted path of its layer, and the layer.
+        layers: Dotted path -> layer whose gradients are taken; without any the target layer's.
+            Of several layers those that cannot be used are left out.
+        sketch: None keeps exact factors.
+        rank: Terms kept without a sketch.
+        tokens: Which tokens' outer products are summed.
+        round_sketch: Round sketches to bfloat16.
+    """
+
+    encoder: Encoder
+    objectives: Mapping[str, Objective]
+    activations: Mapping[str, tuple[str, nn.Linear]] = field(default_factory=dict)
+    layers: Mapping[str, nn.Linear] = field(default_factory=dict)
+    sketch: Sketch | None = None
+    rank: int = 4
+    tokens: str = "all"
+    round_sketch: bool = False
+
+    @classmethod
+    @own_context()  # a head drawn under a caller's inference_mode could not enter a graph
+    def of(cls, encoder: Encoder, config: FungiConfig) -> Plan:
+        """Find the layers and draw heads and sketch by name.
+
+        Args:
+            encoder: Not changed, since it may serve other configs.
+            config: Objectives, seed, sketch and tokens.
+
+        Returns:
+            The plan. Its encoder is a copy with a full last block where a shortened one would not
+            call a layer.
+
+        Raises:
+            LayerNotFoundError: If an activation's layer is no Linear layer of the model.
+        """
+        activations = {
+            spec.name: resolve_layer(encoder.model, spec.layer)
+            if spec.layer and spec.layer != encoder.layer_path
+            else (encoder.layer_path, encoder.layer)
+            for spec in config.objectives
+            if not spec.has_gradient
+        }
+        encoder = calling(encoder, [path for path, _ in activations.values()])
+        objectives = {
+            spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
+            for spec in config.objectives
+            if spec.has_gradient
+        }
+        rank = sketch_rank(encoder, config, config.sketch)
+        sketch = None
+        if objectives and config.sketch != "none":
+            sketch = make_sketch(
+                config.sketch,
+                *_gradient_shape(encoder.layer),
+                config.sketch_dim or encoder.width,
+                seed=config.seed,
+                rank=rank,
+                published=config.published_signs,
+            )
+        return cls(
+            encoder=encoder,
+            objectives=objectives,
+            activations=activations,
+            sketch=sketch,
+            rank=rank,
+            tokens=config.gradient_tokens,
+            round_sketch=config.round_sketch,
+        )
+
+    @cached_property
+    def traced(self) -> Mapping[str, nn.Linear]:
+        """Dotted path -> layer whose gradients are taken; none without an objective."""
+        if not self.objectives:
+            return {}
+        return self.layers or {self.encoder.layer_path: self.encoder.layer}
+
+    @cached_property
+    def noted(self) -> Mapping[str, nn.Linear]:
+        """Dotted path -> layer whose pooled input is a block."""
+        return dict(self.activations.values())
+
+    @property
+    def budget(self) -> Budget:
+        """Limits of batches and groups that suit the graphs.
+
+        A graph above a pooled token is small; one above every token holds an MLP for each.
+        """
+        return Budget(group_tokens=32768 if self.encoder.uses_short_last_block else 6144)
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Block name -> width of the raw block, the embedding first."""
+        exact = self.rank * sum(_gradient_shape(self.encoder.layer))
+        gradient = exact if self.sketch is None else self.sketch.width
+        return {
+            "embedding": self.encoder.width,
+            **dict.fromkeys(self.objectives, gradient),
+            **{name: layer.in_features for name, (_, layer) in self.activations.items()},
+        }
+
+    @cached_property
+    def factor_shapes(self) -> dict[str, tuple[int, int]]:
+        """Block name -> (m, n1) of the blocks kept as exact factors."""
+        if self.sketch is not None:
+            return {}
+        return dict.fromkeys(self.objectives, _gradient_shape(self.encoder.layer))
+
+    def digests(self) -> dict[str, str]:
+        """Give a digest of every random object that was drawn."""
+        digests = {
+            f"objective/{name}": objective.digest()
+            for name, objective in self.objectives.items()
+            if hasattr(objective, "digest")
+        }
+        if self.sketch is not None:
+            digests["sketch"] = self.sketch.digest()
+        return digests
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Give what objectives learned, by block; those that learned nothing are left out."""
+        return {
+            name: objective.state()
+            for name, objective in self.objectives.items()
+            if hasattr(objective, "state") and objective.state()
+        }
+
+    @own_context()
+    def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Give objectives back what they learned.
+
+        Raises:
+            StateError: If there is no such objective, or its state does not fit.
+        """
+        for name, tensors in state.items():
+            if name not in self.objectives:
+                raise StateError(
+                    f"the stored state has an objective {choices(name, self.objectives)}"
+                )
+            own = {key: tensor.clone() for key, tensor in tensors.items()}
+            self.objectives[name].load_state(own)
+
+
+def _gradient_shape(layer: nn.Linear) -> tuple[int, int]:
+    return layer.out_features, layer.in_features + (layer.bias is not None)
+
+
+def sketch_rank(encoder: Encoder, config: FungiConfig, sketch: str) -> int:
+    """Give the terms of a sketch of that kind, where the config leaves them open."""
+    return config.sketch_rank or (4 if sketch == "none" or encoder.reads_first_token else 2)
+
+
+def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
+    """Give an encoder that calls these layers.
+
+    A shortened last block calls the target layer and what follows it, but not all others.
+
+    Args:
+        encoder: Not changed, since it may serve other configs.
+        paths: Dotted paths of layers.
+
+    Returns:
+        The encoder itself, or a copy that computes its last block in full.
+    """
+    if not encoder.uses_short_last_block:
+        return encoder
+    names = (n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear))
+    last = max(number for name in names if (number := block_number(name)) is not None)
+    if all(block_number(path) != last or path == encoder.layer_path for path in paths):
+        return encoder
+    return encoder.with_full_last_block()

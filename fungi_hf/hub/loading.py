@@ -1,0 +1,219 @@
+"""From a name, a folder or a model to what an extractor is made of, fitted state included.
+
+Invariant: whatever is wrong with a saved folder is an error before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from fungi_hf.config import FungiConfig
+from fungi_hf.encoders.loading import encoder_digest, load_encoder
+from fungi_hf.errors import ConfigError, EncoderError, StateError
+from fungi_hf.extraction.state import FittedState
+from fungi_hf.hub.reference import is_reference
+from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, find_file, read_document, read_tensors
+from fungi_hf.tuning.report import TUNING_NAME, TuningReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.encoders.loading import Source
+    from fungi_hf.storage.files import HubOptions
+
+_RESOLVED: Final = ("target_layer", "pooling", "max_length")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SavedExtractor:
+    """A folder or repository that `save_pretrained` wrote, checked.
+
+    Attributes:
+        place: The folder or repository.
+        hub: How to reach it.
+        config: What it computes.
+        document: Its `fungi_config.json`.
+    """
+
+    place: str | Path
+    hub: HubOptions
+    config: FungiConfig
+    document: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, place: str | Path, path: Path, hub: HubOptions) -> SavedExtractor:
+        """Read and check `fungi_config.json`.
+
+        Raises:
+            StateError: If a field has the wrong type.
+        """
+        document = read_document(path)
+        for key in ("encoder", "resolved", "digests"):
+            if not isinstance(document.get(key) or {}, dict):
+                raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")
+        for key in document.get("resolved") or {}:
+            if key not in _RESOLVED:
+                raise StateError(f"{path}: 'resolved' has an unknown field {key!r}")
+        if path.parent.parent.name == "snapshots":
+            # A repository may move on between two files: the rest is read from the same commit.
+            hub = dataclasses.replace(hub, revision=path.parent.name)
+        return cls(place, hub, FungiConfig.from_dict(document["config"]), document)
+
+    def resolved_config(self) -> FungiConfig:
+        """Give the config with layer, pooling and length as they were found when it was saved."""
+        return self.config.replace(**(self.document.get("resolved") or {}))
+
+    def encoder(
+        self, given: str | Path | nn.Module | None
+    ) -> tuple[str | Path | nn.Module, HubOptions]:
+        """Say which encoder to load and how to reach it.
+
+        Raises:
+            StateError: If the folder does not name one, or names something outside of the Hub.
+        """
+        if given is not None:
+            return given, dataclasses.replace(self.hub, revision=None)
+        beside = find_file(self.place, "config.json", self.hub)
+        if beside is not None and not is_reference(beside):
+            return self.place, self.hub
+        recorded = self.document.get("encoder") or {}
+        name, revision = recorded.get("name"), recorded.get("revision")
+        if not name:
+            raise StateError(
+                f"{str(self.place)!r} does not name its encoder (it was made from a model object "
+                "or a local folder); pass model="
+            )
+        if not isinstance(name, str) or not isinstance(revision, (str, type(None))):
+            raise StateError(
+                f"{str(self.place)!r}: the encoder's name must be a text; got {name!r}"
+            )
+        if not Path(self.place).is_dir() and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise StateError(
+                f"{str(self.place)!r} names an encoder outside of the Hub: {name!r}; pass model="
+            )
+        return name, dataclasses.replace(self.hub, revision=revision)
+
+    def fitted(
+        self, encoder: Encoder, digests: Mapping[str, str]
+    ) -> tuple[FittedState, TuningReport | None]:
+        """Read the fitted state and, where there is one, how the config was chosen.
+
+        Args:
+            encoder: What was loaded here.
+            digests: Of every random object that was drawn here.
+
+        Raises:
+            StateError: Naming the first digest that is another here than there.
+        """
+        state_path = find_file(self.place, STATE_NAME, self.hub)
+        state = FittedState.from_tensors({} if state_path is None else read_tensors(state_path))
+        stored = self.document.get("digests") or {}
+        if "state" not in stored and state_path is not None:
+            raise StateError(f"{str(self.place)!r} holds fitted state without its digest")
+        here = {
+            **digests,
+            "config": config_digest(self.document["config"]),
+            "state": state.digest(),
+            "encoder": encoder_digest(encoder),
+        }
+        for name, digest in stored.items():
+            if here.get(name) != digest:
+                raise StateError(
+                    f"the digest of {name!r} is {here.get(name)} here and {digest} in the saved "
+                    "folder: a file was altered, the encoder's weights differ, or this version "
+                    "of torch draws other random numbers; features would not be comparable"
+                )
+        report = find_file(self.place, TUNING_NAME, self.hub)
+        return state, None if report is None else TuningReport.read(report)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an extractor is made of.
+
+    Attributes:
+        encoder: The encoder.
+        config: What to compute.
+        source: Where the encoder came from.
+        saved: Where fitted state may be; None for a bare model.
+    """
+
+    encoder: Encoder
+    config: FungiConfig
+    source: Source
+    saved: SavedExtractor | None = None
+
+
+def load(
+    model_or_folder: str | Path | nn.Module,
+    config: FungiConfig | None,
+    processor: Any,
+    hub: HubOptions,
+    *,
+    device: str | torch.device | None = None,
+    model: str | Path | nn.Module | None = None,
+) -> Loaded:
+    """Load an encoder, or the encoder and config of a saved extractor.
+
+    Args:
+        model_or_folder: As in `FungiExtractor.from_pretrained`.
+        config: As there.
+        processor: As there.
+        hub: How to reach a repository.
+        device: As there.
+        model: As there.
+
+    Raises:
+        ConfigError: If the config is none, or does not belong to what is loaded.
+        EncoderError: If a model is none.
+    """
+    if config is not None and not isinstance(config, FungiConfig):
+        raise ConfigError(f"config must be a FungiConfig or None; got {type(config).__name__}")
+    for given in (model_or_folder, *(() if model is None else (model,))):
+        if not isinstance(given, (str, Path, torch.nn.Module)):
+            raise EncoderError(
+                "a model is a Hub id, a folder or a loaded torch module; got "
+                f"{type(given).__name__}: {given!r:.60}"
+            )
+    if not isinstance(model_or_folder, torch.nn.Module):
+        found = find_file(model_or_folder, CONFIG_NAME, hub)
+        if found is not None:
+            if config is not None:
+                raise ConfigError(
+                    f"{str(model_or_folder)!r} brings its own config; pass config=None, or the "
+                    "model's own name with your config"
+                )
+            saved = SavedExtractor.read(model_or_folder, found, hub)
+            where, hub = saved.encoder(model)
+            encoder, source = load_encoder(
+                where, saved.resolved_config(), processor=processor, device=device, hub=hub
+            )
+            return Loaded(encoder, saved.config, source, saved)
+    if model is not None:
+        raise ConfigError(
+            f"model= is for saved extractors; there is no {CONFIG_NAME} in {str(model_or_folder)!r}"
+        )
+    if config is None:
+        config = FungiConfig()
+        if isinstance(model_or_folder, torch.nn.Module):
+            dtype = str(next(model_or_folder.parameters()).dtype).removeprefix("torch.")
+            config = config.replace(dtype=dtype)
+    encoder, source = load_encoder(
+        model_or_folder, config, processor=processor, device=device, hub=hub
+    )
+    return Loaded(encoder, config, source)
+
+
+def config_digest(data: Mapping[str, Any]) -> str:
+    """Digest of a config as the file holds it: fields of later versions do not count."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,227 @@
+"""What all objectives' options have in common, and where their kinds are known.
+
+A spec names its block, holds its options, and answers what other rooms ask: how many views, what
+`fit` draws, which class computes the loss, what a card says. That class, in `fungi_hf.objectives`,
+holds all the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from fungi_hf.checks import check_fields, check_integer, check_number
+from fungi_hf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+OBJECTIVE_SPECS: Final[dict[str, type[ObjectiveSpec]]] = {}
+"""Spec classes by kind; a class enters when it is defined."""
+REGISTERED_OBJECTIVES: Final[dict[str, Callable[..., object]]] = {}
+"""Factories of third-party objectives by name; `register_objective` fills it."""
+_LARGEST_FACTOR: Final = 1e9  # of a weight or temperature
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec:
+    """One objective's options.
+
+    A subclass is defined with `class MySpec(ObjectiveSpec, kind="mine", home="module:Class")`;
+    configs know it by its kind from then on. A class variable of a subclass answers for all its
+    specs, a property for one.
+
+    Attributes:
+        kind: Name in JSON.
+        home: Where the objective's class is; it takes `width`, `seed` and `arguments`.
+        passed: Fields that the objective's class takes.
+        words: What the block holds, for a card; may name fields, and `{where}` for the layer.
+        has_gradient: Whether there is a loss.
+        takes_views: Whether there may be more than the untouched input.
+        n_views: V; 1 means the untouched input.
+        late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
+            that a view costs k blocks; None makes views of the raw input (`encoders.late.stack`).
+        weight: Factor of the normalised block.
+        name: Of the block; keys the random head.
+    """
+
+    kind: ClassVar[str]
+    home: ClassVar[str]
+    passed: ClassVar[tuple[str, ...]] = ()
+    words: ClassVar[str] = "objective `{name}`"
+    has_gradient: ClassVar[bool] = True
+    takes_views: ClassVar[bool] = True
+    n_views: int = 1
+    late_views: int | None = None
+    weight: float = 1.0
+    name: str = ""
+
+    def __init_subclass__(cls, *, kind: str = "", home: str = "") -> None:
+        """Make the kind known.
+
+        Raises:
+            ConfigError: If another class has the kind.
+        """
+        if not kind:  # a base of several specs
+            return
+        taken = OBJECTIVE_SPECS.get(kind, cls)
+        names = ("embedding", *REGISTERED_OBJECTIVES)
+        if kind in names or taken.__qualname__ != cls.__qualname__:
+            raise ConfigError(f"the objective kind {kind!r} is taken; choose another")
+        cls.kind, cls.home = kind, home
+        OBJECTIVE_SPECS[kind] = cls
+
+    def __post_init__(self) -> None:
+        """Fill in the name and check the fields.
+
+        Raises:
+            ConfigError: If a field is not allowed.
+        """
+        if not self.name:
+            object.__setattr__(self, "name", self.default_name())
+        if not isinstance(self.name, str) or not self.name.replace("_", "").isalnum():
+            raise ConfigError(
+                f"an objective's name must be letters, digits and underscores; got {self.name!r}"
+            )
+        check_factors(self, "weight")
+        check_fields(self, ["n_views"], check_integer)
+        if not self.takes_views and self.n_views != 1:
+            raise ConfigError(
+                f"{self.kind} uses the untouched input: n_views must be 1; got {self.n_views}"
+            )
+        self.check()
+        self._check_late_views()
+
+    def _check_late_views(self) -> None:
+        k = self.late_views
+        if k is None:
+            return
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ConfigError(
+                f"{type(self).__name__}.late_views must be None (views of the raw input) or the "
+                f"number of last blocks, an integer >= 1; got {k!r}"
+            )
+        if self.n_views == 1:
+            raise ConfigError(
+                f"objective {self.name!r} has one view, the untouched input, so there is nothing "
+                f"to make late: set late_views=None; got {k}"
+            )
+
+    def default_name(self) -> str:
+        """Give the block name used when none was given."""
+        return self.kind
+
+    def check(self) -> None:
+        """Check the fields of the subclass."""
+
+    @property
+    def n_training(self) -> int:
+        """Training inputs that `fit` draws; 0 where nothing is learned."""
+        return 0
+
+    @property
+    def training_views(self) -> int:
+        """Views of each of them."""
+        return self.n_views
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the objective learns something from training inputs."""
+        return self.n_training > 0
+
+    @property
+    def view_generator(self) -> tuple[str, dict[str, Any]]:
+        """Name and options of the view generator; "auto" is the encoder's default."""
+        return "auto", {}
+
+    @property
+    def stream(self) -> str:
+        """Name of the views' random stream: variants of one objective see the same views."""
+        return self.kind
+
+    @property
+    def layer(self) -> str | None:
+        """Dotted path of the layer; None is the target layer."""
+        return None
+
+    def title(self, target_layer: str) -> str:
+        """Say what the block holds, for a card."""
+        where = f"`{self.layer}`" if self.layer else f"target layer `{target_layer}`"
+        return self.words.format(**vars(self), where=where)
+
+    def variants(self, others: Sequence[ObjectiveSpec]) -> tuple[ObjectiveSpec, ...]:
+        """Give what `tune` tries beside this objective and the others."""
+        del others
+        return ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Give what the objective's class takes beside `width` and `seed`."""
+        return {"name": self.name} | {name: getattr(self, name) for name in self.passed}
+
+    def factory(self) -> Callable[..., object]:
+        """Import the objective's class."""
+        module, _, name = self.home.partition(":")
+        found: Callable[..., object] = getattr(importlib.import_module(module), name)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON data, the kind included."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsSpec(ObjectiveSpec):
+    """What every objective of views has, beside their number.
+
+    Attributes:
+        views: Name of the view generator; "auto" is the encoder's default.
+        view_options: Options of the view generator.
+    """
+
+    views: str = "auto"
+    view_options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def check(self) -> None:
+        """Check the views.
+
+        Raises:
+            ConfigError: If one is no text, or the options are no JSON.
+        """
+        if not isinstance(self.views, str) or not self.views:
+            raise ConfigError(
+                f"views must be the name of a view generator or 'auto'; got {self.views!r}"
+            )
+        check_options(self, "view_options")
+
+    @property
+    def view_generator(self) -> tuple[str, dict[str, Any]]:
+        """As the user said."""
+        return self.views, self.view_options
+
+
+def check_factors(owner: object, *names: str, optional: bool = False) -> None:
+    """Refuse anything but a number above 0 that float32 holds with room to spare."""
+    check_fields(
+        owner, names, check_number, 0, _LARGEST_FACTOR, inclusive="neither", optional=optional
+    )
+
+
+def check_options(owner: object, name: str) -> None:
+    """Refuse anything but a dictionary that JSON gives back as it is.
+
+    Raises:
+        ConfigError: Naming owner, field and value.
+    """
+    value = getattr(owner, name)
+    try:
+        same = isinstance(value, dict) and json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ConfigError(
+            f"{type(owner).__name__}.{name} must be a dict of JSON values with texts as keys; "
+            f"got {value!r}"
+        )
