@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from fungi_hf.encoders.loading import encoder_digest
 from fungi_hf.hub.card import Subject, render_card
-from fungi_hf.hub.loading import config_digest
 from fungi_hf.hub.reference import reference_text
+from fungi_hf.storage.digests import json_digest
 from fungi_hf.storage.files import FORMAT, replace_file, write_folder
 from fungi_hf.storage.upload import push_folder
 from fungi_hf.tuning.report import TUNING_NAME
@@ -93,7 +93,7 @@ def save(
         },
         "digests": {
             **extractor.digests(),
-            "config": config_digest(fields),
+            "config": json_digest(fields),
             "state": extractor.state.digest(),
             "encoder": encoder_digest(encoder),
         },
