@@ -40,8 +40,7 @@ class Comparison:
         self.whole = np.hypot.reduce(self.norms, axis=1)
         floor = pool.largest if pool.metric == "euclidean" else 0.0
         self.scales = np.maximum(nonzero(self.whole), floor)
-        self._rights = _Last(self._scaled_pool)
-        self._grams = _Last(self._products)
+        self._rights, self._grams = _Last(), _Last()
         self._memory: dict[object, RealArray] = {}
 
     def nearest(self, k: int, exclude: Exclusions | None = None) -> Neighbors:
@@ -105,13 +104,17 @@ class Comparison:
     def _block(self, some: list[int], dtype: Precision) -> SimilarityBlock:
         """Give the similarity as `topk.Scores` describes; that of float64 is the score."""
         pool, own = self.pool, _norms(self.norms, some)
-        lost = _Last(lambda part: _ratio(pool.whole[part], _norms(pool.norms[part], some), dtype))
+        last = _Last()
+
+        def lost(part: slice) -> RealArray:
+            return _ratio(pool.whole[part], _norms(pool.norms[part], some), dtype)
+
         is_cosine, has_all = pool.metric == "cosine", len(some) == len(pool.columns)
 
         def compare(queries: slice, part: slice) -> RealArray:
             total = self._sum(some, queries, part, dtype)
             if is_cosine and not has_all:
-                total *= lost(part)
+                total *= last.get(part, lambda: lost(part))
             if dtype is np.float64 and is_cosine and not has_all:
                 total *= _ratio(self.whole[queries], own[queries], dtype)[:, None]
             if dtype is np.float64 and pool.metric == "euclidean":
@@ -126,7 +129,9 @@ class Comparison:
         """Add up the products of some blocks; each product is computed once a block of rows."""
         if len(self.pool.columns) == 1:
             return self._products(queries, part, dtype)[0]
-        grams = self._grams(queries, part, dtype)
+        grams = self._grams.get(
+            (queries, part, dtype), lambda: self._products(queries, part, dtype)
+        )
         total = self._empty("total", grams[0].shape, dtype)
         if len(some) == 1:
             total[...] = grams[some[0]]
@@ -143,12 +148,11 @@ class Comparison:
         own = self.pool.scaled(self.queries.array[queries], divisors, dtype)
         ratio = (1 if is_plain else self.pool.largest) / divisors[:, None]
         lefts = self._split(own, np.broadcast_to(-ratio, (len(own), len(self.pool.columns))))
+        rights = self._rights.get((part, dtype), lambda: self._scaled_pool(part, dtype))
         shape = (len(own), part.stop - part.start)
         return [
             np.matmul(left, right.T, out=self._empty(place, shape, dtype))
-            for place, (left, right) in enumerate(
-                zip(lefts, self._rights(part, dtype), strict=True)
-            )
+            for place, (left, right) in enumerate(zip(lefts, rights, strict=True))
         ]
 
     def _scaled_pool(self, part: slice, dtype: Precision) -> list[RealArray]:
@@ -214,16 +218,15 @@ class Comparison:
 
 
 class _Last:
-    """A function that keeps its last result."""
+    """The value that was made last, and for what."""
 
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self.make = make
+    def __init__(self) -> None:
         self.key: object = None
         self.value: Any = None
 
-    def __call__(self, *key: object) -> Any:
+    def get(self, key: object, make: Callable[[], Any]) -> Any:
         if key != self.key:
-            self.key, self.value = key, self.make(*key)
+            self.key, self.value = key, make()
         return self.value
 
 
