@@ -7,7 +7,7 @@ error holds whatever the vectors' magnitude.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.vectors import RealArray, Rows
     from fungi_hf.types import Float64Array, Int64Array, Layout
 
-Precision: TypeAlias = type[np.float32] | type[np.float64]
 _PLAIN = (1e-30, 1e30)  # float32 rows can be divided by such numbers in float32
 _LARGEST = 1e150  # products of such norms stay within float64
 
@@ -88,7 +87,7 @@ class Pool:
         return nonzero(self.whole[some]) if is_cosine else np.array(self.largest)
 
     def scaled(
-        self, array: RealArray, divisors: Float64Array, dtype: Precision = np.float32
+        self, array: RealArray, divisors: Float64Array, dtype: type[np.floating] = np.float32
     ) -> RealArray:
         """Give (rows - center) / divisors, by way of float64 where float32 lacks the range."""
         column = divisors.reshape(-1, 1)
