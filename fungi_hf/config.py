@@ -84,7 +84,7 @@ class FungiConfig:
         sketch_dim: P; None means the embedding width D.
         sketch_rank: Terms of the Khatri-Rao sketch, or of the exact factors with "none". None is
             4, and 2 for a Khatri-Rao sketch under a pooling that reads every token, where each
-            term costs one product per token and buys little (docs/ablations.md).
+            term costs one product per token and buys little (recipes/ABLATIONS.md).
         published_signs: Draw the Rademacher matrix as the published code does (one float32
             stream, seeded with `seed`) instead of by name.
         round_sketch: Round sketched gradients to bfloat16 as the published code does.

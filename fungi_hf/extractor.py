@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array
 
 
+# What an encoder is built from, apart from its model.
+_OF_ENCODER = (
+    *("pooling", "target_layer", "max_length"),
+    *("audio_statistics", "audio_frontend", "audio_context"),
+)
+
+
 class FungiExtractor:
     """Extracts FUNGI features with one encoder and one config.
 
@@ -165,15 +172,7 @@ class FungiExtractor:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
-
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: Of the commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
+        """Push what `save_pretrained` writes, and a card; see `FungiConfig.push_to_hub`.
 
         Returns:
             The address of the commit or pull request.
@@ -288,6 +287,16 @@ class FungiExtractor:
         del labels
         self._fit(inputs, progress=progress)
         return self
+
+    def with_config(self, config: FungiConfig) -> Self:
+        """Give an unfitted extractor of the same model with another config of the same dtype."""
+        encoder = self.encoder
+        kept = all(getattr(config, name) == getattr(self.config, name) for name in _OF_ENCODER)
+        if not kept or config.audio_statistics == "fit":  # what is learned is not shared
+            encoder = encoder.rebuilt(config)
+        made = type(self)(encoder, config, source=self.source)
+        made.budget = replace(made.budget, batch_size=self.budget.batch_size)
+        return made
 
     def tune(
         self,

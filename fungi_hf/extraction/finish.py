@@ -10,8 +10,8 @@ import torch
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
 from fungi_hf.extraction.state import FittedState
-from fungi_hf.features import make_layout
 from fungi_hf.gradients.factors import unit_rows
+from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,12 +116,17 @@ class Finisher:
                 continue
             rows = unit_rows(block)
             if name in self.state.means:
-                moved = rows.double() - self.state.means[name]
-                if name in self.state.whitening:
-                    moved = moved @ self.state.whitening[name]
-                rows = unit_rows(moved.float()) * (block != 0).any(-1, keepdim=True)
+                rows = centred(rows, self.state.means[name], self.state.whitening.get(name))
             parts.append(rows * weight)
         return torch.cat(parts, dim=1)
+
+
+def centred(rows: Tensor, mean: Tensor, whitening: Tensor | None = None) -> Tensor:
+    """Give unit rows less their mean, whitened, of unit length again; a row of zeros stays."""
+    moved = rows.double() - mean
+    if whitening is not None:
+        moved = moved @ whitening
+    return unit_rows(moved.float()) * (rows != 0).any(-1, keepdim=True)
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:

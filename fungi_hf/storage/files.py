@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -48,6 +48,10 @@ class HubOptions:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
 
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments of huggingface_hub's functions, and of every `from_pretrained`."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
 
 def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
     """Give the local path of a file of a folder or repository, or None where it has none.
@@ -75,16 +79,7 @@ def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
 
     def download() -> Path | None:
         try:
-            return Path(
-                hf_hub_download(
-                    repo_id,
-                    name,
-                    revision=hub.revision,
-                    token=hub.token,
-                    cache_dir=hub.cache_dir,
-                    local_files_only=hub.local_files_only,
-                )
-            )
+            return Path(hf_hub_download(repo_id, name, **hub.arguments()))
         except LocalEntryNotFoundError as error:
             if _status(error.__cause__) not in RETRIED and _is_cached(repo_id, hub):
                 # Offline, a file that the repository lacks looks like one that cannot be had.
