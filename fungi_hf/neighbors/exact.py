@@ -15,13 +15,7 @@ from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, check_exclusions, check_metric
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.pool import Pool
-from fungi_hf.neighbors.vectors import (
-    check_fingerprint,
-    check_same_origin,
-    cut,
-    read_rows,
-    warn_zero,
-)
+from fungi_hf.neighbors.vectors import check_same_origin, cut, read_rows, warn_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +61,6 @@ class VectorIndex:
         Args:
             vectors: [N, F] float16, float32, float64 (memory-mapped, if large), or features.
             fingerprint: Their origin, where the vectors do not carry one.
-
-        Returns:
-            The index itself.
 
         Raises:
             InputError: If there is no row.
@@ -144,12 +135,7 @@ class ExactIndex(VectorIndex):
     ) -> Iterator[Neighbors]:
         """Give the ranking of all rows for one query after the other, a few ahead at a time.
 
-        Args:
-            queries: [Q, F].
-            exclude: Query row -> pool rows that it may not get; they stand at the end as -1.
-
-        Yields:
-            Indices [1, N] and scores [1, N].
+        Each has indices [1, N] and scores [1, N]; rows that are excluded stand at the end as -1.
         """
         rows = self.pool.read(queries)
         skipped = check_exclusions(exclude, len(rows), len(self))
@@ -166,27 +152,19 @@ class ExactIndex(VectorIndex):
                 )
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and `vectors.npy`, which `load` can memory-map.
-
-        Args:
-            folder: Created if needed; an index in it is replaced.
-        """
+        """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced."""
         storage.write(folder, "exact", self.metric, self.pool.rows)
 
     @classmethod
     def load(
         cls, folder: str | Path, *, mmap: bool = False, fingerprint: str | None = None
     ) -> Self:
-        """Read a saved index.
+        """Read a saved index, which answers as it did.
 
         Args:
             folder: What `save` wrote.
             mmap: Leave the vectors on disk.
             fingerprint: The origin that the caller expects; another one is refused.
-
-        Returns:
-            An index that answers as the saved one did.
         """
-        stored = storage.read(folder, "exact", mmap=mmap)
-        check_fingerprint(stored.fingerprint, fingerprint, "the expected vectors")
-        return cls(stored.metric).fit(stored.array, fingerprint=stored.fingerprint)
+        array, stored = storage.read(folder, "exact", mmap=mmap, fingerprint=fingerprint)
+        return cls(stored["metric"]).fit(array, fingerprint=stored["fingerprint"])

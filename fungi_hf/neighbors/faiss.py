@@ -20,7 +20,7 @@ from fungi_hf.neighbors.base import Neighbors, as_scores, check_count, check_exc
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import VectorIndex
 from fungi_hf.neighbors.topk import best
-from fungi_hf.neighbors.vectors import blocks, check_fingerprint, cut, nonzero
+from fungi_hf.neighbors.vectors import blocks, cut, nonzero
 from fungi_hf.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
@@ -128,11 +128,7 @@ class FaissIndex(VectorIndex):
         return Neighbors(indices=indices, scores=as_scores(scores), metric=self.metric)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`.
-
-        Args:
-            folder: Created if needed; an index in it is replaced.
-        """
+        """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`, as `ExactIndex` does."""
         faiss, rows = load_faiss(), self.pool.rows
         description = {
             **asdict(self.options),
@@ -146,30 +142,21 @@ class FaissIndex(VectorIndex):
     def load(
         cls, folder: str | Path, *, mmap: bool = False, fingerprint: str | None = None
     ) -> Self:
-        """Read a saved index.
-
-        Args:
-            folder: What `save` wrote.
-            mmap: Leave the original vectors on disk (faiss's copy is read).
-            fingerprint: The origin that the caller expects; another one is refused.
-
-        Returns:
-            An index that answers as the saved one did.
+        """Read a saved index, as `ExactIndex.load` does; faiss's copy is never memory-mapped.
 
         Raises:
             StateError: If the folder's description or faiss's file does not fit.
         """
         faiss = load_faiss()
-        stored = storage.read(folder, "faiss", mmap=mmap)
-        check_fingerprint(stored.fingerprint, fingerprint, "the expected vectors")
-        options: dict[str, Any] = {key: stored.options.get(key) for key in FaissOptions.__slots__}
+        array, stored = storage.read(folder, "faiss", mmap=mmap, fingerprint=fingerprint)
+        saved = stored["options"]
         try:
-            kind: Any = stored.options["faiss_kind"]
-            index = cls(kind, stored.metric, FaissOptions(**options))
+            options = FaissOptions(**{key: saved.get(key) for key in FaissOptions.__slots__})
+            index = cls(saved["faiss_kind"], stored["metric"], options)
             index._faiss = faiss.read_index(str(Path(folder) / _FILE))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise StateError(f"{folder} holds no usable faiss index: {error}") from error
-        VectorIndex.fit(index, stored.array, fingerprint=stored.fingerprint)
+        VectorIndex.fit(index, array, fingerprint=stored["fingerprint"])
         if index._faiss.ntotal != len(index):
             raise StateError(f"{_FILE} holds {index._faiss.ntotal} rows, vectors.npy {len(index)}")
         return index

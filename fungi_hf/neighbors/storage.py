@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +18,7 @@ import numpy as np
 
 from fungi_hf.errors import StateError, StorageError
 from fungi_hf.neighbors.base import METRICS
+from fungi_hf.neighbors.vectors import check_fingerprint
 from fungi_hf.storage.files import replace_file, replacing
 
 if TYPE_CHECKING:
@@ -32,16 +32,6 @@ DESCRIPTION, VECTORS = "index.json", "vectors.npy"
 _KEYS = ("kind", "metric", "n_rows", "width", "dtype", "fingerprint", "options", "files")
 
 Options: TypeAlias = Mapping[str, int | str | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredIndex:
-    """What a folder holds: the vectors [N, F], their origin, and how they were indexed."""
-
-    metric: Metric
-    array: RealArray
-    fingerprint: str | None
-    options: Options
 
 
 def write(
@@ -92,8 +82,16 @@ def write(
         raise StorageError(f"the index cannot be written to {target}: {error}") from error
 
 
-def read(folder: str | Path, kind: str, *, mmap: bool = False) -> StoredIndex:
-    """Read an index of a kind and check that it is what was written.
+def read(
+    folder: str | Path, kind: str, *, mmap: bool = False, fingerprint: str | None = None
+) -> tuple[RealArray, dict[str, Any]]:
+    """Read the vectors of an index and what else `write` was given, and check both.
+
+    Args:
+        folder: What `write` was given.
+        kind: The kind that the caller can use.
+        mmap: Leave the vectors on disk.
+        fingerprint: The origin that the caller expects; another one is refused.
 
     Raises:
         StorageError: If files are missing or cannot be read.
@@ -125,8 +123,8 @@ def read(folder: str | Path, kind: str, *, mmap: bool = False) -> StoredIndex:
             f"{source / VECTORS} has shape {array.shape}, {array.dtype.name}; "
             f"{DESCRIPTION} says {shape}, {dtype}"
         )
-    kept = {name: description[name] for name in ("metric", "fingerprint", "options")}
-    return StoredIndex(array=array, **kept)
+    check_fingerprint(description["fingerprint"], fingerprint, "the expected vectors")
+    return array, description
 
 
 def _read_description(source: Path) -> dict[str, Any]:

@@ -96,13 +96,8 @@ def search_scores(
 ) -> list[Found]:
     """Do what `search_similarity` does by several similarities at once.
 
-    Args:
-        blocks: Gives the block of each similarity in turn.
-        refinements: One a similarity; None where blocks are exact.
-        n_pool: Number of pool rows.
-        n_queries: Number of queries.
-        k: 1 to n_pool.
-        exclude: Query row -> pool rows that it may not get.
+    `blocks` gives the block of each in turn; `refinements` has one a similarity, None for an exact
+    one.
 
     Raises:
         FeatureError: If similarities are NaN.
