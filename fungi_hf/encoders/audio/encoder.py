@@ -1,7 +1,7 @@
 """Audio encoders: any clip in, one embedding out, for AST, Whisper and wav2vec2-like models.
 
-Invariant: a clip is decoded once; its views are drawn numbers beside it and are applied when a
-batch is put together, on the model's device.
+Invariant: a clip is decoded once; its views are stored as parameters and applied when a batch is
+put together, on the model's device.
 """
 
 from __future__ import annotations
