@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fungi_hf.icl.picking import already_held, pick
+from fungi_hf.icl.picking import already_held, pick, taken
 from fungi_hf.icl.rankings import QueryRows
 from fungi_hf.icl.strategies import MMR
 
@@ -121,9 +121,8 @@ def pick_diverse(
         places = _places(ranker, options, asked.only(part), found[part], own)
         places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
         places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
-        safe = np.maximum(places, 0)
-        rows[part] = np.where(places < 0, -1, np.take_along_axis(found[part], safe, 1))
-        scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
+        rows[part] = taken(found[part], places, -1)
+        scores[part] = taken(values[part], places, -np.inf)
     for query in np.flatnonzero((rows < 0).any(axis=1)):
         own_rows = rows[query][rows[query] >= 0]
         row, n = int(asked.rows[query]), len(own_rows)

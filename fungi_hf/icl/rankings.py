@@ -53,6 +53,12 @@ class QueryRows:
         """Return a part of the queries."""
         return QueryRows(self.examples, self.rows[positions], self.exclude)
 
+    def without(self, drawn: Rows) -> QueryRows:
+        """Return the whole query set with more pool rows excluded, [n, m]."""
+        none = np.empty(0, np.int64)
+        exclude = {q: np.union1d(self.exclude.get(q, none), own) for q, own in enumerate(drawn)}
+        return QueryRows(self.examples, self.rows, exclude)
+
     def excluded(self) -> dict[int, Rows]:
         """Return the exclusions by position within `rows`."""
         own = {position: self.exclude.get(int(row)) for position, row in enumerate(self.rows)}
