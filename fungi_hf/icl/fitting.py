@@ -6,11 +6,11 @@ Demonstrations are kept whole or dropped whole; the nearest are asked first.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from fungi_hf.checks import check_fields, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError
 from fungi_hf.icl.audio import AudioClip
 
@@ -44,10 +44,8 @@ class TokenCounter:
             raise InputTypeError(
                 f"count_tokens is {type(self.count).__name__}; a function text -> int is needed"
             )
-        for name in ("per_message", "per_prompt"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise DemoConfigError(f"{name} is {value!r}; it is a whole number >= 0")
+        sizes = ("per_message", "per_prompt")
+        check_fields(self, sizes, check_integer, 0, error=DemoConfigError)
         if self.takes_audio and self.count is None:
             raise DemoConfigError("takes_audio needs a count function")
         # Demonstrations repeat between queries, so their counts are kept.
@@ -61,24 +59,15 @@ class TokenCounter:
     def tokens(self, content: Content) -> int:
         """Return the tokens of one message's content.
 
-        Raises:
-            InputTypeError: If the count function returns something else than a whole number.
-            InputError: If it returns a negative number.
+        A count function that returns no whole number raises `InputTypeError`, one that returns a
+        negative number `InputError`.
         """
         if self.count is None:
             return 0 if isinstance(content, AudioClip) else -(-2 * len(content) // 7)
         if isinstance(content, AudioClip) and not self.takes_audio:
             return 0
-        value = self.count(content)
-        try:
-            number = operator.index(value)
-        except TypeError:
-            number = None
-        if number is None or isinstance(value, bool):
-            raise InputTypeError(f"count_tokens returned {value!r}; a whole number is needed")
-        if number < 0:
-            raise InputError(f"count_tokens returned {number}; a number >= 0 is needed")
-        return number
+        name, value = "what count_tokens returned", self.count(content)
+        return check_integer(name, value, 0, error=InputError, type_error=InputTypeError)
 
     def counts_exactly(self, contents: Sequence[Content]) -> bool:
         """Return whether the counts of these contents are exact."""
@@ -88,7 +77,7 @@ class TokenCounter:
 
 def choose_that_fit(
     n: int, cost: Callable[[Sequence[int]], int], budget: int | None
-) -> tuple[list[int], list[int]]:
+) -> tuple[list[int], dict[int, int]]:
     """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
 
     Args:
@@ -97,17 +86,17 @@ def choose_that_fit(
         budget: Tokens allowed; None allows any number.
 
     Returns:
-        The kept items, ascending, and for each item the tokens over budget (0 if it was kept):
-        an item is dropped only if the kept nearer items and it cost more than the budget.
+        The kept items, ascending, and the tokens over budget of each other item: it is dropped
+        only if the kept nearer items and it cost more than the budget.
     """
-    everything = list(range(n))
-    if budget is None or cost(everything) <= budget:
-        return everything, [0] * n
-    kept: list[int] = []
-    over = []
-    for item in everything:
+    kept, over = list(range(n)), dict[int, int]()
+    if budget is None or cost(kept) <= budget:
+        return kept, over
+    kept = []
+    for item in range(n):
         excess = cost([*kept, item]) - budget
-        over.append(max(excess, 0))
-        if excess <= 0:
+        if excess > 0:
+            over[item] = excess
+        else:
             kept.append(item)
     return kept, over

@@ -83,15 +83,12 @@ def make_plan(
     """Select demonstrations and build every prompt.
 
     Args:
-        selector: A fitted selector; None shows no demonstrations.
+        selector: As the next four, what `evaluate` takes.
         builder: Builds prompts.
         llm: Says in which form it wants answers.
-        queries: What to classify; targets are the gold labels.
-        repeats: Repetitions; each takes the selector's next seed.
+        queries: What to classify.
+        repeats: Repetitions.
         needs_gold: Refuse queries without targets; a dry run can do without.
-
-    Returns:
-        The plan.
 
     Raises:
         InputError: If queries lack contents or targets.

@@ -18,13 +18,8 @@ import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from fungi_hf.errors import (
-    DemoConfigError,
-    InputError,
-    InputTypeError,
-    PromptOverflowError,
-    choices,
-)
+from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, PromptOverflowError
 from fungi_hf.icl.audio import AudioClip
 from fungi_hf.icl.fitting import TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
@@ -148,23 +143,18 @@ class PromptBuilder:
                 gives a prompt without messages.
 
         Raises:
-            InputTypeError: If labels, instruction or count_tokens have a wrong type.
-            DemoConfigError: If a choice is unknown or the budget is not a positive whole number.
+            InputTypeError: If labels, instruction or count_tokens have a wrong type. An unknown
+                choice and a budget below 1 are a `DemoConfigError`.
         """
         if not isinstance(labels, LabelSpace):
             raise InputTypeError(f"labels is {type(labels).__name__}; a LabelSpace is needed")
         if instruction is not None and not isinstance(instruction, str):
             raise InputTypeError(f"instruction is {type(instruction).__name__}; a text is needed")
-        _check_choice("style", style, get_args(Style))
-        _check_choice("on_overflow", on_overflow, get_args(Overflow))
-        if max_input_tokens is not None and (
-            isinstance(max_input_tokens, bool)
-            or not isinstance(max_input_tokens, int)
-            or max_input_tokens < 1
-        ):
-            raise DemoConfigError(
-                f"max_input_tokens is {max_input_tokens!r}; it is a whole number >= 1 or None"
-            )
+        check_choice("style", style, get_args(Style), error=DemoConfigError)
+        check_choice("on_overflow", on_overflow, get_args(Overflow), error=DemoConfigError)
+        if max_input_tokens is not None:
+            name = "max_input_tokens"
+            check_integer(name, max_input_tokens, also="None", error=DemoConfigError)
         if not isinstance(count_tokens, TokenCounter):
             count_tokens = TokenCounter(count_tokens)
         self.labels = labels
@@ -201,7 +191,7 @@ class PromptBuilder:
                 than "multiturn", demonstrations without a label, an unknown output, and a query
                 over the budget with `on_overflow="error"` are refused too.
         """
-        _check_choice("output", output, get_args(Output))
+        check_choice("output", output, get_args(Output), error=DemoConfigError)
         where = "" if row is None else f" (query row {row})"
         if not isinstance(query, (str, AudioClip)):
             raise InputTypeError(
@@ -228,8 +218,7 @@ class PromptBuilder:
             kept=tuple(demonstrations[place].row for place in sorted(nearest[i] for i in kept)),
             dropped=tuple(
                 Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
-                for item, excess in enumerate(over)
-                if excess
+                for item, excess in over.items()
             ),
             input_tokens=self.counter.prompt(contents),
             exact_count=self.counter.counts_exactly(contents),
@@ -329,11 +318,6 @@ class PromptBuilder:
             budget=self.max_input_tokens,
             style=self.style,
         )
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise DemoConfigError(f"{name} is {choices(value, allowed)}")
 
 
 def _text_line(content: Content) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.errors import InputTypeError
 from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
@@ -49,6 +49,10 @@ class QueryRows:
     rows: Rows
     exclude: Mapping[int, Rows]
 
+    def features(self) -> npt.NDArray[np.floating]:
+        """Return the features of the rows, which the selector has seen to be there."""
+        return np.asarray(self.examples.features)[self.rows]
+
     def only(self, positions: Rows | slice) -> QueryRows:
         """Return a part of the queries."""
         return QueryRows(self.examples, self.rows[positions], self.exclude)
@@ -61,8 +65,8 @@ class QueryRows:
 
     def excluded(self) -> dict[int, Rows]:
         """Return the exclusions by position within `rows`."""
-        own = {position: self.exclude.get(int(row)) for position, row in enumerate(self.rows)}
-        return {position: rows for position, rows in own.items() if rows is not None}
+        places = enumerate(self.rows.tolist())
+        return {place: self.exclude[row] for place, row in places if row in self.exclude}
 
 
 class Ranker(Protocol):
@@ -89,11 +93,13 @@ class DenseRanking:
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self.n_rows = len(pool)
         self._pool = pool
-        self._index = ExactIndex(metric).fit(matrix_of(pool), fingerprint=pool.fingerprint)
+        self._index = ExactIndex(metric).fit(
+            np.asarray(pool.features), fingerprint=pool.fingerprint
+        )
 
     def check(self, queries: Examples) -> None:
         """Refuse queries of another width or origin; warn about all-zero ones."""
-        rows = read_rows(matrix_of(queries), "queries", queries.fingerprint)
+        rows = read_rows(np.asarray(queries.features), "queries", queries.fingerprint)
         check_same_origin(self._index.pool.rows, rows)
         if self.metric == "cosine" and queries is not self._pool:
             warn_zero(rows, "queries", stacklevel=5)
@@ -115,12 +121,12 @@ class DenseRanking:
 
     def query_units(self, asked: QueryRows) -> Scores:
         """Return queries in float64, scaled to length 1, [b, F]; all-zero ones stay zero."""
-        held = self._index.pool.read(matrix_of(asked.examples)[asked.rows])
+        held = self._index.pool.read(asked.features())
         return held.array.astype(np.float64) / nonzero(held.norms)[:, None]
 
     def _compared(self, asked: QueryRows) -> Comparison:
         pool = self._index.pool
-        return Comparison(pool, pool.read(matrix_of(asked.examples)[asked.rows]))
+        return Comparison(pool, pool.read(asked.features()))
 
 
 def words(text: str) -> list[str]:
@@ -279,17 +285,6 @@ def _single(ranking: KNN | BM25, pool: Examples) -> Ranker:
     if isinstance(ranking, BM25):
         return TextRanking(pool, ranking)
     return DenseRanking(pool, ranking.metric)
-
-
-def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
-    """Return the features, known to be there.
-
-    Raises:
-        InputError: If there are none.
-    """
-    if examples.features is None:
-        raise InputError("these examples have no features")
-    return examples.features
 
 
 def _parts(asked: QueryRows) -> list[slice]:

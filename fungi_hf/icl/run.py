@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import platform
 import time
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
 
+_FACTS = ("attempts", "from_cache", "finish_reason", "model", "system_fingerprint")
 __all__ = ["DryRun", "EvalResult", "Progress", "Run", "aevaluate", "evaluate", "run_here"]
 
 
@@ -189,10 +191,7 @@ class Run:
         )
 
     async def finish(self) -> EvalResult:
-        """Ask what is not answered yet.
-
-        Returns:
-            All rows.
+        """Ask what is not answered yet, and give all rows.
 
         Raises:
             LLMError: If the server refuses for good; `partial` holds the rows finished before.
@@ -209,8 +208,9 @@ class Run:
                 await self._ask(todo)
             except LLMError as error:
                 error.partial = self._result()
-                kept = f"in {folder}; run again to continue"
-                kept = "as .partial of this error" if folder is None else kept
+                kept = (
+                    f"in {folder}; run again to continue" if folder else "as .partial of this error"
+                )
                 error.add_note(f"{len(self._finished)} rows are finished and kept {kept}")
                 raise
             finally:
@@ -278,13 +278,7 @@ class Run:
         usage = Usage()
         if reply is not None:
             usage = reply.usage
-            facts |= {
-                "attempts": reply.attempts,
-                "from_cache": reply.from_cache,
-                "finish_reason": reply.finish_reason,
-                "model": reply.model,
-                "system_fingerprint": reply.system_fingerprint,
-            }
+            facts |= {name: getattr(reply, name) for name in _FACTS}
         result = self._outcome(one, reply, status)
         before = self._finished.get((result.repeat, one.row))
         self._finished[result.repeat, one.row] = result
@@ -346,8 +340,6 @@ class Run:
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("fungi-hf", "numpy", "openai", "torch", "transformers"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
