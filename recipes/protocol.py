@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.evaluation.grams import combination_neighbors
-from fungi_hf.features import make_layout
-from fungi_hf.neighbors.classifier import count_votes, decide
+from fungi_hf.neighbors.classifier import vote
+from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.neighbors.vectors import read_rows
-from fungi_hf.seeding import numpy_generator
+from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def accuracies(
         metric: Of the concatenation.
         shots: Training rows per class in the few-shot runs.
         draws: Few-shot draws; mean and standard deviation are reported.
-        seed: Of the draws.
+        seed: Of the first draw; the next ones count on.
 
     Returns:
         "a+b" -> {"full", "few_mean", "few_sd", "few"}, and the test rows "gained" and "lost"
@@ -54,7 +54,8 @@ def accuracies(
     """
     wanted = [tuple(c) for c in combinations]
     whole = _predict(train, test, y_train, wanted, metric)
-    picks = [_draw(y_train, shots, seed, draw) for draw in range(draws)]
+    codes = np.unique(y_train, return_inverse=True)[1]
+    picks = [draw_few(codes, shots, seed + draw) for draw in range(draws)]
     few = [
         _predict({n: rows[pick] for n, rows in train.items()}, test, y_train[pick], wanted, metric)
         for pick in picks
@@ -131,14 +132,4 @@ def _predict(
 def _majority(nearest: np.ndarray, labels: np.ndarray) -> np.ndarray:
     classes, codes = np.unique(labels, return_inverse=True)
     near = codes[nearest]
-    votes = count_votes(near, np.ones(near.shape), len(classes), "uniform", "dot")
-    return classes[decide(votes, near, "smallest")]
-
-
-def _draw(labels: np.ndarray, shots: int, seed: int, draw: int) -> np.ndarray:
-    generator = numpy_generator(seed, "few-shot", str(draw))
-    rows = [
-        generator.choice(np.flatnonzero(labels == label), shots, replace=False)
-        for label in np.unique(labels)
-    ]
-    return np.sort(np.concatenate(rows))
+    return classes[vote(near, np.ones(near.shape), len(classes))]

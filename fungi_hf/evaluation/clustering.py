@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fungi_hf.errors import InputError, OptionalDependencyError
-from fungi_hf.evaluation.inputs import choose_combinations, expect, read_labelled
-from fungi_hf.evaluation.sampling import MOST_SEED
-from fungi_hf.evaluation.summary import Context, Draw, summarise
-from fungi_hf.neighbors.base import check_count
+from fungi_hf.checks import check_fields, check_integer
+from fungi_hf.errors import InputError
+from fungi_hf.evaluation.inputs import choose_combinations, read_labelled
+from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, converge, expect, need
+from fungi_hf.evaluation.summary import Draw, summarise
 from fungi_hf.neighbors.labels import encode_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
+    from fungi_hf.evaluation.inputs import FeatureInput
     from fungi_hf.evaluation.records import EvaluationResult
     from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.types import Int64Array
+    from fungi_hf.types import Float32Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +43,10 @@ class ClusteringProtocol:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("n_clusters", "n_restarts", "n_seeds"):
-            if getattr(self, name) is not None:
-                check_count(getattr(self, name), name, 1, None)
-        check_count(self.seed, "seed", 0, MOST_SEED + 1 - self.n_seeds)
+        check_fields(self, ("n_clusters",), check_integer, optional=True, **AS_INPUT)
+        check_fields(self, ("n_restarts", "n_seeds"), check_integer, **AS_INPUT)
+        last = MOST_SEED + 1 - self.n_seeds
+        check_fields(self, ("seed",), check_integer, 0, last, **AS_INPUT)
 
 
 def evaluate_clustering(
@@ -82,12 +81,13 @@ def evaluate_clustering(
     if n_clusters > len(judged):
         raise InputError(f"n_clusters is {n_clusters}, but there are {len(judged)} rows")
     seeds = [rule.seed + i for i in range(rule.n_seeds)]
-    draws = {
-        some: [_cluster(some, judged, codes, (n_clusters, rule.n_restarts, seed)) for seed in seeds]
-        for some in choose_combinations(judged.layout, combinations)
-    }
-    context = Context(task="clustering", protocol=rule.name, settings=rule, seeds=seeds)
-    return summarise(context, draws, judged)
+    draws = {}
+    for some in choose_combinations(judged.layout, combinations):
+        rows = judged.take(some)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows /= np.where(norms > 0, norms, 1)
+        draws[some] = [_cluster(rows, codes, n_clusters, rule.n_restarts, seed) for seed in seeds]
+    return summarise("clustering", rule, draws, judged, seeds=seeds)
 
 
 def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
@@ -98,48 +98,30 @@ def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
     Args:
         clusters: [N] from 0.
         codes: [N] class numbers from 0.
-
-    Raises:
-        OptionalDependencyError: If scipy is missing.
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ModuleNotFoundError:
-        raise OptionalDependencyError("scipy", "evaluation") from None
     table = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
     np.add.at(table, (clusters, codes), 1)
-    rows, columns = linear_sum_assignment(-table)
+    rows, columns = need("scipy.optimize").linear_sum_assignment(-table)
     partner = np.full(len(table), -1, np.int64)
     partner[rows] = columns
     return partner[clusters]
 
 
 def _cluster(
-    some: Combination, judged: LabelledRows, codes: Int64Array, how: tuple[int, int, int]
+    rows: Float32Array, codes: Int64Array, n_clusters: int, n_restarts: int, seed: int
 ) -> Draw:
-    try:
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-    except ModuleNotFoundError:
-        raise OptionalDependencyError("sklearn", "evaluation") from None
-    n_clusters, n_restarts, seed = how
-    rows = judged.take(some)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(norms > 0, norms, 1)
-    model = KMeans(n_clusters, n_init=n_restarts, random_state=seed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        clusters = model.fit_predict(rows).astype(np.int64)
+    model = need("sklearn.cluster").KMeans(n_clusters, n_init=n_restarts, random_state=seed)
+    found, distinct = converge(lambda: model.fit_predict(rows))
+    clusters = found.astype(np.int64)
     right = match_clusters(clusters, codes) == codes
-    few = any(issubclass(one.category, ConvergenceWarning) for one in caught)
+    metrics = need("sklearn.metrics")
     return Draw(
         metrics={
             "accuracy": float(right.mean()),
-            "nmi": float(normalized_mutual_info_score(codes, clusters)),
-            "ari": float(adjusted_rand_score(codes, clusters)),
+            "nmi": float(metrics.normalized_mutual_info_score(codes, clusters)),
+            "ari": float(metrics.adjusted_rand_score(codes, clusters)),
         },
         scores=right.astype(float),
-        notes=("fewer distinct rows than clusters",) if few else (),
+        notes=() if distinct else ("fewer distinct rows than clusters",),
         n_train=len(rows),
     )

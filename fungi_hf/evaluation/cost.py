@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError, InputError, choices
-from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.inputs import InputReader
 from fungi_hf.extraction.plan import Plan
-from fungi_hf.neighbors.base import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.extractor import FungiExtractor
 
-BASELINE = "embedding"
+_BASELINE, _ROUNDS = "embedding", 3
 
 
 def extraction_costs(
     extractor: FungiExtractor,
     inputs: Sequence[Any],
     combinations: Sequence[Sequence[str]],
-    *,
-    n_rounds: int = 3,
 ) -> dict[str, float]:
     """Time the extraction of combinations of blocks, alternated, on one machine.
 
@@ -35,48 +33,48 @@ def extraction_costs(
         extractor: Fitted; its encoder is used, not changed.
         inputs: Raw inputs, a few hundred.
         combinations: Block names to combine.
-        n_rounds: Timed rounds after one that is not.
 
     Returns:
-        "a+b" -> median over rounds of its time over that of the embedding alone (one plain
-        forward pass an input, preprocessing included) in the same round.
+        "a+b" -> median over three rounds, after one that is not timed, of its time over that of
+        the embedding alone (one plain forward pass an input, preprocessing included) in the same
+        round.
 
     Raises:
         InputError: If there are no inputs.
         FeatureError: If a block is unknown.
     """
     items = list(inputs)
-    n_rounds = check_count(n_rounds, "n_rounds", 1, None)
     if not items:
         raise InputError("inputs are empty; a timing needs at least one")
-    known = [BASELINE, *(spec.name for spec in extractor.config.objectives)]
-    runs = {BASELINE: _computer(extractor, [])}
+    known = [_BASELINE, *(spec.name for spec in extractor.config.objectives)]
+    runs = {_BASELINE: _run(extractor, [])}
     for names in combinations:
         for name in names:
             if name not in known:
                 raise FeatureError(f"no block {choices(name, known)}")
-        runs.setdefault("+".join(names), _computer(extractor, list(names)))
+        runs.setdefault("+".join(names), _run(extractor, list(names)))
     ratios: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(n_rounds + 1):
+    for number in range(1 + _ROUNDS):
         seconds = {name: _seconds(run, items) for name, run in runs.items()}
         if number:
             for name, taken in seconds.items():
-                ratios[name].append(taken / seconds[BASELINE])
+                ratios[name].append(taken / seconds[_BASELINE])
     return {name: round(statistics.median(values), 3) for name, values in ratios.items()}
 
 
-def _computer(extractor: FungiExtractor, names: list[str]) -> BlockComputer:
+def _run(extractor: FungiExtractor, names: list[str]) -> tuple[Plan, InputReader]:
     specs = tuple(spec for spec in extractor.config.objectives if spec.name in names)
     config = dataclasses.replace(extractor.config, objectives=specs)
-    computer = BlockComputer(Plan.of(extractor.encoder, config), config)
+    plan = Plan.of(extractor.encoder, config)
     learned = extractor.state.objectives
-    computer.load_state({name: state for name, state in learned.items() if name in names})
-    return computer
+    plan.load_state({name: state for name, state in learned.items() if name in names})
+    return plan, InputReader(plan.encoder, config)
 
 
-def _seconds(computer: BlockComputer, items: list[Any]) -> float:
+def _seconds(run: tuple[Plan, InputReader], items: list[Any]) -> float:
+    plan, reader = run
     start = time.perf_counter()
     with tqdm(disable=True) as bar:
-        for chunk in computer.reader.read(items):
-            computer.compute(chunk, computer.budget, bar)
+        for chunk in reader.read(items):
+            compute(chunk, plan, plan.budget, bar)
     return time.perf_counter() - start

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,16 @@ from fungi_hf.errors import (
     ShapeError,
     choices,
 )
-from fungi_hf.neighbors.labels import read_labels
-from fungi_hf.neighbors.vectors import Rows, check_fingerprint, read_rows
+from fungi_hf.neighbors.labels import encode_labels, read_labels
+from fungi_hf.neighbors.vectors import check_fingerprint, read_rows
 from fungi_hf.types import Features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fungi_hf.errors import FungiError
     from fungi_hf.neighbors.labels import LabelArray, Labels
+    from fungi_hf.neighbors.vectors import Rows
     from fungi_hf.types import Float32Array, Int64Array, Layout
 
 Combination: TypeAlias = tuple[str, ...]
@@ -52,7 +54,7 @@ class LabelledRows:
     Attributes:
         rows: [N, F].
         layout: Ordered block name -> slice of the columns.
-        labels: [N] integers or strings.
+        labels: [N] integers or strings; all 0 where there are none.
     """
 
     rows: Rows
@@ -63,59 +65,54 @@ class LabelledRows:
         """Number of rows."""
         return len(self.rows)
 
-    def columns(self, combination: Combination) -> Int64Array:
-        """Give the column numbers of some blocks, in the order of the combination."""
-        width = self.rows.width
-        return np.concatenate([np.arange(width)[self.layout[name]] for name in combination])
+    def width(self, combination: Combination) -> int:
+        """Number of columns of some blocks."""
+        return sum(self.layout[name].stop - self.layout[name].start for name in combination)
 
     def subset(self, some: Int64Array) -> LabelledRows:
         """Give some rows, copied."""
-        rows = Rows(
-            array=self.rows.array[some],
-            norms=self.rows.norms[some],
-            fingerprint=self.rows.fingerprint,
-        )
-        return LabelledRows(rows=rows, layout=self.layout, labels=self.labels[some])
+        rows = replace(self.rows, array=self.rows.array[some], norms=self.rows.norms[some])
+        return replace(self, rows=rows, labels=self.labels[some])
 
-    def take(
-        self, combination: Combination, some: Int64Array | slice = slice(None)
-    ) -> Float32Array:
-        """Give the columns of some blocks of some rows, copied."""
-        rows = self.rows.array[some]
-        parts = [rows[:, self.layout[name]] for name in combination]
+    def take(self, combination: Combination) -> Float32Array:
+        """Give the columns of some blocks, copied."""
+        parts = [self.rows.array[:, self.layout[name]] for name in combination]
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def read_labelled(features: FeatureInput, labels: Labels, name: str) -> LabelledRows:
-    """Check features and their labels.
-
-    Args:
-        features: [N, F] features with a layout, or an array (one block called "features").
-        labels: N integers or strings.
-        name: What the caller calls them, for messages.
+def read_sides(
+    train: FeatureInput, train_labels: Labels, test: FeatureInput, test_labels: Labels
+) -> tuple[LabelledRows, LabelledRows, tuple[str, ...]]:
+    """Check training and test rows that belong together.
 
     Returns:
-        Checked rows; float arrays are not copied.
+        Both, and a note about test labels that no training row has.
+    """
+    known = read_labelled(train, train_labels, "train")
+    judged = read_labelled(test, test_labels, "test")
+    check_pair(known, judged)
+    encode_labels(known.labels, "train labels")  # refuses a single class
+    return known, judged, unseen_note(known.labels, judged.labels)
+
+
+def read_labelled(features: FeatureInput, labels: Labels, name: str) -> LabelledRows:
+    """Check features and their labels, one a row, as `read_blocks` does.
 
     Raises:
         InputError: If there are no rows.
     """
-    rows, layout = read_blocks(features, name)
-    if not len(rows):
+    found = read_blocks(features, name)
+    if not len(found):
         raise InputError(f"{name} has 0 rows; an evaluation needs at least 1")
-    checked = read_labels(labels, f"{name} labels", len(rows))
-    return LabelledRows(rows=rows, layout=layout, labels=checked)
+    return replace(found, labels=read_labels(labels, f"{name} labels", len(found)))
 
 
-def read_blocks(features: FeatureInput, name: str) -> tuple[Rows, Layout]:
-    """Check features without labels.
+def read_blocks(features: FeatureInput, name: str) -> LabelledRows:
+    """Check features without labels; float arrays are not copied.
 
     Args:
         features: [N, F] features with a layout, or an array (one block called "features").
         name: What the caller calls them, for messages.
-
-    Returns:
-        Rows and layout.
 
     Raises:
         FeatureError: If the layout does not fit the columns.
@@ -132,36 +129,32 @@ def read_blocks(features: FeatureInput, name: str) -> tuple[Rows, Layout]:
                 f"{name}: block {block!r} has the columns {columns.start} to {columns.stop}; "
                 f"there are {rows.width}"
             )
-    if len(layout) > 1 and getattr(features, "factors", None):
-        raise FeatureError(
-            f"{name} holds exact factors, whose columns have no dot product; "
-            "extract with a sketch, or drop those blocks with select(...)"
-        )
-    return rows, dict(layout)
+    return LabelledRows(rows=rows, layout=dict(layout), labels=np.zeros(len(rows), np.int64))
 
 
-def expect(value: object, kind: type, name: str) -> None:
-    """Refuse an argument of another type.
+def listed(
+    what: str, given: object, of: str, error: type[FungiError] = InputTypeError
+) -> list[Any]:
+    """Give the members of a sequence `of` something; a text is none, "`what` 'a'" the error."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise error(f"{what} {given!r} ({type(given).__name__}); give a sequence of {of}")
+    return list(given)
 
-    Raises:
-        InputTypeError: If it is one.
-    """
-    if not isinstance(value, kind):
-        raise InputTypeError(f"{name} is a {type(value).__name__}; it must be a {kind.__name__}")
 
-
-def check_pair(train: LabelledRows, test: LabelledRows) -> None:
-    """Refuse training and test rows that do not belong together.
+def check_pair(
+    first: LabelledRows, second: LabelledRows, names: tuple[str, str] = ("train", "test features")
+) -> None:
+    """Refuse rows that do not belong together.
 
     Raises:
         ShapeError: If widths or layouts differ.
     """
-    if train.rows.width != test.rows.width or train.layout != test.layout:
+    if first.rows.width != second.rows.width or first.layout != second.layout:
         raise ShapeError(
-            f"train has {train.rows.width} columns in {_shown(train.layout)}, "
-            f"test has {test.rows.width} in {_shown(test.layout)}"
+            f"the columns of {names[0]} and {names[1]} differ: {first.rows.width} in "
+            f"{_shown(first.layout)}; {second.rows.width} in {_shown(second.layout)}"
         )
-    check_fingerprint(train.rows.fingerprint, test.rows.fingerprint, "test features")
+    check_fingerprint(first.rows.fingerprint, second.rows.fingerprint, names[1])
 
 
 def unseen_note(known: LabelArray, judged: LabelArray, name: str = "test") -> tuple[str, ...]:
@@ -214,25 +207,17 @@ def choose_combinations(
             )
         sizes = range(1, len(names) + 1)
         return [some for size in sizes for some in itertools.combinations(names, size)]
-    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        raise InputTypeError(f"combinations are {wanted!r}; give a sequence of sequences of names")
-    chosen: list[Combination] = []
-    for some in wanted:
-        if isinstance(some, str) or not isinstance(some, Iterable):
-            kind = "string" if isinstance(some, str) else type(some).__name__
-            raise InputTypeError(
-                f"combination {some!r} is a {kind}; give a sequence of block names"
-            )
-        given = list(some)
+    chosen: dict[Combination, None] = {}
+    for some in listed("combinations are", wanted, "sequences of block names"):
+        given = listed("a combination is", some, "block names")
         missing = [name for name in given if name not in names]
         if missing:
             raise FeatureError(f"no block {choices(missing[0], layout)}")
-        ordered = tuple(name for name in names if name in given)
-        if ordered and ordered not in chosen:
-            chosen.append(ordered)
+        chosen[tuple(name for name in names if name in given)] = None
+    chosen.pop((), None)
     if not chosen:
         raise FeatureError(f"no combination was named; blocks: {_shown(layout)}")
-    return chosen
+    return list(chosen)
 
 
 def _shown(layout: Mapping[str, slice]) -> str:

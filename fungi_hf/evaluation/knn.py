@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
-
-from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.evaluation.grams import combination_neighbors
-from fungi_hf.evaluation.inputs import (
-    check_pair,
-    choose_combinations,
-    read_labelled,
-    unseen_note,
-)
-from fungi_hf.evaluation.metrics import classification_metrics
-from fungi_hf.evaluation.sampling import MOST_SEED, Sampling, draw_shots
-from fungi_hf.evaluation.summary import Context, Draw, summarise
+from fungi_hf.evaluation.inputs import choose_combinations, read_sides
+from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, protocol_named, reduce_or_note
+from fungi_hf.evaluation.sampling import Sampling, draw_shots
+from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
 from fungi_hf.neighbors import ExactIndex
-from fungi_hf.neighbors.base import check_count, check_metric
-from fungi_hf.neighbors.classifier import Tie, Weights, count_votes, decide
+from fungi_hf.neighbors.base import Metric
+from fungi_hf.neighbors.classifier import Tie, Weights, count_votes, vote
 from fungi_hf.neighbors.labels import encode_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fungi_hf.evaluation.inputs import (
-        Combination,
-        FeatureInput,
-        LabelledRows,
-    )
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
     from fungi_hf.evaluation.records import EvaluationResult
-    from fungi_hf.neighbors.base import Metric, Neighbors
+    from fungi_hf.neighbors.base import Neighbors
     from fungi_hf.neighbors.labels import LabelArray, Labels
-
-_VOTE_ROWS = 4096
-_SHOTS = re.compile(r"-([1-9]\d*)-shot$")
+    from fungi_hf.types import Int64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,47 +60,32 @@ class KNNProtocol:
         """Check the choices.
 
         Raises:
-            ConfigError: If one is unknown, or several draws would be the same.
+            ConfigError: If several draws would be the same.
         """
-        check_metric(self.metric)
-        for name in ("n_neighbors", "n_draws", "n_shots", "pca"):
-            if getattr(self, name) is not None:
-                check_count(getattr(self, name), name, 1, None)
+        kinds = {"metric": Metric, "weights": Weights, "tie": Tie, "sampling": Sampling}
+        for name, kind in kinds.items():
+            check_fields(self, (name,), check_choice, get_args(kind))
+        check_fields(self, ("n_neighbors", "n_draws"), check_integer, **AS_INPUT)
+        check_fields(self, ("n_shots", "pca"), check_integer, optional=True, **AS_INPUT)
         drawn = self.n_shots is not None and self.sampling == "proportional"
-        check_count(self.seed, "seed", 0, MOST_SEED + 1 - self.n_draws if drawn else None)
-        for name, allowed in (("weights", Weights), ("tie", Tie), ("sampling", Sampling)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ConfigError(
-                    f"unknown {name} {choices(getattr(self, name), get_args(allowed))}"
-                )
+        last = MOST_SEED + 1 - self.n_draws if drawn else None
+        check_fields(self, ("seed",), check_integer, 0, last, **AS_INPUT)
         if self.n_shots is not None and self.sampling == "first" and self.n_draws != 1:
             raise ConfigError(f"sampling 'first' has one draw, n_draws is {self.n_draws}")
 
 
+_PAPER = KNNProtocol(name="paper", metric="euclidean", pca=512, n_draws=1)
 KNN_PROTOCOLS: Mapping[str, KNNProtocol] = {
-    "fungi": KNNProtocol(),
-    # Ours, not the published K = 20: with five rows a class, twenty uniform votes would often be
-    # all rows of a two-class set, so all classes tie.
-    "fungi-5-shot": KNNProtocol(
-        name="fungi-5-shot", n_neighbors=5, weights="similarity", n_shots=5
-    ),
-    "paper": KNNProtocol(name="paper", metric="euclidean", pca=512, n_draws=1),
-    "paper-vision-5-shot": KNNProtocol(
-        name="paper-vision-5-shot",
-        metric="euclidean",
-        pca=512,
-        n_shots=5,
-        sampling="first",
-        n_draws=1,
-    ),
-    "paper-text-5-shot": KNNProtocol(
-        name="paper-text-5-shot",
-        metric="euclidean",
-        pca=512,
-        n_shots=5,
-        sampling="proportional",
-        n_draws=1,
-    ),
+    one.name: one
+    for one in (
+        KNNProtocol(),
+        # Ours, not the published K = 20: with five rows a class, twenty uniform votes would often
+        # be all rows of a two-class set, so all classes tie.
+        KNNProtocol(name="fungi-5-shot", n_neighbors=5, weights="similarity", n_shots=5),
+        _PAPER,
+        replace(_PAPER, name="paper-vision-5-shot", n_shots=5, sampling="first"),
+        replace(_PAPER, name="paper-text-5-shot", n_shots=5, sampling="proportional"),
+    )
 }
 
 
@@ -143,117 +115,98 @@ def evaluate_knn(
         "embedding" block, or with the first combination where there is none.
     """
     rule = knn_protocol(protocol)
-    known, judged = (
-        read_labelled(train, train_labels, "train"),
-        read_labelled(test, test_labels, "test"),
-    )
-    check_pair(known, judged)
-    encode_labels(known.labels, "train labels")
-    notes = unseen_note(known.labels, judged.labels)
+    known, judged, notes = read_sides(train, train_labels, test, test_labels)
     wanted = choose_combinations(known.layout, combinations)
-    check_neighbors(rule, len(known))
+    judge = KNNJudge(rule, known.labels, judged.labels)
     draws: dict[Combination, list[Draw]] = {some: [] for some in wanted}
-    seeds = [rule.seed + i for i in range(1 if rule.n_shots is None else rule.n_draws)]
-    for seed in seeds:
-        part = known
+    for number, rows in enumerate(judge.sets):
+        part = known if rows is None else known.subset(rows)
+        for some, (found, own) in _nearest(part, judged, wanted, rule).items():
+            draws[some].append(judge.vote(number, found, own))
+    notes += judge.notes
+    return summarise("knn", rule, draws, judged, seeds=judge.seeds, notes=notes)
+
+
+class KNNJudge:
+    """Labels, training sets and votes of a protocol: what neighbours are worth, however found.
+
+    Attributes:
+        seeds: One a draw.
+        sets: Training rows of each draw; None stands for all.
+        notes: Says where a few-shot draw has fewer rows than neighbours are asked for.
+    """
+
+    def __init__(self, rule: KNNProtocol, labels: LabelArray, truth: LabelArray) -> None:
+        """Draw the training sets from the labels [N] of the training rows; truth is [Q].
+
+        Raises:
+            InputError: If the full training set has fewer rows than neighbours are asked for.
+        """
+        self._rule, self._truth = rule, truth
+        self.seeds = [rule.seed]
+        self.sets: list[Int64Array | None] = [None]
         if rule.n_shots is not None:
-            part = known.subset(draw_shots(known.labels, rule.n_shots, rule.sampling, seed))
-        for some, draw in _one_draw(part, judged, wanted, rule).items():
-            draws[some].append(draw)
-    context = Context(
-        task="knn",
-        protocol=rule.name,
-        settings=rule,
-        seeds=seeds,
-        notes=notes,
-    )
-    return summarise(context, draws, judged)
+            self.seeds = [rule.seed + draw for draw in range(rule.n_draws)]
+            self.sets = [draw_shots(labels, rule.n_shots, rule.sampling, s) for s in self.seeds]
+        elif rule.n_neighbors > len(labels):
+            raise InputError(
+                f"n_neighbors is {rule.n_neighbors}, but there are {len(labels)} training rows; "
+                f"allowed: 1 to {len(labels)}"
+            )
+        held = [labels if rows is None else labels[rows] for rows in self.sets]
+        self._encoded = [encode_labels(some, "train labels") for some in held]
+        k = min(map(len, held))
+        shrunk = f"n_neighbors {rule.n_neighbors} -> {k}: all rows"
+        self.notes = (shrunk,) if k < rule.n_neighbors else ()
+
+    def vote(self, number: int, found: Neighbors, notes: tuple[str, ...] = ()) -> Draw:
+        """Let the neighbours of one draw vote.
+
+        Args:
+            number: Of the draw.
+            found: [Q, K] of the test rows within its training set.
+            notes: Facts for the record.
+        """
+        rule, (classes, codes) = self._rule, self._encoded[number]
+        near, scores = codes[found.indices], found.scores
+        how: Any = {"weights": rule.weights, "metric": rule.metric}
+        chosen = classes[vote(near, scores, len(classes), tie=rule.tie, **how)]
+        second = None
+        if len(classes) == 2:
+            votes = count_votes(near, scores, 2, **how)
+            second = votes[:, 1] / votes.sum(axis=1)
+        return Draw(
+            metrics=classification_metrics(self._truth, chosen, classes, second),
+            scores=(chosen == self._truth).astype(float),
+            notes=notes,
+            n_train=len(codes),
+        )
 
 
-def _one_draw(
+def _nearest(
     known: LabelledRows, judged: LabelledRows, wanted: list[Combination], rule: KNNProtocol
-) -> dict[Combination, Draw]:
-    classes, codes = encode_labels(known.labels, "train labels")
+) -> dict[Combination, tuple[Neighbors, tuple[str, ...]]]:
+    """Give the neighbours by each combination, and a note where its PCA was skipped."""
     k = min(rule.n_neighbors, len(known))
-    notes = () if k == rule.n_neighbors else (f"n_neighbors {rule.n_neighbors} -> {k}: all rows",)
-    reduced: dict[Combination, Neighbors] = {}
-    skipped: dict[Combination, tuple[str, ...]] = {}
-    if rule.pca is not None:
-        from fungi_hf.extraction.reduction import project
-
-        for some in wanted:
-            width = len(known.columns(some))
-            if rule.pca < len(known) and rule.pca < width:
-                low, high = project(known.take(some), judged.take(some), rule.pca)
-                reduced[some] = ExactIndex(rule.metric).fit(low).search(high, k)
-            else:
-                skipped[some] = (f"PCA to {rule.pca} skipped: {len(known)} rows, width {width}",)
-    left = [some for some in wanted if some not in reduced]
-    found = dict(reduced)
+    found: dict[Combination, Neighbors] = {}
+    notes: dict[Combination, tuple[str, ...]] = {}
+    for some in wanted:
+        pair, notes[some] = reduce_or_note(known, judged, some, rule.pca)
+        if pair is not None:
+            found[some] = ExactIndex(rule.metric).fit(pair[0]).search(pair[1], k)
+    left = [some for some in wanted if some not in found]
     if left:
         found |= combination_neighbors(
             known.rows, judged.rows, known.layout, left, k, metric=rule.metric
         )
-    return {
-        some: _votes(found[some], codes, classes, judged, rule).with_notes(
-            notes + skipped.get(some, ()), len(known)
-        )
-        for some in wanted
-    }
-
-
-def _votes(
-    found: Neighbors,
-    codes: np.ndarray[tuple[int], np.dtype[np.int64]],
-    classes: LabelArray,
-    judged: LabelledRows,
-    rule: KNNProtocol,
-) -> Draw:
-    shares = np.empty((len(judged), len(classes)))
-    chosen = np.empty(len(judged), np.int64)
-    for start in range(0, len(judged), _VOTE_ROWS):
-        part = slice(start, start + _VOTE_ROWS)
-        near = codes[found.indices[part]]
-        votes = count_votes(near, found.scores[part], len(classes), rule.weights, rule.metric)
-        shares[part] = votes / votes.sum(axis=1, keepdims=True)
-        chosen[part] = decide(votes, near, rule.tie)
-    predicted = classes[chosen]
-    values = classification_metrics(judged.labels, predicted, shares, classes)
-    return Draw(metrics=values, scores=(predicted == judged.labels).astype(float))
-
-
-def check_neighbors(rule: KNNProtocol, n_rows: int) -> None:
-    """Refuse to take more neighbours than all training rows; few-shot draws take what they have.
-
-    Raises:
-        InputError: If there are fewer training rows than neighbours.
-    """
-    if rule.n_shots is None and rule.n_neighbors > n_rows:
-        raise InputError(
-            f"n_neighbors is {rule.n_neighbors}, but there are {n_rows} training rows; "
-            f"allowed: 1 to {n_rows}"
-        )
+    return {some: (found[some], notes[some]) for some in wanted}
 
 
 def knn_protocol(protocol: KNNProtocol | str) -> KNNProtocol:
-    """Give a protocol by name.
+    """Give a protocol by name, or back.
 
     Args:
         protocol: A key of `KNN_PROTOCOLS`, whose 5 shots may be any other number, as in
-            "paper-text-10-shot"; a `KNNProtocol` is given back.
-
-    Returns:
-        The protocol, named as asked.
-
-    Raises:
-        ConfigError: If there is no such protocol.
+            "paper-text-10-shot"; or a `KNNProtocol`.
     """
-    if isinstance(protocol, KNNProtocol):
-        return protocol
-    shots = _SHOTS.search(protocol) if isinstance(protocol, str) else None
-    known = _SHOTS.sub("-5-shot", protocol) if shots else protocol
-    if not isinstance(known, str) or known not in KNN_PROTOCOLS:
-        raise ConfigError(f"unknown kNN protocol {choices(protocol, KNN_PROTOCOLS)}")
-    if not shots:
-        return KNN_PROTOCOLS[known]
-    return replace(KNN_PROTOCOLS[known], name=str(protocol), n_shots=int(shots[1]))
+    return protocol_named(protocol, KNN_PROTOCOLS, "kNN")

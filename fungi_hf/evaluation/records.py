@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-
-from fungi_hf.errors import StateError
+from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from _typeshed import DataclassInstance
+
     from fungi_hf.types import Float64Array
 
+RECORD: Final = "fungi-hf-evaluation"
 Setting: TypeAlias = str | int | float | bool | Sequence[float] | None
 
 
@@ -58,15 +62,18 @@ class EvaluationResult:
     scores: Float64Array | None = field(default=None, compare=False, repr=False)
 
     @property
+    def main(self) -> str:
+        """The metric that the task is judged by."""
+        return "map" if self.task == "retrieval" else "accuracy"
+
+    @property
     def name(self) -> str:
         """The combination in one word, e.g. `embedding+kl`."""
         return "+".join(self.blocks)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain, JSON-able values, without the per-row scores."""
-        kept = [one.name for one in fields(self) if one.name != "scores"]
-        plain = {name: _plain(getattr(self, name)) for name in kept}
-        return {"record": "fungi-hf-evaluation", "version": 1, **plain}
+        return to_plain(RECORD, self, "scores")
 
     def to_json(self) -> str:
         """Give `to_dict` as a JSON text."""
@@ -74,38 +81,45 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationResult:
-        """Read what `to_dict` gave.
-
-        Args:
-            values: A JSON object.
-
-        Returns:
-            The record, without per-row scores.
-
-        Raises:
-            StateError: If it is not such a record.
-        """
-        names = {one.name for one in fields(cls)} - {"scores"}
-        if values.get("record") != "fungi-hf-evaluation" or values.get("version") != 1:
-            raise StateError(
-                "not an evaluation record of version 1: record is "
-                f"{values.get('record')!r}, version is {values.get('version')!r}"
-            )
-        odd = sorted((set(values) - {"record", "version"}) ^ names)
-        if odd:
-            raise StateError(f"the evaluation record has missing or unknown keys: {', '.join(odd)}")
-        kept = {name: values[name] for name in names}
+        """Read what `to_dict` gave, without per-row scores."""
+        kept = read_plain(values, RECORD, {one.name for one in fields(cls)} - {"scores"})
         for name in ("blocks", "seeds", "notes"):
             kept[name] = tuple(kept[name])
         kept["intervals"] = {name: tuple(ends) for name, ends in kept["intervals"].items()}
         return cls(**kept)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, tuple | list | range | np.ndarray):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
+def to_plain(record: str, one: DataclassInstance, *left_out: str) -> dict[str, Any]:
+    """Give the fields of a dataclass with their kind and version."""
+    names = [field.name for field in fields(one) if field.name not in left_out]
+    return {"record": record, "version": 1, **{name: getattr(one, name) for name in names}}
+
+
+def read_plain(values: Mapping[str, Any], record: str, names: Iterable[str]) -> dict[str, Any]:
+    """Give the fields of a stored object after its kind, version and keys are checked.
+
+    Raises:
+        StateError: If it is of another kind or version, or keys are missing or unknown.
+    """
+    if values.get("record") != record or values.get("version") != 1:
+        raise StateError(
+            f"not a {record} of version 1: record is {values.get('record')!r}, "
+            f"version is {values.get('version')!r}; `fungi-hf evaluate` and `sweep` write such "
+            "files with --out"
+        )
+    odd = sorted({*values, "record", "version"} ^ {*names, "record", "version"})
+    if odd:
+        raise StateError(f"the {record} has missing or unknown keys: {', '.join(odd)}")
+    return {name: values[name] for name in names}
+
+
+def write_text(path: str | Path, text: str, what: str) -> None:
+    """Write a file whose folder exists.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"the {what} cannot be written to {path}: {error}") from error

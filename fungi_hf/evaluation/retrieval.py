@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, InputError, InputTypeError, ShapeError, choices
-from fungi_hf.evaluation.inputs import (
-    LabelledRows,
-    check_kinds,
-    choose_combinations,
+from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.errors import InputError, InputTypeError, ShapeError
+from fungi_hf.evaluation.inputs import check_kinds, check_pair, choose_combinations, read_blocks
+from fungi_hf.evaluation.protocols import (
+    AS_INPUT,
+    check_each,
     expect,
-    read_blocks,
+    protocol_named,
+    reduce_or_note,
 )
-from fungi_hf.evaluation.summary import Context, Draw, summarise
+from fungi_hf.evaluation.summary import Draw, summarise
 from fungi_hf.neighbors import ExactIndex
-from fungi_hf.neighbors.base import check_count, check_metric
+from fungi_hf.neighbors.base import Metric
 from fungi_hf.neighbors.labels import read_labels
-from fungi_hf.neighbors.vectors import check_fingerprint
 
 if TYPE_CHECKING:
-    from fungi_hf.evaluation.inputs import Combination, FeatureInput
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
     from fungi_hf.evaluation.records import EvaluationResult
-    from fungi_hf.neighbors.base import Metric
     from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.types import Float32Array, Float64Array, Int64Array
+    from fungi_hf.types import Float64Array, Int64Array
 
 Formula = Literal["standard", "trapezoid"]
 Level = Literal["medium", "hard"]
@@ -57,16 +57,11 @@ class Relevance:
             pool_labels: One a pool row.
             same_rows: Queries are the pool's rows: each is junk for itself.
 
-        Returns:
-            The judgements.
-
         Raises:
             ShapeError: If the queries cannot be the pool's rows.
         """
-        queries, pool = (
-            read_labels(query_labels, "query labels"),
-            read_labels(pool_labels, "pool labels"),
-        )
+        queries = read_labels(query_labels, "query labels")
+        pool = read_labels(pool_labels, "pool labels")
         check_kinds(pool, queries, ("pool", "query"))
         if same_rows and len(queries) != len(pool):
             raise ShapeError(
@@ -97,28 +92,23 @@ class Relevance:
             junk: Rows to ignore.
             level: `medium`: easy and hard are positive. `hard`: hard alone, easy is junk too.
 
-        Returns:
-            The judgements.
-
         Raises:
-            ConfigError: If the level is unknown.
             ShapeError: If the three differ in length.
         """
-        if level not in get_args(Level):
-            raise ConfigError(f"unknown level {choices(level, get_args(Level))}")
+        medium = check_choice("level", level, get_args(Level)) == "medium"
         if not len(easy) == len(hard) == len(junk):
             raise ShapeError(
                 f"landmarks have {len(easy)} easy, {len(hard)} hard and {len(junk)} junk lists; "
                 "each query needs one of each"
             )
-        medium = level == "medium"
-        rows = zip(easy, hard, junk, strict=True)
-        split = [([*e, *h], [*j]) if medium else ([*h], [*j, *e]) for e, h, j in rows]
-        gains = [
-            {check_count(row, "a landmark row", 0, None): 1.0 for row in positive}
-            for positive, _ in split
-        ]
-        return cls(gains=gains, junk=[ignored for _, ignored in split])
+        gains: list[dict[int, float]] = []
+        ignored: list[list[int]] = []
+        for e, h, j in zip(easy, hard, junk, strict=True):
+            positive = [*e, *h] if medium else h
+            rows = [check_integer("a landmark row", row, 0, **AS_INPUT) for row in positive]
+            gains.append(dict.fromkeys(rows, 1.0))
+            ignored.append([*j] if medium else [*j, *e])
+        return cls(gains=gains, junk=ignored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,26 +131,16 @@ class RetrievalProtocol:
     pca: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            ConfigError: If the formula is unknown.
-        """
-        check_metric(self.metric)
-        expect(self.cutoffs, tuple, "cutoffs")
-        for k in self.cutoffs:
-            check_count(k, "cutoffs", 1, None)
-        if self.pca is not None:
-            check_count(self.pca, "pca", 1, None)
-        if self.formula not in get_args(Formula):
-            raise ConfigError(f"unknown formula {choices(self.formula, get_args(Formula))}")
+        """Check the choices."""
+        check_fields(self, ("metric",), check_choice, get_args(Metric))
+        check_fields(self, ("formula",), check_choice, get_args(Formula))
+        check_fields(self, ("pca",), check_integer, optional=True, **AS_INPUT)
+        check_fields(self, ("cutoffs",), check_each, check_integer, **AS_INPUT)
 
 
+_LANDMARKS = RetrievalProtocol(name="paper-landmarks", metric="dot", formula="trapezoid", pca=512)
 RETRIEVAL_PROTOCOLS: Mapping[str, RetrievalProtocol] = {
-    "fungi": RetrievalProtocol(),
-    "paper-landmarks": RetrievalProtocol(
-        name="paper-landmarks", metric="dot", formula="trapezoid", pca=512
-    ),
+    one.name: one for one in (RetrievalProtocol(), _LANDMARKS)
 }
 
 
@@ -186,39 +166,25 @@ def evaluate_retrieval(
         One record a combination, with `map`, `mp@k` and `ndcg@k`.
 
     Raises:
-        ShapeError: If layouts differ, or judgements and queries differ in number.
-        InputError: If a judgement names a row that does not exist, or no query has a relevant row.
-        InputTypeError: If judgements are not of rows and gains.
+        InputError: If no query has a relevant row.
     """
-    rule = _protocol(protocol)
+    rule = protocol_named(protocol, RETRIEVAL_PROTOCOLS, "retrieval")
     expect(relevance, Relevance, "relevance")
-    rows, layout = read_blocks(pool, "pool")
-    asked, asked_layout = read_blocks(queries, "queries")
-    if layout != asked_layout or rows.width != asked.width:
-        raise ShapeError(
-            f"pool has {rows.width} columns in blocks {list(layout)}, "
-            f"queries have {asked.width} in {list(asked_layout)}"
-        )
-    check_fingerprint(rows.fingerprint, asked.fingerprint, "queries")
-    _check_relevance(relevance, len(asked), len(rows))
-    judged = LabelledRows(rows=asked, layout=layout, labels=np.zeros(len(asked), np.int64))
-    held = LabelledRows(rows=rows, layout=layout, labels=np.zeros(len(rows), np.int64))
-    junk = relevance.junk if len(relevance.junk) else [()] * len(asked)
-    pairs = zip(relevance.gains, junk, strict=True)
-    lost = sum(set(gains) <= set(ignored) for gains, ignored in pairs)
+    held, asked = read_blocks(pool, "pool"), read_blocks(queries, "queries")
+    check_pair(held, asked, ("pool", "queries"))
+    _check_relevance(relevance, len(asked), len(held))
+    junk = [set(rows) for rows in relevance.junk] or [set()] * len(asked)
+    lost = sum(set(gains) <= rows for gains, rows in zip(relevance.gains, junk, strict=True))
     if lost == len(asked):
         raise InputError(
             f"none of the {len(asked)} queries has a relevant row in the pool that is not junk"
         )
     notes = (f"{lost} queries without a relevant row are left out",) if lost else ()
     draws = {
-        some: [_rank(some, held, judged, relevance, rule)]
-        for some in choose_combinations(layout, combinations)
+        some: [_rank(some, held, asked, relevance, rule)]
+        for some in choose_combinations(held.layout, combinations)
     }
-    context = Context(
-        task="retrieval", protocol=rule.name, settings=rule, seeds=(), main="map", notes=notes
-    )
-    return summarise(context, draws, judged)
+    return summarise("retrieval", rule, draws, asked, notes=notes)
 
 
 def average_precision(ranks: Int64Array, formula: Formula = "standard") -> float:
@@ -272,7 +238,8 @@ def _rank(
     relevance: Relevance,
     rule: RetrievalProtocol,
 ) -> Draw:
-    low, high, notes = _reduced(some, pool, asked, rule.pca)
+    pair, notes = reduce_or_note(pool, asked, some, rule.pca)
+    low, high = pair or (pool.take(some), asked.take(some))
     names = ["map", *[f"mp@{k}" for k in rule.cutoffs], *[f"ndcg@{k}" for k in rule.cutoffs]]
     table = np.full((len(asked), len(names)), np.nan)
     junk = {query: list(rows) for query, rows in enumerate(relevance.junk)}
@@ -291,26 +258,17 @@ def _rank(
             *[precision_at(ranks, k, rule.formula) for k in rule.cutoffs],
             *[discounted_gain_at(gains[order], ideal, k) for k in rule.cutoffs],
         ]
-    means = np.nanmean(table, axis=0)
-    metrics = {name: float(mean) for name, mean in zip(names, means, strict=True)}
+    metrics = dict(zip(names, np.nanmean(table, axis=0).tolist(), strict=True))
     return Draw(metrics=metrics, scores=table[:, 0], notes=notes, n_train=len(pool))
 
 
-def _reduced(
-    some: Combination, pool: LabelledRows, asked: LabelledRows, n_components: int | None
-) -> tuple[Float32Array, Float32Array, tuple[str, ...]]:
-    from fungi_hf.extraction.reduction import project
-
-    low, high = pool.take(some), asked.take(some)
-    if n_components is None:
-        return low, high, ()
-    if n_components < min(low.shape):
-        return *project(low, high, n_components), ()
-    note = f"PCA to {n_components} skipped: {len(low)} rows, width {low.shape[1]}"
-    return low, high, (note,)
-
-
 def _check_relevance(relevance: Relevance, n_queries: int, n_pool: int) -> None:
+    """Refuse what is not one judgement a query, of rows of the pool.
+
+    Raises:
+        InputTypeError: If gains or junk are no sequence.
+        ShapeError: If there are more or fewer than queries.
+    """
     for name, given in (("gains", relevance.gains), ("junk", relevance.junk)):
         if isinstance(given, str | Mapping) or not isinstance(given, Sequence | np.ndarray):
             raise InputTypeError(
@@ -320,41 +278,27 @@ def _check_relevance(relevance: Relevance, n_queries: int, n_pool: int) -> None:
             raise ShapeError(f"relevance has {len(given)} {name} for {n_queries} queries")
         for query, rows in enumerate(given):
             _check_rows(rows, f"relevance {name} of query {query}", n_pool, gains=name == "gains")
-    for query, gains in enumerate(relevance.gains):
-        odd = [gain for gain in gains.values() if not isinstance(gain, Real)]
-        if odd:
-            raise InputTypeError(f"query {query} has the gain {odd[0]!r}; gains are numbers")
-        low = [row for row, gain in gains.items() if not 0 < gain < np.inf]
-        if low:
-            raise InputError(f"query {query} has gain {gains[low[0]]} for row {low[0]}; above 0")
 
 
-def _check_rows(rows: object, name: str, n_pool: int, *, gains: bool) -> None:
+def _check_rows(rows: object, what: str, n_pool: int, *, gains: bool) -> None:
     """Refuse what does not name rows of the pool.
 
     Raises:
-        InputTypeError: If it is no mapping (of gains) or collection (of junk) of integers.
-        InputError: If there is no such row.
+        InputTypeError: If it is no mapping of integers to numbers (gains) or no collection of
+            integers (junk).
+        InputError: If there is no such row, or a gain is not above 0.
     """
     is_text = isinstance(rows, str | bytes)
     if is_text or not isinstance(rows, Collection) or isinstance(rows, Mapping) is not gains:
         words = "a mapping of pool row to gain, as {3: 1.0}" if gains else "pool rows, as [3]"
-        raise InputTypeError(f"{name} are a {type(rows).__name__}; give {words}")
-    odd = [row for row in rows if not _whole(row)]
-    if odd:
-        raise InputTypeError(f"{name} name the row {odd[0]!r}; pool rows are integers")
-    wrong = [row for row in rows if not 0 <= row < n_pool]
-    if wrong:
-        raise InputError(f"{name} name pool row {wrong[0]}; there are {n_pool}")
-
-
-def _whole(row: object) -> bool:
-    return isinstance(row, int | np.integer) and not isinstance(row, bool)
-
-
-def _protocol(protocol: RetrievalProtocol | str) -> RetrievalProtocol:
-    if isinstance(protocol, RetrievalProtocol):
-        return protocol
-    if not isinstance(protocol, str) or protocol not in RETRIEVAL_PROTOCOLS:
-        raise ConfigError(f"unknown retrieval protocol {choices(protocol, RETRIEVAL_PROTOCOLS)}")
-    return RETRIEVAL_PROTOCOLS[protocol]
+        raise InputTypeError(f"{what} are a {type(rows).__name__}; give {words}")
+    for row in rows:
+        # Called for odd rows alone: there may be millions.
+        if type(row) is not int or not 0 <= row < n_pool:
+            check_integer(f"{what}: a pool row", row, 0, n_pool - 1, **AS_INPUT)
+    for row, gain in rows.items() if isinstance(rows, Mapping) else ():
+        is_number = isinstance(gain, Real)
+        if not is_number or not 0 < gain < np.inf:
+            raise (InputError if is_number else InputTypeError)(
+                f"{what}: the gain of row {row} must be a number above 0; got {gain!r}"
+            )

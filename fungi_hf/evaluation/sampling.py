@@ -1,4 +1,4 @@
-"""Few-shot training sets: ours, and the two rules of the published code."""
+"""Few-shot training sets, ours and the two rules of the published code, and validation splits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, LabelError, OptionalDependencyError, choices
-from fungi_hf.neighbors.base import check_count
+from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.errors import LabelError
+from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, need
 from fungi_hf.neighbors.labels import encode_labels
+from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from fungi_hf.types import Int64Array
 
 Sampling = Literal["balanced", "first", "proportional"]
-MOST_SEED = 2**32 - 1  # of scikit-learn
 
 
 def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) -> Int64Array:
@@ -25,21 +26,16 @@ def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) 
     Args:
         labels: [N].
         n_shots: Rows a class, at least 1.
-        sampling: `balanced`: n random rows of each class. `first`: the first n of each class in
-            file order (published for images). `proportional`: n x classes rows in proportion to
-            the classes' sizes, by StratifiedShuffleSplit (published for text).
+        sampling: `balanced`: n random rows of each class, see `draw_few`. `first`: the first
+            n of each class in file order (published for images). `proportional`: n x classes rows
+            in proportion to the classes' sizes, by StratifiedShuffleSplit (published for text).
         seed: Of the draw; `first` uses none.
 
-    Returns:
-        Row numbers.
-
     Raises:
-        ConfigError: If the sampling is unknown.
         LabelError: If a class is too small.
     """
-    n_shots = check_count(n_shots, "n_shots", 1, None)
-    if sampling not in get_args(Sampling):
-        raise ConfigError(f"unknown sampling {choices(sampling, get_args(Sampling))}")
+    check_integer("n_shots", n_shots, **AS_INPUT)
+    check_choice("sampling", sampling, get_args(Sampling))
     classes, codes = encode_labels(labels, "train labels")
     if sampling == "proportional":
         return _proportional(codes, n_shots, len(classes), seed)
@@ -51,20 +47,17 @@ def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) 
             f"{n_shots}-shot needs {n_shots} rows of each class; {len(small)} of {len(classes)} "
             f"classes have fewer: {shown}"
         )
-    generator = numpy_generator(seed, "evaluation", "shots")
-    taken = []
-    for code in range(len(classes)):
-        rows = np.flatnonzero(codes == code)
-        chosen = rows[:n_shots] if sampling == "first" else generator.permutation(rows)[:n_shots]
-        taken.append(chosen)
-    return np.sort(np.concatenate(taken))
+    if sampling == "balanced":
+        return draw_few(codes, n_shots, seed)
+    first = [np.flatnonzero(codes == code)[:n_shots] for code in range(len(classes))]
+    return np.sort(np.concatenate(first))
 
 
 def split_validation(labels: LabelArray, share: float, seed: int) -> tuple[Int64Array, Int64Array]:
     """Give (training rows, validation rows) of a seeded, stratified split.
 
     Each class of at least two rows gives round(share x rows) of them, at least one, to the
-    validation; a class of one row stays in the training part.
+    validation; a class of one row, which scikit-learn's splits refuse, stays in the training part.
 
     Args:
         labels: [N].
@@ -88,11 +81,7 @@ def split_validation(labels: LabelArray, share: float, seed: int) -> tuple[Int64
 
 
 def _proportional(codes: Int64Array, n_shots: int, n_classes: int, seed: int) -> Int64Array:
-    try:
-        from sklearn.model_selection import StratifiedShuffleSplit
-    except ModuleNotFoundError:
-        raise OptionalDependencyError("sklearn", "evaluation") from None
-    check_count(seed, "seed", 0, MOST_SEED)
+    check_integer("seed", seed, 0, MOST_SEED, **AS_INPUT)
     size = n_shots * n_classes
     smallest = int(np.bincount(codes).min())
     if size > len(codes) - n_classes or smallest < 2:
@@ -100,6 +89,8 @@ def _proportional(codes: Int64Array, n_shots: int, n_classes: int, seed: int) ->
             f"proportional {n_shots}-shot takes {size} of {len(codes)} rows and leaves at least "
             f"one of each of {n_classes} classes, each of which needs 2 (smallest: {smallest})"
         )
-    splitter = StratifiedShuffleSplit(n_splits=1, train_size=size, random_state=seed)
+    splitter = need("sklearn.model_selection").StratifiedShuffleSplit(
+        n_splits=1, train_size=size, random_state=seed
+    )
     chosen, _ = next(splitter.split(np.zeros((len(codes), 1)), codes))
     return np.sort(chosen)

@@ -53,10 +53,10 @@ def block_cka(features: FeatureInput) -> tuple[list[str], Float64Array]:
     Raises:
         InputError: If there are fewer than two rows.
     """
-    rows, layout = read_blocks(features, "features")
-    if len(rows) < 2:
-        raise InputError(f"features have {len(rows)} rows; CKA needs at least 2")
-    return list(layout), _cka(_products(rows), list(layout.values()))
+    found = read_blocks(features, "features")
+    if len(found) < 2:
+        raise InputError(f"features have {len(found)} rows; CKA needs at least 2")
+    return list(found.layout), _cka(_products(found.rows), list(found.layout.values()))
 
 
 def _products(rows: Rows) -> Float64Array:

@@ -1,23 +1,23 @@
-"""From draws to records: means, spreads, intervals, and the paired test against the baseline."""
+"""From predictions to records: metrics, means, spreads, intervals, paired tests."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fungi_hf.evaluation.protocols import need
 from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.statistics import bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from _typeshed import DataclassInstance
+    import numpy.typing as npt
 
     from fungi_hf.evaluation.inputs import Combination, LabelledRows
-    from fungi_hf.evaluation.records import Setting
+    from fungi_hf.neighbors.labels import LabelArray
     from fungi_hf.types import Float64Array
 
 BASELINE = ("embedding",)
@@ -30,125 +30,104 @@ class Draw:
     Attributes:
         metrics: Metric name -> value.
         scores: [N] per-row outcome whose mean is the main metric; NaN where a row has none.
-            None where there are no per-row outcomes.
         notes: Facts for the record.
         n_train: Rows that it learnt from.
     """
 
     metrics: Mapping[str, float]
-    scores: Float64Array | None = None
+    scores: Float64Array
     notes: tuple[str, ...] = ()
-    n_train: int = 0
-
-    def with_notes(self, notes: tuple[str, ...], n_train: int) -> Draw:
-        """Give the same with notes and the number of training rows."""
-        return replace(self, notes=self.notes + notes, n_train=n_train)
+    n_train: int
 
 
-Draws: TypeAlias = "Mapping[Combination, Sequence[Draw]]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What all records of one run share.
-
-    Attributes:
-        task: See `EvaluationResult`.
-        protocol: Its name.
-        settings: The protocol, a dataclass.
-        seeds: One a draw.
-        main: The metric whose per-row values are `Draw.scores`.
-        notes: For all records.
-    """
-
-    task: str
-    protocol: str
-    settings: DataclassInstance
-    seeds: Sequence[int]
-    main: str = "accuracy"
-    notes: tuple[str, ...] = field(default=())
-
-
-def summarise(context: Context, draws: Draws, judged: LabelledRows) -> list[EvaluationResult]:
-    """Give one record a combination.
+def classification_metrics(
+    truth: LabelArray, predicted: LabelArray, classes: LabelArray, second: Float64Array | None
+) -> dict[str, float]:
+    """Give `accuracy`, `mean_per_class`, and `auc` where there are two classes, in [0, 1].
 
     Args:
-        context: What they share.
-        draws: Combination -> its draws, all with the same metrics.
-        judged: The test rows.
+        truth: [N] labels; those not among the classes are always wrong.
+        predicted: [N] labels.
+        classes: [C].
+        second: [N] share of the second of two classes.
 
     Returns:
-        Records in the order of the draws.
+        `mean_per_class` averages recall over the classes of the truth.
     """
-    first = BASELINE if BASELINE in draws else next(iter(draws))
-    baseline = _table(draws[first])
-    return [
-        _record(context, some, own, judged, None if some == first else baseline)
-        for some, own in draws.items()
-    ]
+    right = truth == predicted
+    recalls = recall_per_class(truth, right)
+    values = {
+        "accuracy": float(right.mean()),
+        "mean_per_class": float(np.mean([*recalls.values()])),
+    }
+    if second is not None and np.array_equal(np.unique(truth), classes):
+        score = need("sklearn.metrics").roc_auc_score
+        values["auc"] = float(score(truth == classes[1], second))
+    return values
 
 
-def _record(
-    context: Context,
-    some: Combination,
-    draws: Sequence[Draw],
+def recall_per_class(truth: LabelArray, right: npt.ArrayLike) -> dict[str, float]:
+    """Give the mean outcome [N] of each true class's rows.
+
+    Not scikit-learn's `recall_score`: outcomes may be means over draws.
+    """
+    classes, codes = np.unique(truth, return_inverse=True)
+    shares = np.bincount(codes, right) / np.bincount(codes)
+    return dict(zip(map(str, classes), shares.tolist(), strict=True))
+
+
+def summarise(
+    task: str,
+    rule: Any,
+    draws: Mapping[Combination, Sequence[Draw]],
     judged: LabelledRows,
-    baseline: Float64Array | None,
-) -> EvaluationResult:
-    names = [name for name in draws[0].metrics if all(name in draw.metrics for draw in draws)]
-    values = {name: np.array([draw.metrics[name] for draw in draws]) for name in names}
-    table = _table(draws)
-    intervals, against, per_class = {}, {}, {}
-    if table is not None:
-        kept = table[:, ~np.isnan(table).any(axis=0)]
-        intervals = {context.main: bootstrap_interval(kept)}
-        per_class = _per_class(table, judged)
-        if baseline is not None:
-            against = paired_difference(baseline[:, ~np.isnan(baseline).any(axis=0)], kept)
-    return EvaluationResult(
-        task=context.task,
-        protocol=context.protocol,
-        blocks=some,
-        metrics={name: float(value.mean()) for name, value in values.items()},
-        spread={n: float(v.std(ddof=1)) for n, v in values.items() if len(draws) > 1},
-        intervals=intervals,
-        against_baseline=against,
-        per_class=per_class,
-        settings=_settings(context.settings),
-        seeds=tuple(context.seeds),
-        n_train=draws[0].n_train,
+    *,
+    seeds: Sequence[int] = (),
+    notes: tuple[str, ...] = (),
+) -> list[EvaluationResult]:
+    """Give one record a combination, in the order of the draws.
+
+    Args:
+        task: See `EvaluationResult`.
+        rule: The protocol, a dataclass with a name.
+        draws: Combination -> its draws.
+        judged: The test rows.
+        seeds: One a draw.
+        notes: For all records.
+    """
+    shared = EvaluationResult(
+        task=task,
+        protocol=rule.name,
+        blocks=(),
+        metrics={},
+        settings=asdict(rule),
+        seeds=tuple(seeds),
         n_test=len(judged),
         fingerprint=judged.rows.fingerprint,
-        notes=context.notes + tuple(dict.fromkeys(note for draw in draws for note in draw.notes)),
-        scores=table,
+        notes=notes,
     )
-
-
-def _table(draws: Sequence[Draw]) -> Float64Array | None:
-    tables = [draw.scores for draw in draws if draw.scores is not None]
-    return np.stack(tables) if len(tables) == len(draws) else None
-
-
-def _per_class(table: Float64Array, judged: LabelledRows) -> dict[str, float]:
-    classes, codes = np.unique(judged.labels, return_inverse=True)
-    if len(classes) < 2:
-        return {}
-    rows = table.mean(axis=0)
-    held = ~np.isnan(rows)
-    totals = np.bincount(codes[held], rows[held], len(classes))
-    counts = np.bincount(codes[held], minlength=len(classes))
-    shares = totals / np.maximum(counts, 1)
-    return {str(c): float(s) for c, s, n in zip(classes, shares, counts, strict=True) if n}
-
-
-def _settings(protocol: DataclassInstance) -> dict[str, Setting]:
-    if not is_dataclass(protocol):
-        return {}
-    return {
-        name: value
-        for name, value in asdict(protocol).items()
-        if not (isinstance(value, float) and math.isnan(value))
-    }
+    tables = {some: np.stack([draw.scores for draw in own]) for some, own in draws.items()}
+    first = BASELINE if BASELINE in draws else next(iter(draws))
+    baseline = _without_gaps(tables[first])
+    records = []
+    for some, own in draws.items():
+        values, outcomes = _values(own), _without_gaps(tables[some])
+        recalls = recall_per_class(judged.labels, tables[some].mean(axis=0))
+        records.append(
+            replace(
+                shared,
+                blocks=some,
+                metrics={name: float(value.mean()) for name, value in values.items()},
+                spread={n: float(v.std(ddof=1)) for n, v in values.items() if len(own) > 1},
+                intervals={shared.main: bootstrap_interval(outcomes)},
+                against_baseline={} if some == first else paired_difference(baseline, outcomes),
+                per_class=recalls if len(recalls) > 1 else {},
+                n_train=own[0].n_train,
+                notes=notes + tuple(dict.fromkeys(note for draw in own for note in draw.notes)),
+                scores=tables[some],
+            )
+        )
+    return records
 
 
 def change_per_class(result: EvaluationResult, baseline: EvaluationResult) -> dict[str, float]:
@@ -164,3 +143,14 @@ def change_per_class(result: EvaluationResult, baseline: EvaluationResult) -> di
     shared = [name for name in result.per_class if name in baseline.per_class]
     changes = {name: result.per_class[name] - baseline.per_class[name] for name in shared}
     return dict(sorted(changes.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _values(draws: Sequence[Draw]) -> dict[str, Float64Array]:
+    """Give metric -> [draws], of the metrics that every draw has."""
+    names = [name for name in draws[0].metrics if all(name in draw.metrics for draw in draws)]
+    return {name: np.array([draw.metrics[name] for draw in draws]) for name in names}
+
+
+def _without_gaps(table: Float64Array) -> Float64Array:
+    """Leave out the rows that have no outcome in some draw."""
+    return table[:, ~np.isnan(table).any(axis=0)]

@@ -38,19 +38,6 @@ def draw_rows(codes: Int64Array, most: int, seed: int) -> Int64Array:
     return np.sort(np.concatenate(taken))
 
 
-def draw_few(codes: Int64Array, each: int, draws: int, seed: int) -> list[Int64Array]:
-    """Draw so many rows of every class several times, ascending; all of a class that has fewer."""
-    found = []
-    for draw in range(draws):
-        generator = numpy_generator(seed, "tuning", "few", str(draw))
-        parts = [
-            generator.permutation(np.flatnonzero(codes == code))[:each]
-            for code in range(int(codes.max()) + 1)
-        ]
-        found.append(np.sort(np.concatenate(parts)))
-    return found
-
-
 def check_votes(codes: Int64Array, groups: Int64Array) -> None:
     """Refuse rows of which none has a row of its class in another group.
 

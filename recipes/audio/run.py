@@ -25,7 +25,7 @@ from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.features import FungiFeatures
 from fungi_hf.neighbors.classifier import KNNClassifier
-from fungi_hf.seeding import numpy_generator
+from fungi_hf.neighbors.shots import draw_few
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,14 +106,6 @@ def columns(features: Any, blocks: list[str], fold: str = "") -> np.ndarray:
     return np.concatenate([features.array[:, layout[name]] for name in names], axis=1)
 
 
-def few(labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
-    """Draw rows: so many of each class."""
-    generator = numpy_generator(draw, "few-shot")
-    return np.concatenate(
-        [generator.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
-    )
-
-
 def score(
     array: np.ndarray, sounds: Sounds, fold: str, recipe: dict[str, Any]
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -133,8 +125,8 @@ def score(
         return hits
 
     full = {f"full k={k}": right(np.arange(len(y)), k) for k in recipe["neighbors"]}
-    shots = recipe["shots"]
-    drawn = [right(few(y, shots, draw), shots).mean() for draw in range(recipe["draws"])]
+    shots, codes = recipe["shots"], np.unique(y, return_inverse=True)[1]
+    drawn = [right(draw_few(codes, shots, draw), shots).mean() for draw in range(recipe["draws"])]
     accuracies = {name: 100 * float(hits.mean()) for name, hits in full.items()}
     return accuracies | {f"{shots}-shot k={shots}": 100 * float(np.mean(drawn))}, full
 

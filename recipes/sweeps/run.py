@@ -12,7 +12,7 @@ from typing import Any
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.evaluation.report.documents import EvaluationDocument
-from fungi_hf.evaluation.report.sections import write_document_report
+from fungi_hf.evaluation.report.sections import write_report
 from fungi_hf.evaluation.sweeps.layers import SweepData, sweep_layers, sweep_objective
 from fungi_hf.evaluation.sweeps.sketches import sweep_sketches
 from fungi_hf.extractor import FungiExtractor
@@ -56,7 +56,7 @@ def main() -> None:
         (RESULTS / f"sweep-{recipe['name']}.json").write_text(text, encoding="utf-8")
         options.pages.mkdir(parents=True, exist_ok=True)
         page = options.pages / f"{recipe['name']}.html"
-        write_document_report(page, EvaluationDocument.from_dict(found), title=recipe["name"])
+        write_report(page, EvaluationDocument.from_dict(found), title=recipe["name"])
         print(f"{recipe['name']}: {len(found['rows'])} rows; figures in {page}")
 
 

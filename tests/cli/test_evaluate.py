@@ -359,7 +359,12 @@ def test_sweep_and_report_errors_are_one_line(
         "n_neighbors is 20, but there are 12": ["sweep", "temperature", model, *both],
         "cannot read nowhere.json": ["report", "nowhere.json", "--out", "x.html"],
         "is not JSON": ["report", table, "--out", "x.html"],
-        "not an evaluation of version 1": ["report", f"{model}/config.json", "--out", "x.html"],
+        "not a fungi-hf-evaluation-set of version 1: record is None": [
+            "report",
+            f"{model}/config.json",
+            "--out",
+            "x.html",
+        ],
     }
     for match, arguments in cases.items():
         status, stdout, stderr = run(capsys, *arguments)
@@ -399,5 +404,9 @@ def test_the_installed_program_evaluates_and_reports(
     assert (tmp_path / "report.html").stat().st_size > 20_000
     bad = shell("evaluate", *sides(files), "-k", "0")
     assert bad.returncode == 1
-    assert bad.stderr.strip().splitlines()[-1].startswith("fungi-hf: error: n_neighbors is 0")
+    assert (
+        bad.stderr.strip()
+        .splitlines()[-1]
+        .startswith("fungi-hf: error: KNNProtocol.n_neighbors must be an integer >= 1; got 0")
+    )
     assert shell("evaluate", "--task", "nonsense").returncode == 2

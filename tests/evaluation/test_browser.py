@@ -12,7 +12,7 @@ import pytest
 
 from fungi_hf.evaluation import block_cka, evaluate_clustering, evaluate_knn
 from fungi_hf.evaluation.report.documents import EvaluationDocument
-from fungi_hf.evaluation.report.sections import write_document_report
+from fungi_hf.evaluation.report.sections import write_report
 from fungi_hf.evaluation.sweeps.records import SweepResult
 from tests.evaluation.blocks import labelled
 
@@ -80,7 +80,7 @@ def document() -> EvaluationDocument:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
-    write_document_report(tmp_path / "report.html", document(), title="Banking-77 <MiniLM>")
+    write_report(tmp_path / "report.html", document(), title="Banking-77 <MiniLM>")
     (tmp_path / "frame.html").write_text(FRAME.format(width=width, height=2000))
     done = browse(
         tmp_path,
@@ -105,7 +105,7 @@ def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
 def test_a_picture_of_the_page_is_not_blank(tmp_path: Path) -> None:
     from PIL import Image
 
-    write_document_report(tmp_path / "report.html", document())
+    write_report(tmp_path / "report.html", document())
     shot = tmp_path / "shot.png"
     done = browse(
         tmp_path,

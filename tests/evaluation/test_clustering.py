@@ -74,7 +74,7 @@ def test_bad_input_says_what_is_wrong():
         evaluate_clustering(np.full((4, 2), np.nan), [0, 1, 0, 1])
     with pytest.raises(InputError, match="n_seeds must be an integer >= 1; got 0"):
         ClusteringProtocol(n_seeds=0)
-    with pytest.raises(InputError, match="seed must be an integer from 0 to 4294967291; got -1"):
+    with pytest.raises(InputError, match=r"seed must be an integer from 0 to 4294967291; got -1"):
         ClusteringProtocol(seed=-1)
     with pytest.raises(
         InputError, match="seed must be an integer from 0 to 4294967291; got 4294967295"

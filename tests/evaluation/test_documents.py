@@ -88,19 +88,22 @@ DAMAGES: dict[str, tuple[Callable[[Any], None], str]] = {
         "'metrics' 'accuracy' must be a number; got 'high'",
     ),
     "test": (_without("results", 1, "against_baseline", "p"), "'against_baseline' lacks 'p'"),
-    "interval": (_set([0.1], "results", 0, "intervals", "accuracy"), "must have two ends; got 1"),
+    "interval": (
+        _set([0.1], "results", 0, "intervals", "accuracy"),
+        "the interval of 'accuracy' must be 2 numbers; got [0.1]",
+    ),
     "intervals": (_set([], "results", 0, "intervals"), "the evaluation is damaged: "),
     "record": (_set(3, "results", 0), "the evaluation is damaged: "),
     "key": (_without("results", 0, "notes"), "missing or unknown keys: notes"),
-    "results": (_without("results"), "the evaluation is damaged: 'results' is missing"),
-    "similarity": (_set([[1.0]], "linear_cka", "values"), "must hold 2 rows of 2 values"),
+    "results": (_without("results"), "missing or unknown keys: results"),
+    "similarity": (_set([[1.0]], "linear_cka", "values"), "'linear_cka' must hold 2 rows"),
     "costs": (_set(None, "costs", "kl"), "'costs' 'kl' must be a number; got None"),
     "layers": (
         _without("sweeps", 0, "rows", 1, "accuracy"),
-        "the sweep 'layers' is damaged: row 1 has no column 'accuracy'; it has layer, block",
+        "the sweep 'layers' is damaged: row 1 lacks 'accuracy'; it has layer, block",
     ),
-    "sketches": (_without("sweeps", 1, "rows", 0, "rank"), "row 0 has no column 'rank'"),
-    "option": (_without("sweeps", 2, "rows", 1, "temperature"), "no column 'temperature'"),
+    "sketches": (_without("sweeps", 1, "rows", 0, "rank"), "row 0 lacks 'rank'"),
+    "option": (_without("sweeps", 2, "rows", 1, "temperature"), "row 1 lacks 'temperature'"),
     "cell": (_set("x", "sweeps", 2, "rows", 1, "p"), "row 1 'p' must be a number; got 'x'"),
 }
 

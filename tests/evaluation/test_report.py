@@ -107,13 +107,13 @@ def test_figures_refuse_what_does_not_fit(monkeypatch):
 ODD = ["a$b^$", "$x_", r"\frac{$", "a\nb", "c\x00d", "\ud800", "\ufffe", "<&>", "a-->b", "_under"]
 DRAWN = {
     "heat map": lambda name: cka_heat_map([name, "z"], np.eye(2)),
-    "bars": lambda name: class_bars({name: 0.1, "z": -0.2}, title=name),
+    "bars": lambda name: class_bars({name: 0.1, "z": -0.2}),
     "intervals": lambda name: difference_intervals(
         {name: {"difference": 0.1, "low": 0.0, "high": 0.2}}
     ),
     "layers": lambda name: layer_curves({name: [0.1, 0.2]}, [name, "z"], metric=name),
     "values": lambda name: value_curves({name: [(1, 0.1)]}, x=name, y=name),
-    "cost": lambda name: accuracy_against_cost({name: (1, 0.1)}, cost=name, metric=name),
+    "cost": lambda name: accuracy_against_cost({name: (1, 0.1)}, metric=name),
 }
 
 

@@ -87,7 +87,7 @@ def test_the_same_command_continues(files, capsys):
         assert out == ""
         assert "stopped: the server answered 429: planned failure (insufficient_quota)" in err
         assert "7 rows are finished and kept in" in err
-        server._faults = None
+        server.faults = None
         assert call(*command) == 0
         assert "12/12" in capsys.readouterr().err
         assert len(server.log) == 8 + 5
@@ -214,6 +214,11 @@ class TestSources:
         a = load_examples(files / "train.parquet", files / "vectors.npy")
         b = load_examples(files / "train.npz")
         c = load_examples(files / "train.jsonl")
+        quoted = (f'"{text}",{label}' for text, label in zip(*table.values(), strict=True))
+        (files / "train.csv").write_text("\n".join(["text,label", *quoted]))
+        d = load_examples(files / "train.csv")  # whose labels are texts
+        assert d.contents == train.contents
+        assert d.targets == tuple(map(str, train.targets))
         assert a.contents == b.contents == c.contents == train.contents
         assert a.targets == b.targets == c.targets == train.targets
         assert np.array_equal(a.features, b.features)
@@ -242,6 +247,7 @@ class TestSources:
         (files / "bad.jsonl").write_text('{"text": "x"}\n{')
         (files / "list.jsonl").write_text("[1]")
         (files / "x.csv").write_text("")
+        (files / "x.xls").write_text("")
         (files / "bad.safetensors").write_text("no")
         (files / "bad.parquet").write_text("no")
         (files / "name.json").write_text('{"a": 1}')
@@ -250,10 +256,10 @@ class TestSources:
         np.save(files / "x.npy", np.ones((2, 2)))
         cases = [
             (lambda: load_examples(files / "no.jsonl"), StorageError, "there is no file"),
-            (lambda: load_examples(files / "x.csv"), InputError, "'.csv'; choose one of"),
+            (lambda: load_examples(files / "x.xls"), InputError, "'.xls'; choose one of '.csv'"),
             (lambda: load_examples(files / "bad.jsonl"), StorageError, "line 2 is not JSON"),
             (lambda: load_examples(files / "list.jsonl"), StorageError, "line 1 is not an object"),
-            (lambda: load_examples(files / "bad.parquet"), StorageError, "cannot be read"),
+            (lambda: load_examples(files / "bad.parquet"), StorageError, "is not a Parquet file"),
             (lambda: load_examples(files / "odd.npz"), StorageError, "unknown arrays: texts"),
             (lambda: load_examples(files / "pickled.npz"), StorageError, "cannot be read"),
             (lambda: load_vectors(files / "bad.safetensors"), StorageError, "not a feature file"),

@@ -88,7 +88,7 @@ def test_a_failed_row_makes_the_result_incomplete_and_is_tried_again(tmp_path):
         assert result.requests == 22
         assert result.accuracy == sum(row.correct for row in result.rows) / 20
         assert not EvalResult.load(tmp_path / "run").complete
-        server._faults = None
+        server.faults = None
         again = run(server, out=tmp_path / "run", limits=limits)
         assert (again.requests, again.complete) == (1, True)
         assert again.usage.input_tokens == server.prompt_tokens
@@ -210,7 +210,7 @@ def test_a_fatal_answer_stops_at_once_and_keeps_what_is_done(fault, error, tmp_p
         assert 15 - 3 <= kept <= 15  # up to three others were in flight
         assert f"{kept} rows are finished and kept in" in caught.value.__notes__[0]
         assert len(results_bytes(tmp_path / "run").splitlines()) == kept
-        server._faults = None
+        server.faults = None
         done = run(server, n_test=60, out=tmp_path / "run", limits=Limits(concurrency=4))
         assert (done.complete, done.requests) == (True, 60 - kept)
     assert len(server.log) <= 15 + 4 + done.requests
@@ -233,7 +233,15 @@ def test_totals_equal_the_servers_log_under_faults_and_repair():
         return "sideways" if "question 3" in asked else "top up"
 
     def faults(number, _):
-        return (None, None, 429, None, Fault(malformed=True), None, Fault(status=0))[number % 7]
+        return (
+            None,
+            None,
+            429,
+            None,
+            Fault(status=200, body=b'{"choices": ['),
+            None,
+            Fault(status=0),
+        )[number % 7]
 
     limits = Limits(repair=1, max_attempts=30, clock=FastClock())
     with FakeOpenAIServer(policy, faults=faults, count_tokens=words) as server:

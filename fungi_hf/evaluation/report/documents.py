@@ -1,29 +1,33 @@
 """One JSON file for all that an evaluation found: records, block similarities, costs, sweeps.
 
 A file is a function of its content: no time, no machine, so that equal runs give equal files.
+What a report reads of a file is there and is a number, or the field is named.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.errors import StateError, StorageError
-from fungi_hf.evaluation.records import EvaluationResult
-from fungi_hf.evaluation.report.document_checks import (
-    check_costs,
-    check_matrix,
-    check_record,
-    check_sweep,
-)
+from fungi_hf.evaluation import records
+from fungi_hf.evaluation.records import EvaluationResult, read_plain, write_text
+from fungi_hf.evaluation.sweeps import records as sweep_records
 from fungi_hf.evaluation.sweeps.records import SweepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 RECORD: Final = "fungi-hf-evaluation-set"
+_DAMAGED: Final = "the evaluation is damaged:"
+_COLUMNS: Final = {
+    "layers": ("features", "part", "block", "accuracy"),
+    "sketches": ("kind", "width", "rank", "cosine_rmse", "accuracy"),
+}
+_TEXTS: Final = {"features", "part", "layer", "kind"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,74 +67,31 @@ class EvaluationDocument:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationDocument:
-        """Read what `to_dict` gave, or a single record or sweep.
-
-        Raises:
-            StateError: If it is neither, or a field that a report needs is missing or odd.
-        """
-        try:
-            found = cls._parse(values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
-            raise StateError(f"the evaluation is damaged: {what}; write the file again") from None
-        for record in found.results:
-            check_record(record)
-        for sweep in found.sweeps:
-            check_sweep(sweep)
-        check_matrix(*found.similarity)
-        check_costs(found.costs)
-        return found
-
-    @classmethod
-    def _parse(cls, values: Mapping[str, Any]) -> EvaluationDocument:
-        """Read any of the three kinds.
-
-        Raises:
-            StateError: If it is none of them.
-        """
-        if values.get("record") == "fungi-hf-evaluation":
+        """Read what `to_dict` gave, or a single record or sweep; nothing else is checked."""
+        if values.get("record") == records.RECORD:
             return cls(results=(EvaluationResult.from_dict(values),))
-        if values.get("record") == "fungi-hf-sweep":
+        if values.get("record") == sweep_records.RECORD:
             return cls(sweeps=(SweepResult.from_dict(values),))
-        if values.get("record") != RECORD or values.get("version") != 1:
-            raise StateError(
-                f"not an evaluation of version 1: record is {values.get('record')!r}, version is "
-                f"{values.get('version')!r}; `fungi-hf evaluate --out FILE` writes one"
-            )
-        alike = values["linear_cka"]
+        kept = read_plain(values, RECORD, ("source", "results", "linear_cka", "costs", "sweeps"))
+        alike = kept["linear_cka"]
         return cls(
-            results=tuple(EvaluationResult.from_dict(one) for one in values["results"]),
+            results=tuple(EvaluationResult.from_dict(one) for one in kept["results"]),
             similarity=(tuple(alike["blocks"]), tuple(tuple(row) for row in alike["values"])),
-            costs=dict(values["costs"]),
-            sweeps=tuple(SweepResult.from_dict(one) for one in values["sweeps"]),
-            source=dict(values["source"]),
+            costs=dict(kept["costs"]),
+            sweeps=tuple(SweepResult.from_dict(one) for one in kept["sweeps"]),
+            source=dict(kept["source"]),
         )
 
 
 def write_document(path: str | Path, document: EvaluationDocument) -> None:
-    """Write the JSON file.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    try:
-        Path(path).write_text(document.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"the evaluation cannot be written to {path}: {error}") from error
+    """Write the JSON file."""
+    write_text(path, document.to_json() + "\n", "evaluation")
 
 
 def read_documents(paths: Sequence[str | Path]) -> EvaluationDocument:
-    """Read JSON files and join them.
+    """Read JSON files of documents, single records or sweeps, and join them.
 
-    Args:
-        paths: Files of `write_document`, or of single records.
-
-    Returns:
-        One document; block similarities, costs and source are those of the first file with any.
-
-    Raises:
-        StorageError: If a file is missing or not JSON.
-        StateError: If it is no evaluation.
+    Block similarities, costs and source are those of the first file with any.
     """
     parts = [_read(Path(path)) for path in paths]
     return EvaluationDocument(
@@ -147,7 +108,7 @@ def _read(path: Path) -> EvaluationDocument:
 
     Raises:
         StorageError: If it is missing or not JSON.
-        StateError: If it is no evaluation.
+        StateError: If it is no evaluation, or a field that a report needs is missing or odd.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -158,6 +119,71 @@ def _read(path: Path) -> EvaluationDocument:
     if not isinstance(values, dict):
         raise StateError(f"{path} holds a {type(values).__name__}; an evaluation is an object")
     try:
-        return EvaluationDocument.from_dict(values)
+        found = EvaluationDocument.from_dict(values)
+        _check(found)
     except StateError as error:
         raise StateError(f"{path}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
+        raise StateError(f"{path}: {_DAMAGED} {what}; write the file again") from None
+    return found
+
+
+def _check(document: EvaluationDocument) -> None:
+    """Refuse what no table or figure can be made of.
+
+    Raises:
+        StateError: Naming the field.
+    """
+    for one in document.results:
+        place = f"the record {one.task}, {one.protocol}, {one.name} is damaged:"
+        _check_numbers(one.metrics, f"{place} 'metrics'", [one.main])
+        _check_numbers(one.spread, f"{place} 'spread'")
+        _check_numbers(one.per_class, f"{place} 'per_class'")
+        compared = ("difference", "low", "high", "p") if one.against_baseline else ()
+        _check_numbers(one.against_baseline, f"{place} 'against_baseline'", compared)
+        for name, ends in one.intervals.items():
+            _check_row(ends, 2, f"{place} the interval of {name!r}")
+    for sweep in document.sweeps:
+        columns = _COLUMNS.get(sweep.kind, ("features", sweep.kind, "accuracy"))
+        for number, row in enumerate(sweep.rows):
+            place = f"the sweep {sweep.kind!r} is damaged: row {number}"
+            _check_numbers(row, place, columns, cells=True)
+    names, values = document.similarity
+    if len(values) != len(names):
+        raise StateError(f"{_DAMAGED} 'linear_cka' must hold {len(names)} rows; write it again")
+    for alike in values:
+        _check_row(alike, len(names), f"{_DAMAGED} a row of 'linear_cka'")
+    _check_numbers(document.costs, f"{_DAMAGED} 'costs'")
+
+
+def _check_numbers(
+    values: object, place: str, needed: Sequence[str] = (), *, cells: bool = False
+) -> None:
+    """Refuse what is no object of numbers; cells of a table may be empty, or texts in some columns.
+
+    Raises:
+        StateError: Naming what is missing or odd.
+    """
+    if not isinstance(values, Mapping):
+        raise StateError(f"{place} must be an object; got {values!r}; write the file again")
+    lacking = [name for name in needed if name not in values]
+    if lacking:
+        held = ", ".join(values) or "nothing"
+        raise StateError(f"{place} lacks {lacking[0]!r}; it has {held}; write the file again")
+    for name, value in values.items():
+        if not (cells and (value is None or name in _TEXTS)):
+            _check_row([value], 1, f"{place} {name!r}")
+
+
+def _check_row(row: Sequence[Any], n: int, place: str) -> None:
+    """Refuse what is not so many numbers.
+
+    Raises:
+        StateError: With the place.
+    """
+    odd = [one for one in row if isinstance(one, bool) or not isinstance(one, int | float)]
+    if odd or len(row) != n:
+        what = "a number" if n == 1 else f"{n} numbers"
+        got = row[0] if n == 1 else list(row)
+        raise StateError(f"{place} must be {what}; got {got!r}; write the file again")

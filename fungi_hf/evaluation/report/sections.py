@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import base64
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from fungi_hf.errors import InputError, StorageError
-from fungi_hf.evaluation.inputs import expect
-from fungi_hf.evaluation.records import EvaluationResult
-from fungi_hf.evaluation.report import page, plots
+from fungi_hf.errors import InputError
+from fungi_hf.evaluation.protocols import expect
+from fungi_hf.evaluation.records import EvaluationResult, write_text
+from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.sweep_figures import sweep_figures
-from fungi_hf.evaluation.report.tables import (
-    best_of,
-    group_results,
-    main_metric,
-    result_table,
-    sweep_table,
-)
+from fungi_hf.evaluation.report.tables import group_results, result_table, sweep_table
+from fungi_hf.evaluation.report.wording import visible
 from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.figure import Figure
 
     from fungi_hf.evaluation.sweeps.records import SweepResult
 
-_TASKS = {"knn": "k-nearest neighbours", "linear": "Linear probe", "clustering": "Clustering"}
-_LEVEL = 0.05
-_BARS = 20  # of classes, beside a figure of the combinations
+    Section: TypeAlias = dict[str, Any]  # what page.html shows under one heading
+
+_TASKS: Final = {"knn": "k-nearest neighbours", "linear": "Linear probe"}
+_BARS: Final = 20  # of classes, beside a figure of the combinations
 
 
 def build_report(
-    results: Sequence[EvaluationResult],
+    results: Sequence[EvaluationResult] | EvaluationDocument,
     *,
     title: str = "FUNGI evaluation",
     figures: Mapping[str, Figure] | None = None,
 ) -> str:
-    """Give the page of some records.
+    """Give the page of some records, or of a document with block similarities, costs and sweeps.
 
     Args:
         results: Records of any tasks and protocols; each pair of these gets a table, and figures
@@ -50,90 +48,59 @@ def build_report(
         HTML without external resources or scripts, readable at phone width.
 
     Raises:
-        InputError: If there are no results.
+        InputError: If there are neither records nor sweeps.
     """
-    if not results:
-        raise InputError("results are empty; a report needs at least one record")
-    for one in results:
+    import jinja2
+
+    given = results
+    if not isinstance(given, EvaluationDocument):
+        given = EvaluationDocument(results=tuple(given))
+    if not given.results and not given.sweeps:
+        raise InputError("results are empty; a report needs at least one record or sweep")
+    for one in given.results:
         expect(one, EvaluationResult, "a result")
-    return document_report(EvaluationDocument(results=tuple(results)), title=title, figures=figures)
-
-
-def document_report(
-    document: EvaluationDocument,
-    *,
-    title: str = "FUNGI evaluation",
-    figures: Mapping[str, Figure] | None = None,
-) -> str:
-    """Give the page of a document: its records, block similarities, costs and sweeps.
-
-    Args:
-        document: See `EvaluationDocument`.
-        title: Of the page.
-        figures: As for `build_report`.
-
-    Returns:
-        As `build_report`.
-
-    Raises:
-        InputError: If the document holds neither records nor sweeps.
-    """
-    if not document.results and not document.sweeps:
-        raise InputError("the evaluation holds no results; a report needs at least one")
-    sources = {one.fingerprint for one in document.results}
-    sections = [
-        (_heading(group[0], several=len(sources) > 1), _section(group))
-        for group in group_results(document.results)
+    sections = _sections(given)
+    sections += [
+        {"heading": n, "figures": _drawn([(n, one)])} for n, one in (figures or {}).items()
     ]
-    sections += [(f"Sweep: {sweep.kind}", _sweep(sweep)) for sweep in document.sweeps]
-    names, values = document.similarity
-    if len(names) > 1:
-        drawn = plots.cka_heat_map(list(names), values)
-        words = "Linear CKA between the blocks of the test rows: 1 is the same geometry."
-        sections.append(("Similarity of blocks", page.figures([(plots.render(drawn), words)])))
-    if document.costs and document.results:
-        sections.append(("Accuracy against cost", _costs(document)))
-    for caption, drawn in (figures or {}).items():
-        sections.append((caption, page.figures([(plots.render(drawn), caption)])))
-    facts = [f"{name}: {fact}" for name, fact in document.source.items()]
-    return page.page(title, ", ".join(facts), sections)
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        finalize=lambda text: visible(text, kept="\n\t") if type(text) is str else text,
+    )
+    page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    source = ", ".join(f"{name}: {fact}" for name, fact in given.source.items())
+    return environment.from_string(page).render(title=title, source=source, sections=sections)
 
 
 def write_report(
     path: str | Path,
-    results: Sequence[EvaluationResult],
+    results: Sequence[EvaluationResult] | EvaluationDocument,
     *,
     title: str = "FUNGI evaluation",
     figures: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Write what `build_report` gives.
-
-    Args:
-        path: Of the HTML file; its folder must exist.
-        results: See `build_report`.
-        title: See `build_report`.
-        figures: See `build_report`.
-    """
-    _write(path, build_report(results, title=title, figures=figures))
+    """Write what `build_report` gives to an HTML file, whose folder must exist."""
+    write_text(path, build_report(results, title=title, figures=figures), "report")
 
 
-def write_document_report(
-    path: str | Path, document: EvaluationDocument, *, title: str = "FUNGI evaluation"
-) -> None:
-    """Write what `document_report` gives; the file's folder must exist."""
-    _write(path, document_report(document, title=title))
+def _sections(document: EvaluationDocument) -> list[Section]:
+    groups = group_results(document.results)
+    several = len({one.fingerprint for one in document.results}) > 1
+    found = [_section(group, several=several) for group in groups]
+    found += [_sweep(sweep) for sweep in document.sweeps]
+    names, values = document.similarity
+    if len(names) > 1:
+        words = "Linear CKA between the blocks of the test rows: 1 is the same geometry."
+        drawn = _drawn([(words, plots.cka_heat_map(names, values))])
+        found.append({"heading": "Similarity of blocks", "figures": drawn})
+    if document.costs and groups:
+        found.append({"heading": "Accuracy against cost", **_costs(groups[0], document.costs)})
+    return found
 
 
-def _write(path: str | Path, text: str) -> None:
-    """Write the page.
-
-    Raises:
-        StorageError: If the file cannot be written.
-    """
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"the report cannot be written to {path}: {error}") from error
+def _drawn(figures: Iterable[tuple[str, Figure]]) -> list[tuple[str, str]]:
+    return [(words, base64.b64encode(plots.render(one)).decode()) for words, one in figures]
 
 
 def _heading(one: EvaluationResult, *, several: bool = False) -> str:
@@ -141,103 +108,56 @@ def _heading(one: EvaluationResult, *, several: bool = False) -> str:
     return f"{_TASKS.get(one.task, one.task.capitalize())}, protocol {one.protocol}{source}"
 
 
-def _section(group: Sequence[EvaluationResult]) -> str:
+def _section(group: list[EvaluationResult], *, several: bool) -> Section:
     head, rows = result_table(group)
-    best, base = best_of(group), _baseline(group)
-    parts = [
-        page.lead(_summary(group)),
-        page.table(
-            head,
-            rows,
-            best=[group.index(best)],
-            signed=[place for place, name in enumerate(head) if name == "difference"],
-        ),
-    ]
-    shown = []
-    compared = [one for one in group if one.against_baseline]
+    best = max(group, key=lambda one: one.metrics[one.main])
+    base = next((one for one in group if not one.against_baseline), None)
+    compared = {one.name: one.against_baseline for one in group if one.against_baseline}
+    figures = []
     if compared:
-        drawn = plots.difference_intervals({one.name: one.against_baseline for one in compared})
         name = "a baseline that is not here" if base is None else base.name
         words = f"Difference to {name} in points, with its 95 % interval."
-        shown.append((plots.render(drawn), words))
+        figures.append((words, plots.difference_intervals(compared)))
     if base is not None and best.against_baseline and len(best.per_class) > 1:
-        words = f"Change per class: {best.name} against {base.name}."
-        drawn = plots.class_bars(change_per_class(best, base), most=_BARS)
-        shown.append((plots.render(drawn), words))
-    return "".join(
-        [*parts, page.figures(shown), page.notes(_provenance(group), "Settings and notes")]
-    )
+        bars = plots.class_bars(change_per_class(best, base), most=_BARS)
+        figures.append((f"Change per class: {best.name} against {base.name}.", bars))
+    return {
+        "heading": _heading(best, several=several),
+        "best": best,
+        "base": base,
+        "tests": len(compared),
+        "head": head,
+        "rows": rows,
+        "mark": group.index(best),
+        "figures": _drawn(figures),
+        "notes": list(dict.fromkeys(f"{one.name}: {n}" for one in group for n in one.notes)),
+    }
 
 
-def _baseline(group: Sequence[EvaluationResult]) -> EvaluationResult | None:
-    return next((one for one in group if not one.against_baseline), None)
-
-
-def _summary(group: Sequence[EvaluationResult]) -> str:
-    """Say what is best, and whether that is more than noise."""
-    best, base = best_of(group), _baseline(group)
-    name = main_metric(best)
-    if base is None:
-        return (
-            f"Best of these: {best.name} with {name} {100 * best.metrics[name]:.1f} %. The "
-            "baseline is not among the records, so what is gained over it is not told here."
-        )
-    start = f"{base.name}: {name} {100 * base.metrics[name]:.1f} %."
-    if not best.against_baseline:
-        return f"{start} No combination is above it."
-    tests = len([one for one in group if one.against_baseline])
-    p = best.against_baseline["p"]
-    against = 100 * best.against_baseline["difference"]
-    verdict = "significant" if p * tests < _LEVEL else "not significant"
-    return (
-        f"{start} Best: {best.name} with {100 * best.metrics[name]:.1f} % ({against:+.1f} points, "
-        f"p = {p:.2g}, {verdict} at 5 % among {tests} comparisons)."
-    )
-
-
-def _provenance(group: Sequence[EvaluationResult]) -> list[str]:
-    one = group[0]
-    settings = ", ".join(f"{name} = {value}" for name, value in one.settings.items())
-    found = list(dict.fromkeys(f"{r.name}: {note}" for r in group for note in r.notes))
-    return [
-        f"{one.n_train} training and {one.n_test} test rows; values in percent; in brackets 95 % "
-        "bootstrap intervals over test rows, after ± the standard deviation over draws",
-        f"settings: {settings}" if settings else "",
-        f"seeds: {', '.join(map(str, one.seeds))}" if one.seeds else "",
-        f"fingerprint: {one.fingerprint}" if one.fingerprint else "",
-        *found[:20],
-        f"and {len(found) - 20} more notes" if len(found) > 20 else "",
-    ]
-
-
-def _sweep(sweep: SweepResult) -> str:
+def _sweep(sweep: SweepResult) -> Section:
     head, rows = sweep_table(sweep)
-    drawn = [(plots.render(one), words) for words, one in sweep_figures(sweep)]
-    scores = [row.get("accuracy") for row in sweep.rows]
-    top = max((float(one) for one in scores if one is not None), default=None)
-    best = [place for place, one in enumerate(scores) if one == top]
-    table = page.table(head, rows, best=best[:1])
-    if len(rows) > 40:
-        table = f"<details><summary>All {len(rows)} rows</summary>{table}</details>\n"
-    shared = [f"{name}: {value}" for name, value in sweep.settings.items()]
-    return "".join(
-        [page.figures(drawn), table, page.notes([*shared, *sweep.notes], "Settings and notes")]
-    )
+    scores = [float(row["accuracy"] or 0) for row in sweep.rows]
+    return {
+        "heading": f"Sweep: {sweep.kind}",
+        "head": head,
+        "rows": rows,
+        "mark": scores.index(max(scores)) if scores else None,
+        "figures": _drawn(sweep_figures(sweep)),
+        "notes": [*(f"{name}: {value}" for name, value in sweep.settings.items()), *sweep.notes],
+    }
 
 
-def _costs(document: EvaluationDocument) -> str:
-    group = group_results(document.results)[0]
-    name = main_metric(group[0])
+def _costs(group: list[EvaluationResult], costs: Mapping[str, float]) -> Section:
     points = {
-        one.name: (document.costs[one.name], 100 * one.metrics[name])
+        one.name: (costs[one.name], 100 * one.metrics[one.main])
         for one in group
-        if one.name in document.costs
+        if one.name in costs
     }
     if not points:
-        return page.lead("None of the timed combinations was evaluated.")
-    drawn = plots.accuracy_against_cost(points, metric=f"{name}, %")
+        return {"lead": "None of the timed combinations was evaluated."}
     words = (
         f"{_heading(group[0])}; extraction time over that of the embedding alone, measured "
         "alternately on one machine."
     )
-    return page.figures([(plots.render(drawn), words)])
+    drawn = plots.accuracy_against_cost(points, metric=f"{group[0].main}, %")
+    return {"figures": _drawn([(words, drawn)])}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from fungi_hf.evaluation.report import plots
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from matplotlib.figure import Figure
 
     from fungi_hf.evaluation.sweeps.records import Cell, SweepResult
 
-    Rows = list[Mapping[str, Cell]]
+    Row = Mapping[str, Cell]
 
 
 def sweep_figures(sweep: SweepResult) -> list[tuple[str, Figure]]:
@@ -30,51 +30,38 @@ def sweep_figures(sweep: SweepResult) -> list[tuple[str, Figure]]:
         return _layers(sweep)
     if sweep.kind == "sketches":
         return _sketches(sweep)
-    return _option(sweep)
+    curves = _curves(sweep.rows, lambda row: str(row["features"]), sweep.kind)
+    base = _baseline(row for row in sweep.rows if row[sweep.kind] is None)
+    words = f"Accuracy by {sweep.kind}; the dashed line is the embedding."
+    return [(words, plots.value_curves(curves, x=sweep.kind, y="accuracy, %", baseline=base))]
 
 
 def _layers(sweep: SweepResult) -> list[tuple[str, Figure]]:
-    rows = [row for row in sweep.rows if row.get("block") is not None]
+    rows = [row for row in sweep.rows if row["block"] is not None]
     numbers = sorted({int(row["block"] or 0) for row in rows})
-    base = _percent(sweep.rows[0]) if sweep.rows else None
     figures = []
     for name in dict.fromkeys(str(row["features"]) for row in rows):
         own = [row for row in rows if row["features"] == name]
+        points = _curves(own, lambda row: str(row["part"]), "block")
         curves = {
-            part: [_at(own, part, number) for number in numbers]
-            for part in dict.fromkeys(str(row["part"]) for row in own)
+            part: [dict(reversed(some)).get(number, float("nan")) for number in numbers]
+            for part, some in points.items()
         }
-        figures.append(
-            (
-                f"{name}: accuracy by the layer that it is taken from; the dashed line is the "
-                "embedding.",
-                plots.layer_curves(curves, numbers, metric="accuracy, %", baseline=base),
-            )
-        )
+        words = f"{name}: accuracy by the layer that it is taken from; the dashed line is the "
+        base = _baseline(sweep.rows)
+        drawn = plots.layer_curves(curves, numbers, metric="accuracy, %", baseline=base)
+        figures.append((f"{words}embedding.", drawn))
     return figures
 
 
-def _at(rows: Rows, part: str, number: int) -> float:
-    found = [row for row in rows if row["part"] == part and row["block"] == number]
-    return _percent(found[0]) if found else float("nan")
-
-
 def _sketches(sweep: SweepResult) -> list[tuple[str, Figure]]:
+    def name(row: Row) -> str:
+        return f"{row['kind']}" if row["rank"] is None else f"{row['kind']}, rank {row['rank']}"
+
     rows = [row for row in sweep.rows if row["kind"] != "exact"]
-    exact = [row for row in sweep.rows if row["kind"] == "exact"]
-    names: dict[str, Rows] = {}
-    for row in rows:
-        rank = "" if row["rank"] is None else f", rank {row['rank']}"
-        names.setdefault(f"{row['kind']}{rank}", []).append(row)
-    errors = {
-        name: [(float(row["width"] or 0), float(row["cosine_rmse"] or 0)) for row in own]
-        for name, own in names.items()
-    }
-    shares = {
-        name: [(float(row["width"] or 0), _percent(row)) for row in own]
-        for name, own in names.items()
-    }
-    base = _percent(exact[0]) if exact else None
+    base = _baseline(row for row in sweep.rows if row["kind"] == "exact")
+    errors = _curves(rows, name, "width", lambda row: float(row["cosine_rmse"] or 0))
+    shares = _curves(rows, name, "width")
     return [
         (
             "Error of cosines against the exact kernel, by the sketch's width.",
@@ -87,22 +74,23 @@ def _sketches(sweep: SweepResult) -> list[tuple[str, Figure]]:
     ]
 
 
-def _option(sweep: SweepResult) -> list[tuple[str, Figure]]:
-    rows = [row for row in sweep.rows if row.get(sweep.kind) is not None]
+def _percent(row: Row) -> float:
+    return 100 * float(row["accuracy"] or 0)
+
+
+def _baseline(rows: Iterable[Row]) -> float | None:
+    return next(map(_percent, rows), None)
+
+
+def _curves(
+    rows: Iterable[Row],
+    name: Callable[[Row], str],
+    x: str,
+    y: Callable[[Row], float] = _percent,
+) -> dict[str, list[tuple[float, float]]]:
+    """Give name -> (x, y) of the rows with an x, in their order."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        point = (float(row[sweep.kind] or 0), _percent(row))
-        curves.setdefault(str(row["features"]), []).append(point)
-    base = [_percent(row) for row in sweep.rows if row.get(sweep.kind) is None]
-    return [
-        (
-            f"Accuracy by {sweep.kind}; the dashed line is the embedding.",
-            plots.value_curves(
-                curves, x=sweep.kind, y="accuracy, %", baseline=base[0] if base else None
-            ),
-        )
-    ]
-
-
-def _percent(row: Mapping[str, Cell]) -> float:
-    return 100 * float(row["accuracy"] or 0)
+        if row[x] is not None:
+            curves.setdefault(name(row), []).append((float(row[x] or 0), y(row)))
+    return curves

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.evaluation.inputs import listed
 from fungi_hf.evaluation.knn import evaluate_knn, knn_protocol
+from fungi_hf.evaluation.protocols import AS_INPUT
 from fungi_hf.evaluation.sweeps.records import SweepResult
 from fungi_hf.extraction.variants import VariantExtractor
-from fungi_hf.features import FungiFeatures, make_layout
+from fungi_hf.features import FungiFeatures
 from fungi_hf.gradients.layers import block_number, linear_layers
-from fungi_hf.neighbors.base import check_count
 from fungi_hf.neighbors.labels import read_labels
+from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.evaluation.knn import KNNProtocol
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array
 
 OBJECTIVE_FIELDS: Final = ("n_views", "temperature", "latent_dim", "n_negatives")
-_EMBEDDING = ("embedding",)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +91,14 @@ def sweep_layers(
     Raises:
         ConfigError: If `layers` is empty or no list.
     """
-    memory_mb = check_count(memory_mb, "memory_mb", 1, None)
+    check_integer("memory_mb", memory_mb, **AS_INPUT)
     encoder, config = extractor.encoder, extractor.config
     names = [spec.name for spec in config.objectives if spec.has_gradient]
-    if isinstance(layers, str) or (layers is not None and not len(layers)):
-        raise ConfigError(f"layers must be None (all) or a list of dotted paths; got {layers!r}")
-    paths = list(linear_layers(encoder.model)) if layers is None else list(layers)
+    paths = list(linear_layers(encoder.model))
+    if layers is not None:
+        paths = listed("layers are", layers, "dotted paths, or None for all", ConfigError)
+    if not paths:
+        raise ConfigError("layers are empty; None takes all")
     rows: list[dict[str, Cell]] = []
     unusable: dict[str, str] = {}
     passes = _passes(extractor, paths, len(data.train) + len(data.test), len(names), memory_mb)
@@ -106,24 +110,11 @@ def sweep_layers(
         ]
         unusable |= sides[0].unusable
         for path in variants.layers:
-            wanted = {
-                "activation": path,
-                **{name: (path, name, "config") for name in names},
-            }
-            held = {n: key for n, key in wanted.items() if _has(sides[0], key)}
-            if not held or path in sides[0].unusable:
+            blocks = [_blocks(side, path, names) for side in sides]
+            if not blocks[0] or path in unusable:
                 continue
-            combinations = [*((n,) for n in held), *(("embedding", n) for n in held)]
-            blocks = [{n: _block(side, key) for n, key in held.items()} for side in sides]
-            found = _judge(sides, blocks, combinations, data)
-            if not rows:
-                rows.append({"layer": "", "block": None, "part": "", **found[_EMBEDDING]})
-            place: dict[str, Cell] = {
-                "layer": path,
-                "block": block_number(path),
-                "part": _part(path),
-            }
-            rows += [{**place, **found[one]} for one in combinations]
+            place = {"layer": path, "block": block_number(path), "part": _part(path)}
+            rows += _judge(place, sides, blocks, data)[len(rows) > 0 :]
     settings = sweep_settings(extractor, data) | {"passes": len(passes)}
     notes = (*(f"layer {path} is left out: it {why}" for path, why in unusable.items()),)
     notes += unused_fields(config)
@@ -157,14 +148,12 @@ def sweep_objective(
         ConfigError: If the field is unknown, or no objective of the config has it.
         InputError: If there are no values.
     """
-    if field not in OBJECTIVE_FIELDS:
-        raise ConfigError(f"unknown field {choices(field, OBJECTIVE_FIELDS)}")
-    if isinstance(values, (str, int, float)):
-        raise ConfigError(f"values must be a list; got {values!r}")
-    if not len(values):
+    check_choice("field", field, OBJECTIVE_FIELDS)
+    wanted = listed("values are", values, "numbers", ConfigError)
+    if not wanted:
         raise InputError("values are empty; a sweep needs at least one")
     spec = _spec(extractor, field, objective)
-    changes: list[dict[str, Any]] = [{field: value} for value in values]
+    changes: list[dict[str, Any]] = [{field: value} for value in wanted]
     variants: dict[str, ObjectiveSpec] = {
         f"v{place}": dataclasses.replace(spec, **change) for place, change in enumerate(changes)
     }
@@ -173,13 +162,9 @@ def sweep_objective(
     path = extractor.encoder.layer_path
     sides = [extract(side, progress=data.progress) for side in (data.train, data.test)]
     rows: list[dict[str, Cell]] = []
-    for label, value in zip(variants, values, strict=True):
+    for label, change in zip(variants, changes, strict=True):
         blocks = [{spec.name: side.gradients[path, label, "config"]} for side in sides]
-        combinations = [(spec.name,), ("embedding", spec.name)]
-        found = _judge(sides, blocks, combinations, data)
-        if not rows:
-            rows.append({field: None, **found[_EMBEDDING]})
-        rows += [{field: value, **found[one]} for one in combinations]
+        rows += _judge(change, sides, blocks, data)[len(rows) > 0 :]
     settings = sweep_settings(extractor, data) | {"objective": spec.to_dict()}
     notes = unused_fields(extractor.config)
     return SweepResult(kind=field, rows=tuple(rows), settings=settings, notes=notes)
@@ -204,13 +189,30 @@ def _passes(
     return passes
 
 
+def _blocks(side: VariantBlocks, path: str, names: list[str]) -> dict[str, Float32Array]:
+    """Give the blocks that a layer has, its activation first."""
+    found = {"activation": side.activations.get(path)}
+    found |= {name: side.gradients.get((path, name, "config")) for name in names}
+    return {name: block for name, block in found.items() if block is not None}
+
+
 def _judge(
+    place: Mapping[str, Cell],
     sides: list[VariantBlocks],
     blocks: list[dict[str, Float32Array]],
-    combinations: Iterable[tuple[str, ...]],
     data: SweepData,
-) -> dict[tuple[str, ...], dict[str, Cell]]:
-    """Give combination -> accuracy, interval and paired test, the embedding among them."""
+) -> list[dict[str, Cell]]:
+    """Give rows of accuracy, interval and paired test.
+
+    Args:
+        place: Columns of the variant.
+        sides: Blocks of the training and of the test inputs.
+        blocks: The variant's own blocks of both.
+        data: Labels and protocol.
+
+    Returns:
+        The embedding, whose place is blank, then each block alone, then beside the embedding.
+    """
     features = []
     for side, own in zip(sides, blocks, strict=True):
         parts = {"embedding": side.embedding, **own}
@@ -223,31 +225,27 @@ def _judge(
         features[1],
         data.test_labels,
         protocol=data.protocol,
-        combinations=[_EMBEDDING, *combinations],
+        combinations=[
+            ("embedding",),
+            *((name,) for name in blocks[0]),
+            *(("embedding", name) for name in blocks[0]),
+        ],
     )
-    rows: dict[tuple[str, ...], dict[str, Cell]] = {}
-    for one in results:
-        low, high = one.intervals["accuracy"]
-        against = one.against_baseline
-        rows[one.blocks] = {
+    blank: dict[str, Cell] = {n: "" if isinstance(v, str) else None for n, v in place.items()}
+    return [
+        {
+            **(place if number else blank),
             "features": one.name,
             "accuracy": one.metrics["accuracy"],
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "difference": against.get("difference"),
-            "difference_low": against.get("low"),
-            "difference_high": against.get("high"),
-            "p": against.get("p"),
+            "accuracy_low": one.intervals["accuracy"][0],
+            "accuracy_high": one.intervals["accuracy"][1],
+            "difference": one.against_baseline.get("difference"),
+            "difference_low": one.against_baseline.get("low"),
+            "difference_high": one.against_baseline.get("high"),
+            "p": one.against_baseline.get("p"),
         }
-    return rows
-
-
-def _has(side: VariantBlocks, key: Any) -> bool:
-    return key in (side.activations if isinstance(key, str) else side.gradients)
-
-
-def _block(side: VariantBlocks, key: Any) -> Float32Array:
-    return side.activations[key] if isinstance(key, str) else side.gradients[key]
+        for number, one in enumerate(results)
+    ]
 
 
 def _part(path: str) -> str:
