@@ -37,7 +37,7 @@ class TokenCounter:
     per_message: int = 3
     per_prompt: int = 3
     takes_audio: bool = False
-    _kept: Callable[[Content], int] = field(init=False, repr=False, compare=False)
+    _known: Callable[[Content], int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.count is not None and not callable(self.count):
@@ -49,12 +49,15 @@ class TokenCounter:
         if self.takes_audio and self.count is None:
             raise DemoConfigError("takes_audio needs a count function")
         # Demonstrations repeat between queries, so their counts are kept.
-        object.__setattr__(self, "_kept", functools.lru_cache(maxsize=1 << 16)(self.tokens))
+        known = self.tokens if self.count is None else functools.lru_cache(1 << 16)(self.tokens)
+        object.__setattr__(self, "_known", known)
 
-    def prompt(self, contents: Sequence[Content]) -> int:
-        """Return the tokens of a prompt of these messages, chat overhead included."""
+    def prompt(self, contents: Sequence[Content]) -> tuple[int, bool]:
+        """Return the tokens of a prompt of these messages, all in all, and if they are exact."""
         overhead = self.per_prompt + self.per_message * len(contents)
-        return overhead + sum(map(self._kept, contents))
+        has_clips = any(isinstance(content, AudioClip) for content in contents)
+        is_exact = self.count is not None and (self.takes_audio or not has_clips)
+        return overhead + sum(map(self._known, contents)), is_exact
 
     def tokens(self, content: Content) -> int:
         """Return the tokens of one message's content.
@@ -69,28 +72,26 @@ class TokenCounter:
         name, value = "what count_tokens returned", self.count(content)
         return check_integer(name, value, 0, error=InputError, type_error=InputTypeError)
 
-    def counts_exactly(self, contents: Sequence[Content]) -> bool:
-        """Return whether the counts of these contents are exact."""
-        is_audio = any(isinstance(content, AudioClip) for content in contents)
-        return self.count is not None and (self.takes_audio or not is_audio)
+
+ESTIMATE = TokenCounter()
 
 
 def choose_that_fit(
-    n: int, cost: Callable[[Sequence[int]], int], budget: int | None
+    n: int, cost: Callable[[Sequence[int]], int], budget: int
 ) -> tuple[list[int], dict[int, int]]:
     """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
 
     Args:
         n: Number of items; item 0 is the nearest.
         cost: Tokens of the prompt that holds the given items (ascending numbers).
-        budget: Tokens allowed; None allows any number.
+        budget: Tokens allowed.
 
     Returns:
         The kept items, ascending, and the tokens over budget of each other item: it is dropped
         only if the kept nearer items and it cost more than the budget.
     """
     kept, over = list(range(n)), dict[int, int]()
-    if budget is None or cost(kept) <= budget:
+    if cost(kept) <= budget:
         return kept, over
     kept = []
     for item in range(n):

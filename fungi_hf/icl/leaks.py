@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from fungi_hf.checks import check_choice
-from fungi_hf.errors import DemoConfigError, InputTypeError, choices
+from fungi_hf.errors import DemoConfigError, choices
 from fungi_hf.icl.audio import AudioClip
 
 if TYPE_CHECKING:
@@ -103,20 +103,7 @@ class LeakGuard:
         return [examples.ids or (), contents, () if features is None else _vector_keys(features)]
 
 
-_GUARDS = {action: LeakGuard(action) for action in get_args(LeakAction)}
-
-
-def as_guard(leaks: object) -> LeakGuard:
-    """Return the guard that is meant by an action's name or given as a record.
-
-    Raises:
-        InputTypeError: If it is neither.
-    """
-    if isinstance(leaks, LeakGuard):
-        return leaks
-    if not isinstance(leaks, str):
-        raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
-    return _GUARDS.get(leaks) or LeakGuard(leaks)  # type: ignore[arg-type]
+GUARDS: dict[str, LeakGuard] = {action: LeakGuard(action) for action in get_args(LeakAction)}
 
 
 def _vector_keys(features: np.typing.NDArray[np.floating]) -> list[bytes]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, PromptOverflowError
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.fitting import TokenCounter, choose_that_fit
+from fungi_hf.icl.fitting import ESTIMATE, TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class PromptBuilder:
         instruction: str | None = None,
         show_labels: bool = True,
         max_input_tokens: int | None = None,
-        count_tokens: CountTokens | TokenCounter | None = None,
+        count_tokens: CountTokens | TokenCounter | None = ESTIMATE,
         on_overflow: Overflow = "error",
     ) -> None:
         """Check the settings.
@@ -138,7 +138,7 @@ class PromptBuilder:
             instruction: First words of the system text; None takes the default.
             show_labels: List all surfaces, in id order.
             max_input_tokens: Budget per prompt; None sets no limit.
-            count_tokens: Text -> tokens, or a `TokenCounter`; None estimates.
+            count_tokens: Text -> tokens, or a `TokenCounter`; the default, as None, estimates.
             on_overflow: What happens if a query alone is over the budget: "error" raises, "skip"
                 gives a prompt without messages.
 
@@ -205,14 +205,17 @@ class PromptBuilder:
             return self._turns(query, [pairs[place] for place in places], output)
 
         def cost(items: Sequence[int]) -> int:
-            return self.counter.prompt([content for _, content in turns(items)]) + reserve_tokens
+            return self.counter.prompt([content for _, content in turns(items)])[0] + reserve_tokens
 
-        budget = self.max_input_tokens
-        if budget is not None and (alone := cost([])) > budget:
-            return self._overflow(alone, where)
-        kept, over = choose_that_fit(len(pairs), cost, budget)
+        kept, over, budget = list(range(len(pairs))), dict[int, int](), self.max_input_tokens
+        if budget is not None:
+            alone = cost([])
+            if alone > budget:
+                return self._overflow(alone, where)
+            kept, over = choose_that_fit(len(pairs), cost, budget)
         chosen = turns(kept)
         contents = [content for _, content in chosen]
+        input_tokens, exact_count = self.counter.prompt(contents)
         return Prompt(
             messages=tuple(_message(role, content) for role, content in chosen),
             kept=tuple(demonstrations[place].row for place in sorted(nearest[i] for i in kept)),
@@ -220,8 +223,8 @@ class PromptBuilder:
                 Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
                 for item, excess in over.items()
             ),
-            input_tokens=self.counter.prompt(contents),
-            exact_count=self.counter.counts_exactly(contents),
+            input_tokens=input_tokens,
+            exact_count=exact_count,
             budget=budget,
             style=self.style,
             audio_s=sum(c.seconds for c in contents if isinstance(c, AudioClip)),

@@ -287,13 +287,13 @@ class Run:
         if self._journal is not None:
             line = {"row": one.row, "result": result.to_dict(), "usage": usage.to_dict()}
             self._journal.add({**line, **facts})
-        progress = self._progress
-        progress.failed += result.status != "ok"
-        progress.failed -= before is not None and before.status != "ok"
-        progress.finished = len(self._finished)
-        progress.fresh += 1
-        progress.tokens += usage.total_tokens
         if self._watch is not None:
+            progress = self._progress
+            progress.failed += result.status != "ok"
+            progress.failed -= before is not None and before.status != "ok"
+            progress.finished = len(self._finished)
+            progress.fresh += 1
+            progress.tokens += usage.total_tokens
             self._watch(progress)
 
     def _outcome(self, one: PlannedPrompt, reply: Reply | None, status: str | None) -> RowResult:

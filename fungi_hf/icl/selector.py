@@ -13,7 +13,7 @@ from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFitt
 from fungi_hf.icl.demos import ORDERS, DemoSet, ranks_in_order
 from fungi_hf.icl.diversity import pick_diverse
 from fungi_hf.icl.examples import Examples, first_of, label_codes
-from fungi_hf.icl.leaks import as_guard
+from fungi_hf.icl.leaks import GUARDS, LeakGuard
 from fungi_hf.icl.picking import Quota, draw, pick, ranked
 from fungi_hf.icl.rankings import DenseRanking, QueryRows, ranker_for
 from fungi_hf.icl.strategies import DPP, MMR, STRATEGIES, Random, Strategy, Stratified
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.icl.demos import Order
-    from fungi_hf.icl.leaks import LeakGuard
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
 
 
@@ -83,8 +82,8 @@ class DemoSelector:
             raise DemoConfigError(
                 f"candidates is {self.strategy.candidates}, k is {k}; candidates must exceed k"
             )
+        self.leaks = _as_guard(leaks)
         self.order: Order = order
-        self.leaks = as_guard(leaks)
         self._fitted: _Fitted | None = None
 
     @property
@@ -301,6 +300,19 @@ def _as_strategy(strategy: object) -> Strategy:
         return STRATEGIES[strategy]
     hint = " (pass an instance)" if isinstance(strategy, type) else ""
     raise DemoConfigError(f"strategy is {choices(strategy, STRATEGIES)}, or a record{hint}")
+
+
+def _as_guard(leaks: object) -> LeakGuard:
+    """Return the guard that is given by its action's name or as a record.
+
+    Raises:
+        InputTypeError: If it is neither; a `DemoConfigError` if there is no such action.
+    """
+    if isinstance(leaks, LeakGuard):
+        return leaks
+    if not isinstance(leaks, str):
+        raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
+    return GUARDS.get(leaks) or LeakGuard(leaks)  # type: ignore[arg-type]
 
 
 def _plain(value: object) -> object:
