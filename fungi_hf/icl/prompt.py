@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fungi_hf.icl.demos import Demonstration
-    from fungi_hf.icl.examples import Content, Target
+    from fungi_hf.icl.examples import Content
     from fungi_hf.icl.fitting import CountTokens
 
 PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
@@ -188,8 +188,9 @@ class PromptBuilder:
 
         Raises:
             InputTypeError: If the query is neither a text nor a clip. Clips in another style
-                than "multiturn", demonstrations without a label, an unknown output, and a query
-                over the budget with `on_overflow="error"` are refused too.
+                than "multiturn", demonstrations without a label and an unknown output are refused
+                too.
+            PromptOverflowError: If the query is over the budget and `on_overflow="error"`.
         """
         check_choice("output", output, get_args(Output), error=DemoConfigError)
         where = "" if row is None else f" (query row {row})"
@@ -211,7 +212,16 @@ class PromptBuilder:
         if budget is not None:
             alone = cost([])
             if alone > budget:
-                return self._overflow(alone, where)
+                if self.on_overflow == "error":
+                    raise PromptOverflowError(
+                        f"the query alone takes {alone} tokens{where}, the budget is {budget}; "
+                        "raise max_input_tokens or pass on_overflow='skip'"
+                    )
+                is_exact = self.counter.count is not None
+                return Prompt(
+                    messages=(), input_tokens=alone, exact_count=is_exact, budget=budget,
+                    style=self.style,
+                )  # fmt: skip
             kept, over = choose_that_fit(len(pairs), cost, budget)
         chosen = turns(kept)
         contents = [content for _, content in chosen]
@@ -229,10 +239,6 @@ class PromptBuilder:
             style=self.style,
             audio_s=sum(c.seconds for c in contents if isinstance(c, AudioClip)),
         )
-
-    def answer(self, target: Target, output: Output = "text") -> str:
-        """Return the words of a label as a demonstration shows them."""
-        return _written(self.labels.surfaces_of([target]), output)[0]
 
     def longest_label_tokens(self, output: Output = "text") -> int:
         """Return the tokens of the longest answer, to be reserved when every label is scored."""
@@ -307,20 +313,6 @@ class PromptBuilder:
         if self.style == "block":
             return [*before, ("user", block)]
         return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
-
-    def _overflow(self, tokens: int, where: str) -> Prompt:
-        if self.on_overflow == "error":
-            raise PromptOverflowError(
-                f"the query alone takes {tokens} tokens{where}, the budget is "
-                f"{self.max_input_tokens}; raise max_input_tokens or pass on_overflow='skip'"
-            )
-        return Prompt(
-            messages=(),
-            input_tokens=tokens,
-            exact_count=self.counter.count is not None,
-            budget=self.max_input_tokens,
-            style=self.style,
-        )
 
 
 def _text_line(content: Content) -> str:

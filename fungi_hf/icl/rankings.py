@@ -1,5 +1,9 @@
 """Rankings of the pool for each query: by features, by words, or by what several agree on.
 
+Every ranking has a `kind` of scores and three methods: `check` refuses queries that cannot be
+ranked and warns about odd ones, `search` gives the first rows and their scores, [b, depth], with -1
+and -inf where none is left, and `pairs` gives the scores of given pool rows, [b, m].
+
 Order, everywhere: scores rounded to 9 decimals, highest first, ties to the lowest row.
 """
 
@@ -8,7 +12,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -67,21 +71,6 @@ class QueryRows:
         """Return the exclusions by position within `rows`."""
         places = enumerate(self.rows.tolist())
         return {place: self.exclude[row] for place, row in places if row in self.exclude}
-
-
-class Ranker(Protocol):
-    """Ranks a fixed pool."""
-
-    kind: ScoreKind
-
-    def check(self, queries: Examples) -> None:
-        """Refuse queries that cannot be ranked, and warn about odd ones."""
-
-    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
-        """Give the first rows and their scores, [b, depth]; -1 and -inf where none is left."""
-
-    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
-        """Give the scores of given pool rows, [b, m]."""
 
 
 class DenseRanking:
@@ -268,6 +257,9 @@ class FusedRanking:
             part[queries, union[queries, places]] = ((scores - low) / spread)[queries, places]
             fused += share * part
         return fused
+
+
+Ranker: TypeAlias = DenseRanking | TextRanking | FusedRanking
 
 
 def ranker_for(strategy: Strategy, pool: Examples) -> Ranker | None:

@@ -11,7 +11,7 @@ import concurrent.futures
 import contextlib
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -126,7 +126,6 @@ class Progress:
         finished: Rows with an outcome, those of earlier processes included.
         failed: Rows whose outcome is no label.
         tokens: Tokens billed by this process.
-        started_s: When this process began, `time.monotonic()`.
         fresh: Rows finished by this process.
     """
 
@@ -134,13 +133,7 @@ class Progress:
     finished: int = 0
     failed: int = 0
     tokens: int = 0
-    started_s: float = field(default_factory=time.monotonic)
     fresh: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Rows per second of this process."""
-        return self.fresh / max(time.monotonic() - self.started_s, 1e-9)
 
 
 class Run:

@@ -126,7 +126,7 @@ def test_instruction_and_label_list_are_settings():
     own = PromptBuilder(SPACE, instruction="Say {it}.").build("q")
     assert own.messages[0]["content"].startswith("Say {it}.\n\nLabels:")
     verbal = PromptBuilder(LabelSpace(["a_b", "c_d"], lambda name: name.replace("_", " ")))
-    assert verbal.answer("c_d") == "c d"
+    assert verbal.build("q", demonstrations(["t"], ["c_d"])).messages[2]["content"] == "c d"
     assert "a b\nc d" in verbal.system()
 
 
