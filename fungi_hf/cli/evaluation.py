@@ -182,12 +182,10 @@ def _protocols(task: str) -> dict[str, Any]:
 
 def _protocol(task: str, name: str) -> Any:
     """Give a task's protocol of that name, None if it has none."""
-    from fungi_hf.evaluation import knn_protocol
+    from fungi_hf.evaluation.protocols import protocol_named
 
-    if task != "knn":
-        return _protocols(task).get(name)
     try:
-        return knn_protocol(name)
+        return protocol_named(name, _protocols(task), task)
     except ConfigError:
         return None
 

@@ -13,7 +13,6 @@ from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.sweep_figures import sweep_figures
 from fungi_hf.evaluation.report.tables import group_results, result_table, sweep_table
-from fungi_hf.evaluation.report.wording import visible
 from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def build_report(
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
-        finalize=lambda text: visible(text, kept="\n\t") if type(text) is str else text,
+        finalize=lambda text: plots.visible(text, kept="\n\t") if type(text) is str else text,
     )
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     source = ", ".join(f"{name}: {fact}" for name, fact in given.source.items())
