@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.errors import FeatureError, FingerprintMismatchError, StorageError, choices
+from fungi_hf.errors import FingerprintMismatchError, StorageError
+from fungi_hf.tables import Vectors, read_features
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -35,7 +34,7 @@ class Failure:
 
 
 @dataclass(frozen=True, eq=False)
-class FungiFeatures:
+class FungiFeatures(Vectors):
     """One vector per input, in the inputs' order, whose columns have names.
 
     Attributes:
@@ -47,10 +46,7 @@ class FungiFeatures:
         notes: Facts about the extraction, e.g. a PCA that was skipped.
     """
 
-    array: Float32Array
-    layout: Layout
-    fingerprint: str
-    factors: dict[str, tuple[int, int]] = field(default_factory=dict)
+    layout: Layout  # every column has a name here
     failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -92,41 +88,6 @@ class FungiFeatures:
                 "extract both with one extractor"
             )
 
-    def block(self, name: str) -> Float32Array:
-        """Give the columns of one block, [N, width].
-
-        Raises:
-            FeatureError: If there is no such block.
-        """
-        if name not in self.layout:
-            raise FeatureError(f"no block {choices(name, self.layout)}")
-        return self.array[:, self.layout[name]]
-
-    def select(self, names: Sequence[str]) -> FungiFeatures:
-        """Give the features with some blocks only, in the order asked; no new extraction.
-
-        Args:
-            names: Block names, each once.
-
-        Returns:
-            New features; the fingerprint names the blocks.
-
-        Raises:
-            FeatureError: If a name is unknown, repeated, or none is given.
-        """
-        if isinstance(names, str) or not names or len(set(names)) != len(names):
-            raise FeatureError(f"select needs a list of distinct block names; got {names!r}")
-        parts = [self.block(name) for name in names]
-        kept = {name: shape for name, shape in self.factors.items() if name in names}
-        return FungiFeatures(
-            array=np.concatenate(parts, axis=1),
-            layout=make_layout(dict(zip(names, (part.shape[1] for part in parts), strict=True))),
-            fingerprint=f"{self.fingerprint}:{'+'.join(names)}",
-            factors=kept,
-            failures=self.failures,
-            notes=self.notes,
-        )
-
     def similarity(self, other: FungiFeatures) -> Float32Array:
         """Give the sum of block similarities [N, N'], exact also for factor blocks.
 
@@ -162,44 +123,26 @@ class FungiFeatures:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        header = {
-            "layout": json.dumps({n: [s.start, s.stop] for n, s in self.layout.items()}),
-            "fingerprint": self.fingerprint,
-            "factors": json.dumps(self.factors),
-        }
+        array = {"features": np.ascontiguousarray(self.array)}
         try:
-            save_file({"features": np.ascontiguousarray(self.array)}, str(path), metadata=header)
+            save_file(array, str(path), metadata=self.header())
         except (SafetensorError, OSError) as error:
             raise StorageError(f"cannot write features to {path}: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> FungiFeatures:
-        """Read what `save` wrote.
+        """Read what `save`, or `fungi-hf extract` to a .parquet file, wrote.
 
         Raises:
             StorageError: If the file is missing, damaged or not ours.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise StorageError(f"there is no feature file at {path}")
-        try:
-            with safe_open(str(path), framework="numpy") as handle:
-                header, array = handle.metadata() or {}, handle.get_tensor("features")
-            layout = {n: slice(*ends) for n, ends in json.loads(header["layout"]).items()}
-            factors = {n: (m, n1) for n, (m, n1) in json.loads(header["factors"]).items()}
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise StorageError(f"{path} is not a feature file: {error}") from None
-        return cls(array=array, layout=layout, fingerprint=header["fingerprint"], factors=factors)
-
-
-def make_layout(widths: dict[str, int]) -> Layout:
-    """Give consecutive slices for block widths."""
-    layout, start = {}, 0
-    for name, width in widths.items():
-        layout[name] = slice(start, start + width)
-        start += width
-    return layout
+        found = read_features(path)
+        return cls(
+            array=found.array,
+            layout=found.layout,
+            fingerprint=found.fingerprint,
+            factors=found.factors,
+        )
 
 
 def _factor_similarity(left: Float32Array, right: Float32Array, m: int, n1: int) -> Float32Array:

@@ -22,35 +22,46 @@ import torch
 
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.statistics import mcnemar
-from fungi_hf.tuning.candidates import EMBEDDING, Candidate
+from fungi_hf.tuning import stages
+from fungi_hf.tuning.candidates import EMBEDDING, Candidate, costs, scores
 from fungi_hf.tuning.sample import draw_rows, read_groups
-from fungi_hf.tuning.selection import choose, scores
-from fungi_hf.tuning.stages import Stages
+from fungi_hf.tuning.scan import space_of
+from fungi_hf.tuning.stages import Voters
 from recipes import protocol
 from recipes.tuning_cases import HERE, SOUNDS, TEXTS, audio_case, text_case
 
 if TYPE_CHECKING:
-    from fungi_hf.encoders.base import Encoder
-    from fungi_hf.extractor import FungiExtractor
+    from collections.abc import Iterator
+
     from fungi_hf.tuning import TuningSearch
+    from fungi_hf.tuning.search import Space
     from recipes.tuning_cases import Blocks, Case
 
 
-class Cut(Stages):
-    """The tuner's stages on rows that were computed before."""
+class Cut:
+    """Blocks of the rows that vote, cut out of those of all rows, which were computed before."""
 
-    case: Case
-    rows: np.ndarray
+    def __init__(self, case: Case, rows: np.ndarray, space: Space, search: TuningSearch) -> None:
+        self._case, self._rows, self._space = case, rows, space
+        own = case.extractor.encoder.pooling
+        self._poolings = [own, *(p for p in case.scans if p != own and search.free_pooling)]
 
-    def scan(self, encoder: Encoder, layers: list[str]) -> Blocks:
-        """Cut the rows that vote out of the scan of all rows."""
-        found = self.case.scans[encoder.pooling]
-        return {name: found[name][self.rows] for name in (EMBEDDING, *layers)}
+    def scans(self) -> Iterator[tuple[str, Blocks]]:
+        """Cut the scans."""
+        names = {EMBEDDING: EMBEDDING, **self._space.activations}
+        for pooling in self._poolings:
+            found = self._case.scans[pooling]
+            yield pooling, {name: found[place][self._rows] for place, name in names.items()}
 
-    def extract(self, extractor: FungiExtractor, *, progress: bool) -> Blocks:  # noqa: ARG002
-        """Cut the rows that vote out of the extraction of all rows."""
-        found = self.case.gradients[extractor.encoder.pooling]
-        return {name: block[self.rows] for name, block in found.items()}
+    def gradients(self, pooling: str) -> Blocks:
+        """Cut the extraction at the target layer."""
+        found = self._case.gradients[pooling]
+        return {name: block[self._rows] for name, block in found.items()}
+
+
+def space_of_case(case: Case) -> Space:
+    """Give what may be chosen for a case."""
+    return space_of(case.extractor.encoder, case.extractor.config, case.search)
 
 
 def decide(case: Case, train: np.ndarray, search: TuningSearch) -> tuple[Candidate, Any]:
@@ -59,23 +70,22 @@ def decide(case: Case, train: np.ndarray, search: TuningSearch) -> tuple[Candida
     groups = None if case.groups is None else case.groups[train]
     numbers, _ = read_groups(groups, len(train))
     drawn = draw_rows(labels, search.max_rows, search.seed)
-    stages = Cut(case.extractor, [None] * len(drawn), labels[drawn], numbers[drawn], search)
-    stages.case, stages.rows = case, train[drawn]
-    outcomes = stages.outcomes(progress=False)
-    place = choose(outcomes, stages.specs, search)
-    found = scores(outcomes, stages.specs)
+    space = space_of_case(case)
+    voters = Voters.of(labels[drawn], numbers[drawn], search)
+    rows = Cut(case, train[drawn], space, search)
+    outcomes, place, _ = stages.decide(rows, space, voters, search)
+    found = scores(outcomes, costs(outcomes, space.specs))
     return outcomes[place].candidate, (found[place], found[0], len(found))
 
 
 def right(case: Case, candidate: Candidate, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Say which test rows a candidate, fitted on training rows, has right."""
-    stages = Cut(case.extractor, [], np.zeros(0, int), np.zeros(0, int), case.search)
-    scanned, specs = case.scans[candidate.pooling], stages.specs
+    scanned, space = case.scans[candidate.pooling], space_of_case(case)
     raw = {**case.gradients.get(candidate.pooling, {}), EMBEDDING: scanned[EMBEDDING]}
-    raw |= {name: scanned[layer] for layer, name in stages.activations.items()}
-    config = candidate.config(case.extractor.config, specs)
+    raw |= {name: scanned[layer] for layer, name in space.activations.items()}
+    config = candidate.config(case.extractor.config, space.specs)
     finisher = Finisher(config, {name: rows.shape[1] for name, rows in raw.items()}, {})
-    blocks = {name: torch.from_numpy(raw[name]) for name in candidate.blocks}
+    blocks = {name: torch.from_numpy(raw[name]) for name, _ in candidate.weights}
     finisher.fit({name: rows[train] for name, rows in blocks.items()})
     left, queries = (
         finisher.finish({name: rows[some] for name, rows in blocks.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,7 +11,11 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from fungi_hf.cli.arguments import command
+
 if TYPE_CHECKING:
+    import argparse
+
     from packaging.specifiers import SpecifierSet
 
 _DOCTOR = """examples:
@@ -21,7 +24,8 @@ _DOCTOR = """examples:
 
 The exit status is 1 if something is broken.
 """
-_PACKAGES: Final = {
+_PACKAGES: Final = {  # name to import -> our extra; "" is required, None is not needed
+    "torchaudio": None,
     "torch": "", "transformers": "", "huggingface_hub": "", "safetensors": "", "numpy": "",
     "faiss": "faiss", "openai": "icl", "soundfile": "audio", "soxr": "audio",
     "sentence_transformers": "sentence-transformers", "sklearn": "sklearn", "datasets": "datasets",
@@ -32,21 +36,15 @@ _SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLI
 
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="versions, devices, broken packages, offline switches",
-        epilog=_DOCTOR,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run_doctor)
+    words = "versions, devices, broken packages, offline switches"
+    command(subparsers, "doctor", words, run_doctor, _DOCTOR)
 
 
 def run_doctor(_: argparse.Namespace) -> int:
     """Print the findings, each with its remedy beside it; 1 if something is broken."""
     _line("python", platform.python_version())
-    reasons = {name: _broken(name) for name in ("torchaudio", *_PACKAGES)}
-    faults = [_torchaudio(reasons["torchaudio"])]
-    faults += [_package(name, extra, reasons) for name, extra in _PACKAGES.items()]
+    reasons = {name: _broken(name) for name in _PACKAGES}
+    faults = [_package(name, extra, reasons) for name, extra in _PACKAGES.items()]
     _devices(reasons["torch"])
     _switches()
     _line("result", f"{sum(faults)} broken; see above" if any(faults) else "nothing is broken")
@@ -57,16 +55,17 @@ def _line(name: str, value: str) -> None:
     sys.stdout.write(f"{name:24}{value}\n")
 
 
-def _package(name: str, extra: str, reasons: dict[str, str | None]) -> bool:
+def _package(name: str, extra: str | None, reasons: dict[str, str | None]) -> bool:
     """Print one package's line; whether it is at fault."""
     distribution = _DISTRIBUTIONS.get(name, name)
     version, reason = _version(distribution), reasons[name]
     needed = _needed(distribution)
     if version is None and importlib.util.find_spec(name) is None:
-        _line(name, f"missing; pip install 'fungi-hf[{extra}]'" if extra else "missing; required")
-        return not extra
+        kind = {"": "required", None: "not needed"}.get(extra, f"pip install 'fungi-hf[{extra}]'")
+        _line(name, f"missing; {kind}")
+        return extra == ""
     shown = version or "unknown version"
-    if reason is not None and reasons["torchaudio"] is not None and "torchaudio" in reason:
+    if reason and reasons["torchaudio"] and "torchaudio" in reason and name != "torchaudio":
         _line(name, f"{shown} (broken by torchaudio; see there)")
     elif reason is not None:
         _line(name, f"{shown} (broken: {reason}; {_remedy(name, distribution, reason)})")
@@ -79,6 +78,11 @@ def _package(name: str, extra: str, reasons: dict[str, str | None]) -> bool:
 
 
 def _remedy(name: str, distribution: str, reason: str) -> str:
+    if name == "torchaudio":
+        return (
+            "it breaks transformers and sentence-transformers with it; pip uninstall torchaudio, "
+            "or install the build of torch that it was made for"
+        )
     absent = re.match(r"No module named '(\w+)", reason)
     if absent and absent[1] != name:
         return f"pip install {absent[1]}"
@@ -98,23 +102,6 @@ def _needed(distribution: str) -> SpecifierSet:
     name = canonicalize_name(distribution)
     specifiers = [one.specifier for one in found if canonicalize_name(one.name) == name]
     return specifiers[0] if specifiers else SpecifierSet()
-
-
-def _torchaudio(reason: str | None) -> bool:
-    if importlib.util.find_spec("torchaudio") is None:
-        _line("torchaudio", "missing; not needed")
-        return False
-    version = _version("torchaudio") or "unknown version"
-    if reason is None:
-        _line("torchaudio", version)
-        return False
-    remedy = "pip uninstall torchaudio, or install the build of torch that it was made for"
-    _line(
-        "torchaudio",
-        f"{version} (broken: {reason}; it breaks transformers and sentence-transformers with it; "
-        f"{remedy})",
-    )
-    return True
 
 
 def _version(distribution: str) -> str | None:

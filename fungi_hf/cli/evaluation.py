@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
 import json
 import re
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.cli.extraction import add_model
-from fungi_hf.cli.labelled import add_label_files, add_sets, extract_sets, read_set
-from fungi_hf.cli.rows import read_table
+from fungi_hf.cli.arguments import add_model, command
+from fungi_hf.cli.labelled import add_sets, extract_sets, read_set
 from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.tables import read_rows
 
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+
     from fungi_hf.cli.labelled import LabelledSet
     from fungi_hf.evaluation import EvaluationResult
     from fungi_hf.extractor import FungiExtractor
@@ -50,12 +53,13 @@ The page needs no network and no scripts.
 
 def add_parsers(subparsers: Any) -> None:
     """Add both commands."""
-    raw = argparse.RawDescriptionHelpFormatter
     words = "accuracy of the embedding, every block and every combination"
-    parser = subparsers.add_parser("evaluate", help=words, epilog=_EVALUATE, formatter_class=raw)
+    parser = command(subparsers, "evaluate", words, run_evaluate, _EVALUATE)
     add_model(parser, optional=True)
     add_sets(parser)
-    add_label_files(parser)
+    words = "for feature files: a table, or .txt with one label a line"
+    parser.add_argument("--train-labels", help=words)
+    parser.add_argument("--test-labels", help=words)
     parser.add_argument(
         "--task", action="append", choices=[*TASKS, "all"], help="default: knn; may be repeated"
     )
@@ -71,13 +75,11 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--cost", type=int, help="time the extraction on this many test inputs")
     parser.add_argument("--json", action="store_true", help="JSON on stdout in place of the table")
     parser.add_argument("--out", help="write the JSON here as well")
-    parser.set_defaults(run=run_evaluate)
     words = "one HTML page of results: tables and figures"
-    report = subparsers.add_parser("report", help=words, epilog=_REPORT, formatter_class=raw)
+    report = command(subparsers, "report", words, run_report, _REPORT)
     report.add_argument("results", nargs="+", help="JSON files of `evaluate` or `sweep`")
     report.add_argument("--out", required=True, help="the .html file to write")
     report.add_argument("--title", default="FUNGI evaluation", help="of the page")
-    report.set_defaults(run=run_report)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -151,43 +153,32 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
     Raises:
         ConfigError: If a protocol belongs to none of the tasks.
     """
-    asked = options.task or ["knn"]
-    tasks = list(TASKS) if "all" in asked else list(dict.fromkeys(asked))
-    named = [*(options.protocol or []), *[f"fungi-{n}-shot" for n in options.shots or []]]
-    usual = ["fungi", "fungi-5-shot"] if "knn" in tasks else ["fungi"]
-    names = list(dict.fromkeys(named or usual))
-    found = {(task, name): _protocol(task, name) for task in tasks for name in names}
-    for name in names:
-        if all(found[task, name] is None for task in tasks):
-            allowed = {one for task in tasks for one in _protocols(task)}
-            raise ConfigError(f"unknown protocol of {', '.join(tasks)}: {choices(name, allowed)}")
-    plan = []
-    for task in tasks:
-        own = [found[task, name] for name in names if found[task, name] is not None]
-        plan += [(task, _changed(one, options)) for one in own or [_protocol(task, "fungi")]]
-    return plan
-
-
-def _protocols(task: str) -> dict[str, Any]:
     from fungi_hf import evaluation
-
-    known: dict[str, dict[str, Any]] = {
-        "knn": dict(evaluation.KNN_PROTOCOLS),
-        "linear": dict(evaluation.LINEAR_PROTOCOLS),
-        "retrieval": dict(evaluation.RETRIEVAL_PROTOCOLS),
-        "clustering": {"fungi": evaluation.ClusteringProtocol()},
-    }
-    return known[task]
-
-
-def _protocol(task: str, name: str) -> Any:
-    """Give a task's protocol of that name, None if it has none."""
     from fungi_hf.evaluation.protocols import protocol_named
 
-    try:
-        return protocol_named(name, _protocols(task), task)
-    except ConfigError:
-        return None
+    known: dict[str, Mapping[str, Any]] = {
+        "knn": evaluation.KNN_PROTOCOLS,
+        "linear": evaluation.LINEAR_PROTOCOLS,
+        "clustering": {"fungi": evaluation.ClusteringProtocol()},
+        "retrieval": evaluation.RETRIEVAL_PROTOCOLS,
+    }
+    asked = options.task or ["knn"]
+    found: dict[str, list[Any]] = {task: [] for task in (known if "all" in asked else asked)}
+    named = [*(options.protocol or []), *[f"fungi-{n}-shot" for n in options.shots or []]]
+    usual = ["fungi", "fungi-5-shot"] if "knn" in found else ["fungi"]
+    for name in dict.fromkeys(named or usual):
+        n_found = sum(map(len, found.values()))
+        for task, protocols in found.items():
+            with contextlib.suppress(ConfigError):
+                protocols.append(protocol_named(name, known[task], task))
+        if n_found == sum(map(len, found.values())):
+            allowed = {one for task in found for one in known[task]}
+            raise ConfigError(f"unknown protocol of {', '.join(found)}: {choices(name, allowed)}")
+    return [
+        (task, _changed(one, options))
+        for task, protocols in found.items()
+        for one in protocols or [known[task]["fungi"]]
+    ]
 
 
 def _changed(protocol: Any, options: argparse.Namespace) -> Any:
@@ -202,43 +193,28 @@ def _changed(protocol: Any, options: argparse.Namespace) -> Any:
 def _evaluate(
     task: str, protocol: Any, train: LabelledSet, test: LabelledSet, options: argparse.Namespace
 ) -> list[EvaluationResult]:
-    """Run one task.
-
-    Raises:
-        InputError: If labels are missing.
-    """
     from fungi_hf import evaluation
 
-    combinations = [text.split("+") for text in options.combination or []] or None
+    sides: tuple[Any, ...]
     if task == "retrieval":
-        relevance = _relevance(train, test, options)
-        return evaluation.evaluate_retrieval(
-            train.features, test.features, relevance, protocol=protocol, combinations=combinations
-        )
-    known, judged = _labels(train, "train"), _labels(test, "test")
-    if task == "clustering":
-        return evaluation.evaluate_clustering(
-            test.features, judged, protocol=protocol, combinations=combinations
-        )
-    run = evaluation.evaluate_knn if task == "knn" else evaluation.evaluate_linear
-    return run(
-        train.features, known, test.features, judged, protocol=protocol, combinations=combinations
-    )
+        sides = (train.features, test.features, _relevance(train, test, options))
+    elif task == "clustering":
+        sides = (test.features, _labels(test, "test"))
+    else:
+        sides = (train.features, _labels(train, "train"), test.features, _labels(test, "test"))
+    combinations = [text.split("+") for text in options.combination or []] or None
+    run: Callable[..., list[EvaluationResult]] = getattr(evaluation, f"evaluate_{task}")
+    return run(*sides, protocol=protocol, combinations=combinations)
 
 
 def _labels(one: LabelledSet, side: str) -> list[Any]:
-    """Give the labels.
-
-    Raises:
-        InputError: If there are none.
-    """
     if one.labels is None:
         raise InputError(f"--{side}-labels is needed: the file of features has no labels")
     return one.labels
 
 
 def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespace) -> Any:
-    """Read the judgements, or judge by label.
+    """Read the judgements, or judge by label; a fraction or a text is no row.
 
     Raises:
         InputError: If a line is not a judgement.
@@ -247,44 +223,27 @@ def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespac
 
     if options.judgements is None:
         return Relevance.same_label(_labels(test, "test"), _labels(train, "train"))
-    gains: list[dict[int, float]] = []
-    junk: list[list[int]] = []
-    for number, line in enumerate(read_table(options.judgements)):
-        try:
-            gains.append(_gains(line.get("relevant")))
-            junk.append(_rows(line.get("junk", [])))
-        except (TypeError, OverflowError):
+    gains, junks = [], []
+    for number, line in enumerate(read_rows(options.judgements), start=1):
+        relevant, junk = line.get("relevant"), line.get("junk", [])
+        rows = relevant if isinstance(relevant, list) else []
+        given = relevant if isinstance(relevant, dict) else {str(row): 1.0 for row in rows}
+        numbers = [type(gain) in (int, float) and abs(gain) < 1e300 for gain in given.values()]
+        if not (
+            isinstance(relevant, (list, dict))
+            and isinstance(junk, list)
+            and all(type(row) is int for row in [*rows, *junk])
+            and all(map(_ROW.fullmatch, given))
+            and all(numbers)
+        ):
             shown = json.dumps(line, default=str)[:80]
             raise InputError(
-                f"{options.judgements}: line {number + 1} is {shown}; it must be "
+                f"{options.judgements}: line {number} is {shown}; it must be "
                 '{"relevant": [rows] or {"row": gain}, "junk": [rows]}, rows of the training set'
-            ) from None
-    return Relevance(gains=gains, junk=junk)
-
-
-def _gains(relevant: object) -> dict[int, float]:
-    """Read rows, or a mapping of row to gain.
-
-    Raises:
-        TypeError: If it is neither.
-    """
-    if not isinstance(relevant, dict):
-        return dict.fromkeys(_rows(relevant), 1.0)
-    numbers = [type(gain) in (int, float) for gain in relevant.values()]
-    if not all(_ROW.fullmatch(str(row)) for row in relevant) or not all(numbers):
-        raise TypeError
-    return {int(row): float(gain) for row, gain in relevant.items()}
-
-
-def _rows(rows: object) -> list[int]:
-    """Read rows; a fraction or a text is none.
-
-    Raises:
-        TypeError: If it is not a list of integers.
-    """
-    if not isinstance(rows, list) or any(type(row) is not int for row in rows):
-        raise TypeError
-    return rows
+            )
+        gains.append({int(row): float(gain) for row, gain in given.items()})
+        junks.append(junk)
+    return Relevance(gains=gains, junk=junks)
 
 
 def _costs(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fungi_hf.cli.arguments import add_model, check_counts, command, load
 from fungi_hf.cli.rows import is_sound, read_inputs
-from fungi_hf.config import FungiConfig
-from fungi_hf.errors import ConfigError, InputError
+from fungi_hf.errors import InputError
 
 if TYPE_CHECKING:
+    import argparse
+
     from fungi_hf.extractor import FungiExtractor
 
 _EXTRACT = """examples:
@@ -31,86 +32,28 @@ _FIT = """examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add both commands."""
-    extract = subparsers.add_parser(
-        "extract",
-        help="features of a file or folder of inputs",
-        epilog=_EXTRACT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "features of a file or folder of inputs"
+    extract = command(subparsers, "extract", words, run_extract, _EXTRACT)
     add_model(extract)
-    extract.add_argument(
-        "inputs", help=".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -"
-    )
+    words = ".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -"
+    extract.add_argument("inputs", help=words)
     extract.add_argument("--column", help="of a table (default: text)")
-    extract.add_argument(
-        "--out", help=".parquet, .npy or .safetensors; JSON lines on stdout if left out"
-    )
+    words = ".parquet, .npy or .safetensors; JSON lines on stdout if left out"
+    extract.add_argument("--out", help=words)
     extract.add_argument("--batch-size", type=int, help="most inputs of one forward pass")
     extract.add_argument("--shard-rows", type=int, default=1000, help="rows kept when interrupted")
-    extract.set_defaults(run=run_extract)
-    fit = subparsers.add_parser(
-        "fit",
-        help="learn what the config asks for and save an extractor",
-        epilog=_FIT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "learn what the config asks for and save an extractor"
+    fit = command(subparsers, "fit", words, run_fit, _FIT)
     add_model(fit)
     fit.add_argument("inputs", help="training inputs; as for extract")
     fit.add_argument("--column", help="of a table (default: text)")
     fit.add_argument("--out", required=True, help="the folder to write")
-    fit.set_defaults(run=run_fit)
-
-
-def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the arguments that name an extractor."""
-    words = "a model or saved extractor: a folder or Hub id"
-    if optional:
-        parser.add_argument("model", nargs="?", help=f"{words}; left out for feature files")
-    else:
-        parser.add_argument("model", help=words)
-    parser.add_argument("--config", help="a config: a folder, Hub id or JSON file")
-    parser.add_argument(
-        "--objective", action="append", help="kl, simclr, activation; may be repeated"
-    )
-    parser.add_argument("--device", help="e.g. cpu, cuda")
-    parser.add_argument("--revision", help="branch, tag or commit of the Hub")
-
-
-def load(options: argparse.Namespace) -> FungiExtractor:
-    """Load the extractor that the arguments name.
-
-    Raises:
-        ConfigError: If --config and --objective contradict each other.
-    """
-    from fungi_hf.extractor import FungiExtractor
-
-    config = None
-    if options.config and options.objective:
-        raise ConfigError("--config names the objectives already; leave out --objective")
-    if options.config:
-        config = FungiConfig.from_pretrained(options.config)
-    elif options.objective:
-        config = FungiConfig(objectives=tuple(options.objective))
-    return FungiExtractor.from_pretrained(
-        options.model, config, device=options.device, revision=options.revision
-    )
 
 
 def run_extract(options: argparse.Namespace) -> None:
-    """Write features to a file, or JSON lines to stdout.
-
-    Raises:
-        ConfigError: If a count is below 1.
-    """
-    from fungi_hf.cli.shards import Shards
-
-    for name in ("batch_size", "shard_rows"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be >= 1; got {value}")
-    inputs = read_inputs(options.inputs, options.column)
-    extractor = load(options)
-    _check_kind(options.inputs, extractor)
+    """Write features to a file, or JSON lines to stdout."""
+    check_counts(options, "batch_size", "shard_rows")
+    inputs, extractor = _inputs_and_extractor(options)
     if options.out is None:
         for start in range(0, len(inputs), options.shard_rows):
             part = inputs[start : start + options.shard_rows]
@@ -120,6 +63,8 @@ def run_extract(options: argparse.Namespace) -> None:
                 sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         return
     from tqdm.auto import tqdm
+
+    from fungi_hf.cli.shards import Shards
 
     shards = Shards(Path(options.out), inputs, extractor.fingerprint, options.shard_rows)
     with tqdm(total=len(inputs), initial=shards.n_done, unit="input") as bar:
@@ -136,19 +81,20 @@ def run_fit(options: argparse.Namespace) -> None:
     from fungi_hf.storage.files import check_folder
 
     check_folder(options.out)
-    inputs = read_inputs(options.inputs, options.column)
-    extractor = load(options)
-    _check_kind(options.inputs, extractor)
+    inputs, extractor = _inputs_and_extractor(options)
     extractor.fit(inputs, progress=True)
     extractor.save_pretrained(options.out)
     sys.stderr.write(f"fitted on {len(inputs)} inputs; saved in {options.out}\n")
 
 
-def _check_kind(place: str, extractor: FungiExtractor) -> None:
-    """Refuse to take the names of sound files for texts.
+def _inputs_and_extractor(options: argparse.Namespace) -> tuple[list[Any], FungiExtractor]:
+    """Read the inputs, then load; the names of sound files are not taken for texts.
 
     Raises:
-        InputError: If the encoder takes texts.
+        InputError: If the inputs are sounds and the encoder takes texts.
     """
-    if is_sound(place) and extractor.encoder.modality == "text":
-        raise InputError(f"{place} holds sound files; this encoder takes texts")
+    inputs = read_inputs(options.inputs, options.column)
+    extractor = load(options)
+    if is_sound(options.inputs) and extractor.encoder.modality == "text":
+        raise InputError(f"{options.inputs} holds sound files; this encoder takes texts")
+    return inputs, extractor

@@ -1,17 +1,13 @@
-"""Files of inputs and labels: JSONL, CSV, Parquet, text, or a folder of sound files."""
+"""Inputs and labels of commands: from tables, text files, sound files or stdin."""
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from fungi_hf.errors import InputError, InputTypeError, OptionalDependencyError, choices
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.tables import column_of, read_lines, read_rows
 
 SOUND_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".mp3")
 TEXT_COLUMN: Final = "text"
@@ -31,24 +27,26 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
         InputError: If there is nothing to read, or no such column.
         InputTypeError: If a value is not a text.
     """
+    path = Path(place)
     if place == "-":
         inputs: list[Any] = [line.rstrip("\n") for line in sys.stdin]
-    elif Path(place).suffix.lower() in SOUND_SUFFIXES:
-        inputs = [str(_existing(place))]
-    elif Path(place).is_dir():
-        inputs = sorted(
-            str(path) for path in Path(place).rglob("*") if path.suffix.lower() in SOUND_SUFFIXES
-        )
+    elif not path.exists():
+        raise InputError(f"there is no file or folder {place}")
+    elif path.is_dir():
+        inputs = sorted(str(one) for one in path.rglob("*") if is_sound(str(one)))
+    elif is_sound(place):
+        inputs = [place]
     elif is_plain(place):
         if column is not None:
             raise InputError(f"{place} is plain text, one input a line: it has no columns")
-        inputs = _lines(_existing(place))
+        inputs = read_lines(path)
     else:
-        inputs = read_column(read_table(place), column or TEXT_COLUMN, place)
+        column = column or TEXT_COLUMN
+        inputs = column_of(read_rows(place, also=(".txt", *SOUND_SUFFIXES)), column, place)
         for row, value in enumerate(inputs):
             if not isinstance(value, str):
                 raise InputTypeError(
-                    f"{place}: row {row} of column {column or TEXT_COLUMN!r} must be a text; got "
+                    f"{place}: row {row} of column {column!r} must be a text; got "
                     f"{type(value).__name__}: {value!r}"
                 )
     if not inputs:
@@ -56,37 +54,26 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     return inputs
 
 
-def read_table(place: str) -> list[dict[str, Any]]:
-    """Read the rows of a JSONL, CSV or Parquet file.
+def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
+    """Read labels from a table, or from a .txt file with one a line.
+
+    Args:
+        place: The file.
+        column: Of a table.
+        what: What one value is called, for messages.
 
     Raises:
-        InputError: If the file is missing, of another kind, damaged or empty.
+        InputError: If a label is missing, or the column is.
     """
-    readers: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-        ".jsonl": _read_jsonl,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
-    path = _existing(place)
-    suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise InputError(f"{place}: unknown kind of file {choices(suffix, [*readers, '.txt'])}")
-    rows = readers[suffix](path)
-    if not rows:
-        raise InputError(f"{place} holds no rows")
-    return rows
-
-
-def read_column(rows: list[dict[str, Any]], column: str, place: str) -> list[Any]:
-    """Give one column.
-
-    Raises:
-        InputError: If a row does not have it.
-    """
-    for number, row in enumerate(rows):
-        if column not in row:
-            raise InputError(f"{place}: row {number} has no column {choices(column, row)}")
-    return [row[column] for row in rows]
+    if is_plain(place):
+        labels: list[Any] = read_lines(Path(place))
+    else:
+        labels = column_of(read_rows(place, also=[".txt"]), column, place)
+    empty = [row for row, label in enumerate(labels) if label is None or label == ""]
+    if empty:
+        shown = ", ".join(map(str, empty[:10]))
+        raise InputError(f"{place}: {len(empty)} rows have no {what} in {column!r}: rows {shown}")
+    return labels
 
 
 def is_plain(place: str) -> bool:
@@ -97,65 +84,3 @@ def is_plain(place: str) -> bool:
 def is_sound(place: str) -> bool:
     """Whether a place holds sound files: a folder, or one of them."""
     return Path(place).is_dir() or Path(place).suffix.lower() in SOUND_SUFFIXES
-
-
-def _existing(place: str) -> Path:
-    path = Path(place)
-    if not path.is_file():
-        raise InputError(f"there is no file or folder {place}")
-    return path
-
-
-def _lines(path: Path) -> list[str]:
-    """Give the lines; str.splitlines would also split at characters that are part of a text.
-
-    Raises:
-        InputError: If the file is not UTF-8.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            return [line.rstrip("\n") for line in stream]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(_lines(path)):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number + 1} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number + 1} must be an object; got {line[:40]!r}")
-        rows.append(row)
-    return rows
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    csv.field_size_limit(1 << 30)  # a text may be longer than the default of 131,072
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows: list[dict[Any, Any]] = [dict(row) for row in csv.DictReader(stream)]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
-    except csv.Error as error:
-        raise InputError(f"{path} is not a CSV file: {error}") from None
-    for number, row in enumerate(rows):
-        if None in row:
-            raise InputError(f"{path}: row {number} has more fields than the header; quote commas")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise OptionalDependencyError("pyarrow", "datasets") from error
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a Parquet file: {error}") from None
-    return rows

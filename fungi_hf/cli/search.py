@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.extraction import add_model, load
-from fungi_hf.cli.rows import TEXT_COLUMN, is_plain, read_column, read_inputs, read_table
+from fungi_hf.cli.arguments import add_columns, add_model, command, extract_pair, load
+from fungi_hf.cli.rows import TEXT_COLUMN, is_plain, read_inputs
 from fungi_hf.errors import ConfigError
+from fungi_hf.tables import column_of, read_rows
+
+if TYPE_CHECKING:
+    import argparse
 
 _KNN = """examples:
   fungi-hf knn my-features --train train.csv --test test.csv --label label
@@ -21,19 +24,12 @@ With labels in the test file the accuracy is printed, otherwise the predictions,
 
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
-        "knn",
-        help="k-nearest-neighbour classification",
-        epilog=_KNN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command(subparsers, "knn", "k-nearest-neighbour classification", run_knn, _KNN)
     add_model(parser)
     parser.add_argument("--train", required=True, help=".jsonl, .csv or .parquet with labels")
     parser.add_argument("--test", required=True, help="the same, or without labels, or .txt")
-    parser.add_argument("--column", help="of the inputs (default: text)")
-    parser.add_argument("--label", default="label", help="column of the labels (default: label)")
+    add_columns(parser)
     parser.add_argument("-k", type=int, default=20, help="neighbours (default: 20)")
-    parser.set_defaults(run=run_knn)
 
 
 def run_knn(options: argparse.Namespace) -> None:
@@ -44,27 +40,20 @@ def run_knn(options: argparse.Namespace) -> None:
     """
     from fungi_hf.neighbors import KNNClassifier
 
-    table = read_table(options.train)
-    labels = read_column(table, options.label, options.train)
+    labels = column_of(read_rows(options.train), options.label, options.train)
     train = read_inputs(options.train, options.column or TEXT_COLUMN)
     test = read_inputs(options.test, None if is_plain(options.test) else options.column)
-    truth = None
-    if not is_plain(options.test):
-        rows = read_table(options.test)
-        if options.label in rows[0]:
-            truth = read_column(rows, options.label, options.test)
+    rows = [{}] if is_plain(options.test) else read_rows(options.test)
+    truth = column_of(rows, options.label, options.test) if options.label in rows[0] else None
     if not 1 <= options.k <= len(train):
         raise ConfigError(f"-k must be within 1 and {len(train)} (training rows); got {options.k}")
-    extractor = load(options)
-    pool = extractor.fit_transform(train) if not extractor.is_fitted else extractor(train)
+    pool, features = extract_pair(load(options), train, test)
     classifier = KNNClassifier(n_neighbors=options.k).fit(pool, labels)
-    features = extractor(test, progress=True)
     if truth is not None:
         accuracy = classifier.score(features, truth)
         summary = {"accuracy": accuracy, "n_test": len(test), "n_train": len(train), "k": options.k}
         sys.stdout.write(json.dumps(summary) + "\n")
         return
-    for row, predicted in enumerate(classifier.predict(features)):
-        label = predicted.item() if hasattr(predicted, "item") else predicted
+    for row, label in enumerate(classifier.predict(features).tolist()):
         line = {"row": row, "input": str(test[row]), options.label: label}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fungi_hf.errors import OptionalDependencyError, RunMismatchError, StorageError, choices
-from fungi_hf.features import FungiFeatures
+from fungi_hf.errors import RunMismatchError, StorageError, choices
 from fungi_hf.storage.files import replace_file
+from fungi_hf.tables import write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fungi_hf.features import FungiFeatures
     from fungi_hf.types import Float32Array
 
 SUFFIXES: Final = (".parquet", ".npy", ".safetensors")
@@ -80,13 +82,7 @@ class Shards:
             features: Any extraction of the same extractor: says layout and fingerprint.
         """
         arrays = [np.load(self._path(start)) for start, _ in self._places()]
-        joined = FungiFeatures(
-            array=np.concatenate(arrays),
-            layout=features.layout,
-            fingerprint=features.fingerprint,
-            factors=features.factors,
-        )
-        _write(self._out, joined, self._inputs)
+        _write(self._out, replace(features, array=np.concatenate(arrays)), self._inputs)
         shutil.rmtree(self._folder)
 
     def _places(self) -> list[tuple[int, int]]:
@@ -104,23 +100,5 @@ def _write(out: Path, features: FungiFeatures, inputs: list[Any]) -> None:
     elif out.suffix == ".safetensors":
         features.save(temporary)
     else:
-        _write_parquet(temporary, features, inputs)
+        write_parquet(temporary, features, inputs)
     temporary.replace(out)
-
-
-def _write_parquet(path: Path, features: FungiFeatures, inputs: list[Any]) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise OptionalDependencyError("pyarrow", "datasets") from error
-    layout = {name: [part.start, part.stop] for name, part in features.layout.items()}
-    metadata = {
-        "fungi_layout": json.dumps(layout),
-        "fungi_fingerprint": features.fingerprint,
-        "fungi_factors": json.dumps(features.factors),
-    }
-    values = pa.array(features.array.reshape(-1), type=pa.float32())
-    rows = pa.FixedSizeListArray.from_arrays(values, features.array.shape[1])
-    table = pa.table({"input": pa.array([str(i) for i in inputs]), "features": rows})
-    pq.write_table(table.replace_schema_metadata(metadata), path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fungi_hf.cli.arguments import command
 from fungi_hf.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
 
 _INFO = """examples:
   fungi-hf info my-features
@@ -26,26 +29,22 @@ _PUSH = """examples:
 
 def add_parsers(subparsers: Any) -> None:
     """Add the three commands."""
-    raw = argparse.RawDescriptionHelpFormatter
     words = "config, fingerprint, encoder and layout of a saved extractor, as JSON"
-    info = subparsers.add_parser("info", help=words, epilog=_INFO, formatter_class=raw)
+    info = command(subparsers, "info", words, run_info, _INFO)
     info.add_argument("place", help="a folder or Hub id")
     info.add_argument("--revision", help="branch, tag or commit of the Hub")
-    info.set_defaults(run=run_info)
     words = "the model card of a saved extractor, on stdout"
-    card = subparsers.add_parser("card", help=words, epilog=_CARD, formatter_class=raw)
+    card = command(subparsers, "card", words, run_card, _CARD)
     card.add_argument("place", help="a folder or Hub id")
     card.add_argument("--results", help="a JSON file of results; see docs/share-a-config.md")
-    card.set_defaults(run=run_card)
     words = "upload a saved extractor"
-    push = subparsers.add_parser("push", help=words, epilog=_PUSH, formatter_class=raw)
+    push = command(subparsers, "push", words, run_push, _PUSH)
     push.add_argument("place", help="a folder that save_pretrained or `fungi-hf fit` wrote")
     push.add_argument("repo_id", help="user/name")
     push.add_argument("--private", action="store_true", default=None)
     push.add_argument("--create-pr", action="store_true")
     push.add_argument("--message", help="of the commit")
     push.add_argument("--revision", help="branch to commit to")
-    push.set_defaults(run=run_push)
 
 
 def run_info(options: argparse.Namespace) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.extraction import add_model, load
+from fungi_hf.cli.arguments import add_model, command, load
 from fungi_hf.cli.labelled import add_sets, read_set
 from fungi_hf.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
+    import argparse
+
     from fungi_hf.evaluation.sweeps.layers import SweepData
     from fungi_hf.evaluation.sweeps.records import SweepResult
     from fungi_hf.extractor import FungiExtractor
@@ -49,12 +50,8 @@ The rows are judged on the test set, so they tell what matters; choose on traini
 
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
-        "sweep",
-        help="accuracy over layers, sketches or an objective's options",
-        epilog=_SWEEP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "accuracy over layers, sketches or an objective's options"
+    parser = command(subparsers, "sweep", words, run_sweep, _SWEEP)
     parser.add_argument("what", choices=["layers", "sketches", *FIELDS], help="what to vary")
     add_model(parser)
     add_sets(parser)
@@ -69,7 +66,6 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--protocol", default="fungi", help="of the kNN (default: fungi)")
     parser.add_argument("--memory-mb", type=int, help="of features held at a time (default: 2048)")
     parser.add_argument("--out", help="write the rows here: .json or .csv")
-    parser.set_defaults(run=run_sweep)
 
 
 def run_sweep(options: argparse.Namespace) -> None:

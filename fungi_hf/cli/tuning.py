@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.extraction import add_model, load
-from fungi_hf.cli.labelled import read_labels
-from fungi_hf.cli.rows import TEXT_COLUMN, read_inputs
+from fungi_hf.cli.arguments import add_columns, add_model, command, load
+from fungi_hf.cli.rows import TEXT_COLUMN, read_inputs, read_labels
 from fungi_hf.storage.files import check_folder
+
+if TYPE_CHECKING:
+    import argparse
 
 _TUNE = """examples:
   fungi-hf tune sentence-transformers/all-MiniLM-L6-v2 train.csv --label intent --out tuned
@@ -23,17 +24,12 @@ the chosen config, fitted, and the evidence in fungi_tuning.json.
 
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
-        "tune",
-        help="choose features from labelled training data",
-        epilog=_TUNE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "choose features from labelled training data"
+    parser = command(subparsers, "tune", words, run_tune, _TUNE)
     add_model(parser)
     parser.add_argument("train", help=".jsonl, .csv or .parquet with labels")
     parser.add_argument("--out", required=True, help="the folder to write")
-    parser.add_argument("--column", help="of the inputs (default: text)")
-    parser.add_argument("--label", default="label", help="column of the labels (default: label)")
+    add_columns(parser)
     parser.add_argument(
         "--group", help="column of groups (speakers, sources) that test rows will not come from"
     )
@@ -42,7 +38,6 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--fixed-pooling", action="store_true", help="keep the pooling")
     parser.add_argument("--fixed-layer", action="store_true", help="keep the target layer")
     parser.add_argument("--no-gradients", action="store_true", help="try none: much faster")
-    parser.set_defaults(run=run_tune)
 
 
 def run_tune(options: argparse.Namespace) -> None:

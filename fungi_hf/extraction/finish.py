@@ -10,8 +10,8 @@ import torch
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
 from fungi_hf.extraction.state import FittedState
-from fungi_hf.features import make_layout
 from fungi_hf.gradients.factors import unit_rows
+from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,7 @@ class Finisher:
         state: What was learned, or taken back by `load`.
         layout: Block name -> slice of the columns; one block "reduced" after a PCA.
         width: F.
+        notes: Why a PCA was skipped, if it was.
     """
 
     def __init__(
@@ -57,17 +58,12 @@ class Finisher:
         if state.components is not None:
             widths = {"reduced": len(state.components.components)}
         self.layout, self.width = make_layout(widths), sum(widths.values())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Why a PCA was skipped, if it was."""
-        skipped, reduction = self.state.skipped, self._config.reduction
-        if skipped is None or reduction is None:
-            return ()
-        return (
-            f"PCA to {reduction.n_components} components was skipped: the training features are "
-            f"{skipped[0]} x {skipped[1]}",
-        )
+        self.notes: tuple[str, ...] = ()
+        if state.skipped is not None and self._config.reduction is not None:
+            self.notes = (
+                f"PCA to {self._config.reduction.n_components} components was skipped: the "
+                f"training features are {state.skipped[0]} x {state.skipped[1]}",
+            )
 
     def fit(self, blocks: Mapping[str, Tensor]) -> FittedState:
         """Learn block means, whitening and the PCA from raw training blocks.
@@ -120,12 +116,17 @@ class Finisher:
                 continue
             rows = unit_rows(block)
             if name in self.state.means:
-                moved = rows.double() - self.state.means[name]
-                if name in self.state.whitening:
-                    moved = moved @ self.state.whitening[name]
-                rows = unit_rows(moved.float()) * (block != 0).any(-1, keepdim=True)
+                rows = centred(rows, self.state.means[name], self.state.whitening.get(name))
             parts.append(rows * weight)
         return torch.cat(parts, dim=1)
+
+
+def centred(rows: Tensor, mean: Tensor, whitening: Tensor | None = None) -> Tensor:
+    """Give unit rows less their mean, whitened, of unit length again; a row of zeros stays."""
+    moved = rows.double() - mean
+    if whitening is not None:
+        moved = moved @ whitening
+    return unit_rows(moved.float()) * (rows != 0).any(-1, keepdim=True)
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:

@@ -1,19 +1,26 @@
-"""Candidates of a tuning as data, and the configs that they stand for."""
+"""Candidates of a tuning as data: what they cost, the configs that they stand for, their scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
+
 from fungi_hf.specs import PCA, parse_objective
+from fungi_hf.statistics import mcnemar_p, wilson_interval
+from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.specs import ObjectiveSpec
+    from fungi_hf.tuning.votes import BoolArray
+    from fungi_hf.types import Float64Array, Int64Array
 
 EMBEDDING: Final = "embedding"
+FIRST_GRADIENT: Final = 8  # the cost from which on candidates hold gradients
 Weights: TypeAlias = tuple[tuple[str, float], ...]
 
 
@@ -52,36 +59,13 @@ class Candidate:
     pooling: str
     layer: str
     transform: Transform = Transform()
-    weights: tuple[tuple[str, float], ...] = ((EMBEDDING, 1.0),)
+    weights: Weights = ((EMBEDDING, 1.0),)
     components: int | None = None
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The blocks with a positive weight."""
-        return tuple(name for name, _ in self.weights)
 
     @property
     def name(self) -> str:
         """The combination in one word, e.g. `embedding+2*kl`."""
         return "+".join(n if w == 1 else f"{w:g}*{n}" for n, w in self.weights)
-
-    def cost(self, specs: Sequence[ObjectiveSpec]) -> int:
-        """Rank by what it takes: 0 a plain embedding, 2 a transformed one, which needs a fit.
-
-        4 with an activation, 6 with several, 8 with a gradient of the untouched input, 10 with one
-        of views; 1 more with a PCA.
-        """
-        kinds = {spec.name: spec for spec in specs}
-        used = [kinds[name] for name in self.blocks if name != EMBEDDING]
-        if any(spec.n_views > 1 for spec in used):
-            rank = 10
-        elif any(spec.has_gradient for spec in used):
-            rank = 8
-        elif used:
-            rank = 4 if len(used) == 1 else 6
-        else:
-            rank = 0 if self.transform == Transform() else 2
-        return rank + (self.components is not None)
 
     def config(
         self, base: FungiConfig, specs: Sequence[ObjectiveSpec], *, adjustable: bool = True
@@ -111,3 +95,71 @@ class Candidate:
             objectives=tuple(chosen),
             reduction=None if self.components is None else PCA(n_components=self.components),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One candidate, the rows it had right, [N], and the share by which it is judged, [N]."""
+
+    candidate: Candidate
+    right: BoolArray
+    share: Float64Array
+
+
+def costs(outcomes: Sequence[Outcome], specs: Sequence[ObjectiveSpec]) -> Int64Array:
+    """Rank candidates by what they take, [candidates].
+
+    0 for a plain embedding, 2 for a transformed one, which needs a fit, 4 with an activation, 6
+    with several, 8 with a gradient of the untouched input, 10 with one of views; 1 more with a PCA.
+    """
+    views = {spec.name for spec in specs if spec.n_views > 1}
+    gradients = {spec.name for spec in specs if spec.has_gradient}
+    ranks = []
+    for one in (outcome.candidate for outcome in outcomes):
+        used = {name for name, _ in one.weights} - {EMBEDDING}
+        if used & gradients:
+            rank = FIRST_GRADIENT + 2 * bool(used & views)
+        elif used:
+            rank = 4 if len(used) == 1 else 6
+        else:
+            rank = 0 if one.transform == Transform() else 2
+        ranks.append(rank + (one.components is not None))
+    return np.array(ranks, np.int64)
+
+
+def lead(one: Float64Array, other: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Give how far one share, [..., N], is ahead of another, and the standard error over rows."""
+    ahead = one - other
+    return ahead.mean(-1), ahead.std(-1) / ahead.shape[-1] ** 0.5
+
+
+def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScore]:
+    """Give the record of every candidate; the plain embedding comes first, `ranks` are costs."""
+    right = np.stack([one.right for one in outcomes])
+    shares = np.stack([one.share for one in outcomes])
+    ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
+    n_rows = right.shape[1]
+    counts = right.sum(1).tolist()
+    gained, lost = (right & ~right[0]).sum(1).tolist(), (~right & right[0]).sum(1).tolist()
+    # Counts recur from candidate to candidate.
+    intervals = {n: wilson_interval(n, n_rows) for n in set(counts)}
+    p_values = {pair: mcnemar_p(*pair) for pair in set(zip(gained, lost, strict=True))}
+    return [
+        CandidateScore(
+            name=one.candidate.name,
+            pooling=one.candidate.pooling,
+            layer=one.candidate.layer,
+            transform=one.candidate.transform.name,
+            components=one.candidate.components,
+            cost=int(ranks[i]),
+            accuracy=float(right[i].mean()),
+            low=intervals[counts[i]][0],
+            high=intervals[counts[i]][1],
+            against_embedding=(gained[i] - lost[i]) / n_rows,
+            p=p_values[gained[i], lost[i]],
+            share=float(shares[i].mean()),
+            behind_best=float(ahead[i]),
+            error=float(errors[i]),
+        )
+        for i, one in enumerate(outcomes)
+    ]

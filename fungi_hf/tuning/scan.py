@@ -13,6 +13,7 @@ from fungi_hf.extraction.batches import cut_batches
 from fungi_hf.extraction.group import pooler_of
 from fungi_hf.extraction.plan import calling
 from fungi_hf.gradients.tape import record, untouched
+from fungi_hf.tuning.search import Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch, Encoder
     from fungi_hf.extraction.batches import Budget
+    from fungi_hf.tuning.search import TuningSearch
     from fungi_hf.types import Float32Array
 
 
@@ -52,6 +55,15 @@ def sibling_layers(encoder: Encoder, most: int) -> list[str]:
             places[nearest] = own
         found = [found[place] for place in places]
     return found
+
+
+def space_of(encoder: Encoder, config: FungiConfig, search: TuningSearch) -> Space:
+    """Give what a search may choose for one encoder, starting from an extractor's config."""
+    target = encoder.layer_path
+    layers = sibling_layers(encoder, search.max_layers) if search.free_layer else [target]
+    own = [spec.layer for spec in search.wanted(config) if not spec.has_gradient]
+    layers = [*(one for one in own if one and one not in layers), *layers]
+    return Space(layer=target, specs=search.specs(config, layers, target))
 
 
 def scan(

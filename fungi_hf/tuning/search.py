@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from fungi_hf.checks import check_fields, check_flag, check_integer, check_number
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError
-from fungi_hf.neighbors.base import check_count
 from fungi_hf.specs import KL, Activation, SimCLR, parse_objective
 from fungi_hf.tuning.candidates import EMBEDDING, Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.tuning.candidates import Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What may be chosen for one encoder.
+
+    Attributes:
+        layer: Dotted path of the target layer.
+        specs: The objectives that candidates name: gradients, then activations, lowest layer first.
+    """
+
+    layer: str
+    specs: tuple[ObjectiveSpec, ...]
+
+    @property
+    def activations(self) -> dict[str, str]:
+        """Layer -> block; an activation without a layer is the target layer's."""
+        some = [spec for spec in self.specs if not spec.has_gradient]
+        return {spec.layer or self.layer: spec.name for spec in some}
+
+    @property
+    def gradients(self) -> list[str]:
+        """The blocks that hold gradients."""
+        return [spec.name for spec in self.specs if spec.has_gradient]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,35 +85,18 @@ class TuningSearch:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ConfigError: If one is not allowed.
-        """
-        for name in ("n_neighbors", "max_rows", "max_layers"):
-            object.__setattr__(self, name, check_count(getattr(self, name), name, 1, None))
-        object.__setattr__(self, "seed", check_count(self.seed, "seed", 0, None))
-        for name in ("free_pooling", "free_layer"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r}")
-        for name in ("components", "layer_counts"):
-            counts = tuple(check_count(n, name, 1, None) for n in _several(self, name))
-            object.__setattr__(self, name, counts)
-        for name in ("min_gain", "max_risk", "ceiling"):
-            share = _number(getattr(self, name), name)
-            if share > 1:
-                raise ConfigError(f"{name} is a share of the rows, from 0 to 1; got {share!r}")
-            object.__setattr__(self, name, share)
-        for name in ("whitenings", "embedding_weights"):
-            numbers = tuple(_number(value, name) for value in _several(self, name))
-            object.__setattr__(self, name, numbers)
-        for power in self.whitenings:
-            FungiConfig(whitening=power)
+        """Check every field; numbers of numpy become plain ones."""
+        check_fields(self, ("n_neighbors", "max_rows", "max_layers"), check_integer)
+        check_fields(self, ("seed",), check_integer, 0)
+        check_fields(self, ("free_pooling", "free_layer"), check_flag)
+        check_fields(self, ("min_gain", "max_risk", "ceiling"), check_number, 0, 1)
+        check_fields(self, ("components", "layer_counts"), _check_each, check_integer)
+        check_fields(self, ("whitenings",), _check_each, check_number, 0, 1)
+        check_fields(self, ("embedding_weights",), _check_each, check_number, 0)
         if self.objectives is not None:
-            some = _several(self, "objectives")
-            parsed = tuple(parse_objective(item) for item in some)
-            object.__setattr__(self, "objectives", parsed)
-            FungiConfig(objectives=parsed)
+            check_fields(self, ("objectives",), _check_each, lambda _, one: parse_objective(one))
+            parsed: Any = self.objectives
+            FungiConfig(objectives=parsed)  # refuses equal names
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
@@ -139,44 +144,24 @@ class TuningSearch:
             found += spec.variants(found)
         return found
 
-    def stacks(self, activations: Sequence[str]) -> list[tuple[str, ...]]:
-        """Give the activations that are tried together: the last few, and all.
-
-        Args:
-            activations: Block names, lowest layer first.
-        """
-        counts = sorted({*self.layer_counts, len(activations)})
-        return [tuple(activations[-n:]) for n in counts if 1 < n <= len(activations)]
-
-    def cheap_combinations(self, activations: Sequence[str]) -> list[Weights]:
+    def cheap_combinations(self, space: Space) -> list[Weights]:
         """Give combinations that need no gradient.
 
-        Args:
-            activations: Block names, lowest layer first.
-
-        Returns:
-            The embedding; each activation and each stack of them, without and with it.
+        The embedding; each activation and each stack of them, without and with it.
         """
         alone = ((EMBEDDING, 1.0),)
-        some = [(name,) for name in activations] + self.stacks(activations)
+        some = [(name,) for name in space.activations.values()] + self._stacks(space)
         named = [tuple((name, 1.0) for name in names) for names in some]
         return [alone, *named, *((*alone, *weights) for weights in named)]
 
-    def gradient_combinations(
-        self, specs: Sequence[ObjectiveSpec], activations: Sequence[str], own: str
-    ) -> Iterator[Weights]:
+    def gradient_combinations(self, space: Space) -> list[Weights]:
         """Give combinations of one or two gradients of one temper with what costs no gradient.
 
-        Args:
-            specs: The gradients, activations ignored.
-            activations: Block names, lowest layer first.
-            own: The target layer's among them.
-
-        Yields:
-            The gradients with the embedding at every weight, without and with the target layer's
-            activation; and with the embedding and each stack.
+        The gradients with the embedding at every weight, without and with the target layer's
+        activation; and with the embedding and each stack.
         """
-        gradients = [spec for spec in specs if spec.has_gradient]
+        gradients = [spec for spec in space.specs if spec.has_gradient]
+        own, found = space.activations[space.layer], []
         for size in (1, 2):
             for some in itertools.combinations(gradients, size):
                 if len({spec.kind for spec in some}) < size:
@@ -184,30 +169,26 @@ class TuningSearch:
                 names = [(spec.name, 1.0) for spec in some]
                 for weight, active in itertools.product(self.embedding_weights, ((), (own,))):
                     first = [(EMBEDDING, float(weight))] if weight > 0 else []
-                    yield (*first, *names, *((name, 1.0) for name in active))
-                for stack in self.stacks(activations):
-                    yield ((EMBEDDING, 1.0), *names, *((name, 1.0) for name in stack))
+                    found.append((*first, *names, *((name, 1.0) for name in active)))
+                stacks = ([(name, 1.0) for name in stack] for stack in self._stacks(space))
+                found += [((EMBEDDING, 1.0), *names, *stack) for stack in stacks]
+        return found
+
+    def _stacks(self, space: Space) -> list[tuple[str, ...]]:
+        """Give the activations that are tried together: the last few, and all."""
+        names = tuple(space.activations.values())
+        counts = sorted({*self.layer_counts, len(names)})
+        return [names[-n:] for n in counts if 1 < n <= len(names)]
 
 
-def _several(search: TuningSearch, name: str) -> tuple[Any, ...]:
-    """Give what a field lists.
+def _check_each(
+    name: str, values: object, check: Callable[..., Any], *bounds: int
+) -> tuple[Any, ...]:
+    """Check what a field lists.
 
     Raises:
-        ConfigError: If it is no list.
+        ConfigError: If it is no list, or `check` refuses one of its values.
     """
-    values = getattr(search, name)
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigError(f"{name} must be a list or a tuple; got {values!r}: write ({values!r},)")
-    return tuple(values)
-
-
-def _number(value: Any, name: str) -> float:
-    """Give a finite number >= 0 as a float.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if not 0 <= number < math.inf:
-        raise ConfigError(f"{name} takes finite numbers >= 0; got {value!r}")
-    return number
+    return tuple(check(f"each of {name}", value, *bounds) for value in values)

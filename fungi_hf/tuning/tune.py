@@ -15,30 +15,31 @@ import numpy as np
 
 from fungi_hf.errors import ConfigError
 from fungi_hf.extraction.inputs import iterate
+from fungi_hf.tuning.candidates import FIRST_GRADIENT, costs, scores
+from fungi_hf.tuning.encoding import Encoding
 from fungi_hf.tuning.report import TuningReport
 from fungi_hf.tuning.sample import check_votes, draw_rows, read_classes, read_groups
+from fungi_hf.tuning.scan import space_of
 from fungi_hf.tuning.search import TuningSearch
-from fungi_hf.tuning.selection import FIRST_GRADIENT, choose, scores
-from fungi_hf.tuning.stages import FEW_DRAWS, FEW_ROWS, Stages
+from fungi_hf.tuning.stages import FEW_DRAWS, FEW_ROWS, Voters, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fungi_hf.extractor import FungiExtractor
     from fungi_hf.neighbors.labels import Labels
+    from fungi_hf.tuning.encoding import T
     from fungi_hf.tuning.report import CandidateScore
-    from fungi_hf.types import Int64Array
 
 
 def tune(
-    extractor: FungiExtractor,
+    extractor: T,
     inputs: Iterable[Any],
     labels: Labels,
     *,
     groups: Labels | None = None,
     search: TuningSearch | None = None,
     progress: bool = False,
-) -> FungiExtractor:
+) -> T:
     """Choose a config from labelled training data by leave-one-out nearest neighbours.
 
     Args:
@@ -70,19 +71,33 @@ def tune(
     items = list(iterate(inputs))
     classes, codes = read_classes(labels, len(items))
     numbers, n_groups = read_groups(groups, len(items))
-    for place, raw in enumerate(items):
-        extractor.encoder.check(raw, place)  # before the work, also what is not drawn
     rows = draw_rows(codes, search.max_rows, search.seed)
+    drawn, canonical = set(rows.tolist()), []
+    for place, raw in enumerate(items):  # before the work, also what is not drawn
+        checked = extractor.encoder.check(raw, place)
+        if place in drawn:
+            canonical.append(checked)
     check_votes(codes[rows], numbers[rows])
-    stages = Stages(extractor, [items[row] for row in rows], codes[rows], numbers[rows], search)
-    outcomes = stages.outcomes(progress=progress)
-    position = choose(outcomes, stages.specs, search)
     start = time.perf_counter()
-    tuned = stages.build(outcomes[position].candidate)
+    space = space_of(extractor.encoder, extractor.config, search)
+    encoding = Encoding(
+        extractor=extractor,
+        raws=[items[row] for row in rows],
+        items=canonical,
+        space=space,
+        search=search,
+        progress=progress,
+    )
+    voters = Voters.of(codes[rows], numbers[rows], search)
+    outcomes, position, voters = decide(encoding, space, voters, search)
+    seconds = encoding.seconds
+    seconds["votes"] = round(time.perf_counter() - start - sum(seconds.values()), 1)
+    start = time.perf_counter()
+    tuned = encoding.build(outcomes[position].candidate)
     if tuned.config.needs_fit:
         tuned.fit(items, progress=progress)
-    seconds = {**stages.seconds, "fit": round(time.perf_counter() - start, 1)}
-    found = scores(outcomes, stages.specs)
+    seconds["fit"] = round(time.perf_counter() - start, 1)
+    found = scores(outcomes, costs(outcomes, space.specs))
     best = max(range(len(found)), key=lambda place: found[place].share)
     counts = np.bincount(codes[rows], minlength=len(classes))
     tuned.tuning = TuningReport(
@@ -96,9 +111,9 @@ def tune(
         n_used=len(rows),
         n_groups=n_groups,
         classes={str(name): int(count) for name, count in zip(classes, counts, strict=True)},
-        search={**dataclasses.asdict(search), "objectives": [s.to_dict() for s in stages.specs]},
+        search={**dataclasses.asdict(search), "objectives": [s.to_dict() for s in space.specs]},
         seconds=seconds,
-        notes=_notes(stages, counts, len(items), n_groups),
+        notes=_notes(voters, search.n_neighbors, len(items), n_groups, encoding.notes),
     )
     return tuned
 
@@ -129,22 +144,29 @@ def _reason(found: list[CandidateScore], position: int, best: int) -> str:
     return f"{behind}, but {why}; {gain}"
 
 
-def _notes(stages: Stages, counts: Int64Array, n_rows: int, n_groups: int) -> tuple[str, ...]:
-    notes = []
-    if counts.sum() < n_rows:
-        notes.append(f"{int(counts.sum())} of {n_rows} rows voted, drawn within each class")
-    single = int((counts == 1).sum())
+def _notes(
+    voters: Voters, wanted: int, n_rows: int, n_groups: int, more: list[str]
+) -> tuple[str, ...]:
+    notes, n_used = [], len(voters.codes)
+    if n_used < n_rows:
+        notes.append(f"{n_used} of {n_rows} rows voted, drawn within each class")
+    single = int((np.bincount(voters.codes) == 1).sum())
     if single:
         notes.append(f"{single} classes have one row, which no other row can classify")
-    notes += stages.notes
-    if stages.has_few_voters:
+    if voters.n_neighbors < wanted:
+        notes.append(
+            f"{voters.n_neighbors} neighbours voted, not {wanted}: half of the {n_used} rows, "
+            "since with more the other classes always win"
+        )
+    notes += more
+    if voters.few:
         notes.append(
             "the plain embedding has nearly all training rows right, so candidates were compared "
             f"by {FEW_DRAWS} draws of {FEW_ROWS} voting rows a class"
         )
-        if not n_groups:
-            notes.append(
-                "if rows come in groups (speakers, sources) that test rows will not come from, "
-                "pass groups"
-            )
+    if voters.few and not n_groups:
+        notes.append(
+            "if rows come in groups (speakers, sources) that test rows will not come from, pass "
+            "groups"
+        )
     return tuple(notes)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fungi_hf.neighbors.classifier import vote
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -51,15 +53,19 @@ def leave_one_out(
         part = slice(start, min(start + step, n_rows))
         same = groups[part, None] == groups[None, voters]
         grams = {name: blocks[name][part] @ rows.T for name, rows in voting.items()}
+        near = np.empty((len(combinations), len(same), k), np.int64)
+        scores = np.empty(near.shape, np.float32)
         for number, some in enumerate(combinations):
             total = np.zeros(same.shape, np.float32)
             for name, weight in some:
                 total += np.float32(weight) * grams[name]
             total[same] = -np.inf
-            near = np.argpartition(total, n_voters - k, axis=1)[:, n_voters - k :]
-            allowed = np.take_along_axis(total, near, 1) > -np.inf
-            cells = codes[voters][near] + np.arange(len(near))[:, None] * n_classes
-            votes = np.bincount(cells[allowed], minlength=len(near) * n_classes)
-            chosen = votes.reshape(len(near), n_classes).argmax(1)
-            right[number, part] = (chosen == codes[part]) & allowed.any(1)
+            near[number] = np.argpartition(total, n_voters - k, axis=1)[:, n_voters - k :]
+            scores[number] = np.take_along_axis(total, near[number], 1)
+        elected = vote(
+            np.where(scores > -np.inf, codes[voters][near], -1).reshape(-1, k),
+            scores.reshape(-1, k),
+            n_classes,
+        ).reshape(near.shape[:2])
+        right[:, part] = (elected == codes[part]) & (scores > -np.inf).any(2)
     return right

@@ -17,7 +17,7 @@ import torch
 from fungi_hf import FungiConfig, FungiExtractor
 from fungi_hf.cli import build_parser, main
 from fungi_hf.cli.rows import read_inputs
-from fungi_hf.errors import InputError
+from fungi_hf.errors import StorageError
 from fungi_hf.features import FungiFeatures
 from tests.tiny import ROUNDING, saved_model
 
@@ -90,7 +90,7 @@ def test_odd_files_are_read_as_they_are_meant(
     assert read_inputs(str(tmp_path / "odd.jsonl"), "text") == odd
     assert read_inputs(str(tmp_path / "odd.csv"), "text") == odd
     (tmp_path / "ragged.csv").write_text("text,label\nmy card, please,a\n")
-    with pytest.raises(InputError, match="row 0 has more fields than the header; quote commas"):
+    with pytest.raises(StorageError, match="row 0 has more fields than the header; quote commas"):
         read_inputs(str(tmp_path / "ragged.csv"), None)
     for name in ("latin.txt", "latin.csv", "latin.jsonl"):
         (tmp_path / name).write_bytes("text\ncafé".encode("latin-1"))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from fungi_hf.errors import FungiError, InputError, LabelError, ShapeError
 from fungi_hf.specs import KL, Activation, SimCLR
 from fungi_hf.tuning import TuningSearch, votes
-from fungi_hf.tuning.candidates import Candidate, Transform
+from fungi_hf.tuning.candidates import Candidate, Outcome, Transform, costs, scores
 from fungi_hf.tuning.sample import check_votes, draw_rows, read_classes, read_groups
-from fungi_hf.tuning.selection import Outcome, choose, scores, smoothed
+from fungi_hf.tuning.selection import choose, leader, smoothed
 from fungi_hf.tuning.votes import leave_one_out
 
 SPECS = (KL(), SimCLR(), Activation())
@@ -79,6 +79,15 @@ def outcome(n_right: int, *names: str, n: int = 1000, flip: int = 0, **fields) -
     return Outcome(candidate, right, right.astype(float))
 
 
+def chosen_of(found: list[Outcome], specs=SPECS, search: TuningSearch = SEARCH) -> int:
+    """The whole choice: the leader, a PCA of it, or the plain embedding."""
+    return choose(found, leader(found, ranks_of(found, specs), search), search)
+
+
+def ranks_of(found: list[Outcome], specs=SPECS) -> np.ndarray:
+    return costs(found, specs)
+
+
 def apart(number: int) -> dict[str, str]:
     """Another pooling, so that a candidate has no neighbours."""
     return {"pooling": f"p{number}"}
@@ -89,11 +98,11 @@ def test_gradients_must_lead_by_more_than_noise_and_margin() -> None:
     for n_right, flip, chosen in ((804, 0, 0), (806, 0, 1), (806, 100, 0), (860, 100, 1)):
         # 0.4 points are too little; with 100 rows lost and won the standard error is 1.4 points.
         found = [plain, outcome(n_right, "kl", flip=flip, **apart(1))]
-        assert choose(found, SPECS, SEARCH) == chosen
+        assert chosen_of(found) == chosen
     views = [plain, outcome(820, "kl", **apart(1)), outcome(824, "kl", "simclr", **apart(2))]
-    assert choose(views, SPECS, SEARCH) == 1
+    assert chosen_of(views) == 1
     views[2] = outcome(826, "kl", "simclr", **apart(2))
-    assert choose(views, SPECS, SEARCH) == 2
+    assert chosen_of(views) == 2
 
 
 def test_what_needs_no_gradient_is_compared_by_score_alone() -> None:
@@ -105,9 +114,9 @@ def test_what_needs_no_gradient_is_compared_by_score_alone() -> None:
         outcome(805, "kl", **apart(4)),
     ]
     specs = (*SPECS, Activation(layer="encoder.layer.1.dense"))
-    assert choose(found, specs, SEARCH) == 2
-    assert [one.candidate.cost(specs) for one in found] == [0, 2, 6, 4, 8]
-    record = scores(found, specs)[2]
+    assert chosen_of(found, specs) == 2
+    assert ranks_of(found, specs).tolist() == [0, 2, 6, 4, 8]
+    record = scores(found, ranks_of(found, specs))[2]
     assert (record.accuracy, record.share) == (0.803, 0.803)
     assert record.behind_best == pytest.approx(0.002)
     assert record.against_embedding == pytest.approx(0.003)
@@ -122,7 +131,7 @@ def test_a_lonely_peak_is_not_chosen() -> None:
     specs = (*SPECS, *(Activation(name=name, layer=name) for name in blocks[1:]))
     found = [outcome(800), *peak, *broad]
     np.testing.assert_allclose(smoothed(found, SEARCH), [0.8, 0.81, 0.81, 0.825, 0.825])
-    assert choose(found, specs, SEARCH) == 3
+    assert chosen_of(found, specs) == 3
 
 
 def test_the_plain_embedding_stays_where_a_gain_is_not_sure() -> None:
@@ -132,9 +141,9 @@ def test_the_plain_embedding_stays_where_a_gain_is_not_sure() -> None:
             outcome(n // 2, n=n),
             outcome(n // 2 + 1, "activation", n=n, flip=flip, **apart(1)),
         ]
-        assert choose(found, SPECS, SEARCH) == chosen, (n, flip)
+        assert chosen_of(found) == chosen, (n, flip)
     bold = TuningSearch(max_risk=0.1)
-    assert choose(found, SPECS, bold) == 1
+    assert chosen_of(found, search=bold) == 1
 
 
 def test_a_pca_must_lead_what_it_reduces() -> None:
@@ -142,7 +151,7 @@ def test_a_pca_must_lead_what_it_reduces() -> None:
         found = [outcome(780), outcome(800, "activation", **apart(1))]
         found.append(outcome(n_right, "activation", components=4, **apart(1)))
         found.append(outcome(900, "activation", components=4, **apart(2)))  # of another candidate
-        assert choose(found, SPECS, SEARCH) == chosen
+        assert chosen_of(found) == chosen
 
 
 @given(st.data())
@@ -192,7 +201,7 @@ def test_an_informative_block_is_chosen_and_noise_is_not() -> None:
         blocks = {"embedding": unit(embedding), "kl": unit(kl)}
         right = leave_one_out(blocks, weights, codes, np.arange(400), 20)
         outcomes = [Outcome(c, r, r.astype(float)) for c, r in zip(candidates, right, strict=True)]
-        return outcomes[choose(outcomes, SPECS, SEARCH)].candidate.name
+        return outcomes[chosen_of(outcomes)].candidate.name
 
     assert "kl" in chosen(weak, strong)
     assert chosen(strong, noise) == "embedding"
@@ -263,32 +272,35 @@ def test_the_plain_embedding_stays_where_nothing_beats_it() -> None:
     ]
     specs = (*SPECS, Activation(name=blocks[1], layer=blocks[1]))
     assert smoothed(found, SEARCH).argmax() > 1
-    assert choose(found, specs, SEARCH) == 0
+    assert chosen_of(found, specs) == 0
     found[3] = outcome(906, blocks[0], blocks[1], **apart(1))
-    assert choose(found, specs, SEARCH) > 1
+    assert chosen_of(found, specs) > 1
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"n_neighbors": 0}, "n_neighbors"),
+        ({"n_neighbors": 0}, "TuningSearch.n_neighbors must be an integer >= 1; got 0"),
         ({"max_rows": 0}, "max_rows"),
-        ({"min_gain": 1.5}, "min_gain is a share"),
-        ({"whitenings": (-1,)}, "whitenings takes finite numbers >= 0"),
-        ({"whitenings": (2.0,)}, "whitening must be a number from 0 to 1"),
-        ({"components": (0,)}, "components must be an integer >= 1; got 0"),
+        ({"min_gain": 1.5}, "min_gain must be a number from 0 to 1; got 1.5"),
+        (
+            {"whitenings": (-1,)},
+            "each of TuningSearch.whitenings must be a number from 0 to 1; got -1",
+        ),
+        ({"whitenings": (2.0,)}, "whitenings must be a number from 0 to 1; got 2.0"),
+        ({"components": (0,)}, "each of TuningSearch.components must be an integer >= 1; got 0"),
         ({"components": (8.0,)}, "components must be an integer"),
         ({"components": 64}, r"components must be a list or a tuple; got 64: write \(64,\)"),
         ({"layer_counts": (0,)}, "layer_counts must be an integer >= 1; got 0"),
         ({"layer_counts": 2}, "layer_counts must be a list"),
-        ({"embedding_weights": (float("nan"),)}, "embedding_weights takes finite numbers"),
-        ({"embedding_weights": (float("inf"),)}, "embedding_weights takes finite numbers"),
+        ({"embedding_weights": (float("nan"),)}, "embedding_weights must be a number >= 0"),
+        ({"embedding_weights": (float("inf"),)}, "embedding_weights must be a number >= 0"),
         ({"embedding_weights": 1.0}, "embedding_weights must be a list"),
         ({"whitenings": None}, "whitenings must be a list"),
         ({"free_pooling": "no"}, "free_pooling must be True or False"),
-        ({"max_risk": "small"}, "max_risk takes finite numbers"),
-        ({"ceiling": 2}, "ceiling is a share"),
-        ({"objectives": "kl"}, "objectives must be a list"),
+        ({"max_risk": "small"}, "max_risk must be a number from 0 to 1; got 'small'"),
+        ({"ceiling": 2}, "ceiling must be a number from 0 to 1"),
+        ({"objectives": "kl"}, "objectives must be a list or a tuple; got 'kl'"),
         ({"objectives": KL()}, "objectives must be a list"),
         ({"objectives": ("nothing",)}, "unknown objective"),
         ({"objectives": ("kl", "kl")}, "objective names must be unique"),

@@ -1,0 +1,102 @@
+"""What the commands share: how one is added, the extractor that it names, its bounds."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from fungi_hf.config import FungiConfig
+from fungi_hf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fungi_hf.extractor import FungiExtractor
+
+
+def command(
+    subparsers: Any,
+    name: str,
+    words: str,
+    run: Callable[[argparse.Namespace], int | None],
+    examples: str,
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    Args:
+        subparsers: What `ArgumentParser.add_subparsers` gave.
+        name: The word that the user types.
+        words: The command in half a line.
+        run: From the parsed arguments to an exit status; None is 0.
+        examples: Shown below the options by `--help`.
+
+    Returns:
+        The parser of the command, for its arguments.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=words, epilog=examples, formatter_class=raw
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add the arguments that name an extractor."""
+    words = "a model or saved extractor: a folder or Hub id"
+    if optional:
+        parser.add_argument("model", nargs="?", help=f"{words}; left out for feature files")
+    else:
+        parser.add_argument("model", help=words)
+    parser.add_argument("--config", help="a config: a folder, Hub id or JSON file")
+    parser.add_argument(
+        "--objective", action="append", help="kl, simclr, activation; may be repeated"
+    )
+    parser.add_argument("--device", help="e.g. cpu, cuda")
+    parser.add_argument("--revision", help="branch, tag or commit of the Hub")
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the columns of a table of labelled inputs."""
+    parser.add_argument("--column", help="of the inputs (default: text)")
+    parser.add_argument("--label", default="label", help="column of the labels (default: label)")
+
+
+def check_counts(options: argparse.Namespace, *names: str) -> None:
+    """Refuse counts below 1; None is no count.
+
+    Raises:
+        ConfigError: With the option as the user types it.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be >= 1; got {value}")
+
+
+def load(options: argparse.Namespace) -> FungiExtractor:
+    """Load the extractor that the arguments name.
+
+    Raises:
+        ConfigError: If --config and --objective contradict each other.
+    """
+    from fungi_hf.extractor import FungiExtractor
+
+    config = None
+    if options.config and options.objective:
+        raise ConfigError("--config names the objectives already; leave out --objective")
+    if options.config:
+        config = FungiConfig.from_pretrained(options.config)
+    elif options.objective:
+        config = FungiConfig(objectives=tuple(options.objective))
+    return FungiExtractor.from_pretrained(
+        options.model, config, device=options.device, revision=options.revision
+    )
+
+
+def extract_pair(
+    extractor: FungiExtractor, train: Sequence[Any], test: Sequence[Any]
+) -> tuple[Any, Any]:
+    """Extract the features of both sides; an extractor that must learn learns from the first."""
+    first = extractor if extractor.is_fitted else extractor.fit_transform
+    return first(train, progress=True), extractor(test, progress=True)

@@ -1,0 +1,321 @@
+"""Rows of tables and vectors of feature files, read without torch, pickle or a model.
+
+Rows come from JSONL, CSV and Parquet; vectors from what `FungiFeatures.save` and `fungi-hf extract`
+write, from .npy and from .npz. An error names the file, the row and what is allowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from fungi_hf.errors import FeatureError, InputError, OptionalDependencyError, StorageError, choices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import TextIO
+
+    from fungi_hf.types import Float32Array, Layout
+
+_ARRAYS: Final = ("features", "contents", "targets", "ids", "fingerprint")
+_PARQUET: Final = "fungi_"  # begins the names of the header in a Parquet schema
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vectors:
+    """Feature vectors and where they come from.
+
+    Attributes:
+        array: [N, F] float32.
+        fingerprint: Identity of config, encoder and fitted state, and of the blocks chosen.
+        layout: Ordered block name -> slice of the columns; empty where blocks have no names.
+        factors: For blocks kept as exact factors: name -> (m, n1).
+    """
+
+    array: Float32Array
+    fingerprint: str
+    layout: Layout = field(default_factory=dict)
+    factors: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def block(self, name: str) -> Float32Array:
+        """Give the columns of one block, [N, width].
+
+        Raises:
+            FeatureError: If there is no such block.
+        """
+        if name not in self.layout:
+            raise FeatureError(f"no block {choices(name, self.layout)}")
+        return self.array[:, self.layout[name]]
+
+    def select(self, names: Sequence[str]) -> Self:
+        """Give the features with some blocks only, in the order asked; no new extraction.
+
+        Args:
+            names: Block names, each once.
+
+        Returns:
+            New features; the fingerprint names the blocks: "fingerprint:a+b".
+
+        Raises:
+            FeatureError: If a name is unknown, repeated, or none is given.
+        """
+        if isinstance(names, str) or not names or len(set(names)) != len(names):
+            raise FeatureError(f"select needs a list of distinct block names; got {names!r}")
+        parts = {name: self.block(name) for name in names}
+        return dataclasses.replace(
+            self,
+            array=np.concatenate(list(parts.values()), axis=1),
+            fingerprint=f"{self.fingerprint}:{'+'.join(names)}",
+            layout=make_layout({name: part.shape[1] for name, part in parts.items()}),
+            factors={name: shape for name, shape in self.factors.items() if name in parts},
+        )
+
+    def header(self, prefix: str = "") -> dict[str, str]:
+        """Give all but the array as texts, for the header of a file."""
+        layout = {name: [part.start, part.stop] for name, part in self.layout.items()}
+        return {
+            f"{prefix}layout": json.dumps(layout),
+            f"{prefix}fingerprint": self.fingerprint,
+            f"{prefix}factors": json.dumps(self.factors),
+        }
+
+
+def make_layout(widths: Mapping[str, int]) -> Layout:
+    """Give consecutive slices for block widths."""
+    layout, start = {}, 0
+    for name, width in widths.items():
+        layout[name] = slice(start, start + width)
+        start += width
+    return layout
+
+
+def read_features(path: str | Path) -> Vectors:
+    """Read what `FungiFeatures.save` (safetensors) or `write_parquet` (.parquet) wrote.
+
+    Raises:
+        StorageError: If the file is missing, damaged or holds no features.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path)
+    if not file.is_file():
+        raise StorageError(f"there is no feature file at {path}")
+    try:
+        if file.suffix.lower() == ".parquet":
+            table = _parquet(file)
+            notes = table.schema.metadata or {}
+            header = {key.decode().removeprefix(_PARQUET): notes[key].decode() for key in notes}
+            column = table["features"].combine_chunks()
+            array = column.flatten().to_numpy().reshape(len(table), -1)
+        else:
+            with safe_open(str(file), framework="numpy") as handle:
+                header, array = handle.metadata() or {}, handle.get_tensor("features")
+        layout = {name: slice(*ends) for name, ends in json.loads(header["layout"]).items()}
+        factors = {n: (m, n1) for n, (m, n1) in json.loads(header.get("factors", "{}")).items()}
+        return Vectors(array, header["fingerprint"], layout, factors)
+    except (SafetensorError, KeyError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise StorageError(
+            f"{path} is not a feature file: {reason}; `fungi-hf extract --out` writes one"
+        ) from None
+
+
+def write_parquet(path: Path, features: Vectors, inputs: Sequence[object]) -> None:
+    """Write features beside a column of their inputs as texts.
+
+    Raises:
+        OptionalDependencyError: If pyarrow is missing.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise OptionalDependencyError("pyarrow", "datasets") from error
+    values = pa.array(features.array.reshape(-1), type=pa.float32())
+    rows = pa.FixedSizeListArray.from_arrays(values, features.array.shape[1])
+    table = pa.table({"input": pa.array([str(one) for one in inputs]), "features": rows})
+    pq.write_table(table.replace_schema_metadata(features.header(_PARQUET)), path)
+
+
+def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vectors | Any:
+    """Read feature vectors.
+
+    Args:
+        path: .safetensors or .parquet as this package writes them, .npz with an array "features",
+            or .npy.
+        blocks: Names of the blocks to keep, in this order; only of files that know their layout.
+
+    Returns:
+        Vectors with their fingerprint, or the bare array of a file that has none.
+
+    Raises:
+        FeatureError: If blocks are asked of a file without a layout, or do not exist.
+        InputError: If the kind of file is unknown.
+        StorageError: If the file is missing or damaged.
+    """
+    file = Path(path)
+    kinds = {".safetensors": read_features, ".parquet": read_features,
+             ".npz": read_arrays, ".npy": read_array}  # fmt: skip
+    if not file.is_file():
+        raise StorageError(f"there is no feature file at {path}")
+    if file.suffix.lower() not in kinds:
+        raise InputError(f"{path}: unknown kind of file {choices(file.suffix, kinds)}")
+    found = kinds[file.suffix.lower()](file)
+    if isinstance(found, dict):
+        if "features" not in found:
+            raise StorageError(f"{path} has no array 'features'")
+        mark = found.get("fingerprint")
+        found = found["features"] if mark is None else Vectors(found["features"], str(mark))
+    if blocks is None:
+        return found
+    if not isinstance(found, Vectors) or not found.layout:
+        raise FeatureError(
+            f"{path} has no layout, so no blocks; only .safetensors and .parquet files have one"
+        )
+    try:
+        return found.select(blocks)
+    except FeatureError as error:
+        raise FeatureError(f"{path}: {error}") from None
+
+
+def read_array(path: Path, *, mapped: bool = False) -> Any:
+    """Read a .npy file, or leave its numbers on disk until they are used; open a .npz file.
+
+    Raises:
+        StorageError: If the file cannot be read, or holds pickled objects.
+    """
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise StorageError(f"there is no file {path}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise StorageError(f"{path} cannot be read as an array of numbers: {error}") from None
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Read a .npz file of features, contents, targets, ids or a fingerprint.
+
+    Raises:
+        StorageError: If it cannot be read, or holds other arrays.
+    """
+    with read_array(path) as arrays:
+        unknown = ", ".join(sorted(set(arrays.files) - set(_ARRAYS)))
+        if unknown:
+            raise StorageError(f"{path} has unknown arrays: {unknown}; known: {', '.join(_ARRAYS)}")
+        try:
+            return {name: arrays[name] for name in arrays.files}
+        except ValueError as error:
+            raise StorageError(f"{path} cannot be read: {error}") from None
+
+
+def read_rows(place: str | Path, *, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Read the rows of a JSONL, CSV or Parquet file; the values of a CSV are texts.
+
+    Args:
+        place: The file.
+        also: Suffixes that the caller reads itself, to be named in the error.
+
+    Raises:
+        InputError: If the kind of the file is unknown, or it holds no rows.
+        StorageError: If the file is missing or damaged.
+    """
+    path = Path(place)
+    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": lambda file: _parquet(file).to_pylist()}
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise StorageError(f"there is no file {place}")
+    if suffix not in readers:
+        raise InputError(f"{place}: unknown kind of file {choices(suffix, [*readers, *also])}")
+    rows: list[dict[str, Any]] = readers[suffix](path)
+    if not rows:
+        raise InputError(f"{place} holds no rows")
+    return rows
+
+
+def column_of(rows: Sequence[Mapping[str, Any]], column: str, place: str | Path) -> list[Any]:
+    """Give one column; `place` is the file's name in the error.
+
+    Raises:
+        InputError: If a row does not have it.
+    """
+    for number, row in enumerate(rows):
+        if column not in row:
+            raise InputError(f"{place}: row {number} has no column {choices(column, row)}")
+    return [row[column] for row in rows]
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Give the names of the columns of a Parquet file.
+
+    Raises:
+        StorageError: If it is not one.
+    """
+    names: list[str] = _parquet(path, "read_schema").names
+    return names
+
+
+def read_lines(path: Path) -> list[str]:
+    """Give the lines; str.splitlines would also split at characters that are part of a text.
+
+    Raises:
+        StorageError: If the file is not UTF-8.
+    """
+    with _text(path) as stream:
+        return [line.rstrip("\n") for line in stream]
+
+
+@contextlib.contextmanager
+def _text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8-sig", newline=newline) as stream:
+            yield stream
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise StorageError(f"{path}: line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise StorageError(f"{path}: line {number} is not an object: {line[:40]!r}")
+        rows.append(row)
+    return rows
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    csv.field_size_limit(1 << 30)  # a text may be longer than the default of 131,072
+    try:
+        with _text(path, newline="") as stream:
+            rows: list[dict[Any, Any]] = [dict(row) for row in csv.DictReader(stream)]
+    except csv.Error as error:
+        raise StorageError(f"{path} is not a CSV file: {error}") from None
+    for number, row in enumerate(rows):
+        if None in row:
+            raise StorageError(
+                f"{path}: row {number} has more fields than the header; quote commas"
+            )
+    return rows
+
+
+def _parquet(path: Path, reader: str = "read_table") -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise OptionalDependencyError("pyarrow", "datasets") from error
+    try:
+        return getattr(pyarrow.parquet, reader)(path)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise StorageError(f"{path} is not a Parquet file: {error}") from None
