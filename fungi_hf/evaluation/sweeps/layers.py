@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fungi_hf.checks import check_choice, check_integer
-from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.evaluation.inputs import listed
 from fungi_hf.evaluation.knn import evaluate_knn, knn_protocol
 from fungi_hf.evaluation.protocols import AS_INPUT
@@ -246,18 +246,17 @@ def _spec(extractor: FungiExtractor, field: str, objective: str | None) -> Objec
         ConfigError: If there is none.
     """
     specs = {spec.name: spec for spec in extractor.config.objectives}
-    if objective is not None and objective not in specs:
-        raise ConfigError(f"no objective {choices(objective, specs)}")
-    named = [specs[objective]] if objective is not None else list(specs.values())
-    having = [s for s in named if field in {one.name for one in dataclasses.fields(s)}]
-    # Every objective has the field n_views, which allows some of them 1 alone.
-    having = [s for s in having if field != "n_views" or s.takes_views]
-    if not having:
-        raise ConfigError(
-            f"none of the objectives {', '.join(s.name for s in named)} can vary {field}; "
-            "n_views and n_negatives are options of simclr"
-        )
-    return having[0]
+    if objective is not None:
+        specs = {objective: specs[check_choice("objective", objective, specs)]}
+    for spec in specs.values():
+        # Every objective has the field n_views, which allows some of them 1 alone.
+        has_field = field in {one.name for one in dataclasses.fields(spec)}
+        if has_field and (field != "n_views" or spec.takes_views):
+            return spec
+    raise ConfigError(
+        f"none of the objectives {', '.join(specs)} can vary {field}; "
+        "n_views and n_negatives are options of simclr"
+    )
 
 
 def sweep_result(
