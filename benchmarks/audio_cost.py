@@ -67,7 +67,7 @@ def _sounds(count: int, seed: int) -> list[bytes]:
 def _spectrograms(extractor: FungiExtractor, clips: list[bytes]) -> list[torch.Tensor]:
     """Ready inputs of all distinct clips and views, in batches of the extraction's size."""
     batches = []
-    for samples in extractor._computer.reader.read(clips):
+    for samples in extractor._reader.read(clips):
         views = [view for sample in samples for of in sample.views.values() for view in of]
         items = list({item.key: item for item in [*(s.original for s in samples), *views]}.values())
         for rows in cut_batches(items, extractor.budget):

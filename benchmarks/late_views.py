@@ -58,7 +58,7 @@ def _distinct_views(found: Any, texts: list[str]) -> float:
     """Give the distinct views of a text, the original not among them, in the mean."""
     counts = [
         len({view.key for view in sample.views["simclr"]} - {sample.original.key})
-        for chunk in found._computer.reader.read(texts)
+        for chunk in found._reader.read(texts)
         for sample in chunk
     ]
     return round(sum(counts) / len(counts), 2)

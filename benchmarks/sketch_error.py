@@ -29,13 +29,12 @@ def factors(pooling: str, texts: list[str]) -> dict[str, list[LayerFactors]]:
     model, tokenizer = text_models.load("minilm")
     config = FungiConfig(pooling=pooling, objectives=("kl", SimCLR()))
     found = text_models.extractor(model, tokenizer, config).fit(texts)
-    computer = found._computer
-    plan = computer.plan
+    plan = found._plan
     parts: dict[str, list[LayerFactors]] = {name: [] for name in plan.objectives}
     with untouched(model):
-        for chunk in computer.reader.read(texts):
-            for samples in cut_groups(chunk, computer.budget):
-                group = Group(samples, plan, computer.budget)
+        for chunk in found._reader.read(texts):
+            for samples in cut_groups(chunk, plan.budget):
+                group = Group(samples, plan, plan.budget)
                 for name, some in parts.items():
                     some.extend(group.factors(name).values())
     return parts

@@ -57,7 +57,7 @@ def extractor(
 def distinct_inputs(found: FungiExtractor, texts: list[str]) -> list[Any]:
     """Give the original and all distinct views of every text, as the extractor prepares them."""
     items = []
-    for chunk in found._computer.reader.read(texts):
+    for chunk in found._reader.read(texts):
         items += [item for sample in chunk for item in _units(sample)]
     return items
 

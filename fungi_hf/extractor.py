@@ -7,6 +7,7 @@ batch, order, padding, chunk and process change nothing but the last bits of rou
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -20,10 +21,10 @@ from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
-from fungi_hf.extraction.batches import Budget
-from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
 from fungi_hf.extraction.finish import Finisher
-from fungi_hf.extraction.inputs import iterate, warn_of
+from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.inputs import InputReader, readable_twice
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.extraction.inputs import Reading
-    from fungi_hf.features import Failure
+    from fungi_hf.extraction.batches import Budget
     from fungi_hf.gradients.sketches import Sketch
     from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
@@ -91,8 +91,9 @@ class FungiExtractor:
         self.encoder = encoder
         self.config = config or FungiConfig()
         self.source = source or Source()
-        plan = Plan.of(encoder, self.config)
-        self._computer = BlockComputer(plan, self.config)
+        self._plan = plan = Plan.of(encoder, self.config)
+        self.budget: Budget = plan.budget
+        self._reader = InputReader(plan.encoder, self.config)
         self._finisher = Finisher(self.config, plan.widths, plan.factor_shapes)
         self._missing = self.state.missing(self.config)
         self.tuning: TuningReport | None = None  # of this config with this state
@@ -213,18 +214,9 @@ class FungiExtractor:
         return saving.card(self, results, place)
 
     @property
-    def budget(self) -> Budget:
-        """Limits of batches and groups; they change speed and memory, not features."""
-        return self._computer.budget
-
-    @budget.setter
-    def budget(self, budget: Budget) -> None:
-        self._computer.budget = budget
-
-    @property
     def sketch(self) -> Sketch | None:
         """The sketch of all gradient blocks; None without gradients or with exact factors."""
-        return self._computer.plan.sketch
+        return self._plan.sketch
 
     @property
     def state(self) -> FittedState:
@@ -233,7 +225,7 @@ class FungiExtractor:
 
     def digests(self) -> dict[str, str]:
         """Give a digest of every random object that was drawn at construction."""
-        return self._computer.digests()
+        return self._plan.digests()
 
     def restore(self, state: FittedState) -> None:
         """Load fitted state; if it differs from the current one, `tuning` is cleared."""
@@ -242,7 +234,7 @@ class FungiExtractor:
     def _take(self, state: FittedState, before: str) -> None:
         if state.digest() != before:
             self.tuning = None
-        self._computer.load_state(state.objectives)
+        self._plan.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
             self.encoder.load_state(state.encoder)
@@ -358,14 +350,13 @@ class FungiExtractor:
             InputError: If there are no inputs, or one is unusable.
         """
         del labels
-        items = _readable_twice(inputs)
+        items = readable_twice(inputs)
         raw, notes = self._fit(items, progress=progress)
         if raw is None:
             features, notes = self.collect(items, progress=progress)
         else:
-            array = self._finisher.finish(raw)
-            features = self._features(array, (), self._finisher.notes)
-        warn_of(notes, self.encoder)
+            features = self._features(self._finisher.finish(raw))
+        self.warn_of(notes)
         return features
 
     def _fit(
@@ -373,16 +364,16 @@ class FungiExtractor:
     ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
         before, needs_features = self.state.digest(), self.config.learns_from_blocks
         if needs_features:
-            inputs = _readable_twice(inputs)
-        draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
+            inputs = readable_twice(inputs)
+        draw = TrainingDraw(self._reader.checked(inputs), self.encoder, self.config)
         self.encoder.fit(draw)
         draw.finish()
-        objectives = self._computer.fit_objectives(draw)
+        fit_objectives(self._plan, draw, self._reader, self.budget)
         raw, notes, learned = None, Counter[str](), FittedState()
         if needs_features:
             raw, notes = self._raw_blocks(inputs, progress=progress)
             learned = self._finisher.fit(raw)
-        learned = replace(learned, objectives=objectives, encoder=self.encoder.state())
+        learned = replace(learned, objectives=self._plan.state(), encoder=self.encoder.state())
         self._take(learned, before)
         return raw, notes
 
@@ -415,7 +406,7 @@ class FungiExtractor:
             InputTypeError: If an input, or `inputs` itself, has the wrong type.
         """
         features, notes = self.collect(inputs, batch_size, progress=progress, on_error=on_error)
-        warn_of(notes, self.encoder)
+        self.warn_of(notes)
         return features
 
     def collect(
@@ -437,7 +428,7 @@ class FungiExtractor:
             first: The number of the first input, where these continue others.
 
         Returns:
-            The features, and the name of a note -> number of inputs, for `reading.warn_of`.
+            The features, and the name of a note -> number of inputs, for `warn_of`.
 
         Raises:
             ConfigError: If `batch_size` or `on_error` is not one of the choices.
@@ -450,43 +441,48 @@ class FungiExtractor:
                 f"the config needs training inputs for {', '.join(self._missing)}; "
                 "call extractor.fit(training_inputs) first"
             )
-        budget = _with_batch_size(self.budget, batch_size)
-        reading = self._computer.reader.read(inputs, skip=on_error == "skip", first=first)
-        array = np.empty((0, self._finisher.width), dtype=np.float32)
+        budget = self.budget if batch_size is None else replace(self.budget, batch_size=batch_size)
+        array = np.empty((0, self.width), dtype=np.float32)
         lost: dict[str, float] = {}
-        with _bar(inputs, progress) as bar:
+        reading = self._reader.read(inputs, skip=on_error == "skip", first=first)
+        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
             for chunk in reading:
-                blocks = self._computer.compute(chunk, budget, bar, lost)
+                blocks = compute(chunk, self._plan, budget, bar, lost)
                 if on_error == "skip":
-                    blocks = _finite(blocks, reading)
+                    blocks = reading.finite(blocks)
                 rows = self._finisher.finish(blocks, first + len(array))
                 # Grown in place: joining a list of parts would hold the output twice.
                 array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
                 array[len(array) - len(rows) :] = rows
                 bar.update(reading.n_read - bar.n)
-        facts = (*self._finisher.notes, *_losses(lost))
-        failures = sorted(reading.failures, key=lambda failure: failure.index)
-        features = self._features(array, tuple(failures), facts)
-        return features, reading.notes
+        features = self._features(array)
+        return replace(
+            features,
+            failures=tuple(sorted(reading.failures, key=lambda failure: failure.index)),
+            notes=(*features.notes, *_losses(lost)),
+        ), reading.notes
 
-    def _features(
-        self, array: Float32Array, failures: tuple[Failure, ...], notes: tuple[str, ...]
-    ) -> FungiFeatures:
+    def warn_of(self, notes: Counter[str]) -> None:
+        """Warn once per kind of special input that `collect` counted, with its count."""
+        for name, count in notes.items():
+            message = self.encoder.NOTES[name].format(n=count, limit=self.encoder.max_length)
+            warnings.warn(message, stacklevel=3)
+
+    def _features(self, array: Float32Array) -> FungiFeatures:
         return FungiFeatures(
             array=array,
             layout=dict(self._finisher.layout),
             fingerprint=self.fingerprint,
-            factors=self._computer.plan.factor_shapes,
-            failures=failures,
-            notes=notes,
+            factors=self._plan.factor_shapes,
+            notes=self._finisher.notes,
         )
 
     def _raw_blocks(
         self, inputs: Iterable[Any], *, progress: bool
     ) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-        reading = self._computer.reader.read(inputs)
-        with _bar(inputs, progress) as bar:
-            parts = [self._computer.compute(chunk, self.budget, bar) for chunk in reading]
+        reading = self._reader.read(inputs)
+        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+            parts = [compute(chunk, self._plan, self.budget, bar) for chunk in reading]
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return blocks, reading.notes
 
@@ -498,36 +494,4 @@ def _losses(lost: dict[str, float]) -> tuple[str, ...]:
         "a larger sketch_rank keeps more"
         for name, share in lost.items()
         if share > 1e-6
-    )
-
-
-def _finite(blocks: dict[str, torch.Tensor], reading: Reading) -> dict[str, torch.Tensor]:
-    """Drop samples whose numbers overflowed in the model, and list them with the failures."""
-    good = torch.stack([block.isfinite().all(-1) for block in blocks.values()]).all(0)
-    if good.all():
-        return blocks
-    reading.leave_out(
-        (~good).nonzero()[:, 0].tolist(), "the features hold NaN or Inf; check weights and dtype"
-    )
-    return {name: block[good] for name, block in blocks.items()}
-
-
-def _readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:
-    """Give inputs that can be read again: generators as lists, all else as it is."""
-    source = iterate(inputs)
-    return list(source) if source is inputs else inputs
-
-
-def _bar(inputs: Any, progress: bool) -> tqdm[Any]:
-    total = len(inputs) if hasattr(inputs, "__len__") else None
-    return tqdm(total=total, disable=not progress, unit="input")
-
-
-def _with_batch_size(budget: Budget, batch_size: int | None) -> Budget:
-    if batch_size is None:
-        return budget
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size must be None or an integer >= 1; got {batch_size!r}")
-    return Budget(
-        batch_tokens=budget.batch_tokens, batch_size=batch_size, group_tokens=budget.group_tokens
     )

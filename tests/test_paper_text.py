@@ -27,7 +27,7 @@ def paper(model, tokenizer, dtype: str, **changes) -> FungiExtractor:
 
 def oracle_blocks(extractor: FungiExtractor, texts: list[str]) -> dict[str, torch.Tensor]:
     """The published steps with the extractor's heads, negatives, views and seed."""
-    encoder, objectives = extractor.encoder, extractor._computer.plan.objectives
+    encoder, objectives = extractor.encoder, extractor._plan.objectives
     backbone = published.Backbone(encoder.model, encoder.tokenizer, encoder.layer)
     heads = {
         name: published.LinearHead(
@@ -112,7 +112,7 @@ def test_the_oracle_would_notice_each_choice() -> None:
 def test_negatives_are_the_head_of_two_views_of_training_texts() -> None:
     model, tokenizer = tiny_text_model("bert")
     extractor = paper(model, tokenizer, "float64").fit(TRAIN)
-    objective, encoder = extractor._computer.plan.objectives["simclr"], extractor.encoder
+    objective, encoder = extractor._plan.objectives["simclr"], extractor.encoder
     backbone = published.Backbone(model, tokenizer, encoder.layer)
     head = published.LinearHead(objective.head.weight, objective.head.bias)
     deletion = PublishedDeletion(2)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError, InputError, choices
-from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.inputs import InputReader
 from fungi_hf.extraction.plan import Plan
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def extraction_costs(
     if not items:
         raise InputError("inputs are empty; a timing needs at least one")
     known = [_BASELINE, *(spec.name for spec in extractor.config.objectives)]
-    runs = {_BASELINE: _computer(extractor, [])}
+    runs = {_BASELINE: _run(extractor, [])}
     for names in combinations:
         for name in names:
             if name not in known:
                 raise FeatureError(f"no block {choices(name, known)}")
-        runs.setdefault("+".join(names), _computer(extractor, list(names)))
+        runs.setdefault("+".join(names), _run(extractor, list(names)))
     ratios: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(1 + _ROUNDS):
         seconds = {name: _seconds(run, items) for name, run in runs.items()}
@@ -61,18 +62,19 @@ def extraction_costs(
     return {name: round(statistics.median(values), 3) for name, values in ratios.items()}
 
 
-def _computer(extractor: FungiExtractor, names: list[str]) -> BlockComputer:
+def _run(extractor: FungiExtractor, names: list[str]) -> tuple[Plan, InputReader]:
     specs = tuple(spec for spec in extractor.config.objectives if spec.name in names)
     config = dataclasses.replace(extractor.config, objectives=specs)
-    computer = BlockComputer(Plan.of(extractor.encoder, config), config)
+    plan = Plan.of(extractor.encoder, config)
     learned = extractor.state.objectives
-    computer.load_state({name: state for name, state in learned.items() if name in names})
-    return computer
+    plan.load_state({name: state for name, state in learned.items() if name in names})
+    return plan, InputReader(plan.encoder, config)
 
 
-def _seconds(computer: BlockComputer, items: list[Any]) -> float:
+def _seconds(run: tuple[Plan, InputReader], items: list[Any]) -> float:
+    plan, reader = run
     start = time.perf_counter()
     with tqdm(disable=True) as bar:
-        for chunk in computer.reader.read(items):
-            computer.compute(chunk, computer.budget, bar)
+        for chunk in reader.read(items):
+            compute(chunk, plan, plan.budget, bar)
     return time.perf_counter() - start

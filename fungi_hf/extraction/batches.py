@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from fungi_hf.checks import check_fields, check_integer
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,6 +54,14 @@ class Budget:
     batch_tokens: int = 2048
     batch_size: int | None = None
     group_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        """Check the limit that a caller may give.
+
+        Raises:
+            ConfigError: If `batch_size` is not allowed.
+        """
+        check_fields(self, ["batch_size"], check_integer, optional=True)
 
 
 def cut_groups(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:

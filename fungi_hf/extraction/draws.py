@@ -1,15 +1,27 @@
-"""Which training inputs objectives learn from, drawn in one pass that holds those alone."""
+"""What objectives learn from: training inputs drawn in one pass that holds those alone."""
 
 from __future__ import annotations
 
 import heapq
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fungi_hf.errors import InputError
+from fungi_hf.extraction.batches import cut_groups
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.plan import Plan
+from fungi_hf.gradients.tape import untouched
 from fungi_hf.seeding import derive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.extraction.batches import Budget
+    from fungi_hf.extraction.inputs import InputReader
 
 
 class TrainingDraw:
@@ -17,30 +29,32 @@ class TrainingDraw:
 
     Those with the smallest seeded digests of their content are kept, so that neither order nor
     repeats matter.
+
+    Attributes:
+        specs: Of the objectives that learn something.
     """
 
     def __init__(
         self,
         checked: Iterable[Any],
-        wanted: dict[str, int],
-        content: Callable[[Any], bytes],
-        seed: int,
+        encoder: Encoder,
+        config: FungiConfig,
         streams: Mapping[str, str] | None = None,
     ) -> None:
         """Begin; nothing is read yet.
 
         Args:
             checked: Inputs in canonical form.
-            wanted: Objective name -> most inputs that it learns from.
-            content: Gives the bytes that identify an input.
-            seed: Root seed.
-            streams: Objective name -> name that keys the draw, where that is another one.
+            encoder: Gives the bytes that identify an input.
+            config: Says how many inputs each objective learns from.
+            streams: Objective name -> name that seeds its draw, for objectives that share
+                another objective's draw; by default its own name.
         """
-        self._streams = {name: (streams or {}).get(name, name) for name in wanted}
-        self._source, self._content, self._seed = iter(checked), content, seed
-        self._wanted = wanted
-        self._kept: dict[str, dict[int, Any]] = {name: {} for name in wanted}
-        self._largest: dict[str, list[int]] = {name: [] for name in wanted}  # heap of -key
+        self.specs = [spec for spec in config.objectives if spec.needs_fit]
+        self._source, self._content, self._seed = iter(checked), encoder.content, config.seed
+        self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
+        self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}
+        self._largest: dict[str, list[int]] = {spec.name: [] for spec in self.specs}  # heap of -key
         self._is_empty = True
 
     def __iter__(self) -> Iterator[Any]:
@@ -51,15 +65,15 @@ class TrainingDraw:
         """Pass one input on."""
         item = next(self._source)
         self._is_empty = False
-        content = self._content(item) if self._wanted else b""
-        for name, limit in self._wanted.items():
-            key = derive(self._seed, "negatives", self._streams[name], content)
-            kept, largest = self._kept[name], self._largest[name]
-            if key in kept or (len(kept) == limit and key > -largest[0]):
+        content = self._content(item) if self.specs else b""
+        for spec in self.specs:
+            key = derive(self._seed, "negatives", self._streams[spec.name], content)
+            kept, largest = self._kept[spec.name], self._largest[spec.name]
+            if key in kept or (len(kept) == spec.n_training and key > -largest[0]):
                 continue
             kept[key] = item
             heapq.heappush(largest, -key)
-            if len(kept) > limit:
+            if len(kept) > spec.n_training:
                 del kept[-heapq.heappop(largest)]
         return item
 
@@ -77,3 +91,33 @@ class TrainingDraw:
     def kept(self, name: str) -> list[Any]:
         """Give the inputs of one objective, by their digests."""
         return [self._kept[name][key] for key in sorted(self._kept[name])]
+
+
+def fit_objectives(plan: Plan, draw: TrainingDraw, reader: InputReader, budget: Budget) -> None:
+    """Let every objective learn from the training inputs that a finished pass has kept.
+
+    Args:
+        plan: Holds the objectives and the encoder.
+        draw: Finished.
+        reader: Prepares the inputs.
+        budget: Limits of batches and groups.
+    """
+    size, bare = plan.encoder.chunk_size, Plan(encoder=plan.encoder, objectives={})
+    for spec in draw.specs:
+        chosen = draw.kept(spec.name)
+        if len(chosen) < spec.n_training:
+            warnings.warn(
+                f"objective {spec.name!r} wants {spec.n_training} distinct training inputs; "
+                f"all {len(chosen)} are used",
+                stacklevel=4,
+            )
+        places, found = [], []
+        with untouched(plan.encoder.model):
+            for start in range(0, len(chosen), size):
+                samples = reader.training_samples(chosen[start : start + size], spec)
+                for some in cut_groups(samples, budget):
+                    group = Group(some, bare, budget)
+                    places.append(start + group.rows)
+                    found.append(group.view_embeddings(spec.name))
+            embeddings = torch.cat(found).cpu()[torch.cat(places).argsort()]
+            plan.objectives[spec.name].fit(embeddings.double())

@@ -29,6 +29,7 @@ class Finisher:
         state: What was learned, or taken back by `load`.
         layout: Block name -> slice of the columns; one block "reduced" after a PCA.
         width: F.
+        notes: Why a PCA was skipped, if it was.
     """
 
     def __init__(
@@ -57,17 +58,12 @@ class Finisher:
         if state.components is not None:
             widths = {"reduced": len(state.components.components)}
         self.layout, self.width = make_layout(widths), sum(widths.values())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Why a PCA was skipped, if it was."""
-        skipped, reduction = self.state.skipped, self._config.reduction
-        if skipped is None or reduction is None:
-            return ()
-        return (
-            f"PCA to {reduction.n_components} components was skipped: the training features are "
-            f"{skipped[0]} x {skipped[1]}",
-        )
+        self.notes: tuple[str, ...] = ()
+        if state.skipped is not None and self._config.reduction is not None:
+            self.notes = (
+                f"PCA to {self._config.reduction.n_components} components was skipped: the "
+                f"training features are {state.skipped[0]} x {state.skipped[1]}",
+            )
 
     def fit(self, blocks: Mapping[str, Tensor]) -> FittedState:
         """Learn block means, whitening and the PCA from raw training blocks.

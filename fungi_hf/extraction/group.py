@@ -6,27 +6,28 @@ import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from fungi_hf.encoders.base import LateBatch
 from fungi_hf.errors import ConfigError, LayerUseError, ObjectiveError
-from fungi_hf.extraction.batches import cut_batches
+from fungi_hf.extraction.batches import cut_batches, cut_groups
 from fungi_hf.gradients.factors import compress, concatenate
-from fungi_hf.gradients.tape import record
+from fungi_hf.gradients.sketches import DenseSketch, SketchBuffer
+from fungi_hf.gradients.tape import record, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
+    from tqdm import tqdm
 
     from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.extraction.batches import Budget, Sample
     from fungi_hf.extraction.plan import Plan
     from fungi_hf.gradients.factors import LayerFactors
-    from fungi_hf.gradients.sketches import SketchBuffer
     from fungi_hf.gradients.tape import Tape
 
 
@@ -46,6 +47,39 @@ class _Originals:
     units: Sequence[int]  # an original's unit is its sample
     hidden: Tensor  # [M, T, D] before the last blocks
     inputs: Batch
+
+
+def compute(
+    samples: Sequence[Sample],
+    plan: Plan,
+    budget: Budget,
+    bar: tqdm[Any],
+    lost: dict[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Give every raw block of a chunk, [N, width] float32 on the CPU, in the chunk's order.
+
+    Args:
+        samples: The chunk.
+        plan: Of a target layer alone.
+        budget: Limits of batches and groups.
+        bar: Moved by one per sample.
+        lost: Updated: block of exact factors -> largest share of a squared norm dropped.
+    """
+    lost = {} if lost is None else lost
+    blocks: dict[str, Tensor] = {}
+    waiting: dict[str, SketchBuffer] = {}
+    with untouched(plan.encoder.model):
+        for name, width in plan.widths.items():
+            blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
+            if name in plan.objectives and isinstance(plan.sketch, DenseSketch):
+                rounded = plan.round_sketch
+                waiting[name] = SketchBuffer(plan.sketch, blocks[name], rounded=rounded)
+        for some in cut_groups(samples, budget):
+            Group(some, plan, budget).write(blocks, waiting, lost)
+            bar.update(len(some))
+        for buffer in waiting.values():
+            buffer.flush()
+    return blocks
 
 
 class Group:
@@ -94,10 +128,12 @@ class Group:
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
         whole = [i for i, item in enumerate(units) if item.late is None]
-        cuts = [0, len(whole)] if plan.graphs_are_small else [0, self._n, len(whole)]
+        together = plan.encoder.uses_short_last_block
+        cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
         self._segments = [
             segment
             for start, stop in itertools.pairwise(cuts)
+            if start < stop
             for segment in self._encode(units, whole[start:stop], late, budget)
         ]
         self._embeddings = _by_unit(
@@ -113,7 +149,7 @@ class Group:
     ) -> Iterator[_Segment]:
         """Encode whole inputs, and after each batch the late views of the originals in it."""
         plan, encoder = self._plan, cast("LateEncoder", self._plan.encoder)
-        holds_originals = bool(places) and places[0] < self._n
+        holds_originals = places[0] < self._n
         depths = late if holds_originals else {}
         noted = plan.noted if holds_originals else {}
         for chosen in cut_batches([units[place] for place in places], budget):
@@ -210,16 +246,17 @@ class Group:
     def factors(self, name: str) -> dict[str, LayerFactors]:
         """Give the exact gradients of one objective, path -> factors, for every layer with any."""
         gradient, used = self._embedding_gradient(name)
-        parts: dict[str, list[LayerFactors]] = {}
+        found: dict[str, LayerFactors] = {}
         for segment in self._segments:
-            if used[segment.units].any():
-                here = gradient[segment.units.to(gradient.device)]
-                owner, tokens = self._owner[segment.units], self._plan.tokens
-                found = segment.tape.pull_back(here, owner, self._n, tokens=tokens)
-                self.unusable |= segment.tape.unusable
-                for path, factors in found.items():
-                    parts.setdefault(path, []).append(factors)
-        return {path: concatenate(some) for path, some in parts.items()}
+            if not used[segment.units].any():
+                continue
+            here = gradient[segment.units.to(gradient.device)]
+            owner, tokens = self._owner[segment.units], self._plan.tokens
+            parts = segment.tape.pull_back(here, owner, self._n, tokens=tokens)
+            for path, part in parts.items():
+                found[path] = concatenate([found[path], part]) if path in found else part
+            self.unusable |= segment.tape.unusable
+        return found
 
     def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
         """Give an objective's summed loss's gradient at the embeddings of all encoded inputs.

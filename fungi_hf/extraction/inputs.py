@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import numbers
-import warnings
 from collections import Counter
+from collections.abc import Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fungi_hf.encoders.base import LateEncoder
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from random import Random
 
+    from torch import Tensor
+
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder, LateViews
     from fungi_hf.specs import ObjectiveSpec
@@ -28,11 +31,15 @@ if TYPE_CHECKING:
 
 
 class InputReader:
-    """Prepares inputs for one encoder and one config; views are keyed by content alone."""
+    """Prepares inputs for one encoder and one config; views are keyed by content alone.
+
+    Attributes:
+        encoder: What they are prepared for.
+    """
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Build the view generators that the config names."""
-        self._encoder, self._seed = encoder, config.seed
+        self.encoder, self._seed = encoder, config.seed
         self._late = {
             spec.name: late
             for spec in config.objectives
@@ -53,18 +60,18 @@ class InputReader:
             InputTypeError: If one, or `inputs` itself, has the wrong type.
         """
         for index, raw in enumerate(iterate(inputs)):
-            yield self._encoder.check(raw, index)
+            yield self.encoder.check(raw, index)
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        if (late := _late_views(self._encoder, spec, spec.training_views)) is not None:
+        if (late := _late_views(self.encoder, spec, spec.training_views)) is not None:
             return self._samples(raws, {}, {spec.name: late})
-        views = _views(self._encoder, spec, spec.training_views)
+        views = _views(self.encoder, spec, spec.training_views)
         return self._samples(raws, {spec.name: views}, {})
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
-        return Reading(self, enumerate(iterate(inputs), first), self._encoder, skip=skip)
+        return Reading(self, inputs, skip=skip, first=first)
 
     def samples(self, raws: Sequence[Any]) -> list[Sample]:
         """Prepare checked inputs and the views that the config wants."""
@@ -77,7 +84,7 @@ class InputReader:
         late: Mapping[str, LateViews],
     ) -> list[Sample]:
         """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
-        content = self._encoder.content
+        content = self.encoder.content
         made = {
             name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
             for name, views in generators.items()
@@ -92,7 +99,7 @@ class InputReader:
             for views, their_keys in zip(of_samples, keys[name], strict=True)
             for key, view in zip(their_keys, views, strict=True)
         }
-        prepared = self._encoder.prepare([*raws, *distinct.values()])
+        prepared = self.encoder.prepare([*raws, *distinct.values()])
         originals = prepared[: len(raws)]
         items = dict(zip(distinct, prepared[len(raws) :], strict=True))
         found = {
@@ -108,7 +115,7 @@ class InputReader:
 
     def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
         """Give the generator of each input's views for one objective."""
-        stream, content = f"views/{self._streams[name]}", self._encoder.content
+        stream, content = f"views/{self._streams[name]}", self.encoder.content
         return [sample_generator(self._seed, stream, content(raw)) for raw in raws]
 
 
@@ -116,22 +123,19 @@ class Reading:
     """One pass over the inputs.
 
     Attributes:
-        failures: Inputs that were left out.
+        n_inputs: How many there are, where that is known.
         n_read: Inputs met so far.
+        failures: Inputs that were left out.
         notes: What was special -> number of inputs.
     """
 
     def __init__(
-        self,
-        reader: InputReader,
-        source: Iterator[tuple[int, Any]],
-        encoder: Encoder,
-        *,
-        skip: bool,
+        self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
         """Begin; nothing is read yet."""
-        self._reader, self._source, self._encoder = reader, source, encoder
-        self._skip = skip
+        self._reader, self._encoder, self._skip = reader, reader.encoder, skip
+        self._source = enumerate(iterate(inputs), first)
+        self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
         self._places: list[int] = []  # of the chunk's samples among all inputs
         self.notes: Counter[str] = Counter()
@@ -180,11 +184,16 @@ class Reading:
                 self._places.append(index)
         return samples
 
-    def leave_out(self, rows: Iterable[int], why: str) -> None:
-        """Count samples of the current chunk among the failures, by their places in it."""
-        for row in rows:
+    def finite(self, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out samples of the current chunk whose numbers overflowed in the model."""
+        good = torch.stack([block.isfinite().all(-1) for block in blocks.values()]).all(0)
+        if good.all():
+            return blocks
+        for row in (~good).nonzero()[:, 0].tolist():
             index = self._places[row]
-            self._leave_out(index, self._chunk[index], FeatureError(f"input {index}: {why}"))
+            error = f"input {index}: the features hold NaN or Inf; check weights and dtype"
+            self._leave_out(index, self._chunk[index], FeatureError(error))
+        return {name: block[good] for name, block in blocks.items()}
 
     def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
         """Remember a failure, or raise it where nothing may be skipped.
@@ -196,13 +205,6 @@ class Reading:
             raise error
         source = self._encoder.describe(raw)
         self.failures.append(Failure(index=index, source=source, error=str(error)))
-
-
-def warn_of(notes: Counter[str], encoder: Encoder) -> None:
-    """Warn once per kind of special input, with a count."""
-    for name, count in notes.items():
-        message = encoder.NOTES[name].format(n=count, limit=encoder.max_length)
-        warnings.warn(message, stacklevel=3)
 
 
 def _views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> ViewGenerator:
@@ -249,6 +251,12 @@ def iterate(inputs: Any) -> Iterator[Any]:
             f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
     return iter(inputs)
+
+
+def readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:
+    """Give inputs that can be read again: generators as lists, all else as it is."""
+    source = iterate(inputs)
+    return list(source) if source is inputs else inputs
 
 
 def is_clip(inputs: object) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from fungi_hf.errors import StateError, choices
+from fungi_hf.extraction.batches import Budget
 from fungi_hf.gradients.layers import block_number, resolve_layer
 from fungi_hf.gradients.sketches import make_sketch
 from fungi_hf.gradients.tape import own_context
@@ -15,6 +17,8 @@ from fungi_hf.objectives.build import make_objective
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
@@ -109,10 +113,13 @@ class Plan:
         """Dotted path -> layer whose pooled input is a block."""
         return dict(self.activations.values())
 
-    @cached_property
-    def graphs_are_small(self) -> bool:
-        """Whether graphs reach above a pooled token only; else an MLP for every token."""
-        return self.encoder.uses_short_last_block
+    @property
+    def budget(self) -> Budget:
+        """Limits of batches and groups that suit the graphs.
+
+        A graph above a pooled token is small; one above every token holds an MLP for each.
+        """
+        return Budget(group_tokens=32768 if self.encoder.uses_short_last_block else 6144)
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -131,6 +138,40 @@ class Plan:
         if self.sketch is not None:
             return {}
         return dict.fromkeys(self.objectives, _gradient_shape(self.encoder.layer))
+
+    def digests(self) -> dict[str, str]:
+        """Give a digest of every random object that was drawn."""
+        digests = {
+            f"objective/{name}": objective.digest()
+            for name, objective in self.objectives.items()
+            if hasattr(objective, "digest")
+        }
+        if self.sketch is not None:
+            digests["sketch"] = self.sketch.digest()
+        return digests
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Give what objectives learned, by block; those that learned nothing are left out."""
+        return {
+            name: objective.state()
+            for name, objective in self.objectives.items()
+            if hasattr(objective, "state") and objective.state()
+        }
+
+    @own_context()
+    def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Give objectives back what they learned.
+
+        Raises:
+            StateError: If there is no such objective, or its state does not fit.
+        """
+        for name, tensors in state.items():
+            if name not in self.objectives:
+                raise StateError(
+                    f"the stored state has an objective {choices(name, self.objectives)}"
+                )
+            own = {key: tensor.clone() for key, tensor in tensors.items()}
+            self.objectives[name].load_state(own)
 
 
 def _gradient_shape(layer: nn.Linear) -> tuple[int, int]:

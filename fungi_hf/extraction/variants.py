@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from fungi_hf.errors import ConfigError, LayerNotFoundError, choices
 from fungi_hf.extraction.batches import Budget, cut_groups
-from fungi_hf.extraction.blocks import BlockComputer
+from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
 from fungi_hf.extraction.finish import check_finite
 from fungi_hf.extraction.group import Group
-from fungi_hf.extraction.inputs import iterate
+from fungi_hf.extraction.inputs import InputReader, iterate
 from fungi_hf.extraction.plan import Plan, sketch_rank
 from fungi_hf.gradients.factors import concatenate, unit_rows
 from fungi_hf.gradients.layers import block_number, linear_layers
@@ -128,8 +128,8 @@ class VariantExtractor:
         )
         named = tuple(dataclasses.replace(specs[name], name=name) for name in drawn)
         self._config = dataclasses.replace(config, objectives=named)
-        streams = {name: specs[name].name for name in drawn}
-        self._computer = BlockComputer(self._plan, self._config, draw_streams=streams)
+        self._streams = {name: specs[name].name for name in drawn}
+        self._reader = InputReader(self._plan.encoder, self._config)
         self._settings = dict(sketches or {"config": _settings_of(encoder, config)})
         self._sketches: dict[tuple[int, int, str], Sketch] = {}
 
@@ -158,9 +158,10 @@ class VariantExtractor:
     def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
         """Let objectives learn from training inputs, e.g. their negatives."""
         with own_context():
-            draw = self._computer.draw_training_inputs(self._computer.reader.checked(inputs))
+            checked, encoder = self._reader.checked(inputs), self._plan.encoder
+            draw = TrainingDraw(checked, encoder, self._config, self._streams)
             draw.finish()
-            self._computer.fit_objectives(draw)
+            fit_objectives(self._plan, draw, self._reader, self._plan.budget)
         return self
 
     def __call__(
@@ -235,7 +236,7 @@ class VariantExtractor:
             noted = {path: (path, layer) for path, layer in plan.layers.items()}
             plan = dataclasses.replace(plan, activations=noted)
         with own_context(), tqdm(total=len(items), disable=not progress, unit="input") as bar:
-            for chunk in self._computer.reader.read(items):
+            for chunk in self._reader.read(items):
                 with untouched(plan.encoder.model):
                     for samples in cut_groups(chunk, budget):
                         group = Group(samples, plan, budget)

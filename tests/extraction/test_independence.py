@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fungi_hf.extraction.batches import Budget
+from fungi_hf.extraction.group import compute
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted
 
 TINY = 1e-6  # float32 output of float64 arithmetic
@@ -147,7 +148,7 @@ def test_another_process_gives_the_same_features() -> None:
 
 def test_views_are_keyed_by_content_not_by_position() -> None:
     extractor = extractor_of()
-    reader = extractor._computer.reader
+    reader = extractor._reader
     first = next(iter(reader.read([TRAIN[3], TRAIN[6]])))
     second = next(iter(reader.read([TRAIN[0], TRAIN[6], TRAIN[3]])))
     keys = [view.key for view in first[0].views["simclr"]]
@@ -160,13 +161,12 @@ def test_memory_holds_one_chunk_at_a_time(monkeypatch) -> None:
     extractor = fitted(objectives=("kl",))
     monkeypatch.setattr(type(extractor.encoder), "chunk_size", 4)
     read, computed = [], []
-    compute = extractor._computer.compute
 
     def watched(samples, *args):
         computed.append(len(read))
         return compute(samples, *args)
 
-    monkeypatch.setattr(extractor._computer, "compute", watched)
+    monkeypatch.setattr("fungi_hf.extractor.compute", watched)
     features = extractor(read.append(i) or TRAIN[i % 12] for i in range(10))
     assert computed == [4, 8, 10]
     assert len(features) == 10

@@ -66,7 +66,7 @@ def test_model_is_untouched_after_an_exception_in_the_objective() -> None:
     def explode(_: torch.Tensor) -> torch.Tensor:
         raise BoomError
 
-    extractor._computer.plan.objectives["kl"].loss = explode
+    extractor._plan.objectives["kl"].loss = explode
     before, random_before = model_state(model), rng_states()
     with pytest.raises(BoomError):
         extractor(TEXTS)

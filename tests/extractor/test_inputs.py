@@ -18,6 +18,7 @@ from fungi_hf.errors import (
     InputTypeError,
     NotFittedError,
 )
+from fungi_hf.extraction.group import compute
 from fungi_hf.testing import tiny_text_model
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted, model_of
 
@@ -371,7 +372,6 @@ def test_copies_and_pickles_work_apart_from_the_original(family: str, pooling: s
 def test_a_nan_is_reported_by_its_row_also_in_a_later_chunk(monkeypatch) -> None:
     extractor = extractor_of(objectives=("kl",))
     monkeypatch.setattr(type(extractor.encoder), "chunk_size", 4)
-    compute = extractor._computer.compute
     n_chunks = 0
 
     def broken(*args):
@@ -382,6 +382,6 @@ def test_a_nan_is_reported_by_its_row_also_in_a_later_chunk(monkeypatch) -> None
             blocks["kl"][1, 3] = torch.nan
         return blocks
 
-    monkeypatch.setattr(extractor._computer, "compute", broken)
+    monkeypatch.setattr("fungi_hf.extractor.compute", broken)
     with pytest.raises(FeatureError, match=r"'kl' has NaN or Inf for 1 inputs, first at \[5\]"):
         extractor(TRAIN)

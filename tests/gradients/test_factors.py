@@ -119,7 +119,7 @@ def test_exact_features_of_an_extractor_equal_whole_gradients(pooling: str) -> N
     features = extractor(TEXTS)
     assert features.factors == {"kl": (16, 17)}
     gradients = by_loop(
-        encoder_of("bert", pooling), extractor._computer.plan.objectives["kl"], TEXTS
+        encoder_of("bert", pooling), extractor._plan.objectives["kl"], TEXTS
     ).flatten(1)
     unit = torch.nn.functional.normalize(gradients, dim=1, eps=1e-300)
     embedding = features.block("embedding")

@@ -119,7 +119,7 @@ def test_extractor_card_save_and_load(tmp_path) -> None:
     extractor = FungiExtractor.from_pretrained(tmp_path / "model", config)
     assert not extractor.is_fitted
     features = extractor.fit(TRAIN)(TEXTS)
-    assert extractor._computer.objectives["pull"].n_fitted == (5, 2)
+    assert extractor._plan.objectives["pull"].n_fitted == (5, 2)
     assert list(features.layout) == ["embedding", "kl", "pull"]
     assert "- **pull**: distance of 3 views from the centre of 5 inputs, weight 1" in (
         extractor.make_card()

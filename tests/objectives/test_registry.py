@@ -217,7 +217,7 @@ def test_check_objective_catches(flawed, message: str) -> None:
 @pytest.mark.usefixtures("registered")
 def test_a_loss_of_the_wrong_shape_is_an_error_in_an_extraction() -> None:
     extractor = extractor_of(objectives=(spec(),)).fit(TRAIN)
-    objective = extractor._computer.plan.objectives["spread"]
+    objective = extractor._plan.objectives["spread"]
     objective.loss = lambda embeddings: embeddings.sum()
     with pytest.raises(ObjectiveError, match=r"must give one loss per sample, shape \(6,\)"):
         extractor(TEXTS)

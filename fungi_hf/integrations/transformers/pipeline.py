@@ -17,7 +17,7 @@ import torch
 from transformers import Pipeline
 
 from fungi_hf.errors import ConfigError, InputTypeError, choices
-from fungi_hf.extraction.inputs import is_clip, warn_of
+from fungi_hf.extraction.inputs import is_clip
 from fungi_hf.integrations.transformers.loading import ModelByName, PipelineParts, build_extractor
 from fungi_hf.integrations.transformers.saving import save_pipeline
 from fungi_hf.storage.files import HubOptions
@@ -205,7 +205,7 @@ class FungiPipeline(Pipeline):
         progress = _Progress()
         forward = {"progress": progress, "on_error": on_error}
         source = self.get_iterator(inputs, workers, size, {}, forward, post)
-        return _Lazy(source, progress, lambda: warn_of(progress.notes, self.extractor.encoder))
+        return _Lazy(source, progress, lambda: self.extractor.warn_of(progress.notes))
 
     def preprocess(self, item: Any) -> dict[str, list[Any]]:
         """Pass the raw input on: lists go through transformers' collation untouched."""
