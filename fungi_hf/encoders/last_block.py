@@ -166,27 +166,29 @@ _FORWARDS: Final = (
 )
 
 
+def attends_plainly(model: Any) -> bool:
+    """Whether the model's attention is the softmax that is written out here: sdpa or eager."""
+    return getattr(model.config, "_attn_implementation", "eager") in ("sdpa", "eager")
+
+
 def first_token_block(
     model: nn.Module, layer: nn.Linear
 ) -> Callable[[], contextlib.AbstractContextManager[None]] | None:
     """Give contexts in which the model's last block gives [N, 1 or 2, D], its first tokens.
 
-    Args:
-        model: The encoder; only its structure is read.
-        layer: The target layer.
+    Only the model's structure is read.
 
     Returns:
         What makes such a context, anew for each pass; None where the family is not known, for
         decoders, and for attention other than sdpa and eager.
     """
-    config: Any = model.config
-    if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
+    if not attends_plainly(model):
         return None
     for names, part, build in _FORWARDS:
         blocks = [module for module in model.modules() if type(module).__name__ in names]
         if blocks:
-            is_decoder = getattr(blocks[-1], "is_decoder", False)
-            known = not is_decoder and _has(blocks[-1], part)
+            parts = dict(blocks[-1].named_modules())  # they differ between versions of a library
+            known = part in parts and not getattr(blocks[-1], "is_decoder", False)
             return partial(_shortened, blocks[-1], layer, build) if known else None
     return None
 
@@ -196,12 +198,3 @@ def _shortened(
 ) -> contextlib.AbstractContextManager[None]:
     # Built here and not before: a copy of the encoder then shortens its own block.
     return shadowed(block, build(block, layer))
-
-
-def _has(block: nn.Module, part: str) -> bool:
-    """Whether the block has a submodule of that path: versions of a library differ."""
-    try:
-        block.get_submodule(part)
-    except AttributeError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,10 +30,12 @@ _POOLING_MODES: Final = {
     # The same direction as the mean, and every block is normalised.
     "mean_sqrt_len_tokens": "mean",
 }
-_SETTINGS: Final = {
-    "tokenizer": ("tokenizer_config.json", "tokenizer.json"),
-    "feature extractor": ("preprocessor_config.json",),
-    "image processor": ("preprocessor_config.json",),
+_EXTRACTOR: Final = ("feature extractor", "AutoFeatureExtractor", ("preprocessor_config.json",))
+# A model's main input: its preprocessor, who loads it, the files that say so.
+_PREPROCESSORS: Final = {
+    "input_ids": ("tokenizer", "AutoTokenizer", ("tokenizer_config.json", "tokenizer.json")),
+    "input_values": _EXTRACTOR,
+    "input_features": _EXTRACTOR,
 }
 
 
@@ -87,11 +89,22 @@ def load_encoder(
         if device is not None:
             module = _moved(module, device)
     _check_dtype(module, config)
-    builder = _builder(module)
+    _check_input(module)
     if processor is None:
         name = source.name or str(getattr(module, "name_or_path", ""))
         processor = load_processor(module, name, hub)
-    return builder(module, processor, config, source), source
+    if module.main_input_name != "input_ids":
+        from fungi_hf.encoders.audio.encoder import AudioEncoder
+
+        return AudioEncoder(module, processor, config), source
+    encoder = TextEncoder(
+        module,
+        processor,
+        config,
+        trained_pooling=source.pooling,
+        trained_length=source.max_length,
+    )
+    return encoder, source
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -120,12 +133,7 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-    reach = {
-        "revision": hub.revision,
-        "token": hub.token,
-        "cache_dir": hub.cache_dir,
-        "local_files_only": hub.local_files_only,
-    }
+    reach = asdict(hub)
     try:
         find_file(str(name), "config.json", hub)
         settings = patiently(lambda: AutoConfig.from_pretrained(str(name), **reach))
@@ -168,33 +176,20 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     Raises:
         EncoderError: If it is missing; the message names it and the library's reason.
     """
-    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+    import transformers
 
-    kinds: dict[str, tuple[str, Any]] = {
-        "input_ids": ("tokenizer", AutoTokenizer),
-        "input_values": ("feature extractor", AutoFeatureExtractor),
-        "input_features": ("feature extractor", AutoFeatureExtractor),
-        "pixel_values": ("image processor", AutoImageProcessor),
-    }
-    kind, loader = kinds[str(getattr(model, "main_input_name", "input_ids"))]
+    kind, loader, files = _PREPROCESSORS[str(model.main_input_name)]
     if not name:
         raise EncoderError(f"{type(model).__name__} needs its {kind}: pass processor=")
     try:
         with warnings.catch_warnings():
             # One of AST's 128 mel filters is empty, in training as well.
-            warnings.filterwarnings("ignore", message=".*all zero values.*")
+            warnings.filterwarnings("ignore", module="transformers.audio_utils")
             # transformers takes a file that it cannot get for one that is not there.
-            for file in _SETTINGS[kind]:
+            for file in files:
                 find_file(name, file, hub)
-            processor = patiently(
-                lambda: loader.from_pretrained(
-                    name,
-                    revision=hub.revision,
-                    token=hub.token,
-                    cache_dir=hub.cache_dir,
-                    local_files_only=hub.local_files_only,
-                )
-            )
+            load = getattr(transformers, loader).from_pretrained
+            processor = patiently(lambda: load(name, **asdict(hub)))
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise EncoderError(
             f"{type(model).__name__} needs its {kind}, which {name!r} does not give: "
@@ -209,40 +204,18 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     return processor
 
 
-def _builder(model: nn.Module) -> Any:
-    """Give (model, processor, config, source) -> Encoder by the model's main input.
+def _check_input(model: nn.Module) -> None:
+    """Refuse a model whose main input no encoder takes.
 
     Raises:
-        EncoderError: If no encoder takes that input.
+        EncoderError: Naming the inputs that are encoded.
     """
-    builders: dict[str, Any] = {
-        "input_ids": _build_text,
-        "input_values": _build_audio,
-        "input_features": _build_audio,
-    }
     main = str(getattr(model, "main_input_name", ""))
-    if main not in builders:
+    if main not in _PREPROCESSORS:
         raise EncoderError(
             f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
-            f"{choices(main, builders)} (for a two-tower model pass its text or vision model)"
+            f"{choices(main, _PREPROCESSORS)} (for a two-tower model pass its text or vision model)"
         )
-    return builders[main]
-
-
-def _build_text(model: nn.Module, processor: Any, config: FungiConfig, source: Source) -> Encoder:
-    return TextEncoder(
-        model,
-        processor,
-        config,
-        trained_pooling=source.pooling,
-        trained_length=source.max_length,
-    )
-
-
-def _build_audio(model: nn.Module, processor: Any, config: FungiConfig, _: Source) -> Encoder:
-    from fungi_hf.encoders.audio.encoder import AudioEncoder
-
-    return AudioEncoder(model, processor, config)
 
 
 def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:

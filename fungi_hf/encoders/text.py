@@ -76,7 +76,7 @@ class TextEncoder(BlockEncoder):
                 f"{type(model).__name__} needs its tokenizer; got {tokenizer!r}: pass tokenizer="
             )
         self.model, self.tokenizer = model, tokenizer
-        self._trained_pooling, self._trained_length = trained_pooling, trained_length
+        self._trained = {"trained_pooling": trained_pooling, "trained_length": trained_length}
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]
@@ -87,26 +87,16 @@ class TextEncoder(BlockEncoder):
         self.reads_first_token = self.pooling in ("cls", "first")
         if self.reads_first_token:
             self.shorten_last_block()
-        if self._shares_last_block():
+        # Late views share the last block if none of them loses a token that is pooled.
+        if self._starts_with_class_token() if self.reads_first_token else self.pooling != "model":
             self.shared_block = shared_last_block(
                 model, self.layer, first_token=self.reads_first_token
             )
 
-    def _shares_last_block(self) -> bool:
-        """Whether late views may share what precedes the softmax of the last block."""
-        if self.reads_first_token:
-            return self._starts_with_class_token()  # no view loses it
-        return self.pooling != "model"
-
     def rebuilt(self, config: FungiConfig) -> TextEncoder:
         """Give an encoder over the same model and tokenizer that follows another config."""
-        return type(self)(
-            self.model,
-            self.tokenizer,
-            config,
-            trained_pooling=self._trained_pooling,
-            trained_length=self._trained_length,
-        )
+        trained: dict[str, Any] = self._trained
+        return type(self)(self.model, self.tokenizer, config, **trained)
 
     def _resolve_pooling(self, asked: str, trained: str | None) -> str:
         pooling = (trained or "mean") if asked == "auto" else asked
@@ -223,16 +213,13 @@ class TextEncoder(BlockEncoder):
         notes = []
         if ids == self._empty_ids or not raw.strip():
             notes.append("empty")
-        elif len(ids) >= self.max_length and self._n_tokens(raw) > self.max_length:
+        elif len(ids) >= self.max_length and len(self._tokenise([raw])[0]) > self.max_length:
             notes.append("truncated")
         if "empty" not in notes and self._drops_any(raw):
             notes.append("control")
         if not notes and self._unknown_id in ids:
             notes.append("unknown")
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
-
-    def _n_tokens(self, raw: str) -> int:
-        return len(self._tokenise([raw])[0])
 
     def _tokenise(self, raws: list[str]) -> list[list[int]]:
         """Give the ids with special tokens, not truncated.

@@ -34,17 +34,25 @@ def word_spans(text: str, tokenizer: Any) -> Spans:
     """
     if not getattr(tokenizer, "is_fast", False):
         return whitespace_spans(text)
+    (encoding,) = encodings(tokenizer, [text], add_special_tokens=False, truncation=False)
+    return joined_words(text, encoding.word_ids, encoding.offsets)
+
+
+def encodings(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[Any]:
+    """Give a fast tokenizer's encodings of texts, with words and offsets."""
+    if not texts:
+        return []
     with TOKENIZING:
-        encoding = tokenizer(
-            text,
-            add_special_tokens=False,
-            truncation=False,
+        encoded = tokenizer(
+            list(texts),
             return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
+            **options,
         )
-    return joined_words(text, encoding.word_ids(), encoding["offset_mapping"])
+    found: list[Any] = encoded.encodings
+    return found
 
 
 def joined_words(

@@ -152,8 +152,8 @@ def test_features_that_overflow_in_the_model_are_skipped_alone(pipe, monkeypatch
     body = pipe.extractor.encoder._body
     collate = body.collate
 
-    def marked(items, device, dtype):
-        batch = collate(items, device, dtype)
+    def marked(items):
+        batch = collate(items)
         for row, item in enumerate(items):
             if len(item.wave) == 4000:
                 batch["input_values"][row] = 1e4

@@ -129,15 +129,17 @@ def test_the_limit_cuts_at_the_end_and_says_so(tmp_path):
     wave = np.random.default_rng(0).normal(0, 0.1, 44100 * 6).astype(np.float32)
     path = tmp_path / "long.wav"
     soundfile.write(path, wave, 44100, subtype="FLOAT")
-    whole = decode(path, 16000)
-    cut = decode(path, 16000, limit_s=2.5)
-    assert len(cut.samples) == 40000
-    assert cut.cut
-    assert cut.seconds == pytest.approx(6.0)
-    assert not whole.cut
-    assert np.array_equal(cut.samples, whole.samples[:40000])
-    assert not decode(path, 16000, limit_s=6.0).cut
-    assert not decode(path, 16000, limit_s=60.0).cut
+    for raw in (path, (wave, 44100)):
+        whole = decode(raw, 16000)
+        cut = decode(raw, 16000, limit_s=2.5)
+        assert len(cut.samples) == 40000
+        assert cut.cut
+        assert cut.seconds == pytest.approx(6.0)
+        assert not whole.cut
+        assert np.array_equal(cut.samples, whole.samples[:40000])
+        assert not decode(raw, 16000, limit_s=6.0).cut
+        assert not decode(raw, 16000, limit_s=60.0).cut
+    assert decode((wave, 44100), 44100, limit_s=(1 << 16) / 44100).cut  # whole blocks
 
 
 def test_two_hours_stay_within_bounded_memory(tmp_path):

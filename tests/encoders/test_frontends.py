@@ -76,9 +76,10 @@ def test_filter_bank_equals_the_transformers_extractor(seconds):
 @pytest.mark.parametrize(("samples", "frames"), [(400, 1), (559, 1), (560, 2), (16000, 98)])
 def test_frame_counts(samples, frames):
     assert fe.kaldi_fbank(noise(samples)).shape == (frames, 128)
-    assert fe.frame_count(samples) == frames
-    assert fe.frame_count(fe.sample_count(frames)) == frames
-    assert fe.frame_count(fe.sample_count(frames) - 1) == frames - 1
+    assert fe.sample_count(frames) <= samples < fe.sample_count(frames + 1)
+    assert len(fe.kaldi_fbank(noise(fe.sample_count(frames)))) == frames
+    if frames > 1:
+        assert len(fe.kaldi_fbank(noise(fe.sample_count(frames) - 1))) == frames - 1
 
 
 def test_batched_rows_are_bit_identical_to_single_clips():
@@ -90,7 +91,7 @@ def test_batched_rows_are_bit_identical_to_single_clips():
 
 def test_silence_is_the_floor_and_one_filter_is_empty():
     mel = fe.kaldi_fbank(torch.zeros(1600))
-    assert torch.allclose(mel, torch.tensor(fe.SILENCE))
+    assert torch.allclose(mel, torch.tensor(-15.942385))
     empty = (fe.mel_bank(128).sum(1) == 0).nonzero().flatten()
     assert empty.tolist() == [3]
 

@@ -150,7 +150,7 @@ def test_what_is_dropped() -> None:
         encoder = encoder_of(name)
         (raw,) = [encoder.check(CLIPS[2], 0)]
         (original,) = encoder.prepare([raw])
-        start, stop = encoder._region(original.data)
+        start, stop = encoder._body.region(original.data)
         views = encoder.late_views("token_drop", 500, {"probability": 0.3, "span": 4}, 1)
         ((*found,),) = views([raw], [original], [random.Random(0)])
         kept = np.zeros((500, original.cost), dtype=bool)

@@ -6,14 +6,17 @@ batch is put together, on the model's device.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
-from fungi_hf.encoders.audio.decoding import Clip, decode, describe
-from fungi_hf.encoders.audio.families import BODIES, AudioInput
+from fungi_hf.encoders.audio.decoding import decode, describe
+from fungi_hf.encoders.audio.families import AudioInput
 from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics
+from fungi_hf.encoders.audio.patches import PatchBody
+from fungi_hf.encoders.audio.waves import WaveBody
+from fungi_hf.encoders.audio.whisper import WhisperBody
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.encoders.late import sound as late_sound
@@ -35,9 +38,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.audio.families import Body
+    from fungi_hf.encoders.audio.decoding import Clip
+    from fungi_hf.encoders.audio.families import AudioBody
     from fungi_hf.encoders.base import Batch, LateBatch, LateViews
     from fungi_hf.views.base import ViewGenerator
+
+BODIES: Final[tuple[Any, ...]] = (PatchBody, WhisperBody, WaveBody)
 
 
 class AudioEncoder(BlockEncoder):
@@ -87,7 +93,7 @@ class AudioEncoder(BlockEncoder):
             )
         self.model, self.processor, self.sampling_rate = model, processor, sampling_rate
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
-        self._body: Body = family(model, processor, config)
+        self._body: AudioBody = family(model, processor, config)
         self.pooling = self._resolve_pooling(config.pooling)
         self.reads_first_token = self.pooling != "mean"
         if family.class_tokens and self.reads_first_token:
@@ -97,17 +103,10 @@ class AudioEncoder(BlockEncoder):
         self.width = int(settings.hidden_size)
         self._fits_statistics = config.audio_statistics == "fit"
         self._resolve_statistics(config.audio_statistics)
-        # Views follow their original within a chunk; wave and log-mel are made once for them.
-        self._inputs: OrderedDict[bytes, AudioInput] = OrderedDict()
 
     def rebuilt(self, config: FungiConfig) -> AudioEncoder:
         """Give an encoder over the same model and feature extractor that follows another config."""
         return type(self)(self.model, self.processor, config, sampling_rate=self.sampling_rate)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
 
     def _resolve_pooling(self, asked: str) -> str:
         pooling = self._body.default_pooling if asked == "auto" else asked
@@ -135,16 +134,12 @@ class AudioEncoder(BlockEncoder):
     def check(self, raw: object, index: int) -> Clip:
         """Decode a clip, or say which one cannot be used and why.
 
-        Raises:
-            AudioError: If it has an unusable value.
-            InputTypeError: If it has an unusable type.
+        An unusable value is an AudioError, an unusable type an InputTypeError.
         """
         try:
             return self._decode(raw)
-        except InputTypeError as error:
-            raise InputTypeError(f"input {index} ({describe(raw)}): {error}") from None
-        except AudioError as error:
-            raise AudioError(f"input {index} ({describe(raw)}): {error}") from None
+        except (AudioError, InputTypeError) as error:
+            raise type(error)(f"input {index} ({describe(raw)}): {error}") from None
 
     def _decode(self, raw: object) -> Clip:
         body = self._body
@@ -157,39 +152,31 @@ class AudioEncoder(BlockEncoder):
             )
         return clip
 
-    def content(self, raw: Any) -> bytes:
+    def content(self, raw: Clip | AudioView) -> bytes:
         """Give the digest of a clip or view."""
-        content: bytes = (raw if isinstance(raw, (Clip, AudioView)) else self._decode(raw)).content
-        return content
+        return raw.content
 
-    def prepare(self, raws: Sequence[Any]) -> list[Prepared]:
-        """Compute log-mels, once per clip, and hang the views' draws beside them."""
-        return [self._prepared(raw) for raw in raws]
+    def prepare(self, raws: Sequence[Clip | AudioView]) -> list[Prepared]:
+        """Compute log-mels, once per clip; a view is its clip's, and a draw for `collate`."""
+        inputs: dict[bytes, AudioInput] = {}
+        return [self._prepared(raw, inputs) for raw in raws]
 
-    def _prepared(self, raw: Any) -> Prepared:
-        view = raw if isinstance(raw, AudioView) else None
-        clip = view.clip if view else raw if isinstance(raw, Clip) else self._decode(raw)
-        data = self._input_of(clip)
-        if view:
-            data = AudioInput(data.wave, data.mel, view.draw)
-        notes = () if view else self._notes(clip)
-        key = view.content if view else clip.content
-        return Prepared(data, self._body.cost(len(data.wave)), key, notes)
-
-    def _input_of(self, clip: Clip) -> AudioInput:
-        if clip.content not in self._inputs:
+    def _prepared(self, raw: Clip | AudioView, inputs: dict[bytes, AudioInput]) -> Prepared:
+        clip: Clip = raw.clip if isinstance(raw, AudioView) else raw
+        if clip.content not in inputs:
             wave = self._wave(clip)
-            self._inputs[clip.content] = AudioInput(wave, self._body.log_mel(wave), None)
-            if len(self._inputs) > self.chunk_size:
-                self._inputs.popitem(last=False)
-        return self._inputs[clip.content]
+            inputs[clip.content] = AudioInput(wave, self._body.log_mel(wave))
+        data, notes = inputs[clip.content], self._notes(clip)
+        if isinstance(raw, AudioView):
+            data, notes = replace(data, draw=raw.draw), ()
+        return Prepared(data, self._body.cost(len(data.wave)), raw.content, notes)
 
     def _with_wave_draw(self, data: AudioInput) -> AudioInput:
         # Here and not when views are made: every view would hold a waveform of its own.
         if not isinstance(data.draw, GainShiftDraw):
             return data
         wave = apply_to_wave(data.wave, data.draw, self._body.rate)
-        return AudioInput(wave, self._body.log_mel(wave), None)
+        return AudioInput(wave, self._body.log_mel(wave))
 
     def _notes(self, clip: Clip) -> tuple[str, ...]:
         notes = ["cut"] if clip.cut else []
@@ -197,9 +184,7 @@ class AudioEncoder(BlockEncoder):
 
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Apply the views, normalise, pad and stack on the model's device."""
-        dtype = next(self.model.parameters()).dtype
-        inputs = [self._with_wave_draw(item.data) for item in items]
-        return self._body.collate(inputs, self.device, dtype)
+        return self._body.collate([self._with_wave_draw(item.data) for item in items])
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
@@ -234,10 +219,7 @@ class AudioEncoder(BlockEncoder):
             )
         self.blocks.check(blocks)
         span = 1 if self._body.class_tokens else 5
-        return late_sound.LateTokens(self._region, n_views, options, blocks, span=span)
-
-    def _region(self, data: AudioInput) -> tuple[int, int]:
-        return self._body.region(len(data.wave))
+        return late_sound.LateTokens(self._body.region, n_views, options, blocks, span=span)
 
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
@@ -256,7 +238,7 @@ class AudioEncoder(BlockEncoder):
             )
 
     def _wave(self, clip: Clip) -> Tensor:
-        return torch.from_numpy(clip.samples).to(self.device)
+        return torch.from_numpy(clip.samples).to(next(self.model.parameters()).device)
 
     def state(self) -> dict[str, Tensor]:
         """Give what `fit` estimated: "statistics" [mean, std], or nothing."""

@@ -1,4 +1,4 @@
-"""Open a sound as a stream of blocks: files by soundfile, arrays and decoders as they are.
+"""Read sound files, on disk or in memory, block by block with soundfile.
 
 Invariant: a file that cannot be read to the end of what is asked of it is an AudioError that
 names it and says how far it went; silence is never made up for missing samples. Formats that do
@@ -7,188 +7,123 @@ not tell their length beforehand (OGG, AIFF as libsndfile reads them) end where 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-
-from fungi_hf.encoders.audio.sources import ArraySource, DecoderSource, check_rate
 from fungi_hf.errors import AudioError, OptionalDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import numpy.typing as npt
-
-    from fungi_hf.encoders.audio.sources import FileSource, Source
 
 BLOCK = 1 << 16  # samples of a channel that are decoded at a time
 FORMATS = "WAV, FLAC, OGG, MP3 and the other formats of libsndfile"
 
 
-class Opened:
-    """A source that gives mono blocks at its own rate and counts what it gave."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A sound at its own rate, not yet read.
 
-    def __init__(
-        self,
-        blocks: Iterator[npt.NDArray[Any]],
-        rate: int,
-        seconds: float | None,
-        file: BinaryIO | None = None,
-    ) -> None:
-        self.blocks, self.rate, self.seconds, self.file = blocks, rate, seconds, file
-        self.taken = 0
+    Attributes:
+        blocks: Gives [samples] or [samples, channels], one after the other, any real dtype.
+        rate: Hz, as the source says.
+        length: Samples of a channel; None where that is not known beforehand.
+    """
 
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
+    blocks: Iterator[npt.NDArray[Any]]
+    rate: Any
+    length: float | None
 
 
-def open_source(source: Source) -> Opened:
-    """Open a recognised source; use it in a with statement."""
-    if isinstance(source, ArraySource):
-        return _open_array(source)
-    if isinstance(source, DecoderSource):
-        return _open_decoder(source)
-    return _open_file(source)
+@contextlib.contextmanager
+def opened_file(file: Path | bytes, name: str) -> Iterator[Stream]:
+    """Open a sound file and close it afterwards.
 
+    Args:
+        file: Where it is, or what it holds.
+        name: For messages.
 
-def _open_array(source: ArraySource) -> Opened:
-    array = source.array
+    Yields:
+        The sound, float32.
 
-    def blocks() -> Iterator[npt.NDArray[Any]]:
-        for start in range(0, len(array), BLOCK):
-            yield _to_float(array[start : start + BLOCK])
-
-    return Opened(blocks(), source.rate, len(array) / source.rate)
-
-
-def _to_float(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if block.dtype.kind == "f":
-        return block.astype(np.float32, copy=False)
-    half = float(np.iinfo(block.dtype).max // 2 + 1) if block.dtype.kind == "u" else None
-    if half is not None:
-        return ((block.astype(np.float64) - half) / half).astype(np.float32)
-    return (block.astype(np.float64) / -float(np.iinfo(block.dtype).min)).astype(np.float32)
-
-
-def _open_decoder(source: DecoderSource) -> Opened:
-    decoder = source.decoder
-    metadata = getattr(decoder, "metadata", None)
-    seconds = getattr(metadata, "duration_seconds", None)
-    ranged = getattr(decoder, "get_samples_played_in_range", None)
-
-    def ask(start: float | None) -> Any:
+    Raises:
+        AudioError: If it is missing, empty, truncated or no sound.
+    """
+    soundfile = sound_package("soundfile")
+    source: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else _opened(file, name)
+    with source as handle:
+        _check_whole(handle, name)
         try:
-            if start is None or ranged is None:
-                return decoder.get_all_samples()
-            return ranged(start, min(start + 10.0, float(seconds or 0.0)))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise AudioError(f"{source.name} cannot be decoded: {error}") from None
-
-    in_parts = ranged is not None and seconds is not None and seconds > 30.0
-    first = ask(0.0 if in_parts else None)
-
-    def blocks() -> Iterator[npt.NDArray[Any]]:
-        yield _decoded(first)
-        start = 10.0
-        while in_parts and start < float(seconds or 0.0):
-            yield _decoded(ask(start))
-            start += 10.0
-
-    return Opened(blocks(), check_rate(first.sample_rate), seconds if in_parts else None)
+            sound = soundfile.SoundFile(handle)
+        except (soundfile.LibsndfileError, TypeError) as error:
+            raise AudioError(
+                f"{name} is not a sound file that can be decoded "
+                f"({_first_line(error)}); expected {FORMATS}"
+            ) from None
+        yield Stream(_blocks(sound, name), sound.samplerate, sound.frames)
 
 
-def _decoded(samples: Any) -> npt.NDArray[Any]:
-    data = samples.data
-    array = data.detach().cpu().float().numpy() if hasattr(data, "detach") else np.asarray(data)
-    return array.T if array.ndim == 2 else array  # [channels, samples] -> [samples, channels]
+def sound_package(name: str) -> Any:
+    """Import soundfile or soxr, which the extra `audio` brings.
 
-
-def _soundfile() -> Any:
+    Raises:
+        OptionalDependencyError: If it is missing or broken.
+    """
     try:
-        import soundfile
+        return importlib.import_module(name)
     except (ImportError, OSError) as error:
-        reason = "" if isinstance(error, ModuleNotFoundError) else f"soundfile is broken: {error}"
-        raise OptionalDependencyError("soundfile", "audio", reason) from None
-    return soundfile
+        reason = "" if isinstance(error, ModuleNotFoundError) else f"{name} is broken: {error}"
+        raise OptionalDependencyError(name, "audio", reason) from None
 
 
-def _open_file(source: FileSource) -> Opened:
-    soundfile = _soundfile()
-    handle = _handle(source)
-    try:
-        sound = soundfile.SoundFile(handle)
-    except (soundfile.LibsndfileError, TypeError) as error:
-        handle.close()
-        raise AudioError(
-            f"{source.name} is not a sound file that can be decoded "
-            f"({_first_line(error)}); expected {FORMATS}"
-        ) from None
-    promised = sound.frames
+def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[Any]]:
+    got, promised = 0, sound.frames
+    while True:
+        try:
+            block = sound.read(BLOCK, dtype="float32", always_2d=True)
+        except sound_package("soundfile").LibsndfileError as error:
+            raise AudioError(
+                f"{name} is damaged after {got / sound.samplerate:.2f} s "
+                f"of {promised / sound.samplerate:.2f} s ({_first_line(error)})"
+            ) from None
+        if not len(block):
+            break
+        got += len(block)
+        yield block
     # An MP3's length may be an estimate from its bit rate; other headers are exact.
     wanted = promised * 0.9 if sound.format in ("MP3", "MPEG") else promised
-
-    def blocks() -> Iterator[npt.NDArray[Any]]:
-        got = 0
-        while True:
-            try:
-                block = sound.read(BLOCK, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise AudioError(
-                    f"{source.name} is damaged after {got / sound.samplerate:.2f} s "
-                    f"of {promised / sound.samplerate:.2f} s ({_first_line(error)})"
-                ) from None
-            got += len(block)
-            if not len(block):
-                break
-            yield block
-        if 0 < promised < 1 << 62 and got < wanted:
-            raise AudioError(
-                f"{source.name} is truncated: its header promises {promised} samples, "
-                f"{got} could be decoded"
-            )
-
-    return Opened(blocks(), check_rate(sound.samplerate), promised / sound.samplerate, handle)
-
-
-def _handle(source: FileSource) -> BinaryIO:
-    if isinstance(source.file, bytes):
-        data_missing = _riff_shortfall(source.file[:4096], len(source.file))
-        handle: BinaryIO = io.BytesIO(source.file)
-    else:
-        size = _file_size(source)
-        try:
-            handle = Path(source.file).open("rb")  # noqa: SIM115 - closed by Opened
-        except OSError as error:
-            raise AudioError(f"{source.name} cannot be opened: {error.strerror}") from None
-        data_missing = _riff_shortfall(handle.read(4096), size)
-        handle.seek(0)
-    if data_missing:
-        handle.close()
+    if 0 < promised < 1 << 62 and got < wanted:
         raise AudioError(
-            f"{source.name} is truncated: {data_missing} bytes of its sound data are missing"
+            f"{name} is truncated: its header promises {promised} samples, {got} could be decoded"
         )
-    return handle
 
 
-def _file_size(source: FileSource) -> int:
-    path = Path(source.file)  # type: ignore[arg-type]
+def _opened(file: Path, name: str) -> BinaryIO:
     try:
-        if path.is_dir():
-            raise AudioError(f"{source.name} is a folder; expected a sound file")
-        size = path.stat().st_size
+        return file.open("rb")
     except FileNotFoundError:
-        raise AudioError(f"{source.name} does not exist") from None
+        raise AudioError(f"{name} does not exist") from None
+    except IsADirectoryError:
+        raise AudioError(f"{name} is a folder; expected a sound file") from None
     except (OSError, ValueError) as error:
-        raise AudioError(f"{source.name} cannot be opened: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AudioError(f"{name} cannot be opened: {reason}") from None
+
+
+def _check_whole(handle: BinaryIO, name: str) -> None:
+    size = handle.seek(0, io.SEEK_END)
     if size == 0:
-        raise AudioError(f"{source.name} is an empty file (0 bytes)")
-    return size
+        raise AudioError(f"{name} is an empty file (0 bytes)")
+    handle.seek(0)
+    missing = _riff_shortfall(handle.read(4096), size)
+    if missing:
+        raise AudioError(f"{name} is truncated: {missing} bytes of its sound data are missing")
+    handle.seek(0)
 
 
 def _riff_shortfall(head: bytes, size: int) -> int:
@@ -207,5 +142,5 @@ def _riff_shortfall(head: bytes, size: int) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    text = getattr(error, "error_string", None) or str(error)
-    return str(text).strip().splitlines()[0].rstrip(".") if str(text).strip() else "no reason given"
+    lines = str(getattr(error, "error_string", None) or error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "no reason given"

@@ -27,7 +27,6 @@ FilterBank = Literal["torch", "torchaudio"]
 FRAME = 400  # samples of a window: 25 ms at 16 kHz
 HOP = 160  # samples between windows: 10 ms at 16 kHz
 FFT = 512
-SILENCE = math.log(torch.finfo(torch.float32).eps)  # -15.942, the log-mel of digital silence
 RATE = 16000
 
 
@@ -68,11 +67,6 @@ def statistics(name: str) -> Statistics:
     if name not in STATISTICS:
         raise ConfigError(f"unknown log-mel statistics {choices(name, STATISTICS)}")
     return STATISTICS[name]
-
-
-def frame_count(samples: int) -> int:
-    """Give the number of whole 25 ms windows, one each 10 ms, in that many 16 kHz samples."""
-    return 0 if samples < FRAME else 1 + (samples - FRAME) // HOP
 
 
 def sample_count(frames: int) -> int:

@@ -5,7 +5,7 @@ Invariant: the table of the grid a model was trained with comes back unchanged.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,16 +20,7 @@ SPECIAL = 2  # class and distillation token, in front of the patches
 
 
 def patch_grid(mels: int, frames: int, stride: tuple[int, int], patch: int = 16) -> tuple[int, int]:
-    """Give the numbers of patches along frequency and time.
-
-    Args:
-        mels: Mel bins.
-        frames: Spectrogram frames.
-        stride: Patch strides along frequency and time.
-        patch: Side of a patch.
-
-    Returns:
-        (frequency, time) counts, both at least 1.
+    """Give the numbers of patches along (frequency, time), both at least 1; so are the strides.
 
     Raises:
         EncoderError: If not even one patch fits.
@@ -80,20 +71,18 @@ def _resize_axis(grid: Tensor, axis: int, size: int) -> Tensor:
     return nn.functional.interpolate(grid, shape, mode="bilinear")
 
 
+def grid_of(config: Any, frames: int, stride: int | None = None) -> tuple[int, int]:
+    """Give the (frequency, time) patches of an AST for spectrograms of that many frames."""
+    strides = (config.frequency_stride, config.time_stride) if stride is None else (stride, stride)
+    return patch_grid(config.num_mel_bins, frames, strides, config.patch_size)
+
+
 def positions_for(model: ASTModel, frames: int) -> Tensor:
-    """Give a model's position table for spectrograms of another length.
+    """Give a model's position table [1, tokens, D] for spectrograms of another length.
 
-    Args:
-        model: The model; not modified.
-        frames: Frames of the spectrograms to come.
-
-    Returns:
-        [1, tokens, D]; the model's own parameter when the length is the configured one.
+    It is the model's own parameter when the length is the configured one.
     """
-    config = model.config
-    stride = (config.frequency_stride, config.time_stride)
-    old = patch_grid(config.num_mel_bins, config.max_length, stride, config.patch_size)
-    new = patch_grid(config.num_mel_bins, frames, stride, config.patch_size)
+    old, new = grid_of(model.config, model.config.max_length), grid_of(model.config, frames)
     return resize_positions(model.embeddings.position_embeddings, old, new)
 
 
@@ -118,20 +107,13 @@ def restride(model: ASTModel, *, stride: int, frames: int) -> ASTModel:
         raise EncoderError(
             f"stride is {stride}; allowed are 1 to {config.patch_size}, the patch size"
         )
-    old = patch_grid(
-        config.num_mel_bins,
-        config.max_length,
-        (config.frequency_stride, config.time_stride),
-        config.patch_size,
-    )
-    new = patch_grid(config.num_mel_bins, frames, (stride, stride), config.patch_size)
     settings = config.to_dict() | {
         "frequency_stride": stride,
         "time_stride": stride,
         "max_length": frames,
     }
-    state = dict(model.state_dict())
-    name = "embeddings.position_embeddings"
+    state, name = dict(model.state_dict()), "embeddings.position_embeddings"
+    old, new = grid_of(config, config.max_length), grid_of(config, frames, stride)
     state[name] = resize_positions(state[name], old, new)
     copy = ASTModel(ASTConfig.from_dict(settings)).to(model.dtype)
     copy.load_state_dict(state, strict=True)

@@ -82,7 +82,7 @@ def convert(
         model = restride(model, stride=stride, frames=frames or config.max_length)
     model.save_pretrained(target)
     with warnings.catch_warnings():  # one of 128 filters is empty, in training as well
-        warnings.filterwarnings("ignore", message=".*all zero values.*")
+        warnings.filterwarnings("ignore", module="transformers.audio_utils")
         from transformers import ASTFeatureExtractor
 
         extractor = ASTFeatureExtractor(

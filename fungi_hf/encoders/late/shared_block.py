@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
-from fungi_hf.encoders.last_block import BERT_BLOCKS
+from fungi_hf.encoders.last_block import BERT_BLOCKS, attends_plainly
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,11 +41,9 @@ def shared_last_block(
         None where the family is not known, or where the target layer works before the softmax, so
         that views would share its output.
     """
-    config: Any = model.config
-    if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
-        return None
     blocks: list[Any] = [m for m in model.modules() if type(m).__name__ in BERT_BLOCKS]
-    if type(model).__name__ not in _MODELS or not blocks or getattr(config, "is_decoder", False):
+    known = type(model).__name__ in _MODELS and blocks and attends_plainly(model)
+    if not known or getattr(model.config, "is_decoder", False):
         return None
     inner = blocks[-1].attention.self
     if layer in (inner.query, inner.key, inner.value):
@@ -86,7 +84,7 @@ class _SharedBertBlock:
         inner, hidden = self._block.attention.self, late.hidden
         n, t, width = hidden.shape
         heads = inner.num_attention_heads
-        # Keys and values are folded into the query and the output, as in `lastblock`.
+        # Keys and values are folded into the query and the output, as in `last_block`.
         q = inner.query(hidden[:, 0]).view(n, heads, -1) * inner.scaling  # [M, H, d]
         W = inner.key.weight.view(heads, -1, width)  # [H, d, D]
         lifted = torch.bmm(q.transpose(0, 1), W).transpose(0, 1)  # [M, H, D]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.encoders.base import Prepared
-from fungi_hf.encoders.words import TOKENIZING, joined_words
+from fungi_hf.encoders.words import encodings, joined_words
 from fungi_hf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,34 +62,18 @@ class LateWords:
         generators: Sequence[random.Random],
     ) -> list[list[Prepared]]:
         """Give V views of every text."""
-        encodings = self._encode(raws, truncation=False)
-        places = [i for i, e in enumerate(encodings) if len(e.ids) != originals[i].cost]
-        cut = dict(
-            zip(places, self._encode([raws[i] for i in places], truncation=True), strict=True)
-        )
+        uncut = encodings(self._tokenizer, raws, truncation=False)
+        places = [i for i, whole in enumerate(uncut) if len(whole.ids) != originals[i].cost]
+        long = [raws[i] for i in places]
+        shortened = encodings(self._tokenizer, long, truncation=True, max_length=self._max_length)
+        cut = dict(zip(places, shortened, strict=True))
         views = []
-        for i, (raw, whole) in enumerate(zip(raws, encodings, strict=True)):
+        for i, (raw, whole) in enumerate(zip(raws, uncut, strict=True)):
             spans = joined_words(raw, whole.word_ids, whole.offsets)
             drops = self._deletion.draw(len(spans), generators[i])
             kept = tokens_kept(raw, spans, drops, cut.get(i, whole))
             views.append([self._prepared(row, originals[i]) for row in kept])
         return views
-
-    def _encode(self, raws: Sequence[str], *, truncation: bool) -> list[Any]:
-        if not raws:
-            return []
-        with TOKENIZING:
-            encodings: list[Any] = self._tokenizer(
-                list(raws),
-                add_special_tokens=True,
-                truncation=truncation,
-                max_length=self._max_length if truncation else None,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            ).encodings
-        return encodings
 
     def _prepared(self, kept: np.ndarray, original: Prepared) -> Prepared:
         positions = kept.nonzero()[0]
