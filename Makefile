@@ -43,7 +43,7 @@ demo: .venv/.demo       ## Banking-77 on MiniLM: features, kNN table, neighbours
 demo-audio: .venv/.dev  ## spoken digits on any audio encoder: make demo-audio MODEL=id-or-folder
 	$(BIN)/python -m recipes.demo_audio --model $(MODEL)
 
-tables: .venv/.dev      ## rebuild the tables of README.md and docs/ablations.md from results
+tables: .venv/.dev      ## rebuild the tables of README.md, docs and recipes/ABLATIONS.md from results
 	$(BIN)/python -m recipes.table
 
 check: .venv/.dev       ## format, lint, types, architecture

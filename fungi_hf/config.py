@@ -7,7 +7,6 @@ anywhere.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
 from fungi_hf.specs.paper import PAPER
 from fungi_hf.storage.configs import push_config, read_config, write_config
+from fungi_hf.storage.digests import json_digest
 from fungi_hf.storage.files import HubOptions
 from fungi_hf.storage.upload import PushOptions
 
@@ -84,7 +84,7 @@ class FungiConfig:
         sketch_dim: P; None means the embedding width D.
         sketch_rank: Terms of the Khatri-Rao sketch, or of the exact factors with "none". None is
             4, and 2 for a Khatri-Rao sketch under a pooling that reads every token, where each
-            term costs one product per token and buys little (docs/ablations.md).
+            term costs one product per token and buys little (recipes/ABLATIONS.md).
         published_signs: Draw the Rademacher matrix as the published code does (one float32
             stream, seeded with `seed`) instead of by name.
         round_sketch: Round sketched gradients to bfloat16 as the published code does.
@@ -350,8 +350,7 @@ class FungiConfig:
 
     def fingerprint(self) -> str:
         """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return json_digest(self.to_dict())
 
 
 def _names(owner: Any) -> list[str]:

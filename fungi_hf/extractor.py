@@ -172,15 +172,7 @@ class FungiExtractor:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Push what `save_pretrained` writes, in one commit; other files there are not touched.
-
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: Of the commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
+        """Push what `save_pretrained` writes, and a card; see `FungiConfig.push_to_hub`.
 
         Returns:
             The address of the commit or pull request.

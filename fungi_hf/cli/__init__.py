@@ -31,8 +31,17 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser with all commands."""
-    from fungi_hf.cli import convert, doctor, evaluation, extraction, search, sharing, sweep, tuning
-    from fungi_hf.cli import icl as commands
+    from fungi_hf.cli import (
+        convert,
+        doctor,
+        evaluation,
+        extraction,
+        icl,
+        search,
+        sharing,
+        sweep,
+        tuning,
+    )
 
     parser = argparse.ArgumentParser(
         prog="fungi-hf",
@@ -42,9 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (extraction, search, evaluation, tuning, sweep, sharing, convert, doctor):
+    for room in (extraction, search, evaluation, tuning, sweep, sharing, convert, doctor, icl):
         room.add_parsers(subparsers)
-    commands.add_parser(subparsers)
     return parser
 
 

@@ -1,117 +1,188 @@
-"""The command line of in-context learning: run, dry-run, preview, compare.
-
-Each command is a function of plain options that returns an exit status, so it works without a
-parser too.
-"""
+"""`fungi-hf icl`: run, dry-run, preview and compare in-context learning."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from fungi_hf.errors import ConfigError, InputError, LLMError, choices
+from fungi_hf.errors import ConfigError, InputError, LLMError
 from fungi_hf.icl.chat import ChatLLM
-from fungi_hf.icl.comparison import compare as compare_results
-from fungi_hf.icl.examples import Examples
+from fungi_hf.icl.comparison import compare
+from fungi_hf.icl.demos import ORDERS
 from fungi_hf.icl.limits import Limits
-from fungi_hf.icl.prompt import PromptBuilder
-from fungi_hf.icl.run import EvalResult, Evaluation, run_here
-from fungi_hf.icl.sampling import Sampling
+from fungi_hf.icl.plan import make_plan
+from fungi_hf.icl.prompt import PromptBuilder, Style
+from fungi_hf.icl.results import EvalResult
+from fungi_hf.icl.run import Run, run_here
+from fungi_hf.icl.sampling import OutputMode, Sampling
 from fungi_hf.icl.selector import DemoSelector
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer
+from fungi_hf.icl.server.policies import POLICIES
 from fungi_hf.icl.sources import load_examples, load_labels
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from fungi_hf.icl.comparison import Scope
+    from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.run import Progress
 
-Control = Literal["none", "random", "permuted"]
+CONTROLS = ("none", "random", "permuted")
+_FAKES = [policy for policy in POLICIES if policy != "lookup"]  # that one needs a table
+_LIMITS = ("concurrency", "rpm", "tpm", "max_attempts", "timeout", "repair")
+_SAMPLING = ("max_output_tokens", "token_param", "temperature")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a run needs; paths, names and numbers only.
+def add_parsers(subparsers: Any) -> None:
+    """Add `icl` with its commands."""
+    icl: argparse.ArgumentParser = subparsers.add_parser(
+        "icl", help="demonstrations for LLM prompts", description="In-context learning with "
+        "retrieved demonstrations. The key is read from OPENAI_API_KEY.",
+    )  # fmt: skip
+    inner = icl.add_subparsers(dest="icl_command", required=True, metavar="COMMAND")
+    for name, words, run in (
+        ("run", "classify the queries; the same command again continues", run_rows),
+        ("dry-run", "say what a run would send and bill; opens no socket", dry_run),
+        ("preview", "show one prompt with its demonstrations", preview),
+        ("compare", "compare two run folders row by row", compare_folders),
+    ):
+        parser = inner.add_parser(name, help=words, description=words)
+        parser.set_defaults(run=run)
+        if name == "compare":
+            parser.add_argument("a", type=Path, help="run folder of interest")
+            parser.add_argument("b", type=Path, help="run folder it is measured against")
+            parser.add_argument("--rows", choices=("all", "common"), default="all")
+            continue
+        _add_data(parser)
+        _add_selection(parser)
+        _add_model(parser)
+        if name == "preview":
+            parser.add_argument("--row", type=int, default=0, help="query row (default 0)")
 
-    Attributes:
-        train: File with the labelled pool; see `sources.load_examples`.
-        test: File with the queries.
-        labels: JSON list of label names.
-        train_features: File with the pool's vectors, if they are not in train.
-        test_features: File with the queries' vectors, if they are not in test.
-        blocks: Feature blocks to keep.
-        strategy: Name of a selection strategy.
-        k: Demonstrations per query.
-        max_per_class: Most demonstrations of one label.
-        order: Prompt order.
-        seed: For random choices.
-        control: "none" (no demonstrations), "random" (random ones), "permuted" (retrieved ones
-            with shuffled labels); None for the run itself.
-        limit: Take the first so many queries; None takes all.
-        style: Prompt style.
-        instruction: First words of the system text.
-        max_input_tokens: Token budget per prompt.
-        model: The model's name at the server.
-        base_url: The server; None takes the environment's, or OpenAI's.
-        output: "enum", "text" or "json".
-        limits: Rates and retries.
-        sampling: Temperature and the like.
-        cache: File that answers are kept in.
-        out: Run folder.
-        repeats: Repetitions.
-        fake: Policy of a loopback server to be used instead of base_url.
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--train", type=Path, required=True, help=".parquet, .jsonl or .npz")
+    group.add_argument("--test", type=Path, required=True, help=".parquet, .jsonl or .npz")
+    group.add_argument("--labels", type=Path, required=True, help="JSON list of label names")
+    words = ".safetensors (FungiFeatures.save), .npz or .npy"
+    group.add_argument("--train-features", type=Path, help=words)
+    group.add_argument("--test-features", type=Path, help=words)
+    group.add_argument("--blocks", nargs="+", help="feature blocks to keep, e.g. embedding")
+    group.add_argument("--limit", type=int, help="take the first N queries")
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("demonstrations and prompt")
+    group.add_argument("--strategy", default="knn", help="knn, bm25, hybrid, mmr, dpp, ...")
+    group.add_argument("--k", type=int, default=20, help="demonstrations per query (default 20)")
+    group.add_argument("--max-per-class", type=int, help="most demonstrations of one label")
+    group.add_argument("--order", choices=ORDERS, default="nearest_last")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--repeats", type=int, default=1, help="repetitions with further seeds")
+    group.add_argument("--control", choices=CONTROLS, help="a control run")
+    group.add_argument("--style", choices=get_args(Style), default="multiturn")
+    group.add_argument("--instruction", help="replaces the default instruction")
+    group.add_argument("--max-input-tokens", type=int, help="token budget per prompt")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    limits, sampling = Limits(), Sampling()
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="gpt-4o-mini")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--base-url", help="an OpenAI-compatible endpoint, e.g. http://host/v1")
+    where.add_argument("--fake", choices=_FAKES, help="a loopback server with this policy")
+    group.add_argument("--output", choices=get_args(OutputMode), default="enum")
+    group.add_argument("--concurrency", type=int, default=limits.concurrency)
+    group.add_argument("--rpm", type=int, help="most requests per minute")
+    group.add_argument("--tpm", type=int, help="most tokens per minute")
+    group.add_argument("--max-attempts", type=int, default=limits.max_attempts)
+    group.add_argument("--timeout", type=float, default=limits.timeout, help="seconds")
+    group.add_argument("--repair", type=int, default=0, help="send off-list answers back N times")
+    group.add_argument("--max-output-tokens", type=int, default=sampling.max_output_tokens)
+    group.add_argument("--token-param", default=sampling.token_param)
+    group.add_argument("--temperature", type=_temperature, default=0.0, help="a number or 'none'")
+    group.add_argument("--cache", type=Path, help="SQLite file that answers are kept in")
+    group.add_argument("--out", type=Path, help="run folder")
+
+
+def _temperature(words: str) -> float | None:
+    return None if words == "none" else float(words)
+
+
+def run_rows(options: argparse.Namespace) -> int:
+    """Run, or continue a run, with a progress bar.
+
+    Returns:
+        0; 1 if the server stopped the run or rows failed; 130 after an interruption. Finished
+        rows are kept in the run folder in any case.
     """
-
-    train: Path
-    test: Path
-    labels: Path
-    train_features: Path | None = None
-    test_features: Path | None = None
-    blocks: tuple[str, ...] | None = None
-    strategy: str = "knn"
-    k: int = 20
-    max_per_class: int | None = None
-    order: Any = "nearest_last"
-    seed: int = 0
-    control: Control | None = None
-    limit: int | None = None
-    style: Any = "multiturn"
-    instruction: str | None = None
-    max_input_tokens: int | None = None
-    model: str = "gpt-4o-mini"
-    base_url: str | None = None
-    output: Any = "enum"
-    limits: Limits = field(default_factory=Limits)
-    sampling: Sampling = field(default_factory=Sampling)
-    cache: Path | None = None
-    out: Path | None = None
-    repeats: int = 1
-    fake: str | None = None
+    selector, builder, queries = read_parts(options)
+    with _served(options) as llm:
+        plan = make_plan(selector, builder, llm, queries, repeats=options.repeats)
+        try:
+            with _bar() as watch:
+                result = run_here(plan, options.out, watch)
+        except LLMError as error:
+            notes = "; ".join(getattr(error, "__notes__", []))
+            sys.stderr.write(f"stopped: {error}\n{notes}\n")
+            return 1
+        except KeyboardInterrupt:
+            kept = "" if options.out is None else f"; finished rows are in {options.out}"
+            sys.stderr.write(f"interrupted{kept}\n")
+            return 130
+    sys.stdout.write(f"{result}\n")
+    if options.out is not None:
+        sys.stdout.write(f"results         {options.out / 'results.jsonl'}, summary.json\n")
+    return 0 if result.complete else 1
 
 
-def prepare(options: Options) -> tuple[DemoSelector | None, PromptBuilder, Examples]:
+def dry_run(options: argparse.Namespace) -> None:
+    """Say what `run` would send; opens no socket."""
+    selector, builder, queries = read_parts(options)
+    with contextlib.closing(chat_of(options)) as llm:
+        plan = make_plan(selector, builder, llm, queries, repeats=options.repeats, needs_gold=False)
+        sys.stdout.write(f"{Run(plan, options.out).dry_run()}\n")
+
+
+def preview(options: argparse.Namespace) -> None:
+    """Show the prompt of one query with its demonstrations and what was dropped.
+
+    Raises:
+        InputError: If there is no such row.
+    """
+    selector, builder, queries = read_parts(options)
+    if not 0 <= options.row < len(queries):
+        raise InputError(f"row is {options.row}; the queries have rows 0 to {len(queries) - 1}")
+    with contextlib.closing(chat_of(options)) as llm:
+        plan = make_plan(selector, builder, llm, queries.take([options.row]), needs_gold=False)
+    sys.stdout.write(f"{plan.prompts[0].prompt.preview()}\n")
+
+
+def compare_folders(options: argparse.Namespace) -> None:
+    """Compare two run folders row by row."""
+    a, b = EvalResult.load(options.a), EvalResult.load(options.b)
+    sys.stdout.write(f"{compare(a, b, rows=options.rows)}\n")
+
+
+def read_parts(
+    options: argparse.Namespace,
+) -> tuple[DemoSelector | None, PromptBuilder, Examples]:
     """Read the files and fit the selector.
-
-    Args:
-        options: The options.
 
     Returns:
         The fitted selector (None for the control without demonstrations), the prompt builder and
         the queries.
 
     Raises:
-        ConfigError: If the control is unknown or the limit is not positive.
+        ConfigError: If the limit is not positive.
     """
-    control = options.control
-    if control is not None and control not in get_args(Control):
-        raise ConfigError(f"unknown control {choices(control, get_args(Control))}")
     labels = load_labels(options.labels)
     pool = load_examples(options.train, options.train_features, options.blocks)
     queries = load_examples(options.test, options.test_features, options.blocks)
@@ -125,15 +196,16 @@ def prepare(options: Options) -> tuple[DemoSelector | None, PromptBuilder, Examp
         instruction=options.instruction,
         max_input_tokens=options.max_input_tokens,
     )
-    if control == "none":
+    if options.control == "none":
         return None, builder, queries
-    if control == "permuted":
+    strategy = options.strategy
+    if options.control == "permuted":
         pool = _permuted(pool, labels, options.seed)
-    if control == "random":
+    if options.control == "random":
         # Without features the drawn rows stand in random order; with them the nearest is last.
-        pool = Examples(contents=pool.contents, targets=pool.targets, ids=pool.ids)
+        strategy, pool = "random", dataclasses.replace(pool, features=None, fingerprint=None)
     selector = DemoSelector(
-        "random" if control == "random" else options.strategy,
+        strategy,
         options.k,
         max_per_class=options.max_per_class,
         order=options.order,
@@ -146,137 +218,38 @@ def _permuted(pool: Examples, labels: LabelSpace, seed: int) -> Examples:
     if pool.targets is None:
         raise InputError("the pool has no labels to permute")
     targets = numpy_generator(seed, "permuted labels").permutation(labels.ids_of(pool.targets))
-    permuted = dataclasses.replace(pool, targets=tuple(int(target) for target in targets))
-    # The features are the pool's own, so their origin is too.
-    object.__setattr__(permuted, "fingerprint", pool.fingerprint)
-    return permuted
+    return dataclasses.replace(pool, targets=tuple(targets.tolist()))
 
 
-def run(options: Options, stdout: TextIO | None = None, stderr: TextIO | None = None) -> int:
-    """Run, or continue a run, with a progress bar.
-
-    Args:
-        options: The options.
-        stdout: Where totals go.
-        stderr: Where progress and errors go.
-
-    Returns:
-        0; 1 if the server stopped the run or rows failed; 130 after an interruption. Finished
-        rows are kept in the run folder in any case.
-    """
-    out, err = stdout or sys.stdout, stderr or sys.stderr
-    with _model(options) as llm:
-        evaluation = Evaluation(*_arguments(options, llm), repeats=options.repeats)
-        try:
-            with _bar(err) as watch:
-                result = run_here(evaluation, options.out, watch)
-        except LLMError as error:
-            notes = "; ".join(getattr(error, "__notes__", []))
-            err.write(f"stopped: {error}\n{notes}\n")
-            return 1
-        except KeyboardInterrupt:
-            kept = "" if options.out is None else f"; finished rows are in {options.out}"
-            err.write(f"interrupted{kept}\n")
-            return 130
-    out.write(f"{result}\n")
-    if options.out is not None:
-        out.write(f"results         {options.out / 'results.jsonl'}, summary.json\n")
-    return 0 if result.complete else 1
-
-
-def dry_run(options: Options, stdout: TextIO | None = None) -> int:
-    """Say what `run` would send; opens no socket.
-
-    Args:
-        options: The options.
-        stdout: Where the numbers go.
-
-    Returns:
-        0.
-    """
-    out = stdout or sys.stdout
-    llm = _chat(options, options.base_url or ("http://127.0.0.1/v1" if options.fake else None))
-    evaluation = Evaluation(*_arguments(options, llm), repeats=options.repeats, needs_gold=False)
-    out.write(f"{evaluation.dry_run(options.out)}\n")
-    llm.close()
-    return 0
-
-
-def preview(options: Options, row: int = 0, stdout: TextIO | None = None) -> int:
-    """Show the prompt of one query with its demonstrations and what was dropped.
-
-    Args:
-        options: The options.
-        row: The query's row.
-        stdout: Where it goes.
-
-    Returns:
-        0.
-
-    Raises:
-        InputError: If there is no such row.
-    """
-    out = stdout or sys.stdout
-    selector, builder, queries = prepare(options)
-    if not 0 <= row < len(queries):
-        raise InputError(f"row is {row}; the queries have rows 0 to {len(queries) - 1}")
-    query = queries.take([row])
-    evaluation = Evaluation(selector, builder, _chat(options, None), query, needs_gold=False)
-    out.write(f"{evaluation.plan.asked[0].prompt.preview()}\n")
-    return 0
-
-
-def compare(a: Path, b: Path, rows: Scope = "all", stdout: TextIO | None = None) -> int:
-    """Compare two run folders row by row.
-
-    Args:
-        a: The run of interest.
-        b: The run it is measured against.
-        rows: "all" for complete runs, "common" for the rows that both have finished.
-        stdout: Where the comparison goes.
-
-    Returns:
-        0.
-    """
-    out = stdout or sys.stdout
-    out.write(f"{compare_results(EvalResult.load(a), EvalResult.load(b), rows=rows)}\n")
-    return 0
-
-
-def _arguments(options: Options, llm: ChatLLM) -> tuple[Any, PromptBuilder, ChatLLM, Examples]:
-    selector, builder, queries = prepare(options)
-    return selector, builder, llm, queries
-
-
-def _chat(options: Options, base_url: str | None) -> ChatLLM:
+def chat_of(options: argparse.Namespace, base_url: str | None = None) -> ChatLLM:
+    """Give the model, which has not been asked yet."""
+    loopback = "http://127.0.0.1/v1" if options.fake else None
     return ChatLLM(
         options.model,
-        base_url=base_url,
+        base_url=base_url or options.base_url or loopback,
         output=options.output,
-        limits=options.limits,
-        sampling=options.sampling,
+        limits=Limits(**{name: getattr(options, name) for name in _LIMITS}),
+        sampling=Sampling(**{name: getattr(options, name) for name in _SAMPLING}),
         cache=options.cache,
     )
 
 
 @contextlib.contextmanager
-def _model(options: Options) -> Iterator[ChatLLM]:
+def _served(options: argparse.Namespace) -> Iterator[ChatLLM]:
     """Give the model, behind a loopback server if one was asked for."""
     with contextlib.ExitStack() as stack:
-        base_url = options.base_url
+        url = None
         if options.fake is not None:
-            base_url = stack.enter_context(FakeOpenAIServer(options.fake)).url
-        llm = _chat(options, base_url)
-        stack.callback(llm.close)
-        yield llm
+            url = stack.enter_context(FakeOpenAIServer(options.fake)).url
+        yield stack.enter_context(contextlib.closing(chat_of(options, url)))
 
 
 @contextlib.contextmanager
-def _bar(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+def _bar() -> Iterator[Callable[[Progress], None]]:
     """Give a callback that draws rows, failures, tokens and rate."""
     from tqdm import tqdm
 
-    with tqdm(file=stream, unit="row", dynamic_ncols=True, mininterval=0.2) as bar:
+    with tqdm(file=sys.stderr, unit="row", dynamic_ncols=True, mininterval=0.2) as bar:
 
         def watch(progress: Progress) -> None:
             bar.total = progress.rows
@@ -285,10 +258,3 @@ def _bar(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
             bar.update(progress.finished - bar.n)
 
         yield watch
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `icl` to the subparsers of a program; see `arguments.add_parser`."""
-    from fungi_hf.cli import icl_arguments as arguments
-
-    arguments.add_parser(subparsers)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from fungi_hf.errors import StateError
+from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from _typeshed import DataclassInstance
 
     from fungi_hf.types import Float64Array
 
@@ -70,7 +73,7 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain, JSON-able values, without the per-row scores."""
-        return {"record": RECORD, "version": 1, **{n: getattr(self, n) for n in _stored()}}
+        return to_plain(RECORD, self, "scores")
 
     def to_json(self) -> str:
         """Give `to_dict` as a JSON text."""
@@ -78,19 +81,21 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationResult:
-        """Read what `to_dict` gave, without per-row scores.
-
-        Raises:
-            StateError: If it is not such a record.
-        """
-        kept = read_stored(values, RECORD, _stored())
+        """Read what `to_dict` gave, without per-row scores."""
+        kept = read_plain(values, RECORD, {one.name for one in fields(cls)} - {"scores"})
         for name in ("blocks", "seeds", "notes"):
             kept[name] = tuple(kept[name])
         kept["intervals"] = {name: tuple(ends) for name, ends in kept["intervals"].items()}
         return cls(**kept)
 
 
-def read_stored(values: Mapping[str, Any], record: str, names: Iterable[str]) -> dict[str, Any]:
+def to_plain(record: str, one: DataclassInstance, *left_out: str) -> dict[str, Any]:
+    """Give the fields of a dataclass with their kind and version."""
+    names = [field.name for field in fields(one) if field.name not in left_out]
+    return {"record": record, "version": 1, **{name: getattr(one, name) for name in names}}
+
+
+def read_plain(values: Mapping[str, Any], record: str, names: Iterable[str]) -> dict[str, Any]:
     """Give the fields of a stored object after its kind, version and keys are checked.
 
     Raises:
@@ -108,5 +113,13 @@ def read_stored(values: Mapping[str, Any], record: str, names: Iterable[str]) ->
     return {name: values[name] for name in names}
 
 
-def _stored() -> list[str]:
-    return [one.name for one in fields(EvaluationResult) if one.name != "scores"]
+def write_text(path: str | Path, text: str, what: str) -> None:
+    """Write a file whose folder exists.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"the {what} cannot be written to {path}: {error}") from error

@@ -9,21 +9,21 @@ import dataclasses
 import json
 import textwrap
 from dataclasses import dataclass
-from importlib import resources
-from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
+from fungi_hf.checks import check_known, check_number
 from fungi_hf.config import FungiConfig
-from fungi_hf.errors import InputError, StorageError, choices
+from fungi_hf.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from jinja2 import Template
+
 _TAGS: Final = ("fungi", "feature-extraction", "retrieval")
 _GRADIENT_TAG: Final = "gradient-features"
 _LINE: Final = 96
-_NO_SIGN: Final = "it helps least where the embedding was itself trained contrastively"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +64,11 @@ class Result:
         if not isinstance(data, dict):
             raise InputError(f"a result must be an object; got {data!r}")
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in data:
-            if key not in known:
-                raise InputError(f"a result has no field {choices(key, known)}")
+        check_known("a result", data, known, error=InputError)
         for key in ("dataset", "metric", "value", "protocol"):
             if key not in data:
                 raise InputError(f"a result needs {key!r}; got {sorted(data)}")
-        if isinstance(data["value"], bool) or not isinstance(data["value"], (int, float)):
-            raise InputError(f"a result's value must be a number; got {data['value']!r}")
+        check_number("a result's value", data["value"], error=InputError)
         return cls(**{**data, "seeds": tuple(data.get("seeds", ()))})
 
 
@@ -147,10 +144,11 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         )
         for row in rows
     ]
+    gradient_tag = [_GRADIENT_TAG] if _has_gradients(subject.config) else []
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,
-        tags=_tags(subject.config),
+        tags=[_TAGS[0], *gradient_tag, *_TAGS[1:]],
         pipeline_tag="feature-extraction",
         datasets=sorted({row.dataset_id for row in rows if row.dataset_id}) or None,
         license=subject.licence or None,
@@ -158,23 +156,36 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         eval_results=evaluations or None,
         ignore_metadata_errors=True,
     )
-    text = resources.files("fungi_hf.hub").joinpath("card_template.md").read_text("utf-8")
-    parts = {
-        "card_data": data.to_yaml(),
-        "title": subject.title,
-        "opening": _open(subject.config),
-        "snippet": _snippet(subject),
-        "description": _describe(subject),
-        "results": _table(rows),
-        "limits": _limits(rows),
-        "licences": _licences(subject, rows),
-    }
-    return Template(text).substitute(parts)
+    return _template().render(
+        head=data.to_yaml(),
+        subject=subject,
+        config=subject.config,
+        opening=_open(subject.config),
+        place=json.dumps(subject.place or subject.base_model or "folder-or-hub-id"),
+        fields=_fields(subject.config),
+        sample='"my card was lost"' if subject.modality == "text" else '"clip.wav"',
+        has_gradients=_has_gradients(subject.config),
+        rows=rows,
+        losing=[row for row in rows if row.baseline is not None and row.value < row.baseline],
+        licences=_licences(rows),
+    )
 
 
-def _tags(config: FungiConfig) -> list[str]:
-    has_gradients = any(spec.has_gradient for spec in config.objectives)
-    return [_TAGS[0], *([_GRADIENT_TAG] if has_gradients else []), *_TAGS[1:]]
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701  (Markdown, not HTML)
+        loader=PackageLoader("fungi_hf.hub", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja")
+
+
+def _has_gradients(config: FungiConfig) -> bool:
+    return any(spec.has_gradient for spec in config.objectives)
 
 
 def _open(config: FungiConfig) -> str:
@@ -201,100 +212,14 @@ def _open(config: FungiConfig) -> str:
     return textwrap.fill(f"{first} {unchanged}", _LINE)
 
 
-def _snippet(subject: Subject) -> str:
-    sample = '"my card was lost"' if subject.modality == "text" else '"clip.wav"'
-    place = subject.place or subject.base_model or "folder-or-hub-id"
-    lines = ["from fungi_hf import FungiExtractor", ""]
-    if subject.place:
-        lines.append(f"extractor = FungiExtractor.from_pretrained({json.dumps(place)})")
-    else:
-        lines[0] = "from fungi_hf import FungiConfig, FungiExtractor"
-        fields = {
-            key: value
-            for key, value in subject.config.to_dict().items()
-            if value != FungiConfig().to_dict()[key]
-        }
-        lines.append('config = FungiConfig.from_json("""')
-        lines.append(json.dumps(fields, indent=2))
-        lines.append('""")')
-        lines.append(f"extractor = FungiExtractor.from_pretrained({json.dumps(place)}, config)")
-    if subject.config.needs_fit and not subject.place:
-        lines.append(f"extractor.fit([{sample}])  # your training inputs")
-    lines.append(f"features = extractor([{sample}])")
-    lines.append("features.array.shape, list(features.layout)")
-    return "\n".join(lines)
+def _fields(config: FungiConfig) -> str:
+    """Give the fields that differ from the default config's, as JSON."""
+    default = FungiConfig().to_dict()
+    fields = {key: value for key, value in config.to_dict().items() if value != default[key]}
+    return json.dumps(fields, indent=2)
 
 
-def _describe(subject: Subject) -> str:
-    config = subject.config
-    lines = []
-    if config.embedding_weight > 0:
-        pooling = subject.pooling or config.pooling
-        lines.append(f"- **embedding** ({pooling} pooling), weight {config.embedding_weight:g}")
-    layer = subject.target_layer or config.target_layer
-    lines += [
-        f"- **{spec.name}**: {spec.title(layer)}, weight {spec.weight:g}"
-        for spec in config.objectives
-    ]
-    if any(spec.has_gradient for spec in config.objectives):
-        width = config.sketch_dim or "as many numbers as the embedding has"
-        sketch = "kept as exact factors" if config.sketch == "none" else f"sketched to {width}"
-        lines.append(f"- gradients of `{layer}`, {sketch} ({config.sketch})")
-    if config.whitening > 0:
-        lines.append(
-            f"- each block is whitened by its training covariance (power {config.whitening:g}), "
-            "then L2-normalised"
-        )
-    elif config.center:
-        lines.append("- each block is centred by its training mean, then L2-normalised")
-    else:
-        lines.append("- each block is L2-normalised")
-    if config.reduction is not None:
-        lines.append(f"- PCA to {config.reduction.n_components} components")
-    lines.append(f"- {config.dtype} forward pass, seed {config.seed}")
-    lines.append(f"- config fingerprint `{config.fingerprint()}`")
-    if subject.fingerprint:
-        lines.append(f"- extractor fingerprint `{subject.fingerprint}`")
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[Result]) -> str:
-    if not rows:
-        return "None were recorded."
-    lines = [
-        "| data | protocol | metric | embedding | this config | difference | seeds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        base = "" if row.baseline is None else f"{row.baseline:.4g}"
-        gain = "" if row.baseline is None else f"{row.value - row.baseline:+.3g}"
-        seeds = ", ".join(map(str, row.seeds)) or "none drawn"
-        lines.append(
-            f"| {row.dataset} ({row.split}) | {row.protocol} | {row.metric} | {base} | "
-            f"{row.value:.4g} | {gain} | {seeds} |"
-        )
-    return "\n".join(lines)
-
-
-def _limits(rows: Sequence[Result]) -> str:
-    losing = [row for row in rows if row.baseline is not None and row.value < row.baseline]
-    lines = [
-        f"- loses to the embedding alone on {row.dataset}, {row.protocol}: "
-        f"{row.metric} {row.value:.4g} against {row.baseline:.4g}"
-        for row in losing
-    ]
-    if rows and not losing:
-        lines.append("- loses nowhere in the table above, which is all that was measured")
-    lines.append(f"- measure on your own data first: {_NO_SIGN}")
-    lines.append("- vectors of different fingerprints cannot be compared")
-    return "\n".join(lines)
-
-
-def _licences(subject: Subject, rows: Sequence[Result]) -> str:
-    base = f"`{subject.base_model}`" if subject.base_model else "the encoder"
-    lines = [f"- weights of {base}: {subject.licence or 'see its own card'}"]
-    for name in dict.fromkeys(row.dataset for row in rows):
-        licence = next((row.licence for row in rows if row.dataset == name and row.licence), "")
-        lines.append(f"- {name}: {licence or 'see its own card'}")
-    lines.append("- config and fitted state: Apache-2.0 like fungi-hf, as far as the data allow")
-    return "\n".join(lines)
+def _licences(rows: Sequence[Result]) -> dict[str, str]:
+    """Give the licence of every data set, empty where no row says one."""
+    found = dict.fromkeys((row.dataset for row in rows), "")
+    return found | {row.dataset: row.licence for row in reversed(rows) if row.licence}

@@ -6,8 +6,6 @@ Invariant: whatever is wrong with a saved folder is an error before anything of 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +16,7 @@ from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError, StateError
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.hub.reference import is_reference
+from fungi_hf.storage.digests import json_digest
 from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, find_file, read_document, read_tensors
 from fungi_hf.tuning.report import TUNING_NAME, TuningReport
 
@@ -121,7 +120,7 @@ class SavedExtractor:
             raise StateError(f"{str(self.place)!r} holds fitted state without its digest")
         here = {
             **digests,
-            "config": config_digest(self.document["config"]),
+            "config": json_digest(self.document["config"]),
             "state": state.digest(),
             "encoder": encoder_digest(encoder),
         }
@@ -211,9 +210,3 @@ def load(
         model_or_folder, config, processor=processor, device=device, hub=hub
     )
     return Loaded(encoder, config, source)
-
-
-def config_digest(data: Mapping[str, Any]) -> str:
-    """Digest of a config as the file holds it: fields of later versions do not count."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,12 +9,12 @@ import json
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fungi_hf.encoders.loading import encoder_digest
 from fungi_hf.hub.card import Subject, render_card
-from fungi_hf.hub.loading import config_digest
 from fungi_hf.hub.reference import reference_text
+from fungi_hf.storage.digests import json_digest
 from fungi_hf.storage.files import FORMAT, replace_file, write_folder
 from fungi_hf.storage.upload import push_folder
 from fungi_hf.tuning.report import TUNING_NAME
@@ -86,14 +86,10 @@ def save(
         "format": FORMAT,
         "config": fields,
         "encoder": {"name": name, "revision": extractor.source.revision},
-        "resolved": {
-            "target_layer": encoder.layer_path,
-            "pooling": encoder.pooling,
-            "max_length": encoder.max_length,
-        },
+        "resolved": resolved(encoder),
         "digests": {
             **extractor.digests(),
-            "config": config_digest(fields),
+            "config": json_digest(fields),
             "state": extractor.state.digest(),
             "encoder": encoder_digest(encoder),
         },
@@ -109,6 +105,15 @@ def save(
         replace_file(report, extractor.tuning.to_json().encode())
     elif report.exists():  # another extractor's
         report.unlink()
+
+
+def resolved(encoder: Encoder) -> dict[str, Any]:
+    """Give layer, pooling and length as they were found, as fields of a config."""
+    return {
+        "target_layer": encoder.layer_path,
+        "pooling": encoder.pooling,
+        "max_length": encoder.max_length,
+    }
 
 
 def card(extractor: Savable, results: Iterable[Result], place: str) -> str:

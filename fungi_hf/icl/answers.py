@@ -6,13 +6,14 @@ fences, lead-ins and JSON; exactly one label named, with no denial around it; el
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from fungi_hf.errors import InputTypeError
+from fungi_hf.errors import InputTypeError, LabelError
 
 Status = Literal["ok", "empty", "ambiguous", "invalid"]
 
@@ -67,9 +68,15 @@ class Answer:
 
 
 class AnswerParser:
-    """Reads answers against a fixed list of surfaces that are distinct under both keys."""
+    """Reads answers against a fixed list of surfaces, which have to be distinct under both keys.
 
-    def __init__(self, surfaces: tuple[str, ...]) -> None:
+    Args:
+        names: The labels, for messages.
+        surfaces: Their surface forms, in id order.
+    """
+
+    def __init__(self, names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
+        _refuse_alike(names, surfaces)
         self._exact = {surface.strip(): label for label, surface in enumerate(surfaces)}
         self._keys = {key(surface): label for label, surface in enumerate(surfaces)}
         self._bare = {bare(surface): label for label, surface in enumerate(surfaces)}
@@ -150,6 +157,31 @@ class AnswerParser:
             name = self._surfaces[labels[0]]
             return Answer("invalid", reason=f"{denial.group()!r} stands beside {name!r}")
         return Answer("ok", labels[0])
+
+
+def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
+    """Refuse surfaces that are empty, span lines, or are equal under one of the keys.
+
+    Raises:
+        LabelError: If there are some.
+    """
+    for name, surface in zip(names, surfaces, strict=True):
+        if not bare(surface):
+            raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")
+        if len(surface.splitlines()) > 1:
+            raise LabelError(f"the surface of {name!r} spans several lines: {surface!r}")
+    pairs: dict[tuple[str, str], None] = {}
+    for fold in (key, bare):
+        groups: dict[str, list[int]] = {}
+        for label, surface in enumerate(surfaces):
+            groups.setdefault(fold(surface), []).append(label)
+        for group in groups.values():
+            for a, b in itertools.combinations(group, 2):
+                pairs[surfaces[a], surfaces[b]] = None
+    if pairs:
+        shown = "; ".join(f"{a!r} and {b!r}" for a, b in list(pairs)[:10])
+        more = f" and {len(pairs) - 10} more" if len(pairs) > 10 else ""
+        raise LabelError(f"labels that no parser can tell apart: {shown}{more}")
 
 
 def _inside(span: tuple[int, int, int], other: tuple[int, int, int]) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import wave
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,14 +31,12 @@ class AudioClip:
     """
 
     samples: npt.NDArray[np.float32]
-    sampling_rate: int | None = None
+    sampling_rate: int
 
     def __post_init__(self) -> None:
-        samples = _checked_samples(self.samples)
-        rate = self.sampling_rate
-        if isinstance(rate, (bool, np.bool_)) or not isinstance(rate, (int, float, np.number)):
-            raise AudioError(f"sampling_rate is {rate!r}; it is a positive whole number in Hz")
-        if not (np.isfinite(rate) and rate > 0 and float(rate).is_integer()):
+        samples, rate = _checked_samples(self.samples), self.sampling_rate
+        is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+        if not (is_number and rate > 0 and float(rate).is_integer()):
             raise AudioError(f"sampling_rate is {rate!r}; it is a positive whole number in Hz")
         object.__setattr__(self, "samples", samples)
         object.__setattr__(self, "sampling_rate", int(rate))
@@ -49,19 +48,14 @@ class AudioClip:
         return hash(self.digest)
 
     @property
-    def rate(self) -> int:
-        """The sampling rate in Hz, known to be set."""
-        return int(self.sampling_rate or 0)
-
-    @property
     def seconds(self) -> float:
         """Length in seconds."""
-        return len(self.samples) / self.rate
+        return len(self.samples) / self.sampling_rate
 
     @property
     def digest(self) -> str:
         """Identity of the samples and the rate: a sha256 in hexadecimal."""
-        head = f"{self.rate}:{len(self.samples)}:".encode()
+        head = f"{self.sampling_rate}:{len(self.samples)}:".encode()
         return hashlib.sha256(head + self.samples.astype("<f4").tobytes()).hexdigest()
 
     def wav(self) -> bytes:
@@ -71,7 +65,7 @@ class AudioClip:
         with wave.open(buffer, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
-            file.setframerate(self.rate)
+            file.setframerate(self.sampling_rate)
             file.writeframes(pcm.tobytes())
         return buffer.getvalue()
 
@@ -81,7 +75,7 @@ class AudioClip:
         return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
     def __str__(self) -> str:
-        return f"<audio {self.seconds:.2f} s at {self.rate} Hz>"
+        return f"<audio {self.seconds:.2f} s at {self.sampling_rate} Hz>"
 
 
 def _checked_samples(samples: object) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ is the argmax of what they return, ties to the lowest id.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,10 +15,9 @@ from fungi_hf.errors import InputError, InputTypeError, ShapeError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Scores = npt.NDArray[np.float64]
+    from fungi_hf.types import Float64Array as Scores
 
 Calibration = Literal["contextual", "batch"]
-CALIBRATIONS: tuple[str, ...] = get_args(Calibration)
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 _LEAST = 1e-12
 
@@ -28,29 +27,6 @@ def probabilities(scores: npt.ArrayLike) -> Scores:
     checked = _checked(scores, "scores")
     shifted = np.exp(checked - checked.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
-def length_normalised(scores: npt.ArrayLike, lengths: npt.ArrayLike) -> Scores:
-    """Divide summed log probabilities by the number of tokens of each label.
-
-    Args:
-        scores: [n, C] sums over the tokens of a label.
-        lengths: [C] tokens per label, each at least 1.
-
-    Returns:
-        [n, C] means per token.
-
-    Raises:
-        ShapeError: If there is not one length per label.
-        InputError: If a length is below 1.
-    """
-    checked = _matrix(scores, "scores")
-    tokens = np.asarray(lengths, dtype=np.float64)
-    if tokens.shape != (checked.shape[1],):
-        raise ShapeError(f"lengths have shape {tokens.shape}, scores {checked.shape}")
-    if not (tokens >= 1).all():
-        raise InputError(f"lengths go down to {tokens.min():g}; a label has at least 1 token")
-    return np.asarray(checked / tokens)
 
 
 def contextual(scores: npt.ArrayLike, content_free: npt.ArrayLike) -> Scores:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
 from fungi_hf.icl.cache import AnswerCache, request_key
-from fungi_hf.icl.limits import Limits, SlidingWindow
+from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
 from fungi_hf.icl.reply import Reply, read_alternatives, read_reply
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fungi_hf.icl.labels import LabelSpace
+    from fungi_hf.icl.limits import Limits
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.transport import Transport
     from fungi_hf.icl.verdict import Payload
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "https://api.openai.com/v1"
 _ENDPOINT = "/chat/completions"
 _DUMMY_KEY = "none"
+_GREEDY = Sampling()
 
 
 class ChatLLM(LLM):
@@ -82,7 +84,7 @@ class ChatLLM(LLM):
             raise ConfigError("api_key must be a non-empty string or None")
         self.model, self.output = model, output
         self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
-        self.limits, self.sampling = limits or Limits(), sampling or Sampling()
+        self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
         self._api_key = api_key
         self._owns_cache = not isinstance(cache, AnswerCache)
         self.cache = AnswerCache(cache) if isinstance(cache, (str, Path)) else cache

@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from fungi_hf.errors import ComparisonError, InputTypeError, choices
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import ComparisonError, InputTypeError
+from fungi_hf.icl.results import EvalResult
 from fungi_hf.statistics import bootstrap_difference, mcnemar_p, smallest_difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.icl.examples import RowId
+    from fungi_hf.icl.results import RowResult
 
 Scope = Literal["all", "common"]
-
-
-class ResultRow(Protocol):
-    """What a comparison reads of a row."""
-
-    @property
-    def id(self) -> RowId:
-        """The row's id."""
-
-    @property
-    def gold(self) -> object:
-        """The right label."""
-
-    @property
-    def status(self) -> str:
-        """The word "ok", or why there is no answer; "failed" rows have none yet."""
-
-    @property
-    def correct(self) -> bool:
-        """Whether the answer is the gold label."""
-
-
-class Result(Protocol):
-    """What a comparison reads of a run."""
-
-    @property
-    def rows(self) -> Sequence[ResultRow]:
-        """The rows."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every row has its final status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +61,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comparison:
+def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0) -> Comparison:
     """Compare two runs over the same queries.
 
     Args:
@@ -107,8 +78,7 @@ def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comp
         ComparisonError: If scope, ids or gold labels do not fit. A run that is incomplete, or no
             run at all, is refused too.
     """
-    if rows not in get_args(Scope):
-        raise ComparisonError(f"rows is {choices(rows, get_args(Scope))}")
+    check_choice("rows", rows, get_args(Scope), error=ComparisonError)
     first, second = _by_id(a, "a", rows), _by_id(b, "b", rows)
     common = [key for key in first if key in second]
     n_left_out = len(first.keys() | second.keys()) - len(common)
@@ -145,8 +115,8 @@ def compare(a: Result, b: Result, *, rows: Scope = "all", seed: int = 0) -> Comp
     )
 
 
-def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
-    if not hasattr(result, "rows") or not hasattr(result, "complete"):
+def _by_id(result: EvalResult, name: str, scope: Scope) -> dict[RowId, RowResult]:
+    if not isinstance(result, EvalResult):
         raise InputTypeError(f"{name} is {type(result).__name__}; an EvalResult is needed")
     failed = [row.id for row in result.rows if row.status == "failed"]
     if scope == "all" and (failed or not result.complete):
@@ -154,7 +124,7 @@ def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
             f"run {name} is incomplete ({len(failed)} failed rows{_some(failed)}); run it again "
             "to finish it, or pass rows='common'"
         )
-    by_id: dict[RowId, ResultRow] = {}
+    by_id: dict[RowId, RowResult] = {}
     for row in result.rows:
         if row.id in by_id:
             raise ComparisonError(f"run {name} has id {row.id!r} twice")
@@ -163,7 +133,7 @@ def _by_id(result: Result, name: str, scope: Scope) -> dict[RowId, ResultRow]:
     return by_id
 
 
-def _n_unfinished(a: Result, b: Result) -> int:
+def _n_unfinished(a: EvalResult, b: EvalResult) -> int:
     """Return the number of ids that no run has finished: they appear in neither table."""
     done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
     return len({row.id for result in (a, b) for row in result.rows} - done)

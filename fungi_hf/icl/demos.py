@@ -7,13 +7,14 @@ knows the prompt order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from fungi_hf.errors import DemoConfigError, InputError, choices
 from fungi_hf.icl.examples import checked_targets, label_codes
-from fungi_hf.icl.voting import VOTES, majority, weighted
+from fungi_hf.neighbors.classifier import decide
+from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fungi_hf.icl.examples import Content, Examples, Target
+    from fungi_hf.types import Float64Array, Int64Array
 
+Order = Literal["nearest_last", "nearest_first", "alternate", "shuffled"]
+ORDERS: tuple[str, ...] = get_args(Order)
 ScoreKind = Literal["similarity", "distance", "none"]
+VOTES = ("majority", "weighted", "reciprocal_rank")
+_ROWS = 512  # queries per block, so that a block of [rows, L] votes stays small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,28 +49,6 @@ class Demonstration:
     content: Content | None
     target: Target | None
 
-    @property
-    def item(self) -> Content:
-        """The content, known to be there.
-
-        Raises:
-            InputError: If there is none.
-        """
-        if self.content is None:
-            raise InputError(f"pool row {self.row} has no content")
-        return self.content
-
-    @property
-    def label(self) -> Target:
-        """The target, known to be there.
-
-        Raises:
-            InputError: If there is none.
-        """
-        if self.target is None:
-            raise InputError(f"pool row {self.row} has no target")
-        return self.target
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DemoSet:
@@ -76,20 +60,20 @@ class DemoSet:
         scores: [n, k] float32, relevance to the query.
         positions: [n, k] int64: the ranks in prompt order.
         order: Name of the prompt order.
-        excluded: Query row -> pool rows that the leak guard removed.
-        n_leaks: Queries for which the guard found at least one row. In leave-one-out that is
-            every query, since each would see itself.
         pool: The labelled examples that rows point into.
+        copies: Query row -> pool rows that are copies of the query. In leave-one-out every query
+            has one, since it would see itself.
+        excluded: Those of them that the leak guard removed: all or none.
         score_kind: "similarity", "distance" (scores are negative squared distances), or "none".
     """
 
-    indices: npt.NDArray[np.int64]
+    indices: Int64Array
     scores: npt.NDArray[np.float32]
-    positions: npt.NDArray[np.int64]
+    positions: Int64Array
     order: str
     pool: Examples
+    copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     excluded: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    n_leaks: int = 0
     score_kind: ScoreKind = "similarity"
 
     def __len__(self) -> int:
@@ -98,6 +82,11 @@ class DemoSet:
     def __repr__(self) -> str:
         n, k = self.indices.shape
         return f"DemoSet({n} queries, k={k}, order={self.order!r}, n_leaks={self.n_leaks})"
+
+    @property
+    def n_leaks(self) -> int:
+        """Queries that have at least one copy of themselves in the pool."""
+        return len(self.copies)
 
     def __getitem__(self, query: int) -> tuple[Demonstration, ...]:
         """Return the demonstrations of one query, in prompt order.
@@ -111,19 +100,18 @@ class DemoSet:
         if not -len(self) <= query < len(self):
             raise IndexError(f"query row {query} is outside the {len(self)} queries")
         contents, targets = self.pool.contents, self.pool.targets
-        shown = []
-        for rank in self.positions[query]:
-            row = int(self.indices[query, rank])
-            shown.append(
-                Demonstration(
-                    row=row,
-                    rank=int(rank),
-                    score=float(self.scores[query, rank]),
-                    content=None if contents is None else contents[row],
-                    target=None if targets is None else targets[row],
-                )
+        ranks = self.positions[query]
+        rows, scores = self.indices[query, ranks].tolist(), self.scores[query, ranks].tolist()
+        return tuple(
+            Demonstration(
+                row=row,
+                rank=rank,
+                score=score,
+                content=None if contents is None else contents[row],
+                target=None if targets is None else targets[row],
             )
-        return tuple(shown)
+            for row, rank, score in zip(rows, ranks.tolist(), scores, strict=True)
+        )
 
     def covered(self, gold: object) -> npt.NDArray[np.bool_]:
         """Say for each query whether its gold label is among its demonstrations.
@@ -155,7 +143,7 @@ class DemoSet:
         Args:
             kind: "majority" (ties to the tied label whose nearest row ranks first), "weighted"
                 (largest sum of scores, ties to the lowest label) or "reciprocal_rank" (the same
-                with weight 1/rank).
+                with weight 1/rank). Sums are rounded to 9 decimals.
 
         Returns:
             [n] labels: int64 if the pool's targets are ints, else objects.
@@ -167,19 +155,21 @@ class DemoSet:
         if kind not in VOTES:
             raise DemoConfigError(f"vote is {choices(kind, VOTES)}")
         codes, values = label_codes(self._targets())
-        elected = codes[self.indices]  # [n, k]
-        if kind == "majority":
-            winners = majority(elected, len(values))
-        elif kind == "reciprocal_rank":
-            ranks = 1.0 / np.arange(1, elected.shape[1] + 1)
-            winners = weighted(elected, np.broadcast_to(ranks, elected.shape), len(values))
-        else:
-            if self.score_kind != "similarity":
-                raise DemoConfigError(
-                    f"vote 'weighted' needs similarities, the scores are {self.score_kind!r}; "
-                    "use 'majority' or 'reciprocal_rank'"
-                )
-            winners = weighted(elected, self.scores, len(values))
+        if kind == "weighted" and self.score_kind != "similarity":
+            raise DemoConfigError(
+                f"vote 'weighted' needs similarities, the scores are {self.score_kind!r}; "
+                "use 'majority' or 'reciprocal_rank'"
+            )
+        weights = self.scores.astype(np.float64)
+        if kind != "weighted":
+            ranks = np.arange(1, weights.shape[1] + 1)
+            weights[:] = 1 if kind == "majority" else 1 / ranks
+        elected, winners = codes[self.indices], np.empty(len(self), np.int64)
+        for start in range(0, len(self), _ROWS):
+            rows = slice(start, start + _ROWS)
+            votes = _votes(elected[rows], weights[rows], len(values))
+            tie = "nearest" if kind == "majority" else "smallest"
+            winners[rows] = decide(votes, elected[rows], tie)  # type: ignore[arg-type]
         plain = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
         return np.array(values, dtype=np.int64 if plain else object)[winners]
 
@@ -187,3 +177,38 @@ class DemoSet:
         if self.pool.targets is None:
             raise InputError("the pool has no targets; fit the selector on Examples with targets")
         return self.pool.targets
+
+
+def _votes(codes: Int64Array, weights: Float64Array, n_labels: int) -> Float64Array:
+    """Return the sum of weights of each label, [n, L]; -inf for a label without a row."""
+    cells = (np.arange(len(codes))[:, None] * n_labels + codes).ravel()
+    sums = np.bincount(cells, weights.ravel(), len(codes) * n_labels)
+    present = np.bincount(cells, minlength=len(codes) * n_labels) > 0
+    return np.where(present, sums, -np.inf).reshape(len(codes), n_labels)
+
+
+def ranks_in_order(order: str, k: int, n_shared: int, seed: int, keys: list[bytes]) -> Int64Array:
+    """Give the ranks in prompt order for each query.
+
+    Args:
+        order: One of ORDERS.
+        k: Demonstrations per query; ranks k - n_shared to k - 1 are the shared ones.
+        n_shared: Demonstrations that open every prompt, in their own fixed order.
+        seed: For "shuffled".
+        keys: What each query holds; equal queries get equal shuffles.
+
+    Returns:
+        [n, k] int64, each row a permutation of 0..k-1.
+    """
+    nearest_first = np.arange(k - n_shared)
+    own: list[Int64Array]
+    if order == "shuffled":
+        streams = (numpy_generator(seed, "demonstration order", key) for key in keys)
+        own = [stream.permutation(nearest_first) for stream in streams]
+    else:
+        # "alternate" has strong ones at both ends: 0 last, 1 first, 2 last but one, ...
+        alternate = np.concatenate([nearest_first[1::2], nearest_first[::2][::-1]])
+        orders = {"nearest_last": nearest_first[::-1], "nearest_first": nearest_first}
+        own = [orders.get(order, alternate)] * len(keys)
+    shared = np.tile(np.arange(k - n_shared, k), (len(keys), 1))
+    return np.hstack([shared, np.reshape(own, (len(keys), -1))]).astype(np.int64)

@@ -6,19 +6,18 @@ the lowest pool row, as everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fungi_hf.icl.picking import already_held
-from fungi_hf.icl.rankings import matrix_of, unit
+from fungi_hf.icl.picking import already_held, pick
+from fungi_hf.icl.rankings import QueryRows
 from fungi_hf.icl.strategies import MMR
 
 if TYPE_CHECKING:
-    from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.picking import Quota
-    from fungi_hf.icl.rankings import Asked, DenseRanking, Rows, Scores
+    from fungi_hf.icl.rankings import DenseRanking, Rows, Scores
     from fungi_hf.icl.strategies import DPP
 
 _NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
@@ -96,78 +95,80 @@ class _LogVolume:
         self._step += 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DiversePicker:
-    """Chooses among the nearest candidates by MMR or DPP.
+def pick_diverse(
+    ranker: DenseRanking, options: MMR | DPP, asked: QueryRows, quota: Quota
+) -> tuple[Rows, Scores]:
+    """Choose k rows for each query among its nearest candidates.
 
-    Attributes:
-        pool: The pool.
-        ranker: The cosine ranking of it.
+    Args:
+        ranker: The cosine ranking of the pool.
         options: MMR or DPP.
+        asked: The queries.
+        quota: k, and the cap if there is one; where the cap leaves too few candidates, the rest
+            comes from further down the ranking.
+
+    Returns:
+        [n, k] rows in rank order and their cosines; -1 where the ranking ran out.
     """
+    n_candidates = min(options.candidates, ranker.n_rows)
+    rows = np.full((len(asked.rows), quota.k), -1, np.int64)
+    scores = np.full((len(asked.rows), quota.k), -np.inf)
+    step = max(1, _NUMBERS // (n_candidates * (n_candidates + quota.k)))
+    found, values = ranker.search(asked, n_candidates)
+    for start in range(0, len(asked.rows), step):
+        part = slice(start, start + step)
+        own = replace(quota, held=quota.held[part])
+        places = _places(ranker, options, asked.only(part), found[part], own)
+        places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
+        places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
+        safe = np.maximum(places, 0)
+        rows[part] = np.where(places < 0, -1, np.take_along_axis(found[part], safe, 1))
+        scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
+    for query in np.flatnonzero((rows < 0).any(axis=1)):
+        own_rows = rows[query][rows[query] >= 0]
+        row, n = int(asked.rows[query]), len(own_rows)
+        exclude = {row: np.union1d(asked.exclude.get(row, own_rows[:0]), own_rows)}
+        held = np.concatenate([quota.held[query], own_rows])[None]
+        one = QueryRows(asked.examples, asked.rows[[query]], exclude)
+        more, more_scores = pick(ranker, one, replace(quota, k=quota.k - n, held=held))
+        rows[query, n:], scores[query, n:] = more[0], more_scores[0]
+    return rows, scores
 
-    pool: Examples
-    ranker: DenseRanking
-    options: MMR | DPP
 
-    def pick(self, asked: Asked, quota: Quota) -> tuple[Rows, Scores]:
-        """Choose k rows for each query.
-
-        Args:
-            asked: The queries.
-            quota: k, and the cap if there is one.
-
-        Returns:
-            [n, k] rows in rank order and their cosines; -1 where candidates ran out.
-        """
-        features = matrix_of(self.pool)
-        n_candidates = min(self.options.candidates, len(features))
-        rows = np.full((len(asked.rows), quota.k), -1, np.int64)
-        scores = np.full((len(asked.rows), quota.k), -np.inf)
-        step = max(1, _NUMBERS // (n_candidates * (n_candidates + quota.k)))
-        found, values = self.ranker.search(asked, n_candidates)
-        for start in range(0, len(asked.rows), step):
-            part = slice(start, start + step)
-            places = self._places(asked.only(part), found[part], quota, quota.held[part])
-            places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
-            places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
-            safe = np.maximum(places, 0)
-            rows[part] = np.where(places < 0, -1, np.take_along_axis(found[part], safe, 1))
-            scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
-        return rows, scores
-
-    def _places(self, asked: Asked, found: Rows, quota: Quota, held: Rows) -> Rows:
-        """Return places among the candidates [b, k], in the order of picking."""
-        queries = unit(matrix_of(asked.examples)[asked.rows].astype(np.float64))
-        near = np.empty(found.shape)
-        alike = np.empty((*found.shape, found.shape[1]))  # [b, C, C]
-        for position, query in enumerate(queries):  # one at a time: the rows stay in the cache
-            vectors = self.ranker.vectors(np.maximum(found[position], 0))  # [C, F]
-            near[position] = vectors @ query
-            alike[position] = _products(vectors)
-        near[found < 0] = -1
-        gain: _Gain
-        if isinstance(self.options, MMR):
-            gain = _Relevance(near, alike, self.options.lam)
-        else:
-            gain = _LogVolume(near, alike, self.options.scale, quota.k)
-        free = found >= 0
-        codes = None if quota.codes is None or quota.cap is None else quota.codes[found]
-        taken = np.zeros(found.shape, np.int64)
-        if codes is not None and quota.codes is not None:
-            taken += already_held(quota.codes, codes, held)
-        places = np.full((len(found), quota.k), -1, np.int64)
-        everyone = np.arange(len(found))
-        for step in range(quota.k):
-            eligible = free if quota.cap is None else free & (taken < quota.cap)
-            picked = _best(gain, found, eligible)
-            alive = eligible[everyone, picked]
-            places[alive, step] = picked[alive]
-            free[everyone, picked] = False
-            if codes is not None:
-                taken += (codes == codes[everyone, picked][:, None]) & alive[:, None]
-            gain.add(picked)
-        return places
+def _places(
+    ranker: DenseRanking, options: MMR | DPP, asked: QueryRows, found: Rows, quota: Quota
+) -> Rows:
+    """Return places among the candidates [b, k], in the order of picking."""
+    near = np.empty(found.shape)
+    alike = np.empty((*found.shape, found.shape[1]))  # [b, C, C]
+    for position, query in enumerate(ranker.query_units(asked)):
+        # One at a time: the rows stay in the cache.
+        vectors = ranker.units(np.maximum(found[position], 0))  # [C, F]
+        near[position] = vectors @ query
+        alike[position] = _products(vectors)
+    near[found < 0] = -1
+    gain: _Gain
+    if isinstance(options, MMR):
+        gain = _Relevance(near, alike, options.lam)
+    else:
+        gain = _LogVolume(near, alike, options.scale, quota.k)
+    free = found >= 0
+    codes = None if quota.codes is None or quota.cap is None else quota.codes[found]
+    taken = np.zeros(found.shape, np.int64)
+    if codes is not None and quota.codes is not None:
+        taken += already_held(quota.codes, codes, quota.held)
+    places = np.full((len(found), quota.k), -1, np.int64)
+    everyone = np.arange(len(found))
+    for step in range(quota.k):
+        eligible = free if quota.cap is None else free & (taken < quota.cap)
+        picked = _best(gain, found, eligible)
+        alive = eligible[everyone, picked]
+        places[alive, step] = picked[alive]
+        free[everyone, picked] = False
+        if codes is not None:
+            taken += (codes == codes[everyone, picked][:, None]) & alive[:, None]
+        gain.add(picked)
+    return places
 
 
 def _products(vectors: Scores) -> Scores:

@@ -7,7 +7,7 @@ targets and a tuple of ids, all of one length.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -44,7 +44,9 @@ class Examples:
         targets: N labels (ids or names) or free-form answers. 0, False and "" are labels.
         ids: N distinct ids, str or int. Only explicit ids are compared; row numbers are not ids.
         allow_empty: Accept texts that are empty or white space.
-        fingerprint: Where the features come from; None for plain arrays.
+        fingerprint: Where the features come from, if they do not say so themselves; None for
+            plain arrays.
+        texts: The contents if every one is a text, else None.
     """
 
     features: npt.NDArray[np.floating] | None = None
@@ -52,11 +54,12 @@ class Examples:
     targets: tuple[Target, ...] | None = None
     ids: tuple[RowId, ...] | None = None
     allow_empty: bool = False
-    fingerprint: str | None = field(default=None, init=False)
+    fingerprint: str | None = None
+    texts: tuple[str, ...] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        given = self.features
-        fingerprint = given.fingerprint if isinstance(given, Features) else None
+        if isinstance(self.features, Features):
+            object.__setattr__(self, "fingerprint", str(self.features.fingerprint))
         checked = {
             "features": None if self.features is None else feature_matrix(self.features),
             "contents": None
@@ -75,7 +78,9 @@ class Examples:
             raise InputError("Examples has 0 rows; at least one is needed")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "fingerprint", None if fingerprint is None else str(fingerprint))
+        texts = tuple(content for content in self.contents or () if isinstance(content, str))
+        if len(texts) == len(self.contents or ()) > 0:
+            object.__setattr__(self, "texts", texts)
 
     def __len__(self) -> int:
         for part in (self.features, self.contents):
@@ -88,14 +93,6 @@ class Examples:
         given = [name for name in ("contents", "targets", "ids") if getattr(self, name) is not None]
         return f"Examples({len(self)} rows, {', '.join([width, *given])})"
 
-    @property
-    def texts(self) -> tuple[str, ...] | None:
-        """The contents if every one is a text, else None."""
-        if self.contents is None:
-            return None
-        texts = tuple(content for content in self.contents if isinstance(content, str))
-        return texts if len(texts) == len(self.contents) else None
-
     def key(self, row: int) -> bytes:
         """Return bytes that stand for what the row holds: its content, else its features."""
         content = None if self.contents is None else self.contents[row]
@@ -107,6 +104,20 @@ class Examples:
             return b""
         return b"vector:" + (self.features[row].astype("<f8") + 0.0).tobytes()
 
+    def feed(self, digest: Any, rows: Iterable[int], *columns: Sequence[object] | None) -> None:
+        """Add to a hash what some rows hold, and their values in some columns.
+
+        Args:
+            digest: A hash of hashlib's.
+            rows: The rows, in order.
+            columns: `targets` or `ids`.
+        """
+        for row in rows:
+            digest.update(self.key(row))
+            for column in columns:
+                value = None if column is None else column[row]
+                digest.update(repr(value).encode("utf-8", "backslashreplace"))
+
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Examples:
         """Return new Examples with the given rows, in that order.
 
@@ -117,15 +128,13 @@ class Examples:
         outside = [row for row in chosen if not 0 <= row < len(self)]
         if outside:
             raise InputError(f"rows {first_of(outside)} are outside 0..{len(self) - 1}")
-        taken = Examples(
+        return replace(
+            self,
             features=None if self.features is None else self.features[chosen],
             contents=None if self.contents is None else tuple(self.contents[r] for r in chosen),
             targets=None if self.targets is None else tuple(self.targets[r] for r in chosen),
             ids=None if self.ids is None else tuple(self.ids[r] for r in chosen),
-            allow_empty=self.allow_empty,
         )
-        object.__setattr__(taken, "fingerprint", self.fingerprint)
-        return taken
 
 
 def label_codes(targets: tuple[Target, ...]) -> tuple[npt.NDArray[np.int64], list[Target]]:

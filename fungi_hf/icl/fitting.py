@@ -5,9 +5,10 @@ Demonstrations are kept whole or dropped whole; the nearest are asked first.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError
@@ -36,6 +37,7 @@ class TokenCounter:
     per_message: int = 3
     per_prompt: int = 3
     takes_audio: bool = False
+    _kept: Callable[[Content], int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.count is not None and not callable(self.count):
@@ -48,6 +50,13 @@ class TokenCounter:
                 raise DemoConfigError(f"{name} is {value!r}; it is a whole number >= 0")
         if self.takes_audio and self.count is None:
             raise DemoConfigError("takes_audio needs a count function")
+        # Demonstrations repeat between queries, so their counts are kept.
+        object.__setattr__(self, "_kept", functools.lru_cache(maxsize=1 << 16)(self.tokens))
+
+    def prompt(self, contents: Sequence[Content]) -> int:
+        """Return the tokens of a prompt of these messages, chat overhead included."""
+        overhead = self.per_prompt + self.per_message * len(contents)
+        return overhead + sum(map(self._kept, contents))
 
     def tokens(self, content: Content) -> int:
         """Return the tokens of one message's content.
@@ -71,25 +80,28 @@ class TokenCounter:
             raise InputError(f"count_tokens returned {number}; a number >= 0 is needed")
         return number
 
-    def counts(self, content: Content) -> bool:
-        """Return whether the count of this content is exact."""
-        return self.count is not None and (self.takes_audio or not isinstance(content, AudioClip))
+    def counts_exactly(self, contents: Sequence[Content]) -> bool:
+        """Return whether the counts of these contents are exact."""
+        is_audio = any(isinstance(content, AudioClip) for content in contents)
+        return self.count is not None and (self.takes_audio or not is_audio)
 
 
-def fit(n: int, cost: Callable[[Sequence[int]], int], budget: int) -> tuple[list[int], list[int]]:
+def choose_that_fit(
+    n: int, cost: Callable[[Sequence[int]], int], budget: int | None
+) -> tuple[list[int], list[int]]:
     """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
 
     Args:
         n: Number of items; item 0 is the nearest.
         cost: Tokens of the prompt that holds the given items (ascending numbers).
-        budget: Tokens allowed.
+        budget: Tokens allowed; None allows any number.
 
     Returns:
         The kept items, ascending, and for each item the tokens over budget (0 if it was kept):
         an item is dropped only if the kept nearer items and it cost more than the budget.
     """
     everything = list(range(n))
-    if cost(everything) <= budget:
+    if budget is None or cost(everything) <= budget:
         return everything, [0] * n
     kept: list[int] = []
     over = []

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from fungi_hf.errors import InputTypeError, LabelError
-from fungi_hf.icl.answers import AnswerParser, bare, key
+from fungi_hf.icl.answers import AnswerParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,39 +27,32 @@ if TYPE_CHECKING:
     Verbalizers: TypeAlias = Mapping[str, str] | Sequence[str] | Callable[[str], str]
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class LabelSpace:
     """The closed list of labels; a label's id is its position.
 
     Attributes:
-        names: The labels as the data calls them.
+        names: The labels as the data calls them: at least two distinct texts.
         verbalizers: The surface form of each label, shown in prompts and expected in answers: a
             mapping by name (names left out keep their name), one per label, or a function.
         surfaces: The surface forms, in id order.
+        parse: Reads the label from a model's answer; see `AnswerParser.parse`.
+
+    Names that are no list of texts are an `InputTypeError`; fewer than two of them, and surfaces
+    that are empty or alike, a `LabelError`.
     """
 
-    names: tuple[str, ...]
-    verbalizers: Verbalizers | None
-    surfaces: tuple[str, ...]
-    _parser: AnswerParser
+    names: Sequence[str]
+    verbalizers: Verbalizers | None = None
+    surfaces: tuple[str, ...] = field(init=False)
+    parse: Callable[[str | None], Answer] = field(init=False)
 
-    def __init__(self, names: Sequence[str], verbalizers: Verbalizers | None = None) -> None:
-        """Check the names and their surface forms.
-
-        Args:
-            names: At least two distinct texts.
-            verbalizers: See the class.
-
-        Names that are no list of texts are an `InputTypeError`; fewer than two of them, and
-        surfaces that are empty or alike, a `LabelError`.
-        """
-        checked = _checked_names(names)
-        surfaces = _surfaces(checked, verbalizers)
-        _refuse_alike(checked, surfaces)
-        object.__setattr__(self, "names", checked)
-        object.__setattr__(self, "verbalizers", verbalizers)
+    def __post_init__(self) -> None:
+        names = _checked_names(self.names)
+        surfaces = _surfaces(names, self.verbalizers)
+        object.__setattr__(self, "names", names)
         object.__setattr__(self, "surfaces", surfaces)
-        object.__setattr__(self, "_parser", AnswerParser(surfaces))
+        object.__setattr__(self, "parse", AnswerParser(names, surfaces).parse)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,20 +96,9 @@ class LabelSpace:
                 raise LabelError(f"{error} (row {row})") from None
         return np.array(ids, dtype=np.int64)
 
-    def surface_of(self, target: Target) -> str:
-        """Return the surface form of a label that is stated by id or by name."""
-        return self.surfaces[self.id_of(target)]
-
-    def parse(self, answer: str | None) -> Answer:
-        """Read the label from a model's answer; a status, and an id only if there is no doubt.
-
-        Args:
-            answer: What the model said; None stands for nothing.
-
-        Returns:
-            An `Answer` whose status is "ok", "empty", "ambiguous" or "invalid".
-        """
-        return self._parser.parse(answer)
+    def surfaces_of(self, targets: Iterable[Target]) -> list[str]:
+        """Return the surface forms of labels that are stated by id or by name."""
+        return [self.surfaces[self.id_of(target)] for target in targets]
 
     def describe(self) -> dict[str, object]:
         """Return what a run folder records about the labels."""
@@ -164,28 +146,3 @@ def _surfaces(names: tuple[str, ...], verbalizers: object) -> tuple[str, ...]:
                 f"the verbalizer of {name!r} is {type(surface).__name__}; a text is needed"
             )
     return tuple(surfaces)
-
-
-def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
-    """Refuse surfaces that are empty, span lines, or are equal under one of the keys.
-
-    Raises:
-        LabelError: If there are some.
-    """
-    for name, surface in zip(names, surfaces, strict=True):
-        if not bare(surface):
-            raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")
-        if len(surface.splitlines()) > 1:
-            raise LabelError(f"the surface of {name!r} spans several lines: {surface!r}")
-    pairs: dict[tuple[str, str], None] = {}
-    for fold in (key, bare):
-        groups: dict[str, list[int]] = {}
-        for label, surface in enumerate(surfaces):
-            groups.setdefault(fold(surface), []).append(label)
-        for group in groups.values():
-            for a, b in itertools.combinations(group, 2):
-                pairs[surfaces[a], surfaces[b]] = None
-    if pairs:
-        shown = "; ".join(f"{a!r} and {b!r}" for a, b in list(pairs)[:10])
-        more = f" and {len(pairs) - 10} more" if len(pairs) > 10 else ""
-        raise LabelError(f"labels that no parser can tell apart: {shown}{more}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from fungi_hf.checks import check_choice
 from fungi_hf.errors import DemoConfigError, InputTypeError, choices
 from fungi_hf.icl.audio import AudioClip
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from fungi_hf.icl.examples import Examples
 
 LeakAction = Literal["drop", "keep", "error"]
-ACTIONS: tuple[str, ...] = get_args(LeakAction)
-TEXT_KEYS: tuple[str, ...] = ("default", "tokens")
 _SPACE = re.compile(r"\s+")
 _TOKEN = re.compile(r"[^\W_]+")
 
@@ -34,6 +33,9 @@ def token_key(text: str) -> str:
     """Return the letters and digits of the text; the text itself if it has none."""
     folded = text_key(text)
     return " ".join(_TOKEN.findall(folded)) or folded
+
+
+_TEXT_KEYS: dict[str, Callable[[str], Hashable]] = {"default": text_key, "tokens": token_key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,10 @@ class LeakGuard:
     vectors: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.action not in ACTIONS:
-            raise DemoConfigError(f"leaks is {choices(self.action, ACTIONS)}")
-        if not callable(self.text_key) and self.text_key not in TEXT_KEYS:
-            raise DemoConfigError(f"text_key is {choices(self.text_key, TEXT_KEYS)}, or a function")
+        check_choice("leaks", self.action, get_args(LeakAction), error=DemoConfigError)
+        if not callable(self.text_key) and self.text_key not in _TEXT_KEYS:
+            allowed = choices(self.text_key, _TEXT_KEYS)
+            raise DemoConfigError(f"text_key is {allowed}, or a function")
         if self.vectors is not None and not isinstance(self.vectors, bool):
             raise DemoConfigError(f"vectors is {self.vectors!r}; it is True, False or None")
 
@@ -103,12 +105,14 @@ class LeakGuard:
         return pairs
 
     def _content_keys(self, examples: Examples) -> list[Hashable]:
-        named = {"default": text_key, "tokens": token_key}
-        fold = self.text_key if callable(self.text_key) else named[self.text_key]
+        fold = self.text_key if callable(self.text_key) else _TEXT_KEYS[self.text_key]
         return [
             ("clip", content.digest) if isinstance(content, AudioClip) else ("text", fold(content))
             for content in examples.contents or ()
         ]
+
+
+_GUARDS = {action: LeakGuard(action) for action in get_args(LeakAction)}
 
 
 def as_guard(leaks: object) -> LeakGuard:
@@ -121,7 +125,7 @@ def as_guard(leaks: object) -> LeakGuard:
         return leaks
     if not isinstance(leaks, str):
         raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
-    return LeakGuard(leaks)  # type: ignore[arg-type]
+    return _GUARDS.get(leaks) or LeakGuard(leaks)  # type: ignore[arg-type]
 
 
 def _vector_keys(features: np.typing.NDArray[np.floating]) -> list[bytes]:

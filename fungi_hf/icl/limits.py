@@ -87,18 +87,15 @@ class Ticket:
 
 
 class SlidingWindow:
-    """Bounds on requests and tokens in any window of `WINDOW_S` seconds.
+    """Bounds on requests and tokens in any window of `WINDOW_S` seconds; None is no bound.
 
     A request counts from its admission until `WINDOW_S` seconds after its answer: whenever
     between the two the server saw it, no window of the server's holds more than allowed.
-
-    Args:
-        rpm: Most requests per window, or None.
-        tpm: Most tokens per window, or None.
     """
 
     def __init__(self, rpm: int | None, tpm: int | None) -> None:
-        self.rpm, self.tpm = rpm, tpm
+        self.rpm = math.inf if rpm is None else rpm
+        self.tpm = math.inf if tpm is None else tpm
         self._closed: deque[Ticket] = deque()  # in order of time_s
         self._open = 0
         self._charged = 0
@@ -137,9 +134,7 @@ class SlidingWindow:
         self._closed.append(ticket)
 
     def _admits(self, count: int, charged: int, tokens: int) -> bool:
-        if self.rpm is not None and count >= self.rpm:
-            return False
-        return self.tpm is None or charged + tokens <= self.tpm
+        return count < self.rpm and charged + tokens <= self.tpm
 
 
 class Gate:

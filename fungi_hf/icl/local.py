@@ -13,27 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, InputError, InputTypeError, choices
+from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.errors import ConfigError, InputError, InputTypeError
 from fungi_hf.icl import calibration as calibrating
+from fungi_hf.icl.calibration import Calibration
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.reply import Reply, Usage
-from fungi_hf.icl.scoring import (
-    constrained_choice,
-    shared_prefix_scores,
-    split_shared,
-)
-from fungi_hf.seeding import numpy_generator
+from fungi_hf.icl.scoring import constrained_choice, shared_prefix_scores, split_shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fungi_hf.icl.calibration import Calibration
     from fungi_hf.icl.labels import LabelSpace
-    from fungi_hf.icl.prompt import Prompt, PromptBuilder
-    from fungi_hf.icl.scoring import (
-        Encoded,
-    )
-    from fungi_hf.icl.selector import DemoSelector
+    from fungi_hf.icl.prompt import Prompt
+    from fungi_hf.icl.scoring import Encoded
     from fungi_hf.types import Float64Array
 
 LocalOutput = Literal["score", "generate"]
@@ -75,28 +68,19 @@ class LocalLLM(LLM):
         calibration: Calibration | None = None,
         max_batch_tokens: int = 1 << 15,
     ) -> None:
-        for name, value, allowed in (
-            ("output", output, get_args(LocalOutput)),
-            ("reduce", reduce, get_args(Reduce)),
-            ("calibration", calibration, (None, *calibrating.CALIBRATIONS)),
-        ):
-            if value not in allowed:
-                raise ConfigError(
-                    f"unknown {name} {choices(value, [word for word in allowed if word])}"
-                )
-        if calibration is not None and output != "score":
-            raise ConfigError(f"calibration={calibration!r} needs label scores: output='score'")
-        if isinstance(max_batch_tokens, bool) or not isinstance(max_batch_tokens, int):
-            raise ConfigError(f"max_batch_tokens must be an integer, got {max_batch_tokens!r}")
-        if max_batch_tokens < 1:
-            raise ConfigError(f"max_batch_tokens must be at least 1, got {max_batch_tokens}")
+        check_choice("output", output, get_args(LocalOutput))
+        check_choice("reduce", reduce, get_args(Reduce))
+        if calibration is not None:
+            check_choice("calibration", calibration, get_args(Calibration))
+            if output != "score":
+                raise ConfigError(f"calibration={calibration!r} needs label scores: output='score'")
+        self.max_batch_tokens = check_integer("max_batch_tokens", max_batch_tokens)
         if not (hasattr(model, "forward") and hasattr(model, "config")) or not callable(tokenizer):
             raise ConfigError("model and tokenizer must be a transformers causal model and its own")
         if getattr(tokenizer, "eos_token_id", None) is None:
             raise ConfigError("the tokenizer has no end token, so labels cannot be told apart")
         self.model, self.tokenizer = model, tokenizer
         self.output, self.reduce, self.calibration = output, reduce, calibration
-        self.max_batch_tokens = max_batch_tokens
         self._reference: Float64Array | None = None
         self._digest: str | None = None
 
@@ -125,8 +109,9 @@ class LocalLLM(LLM):
         """Learn what the model says whatever the text is.
 
         Args:
-            prompts: For "batch" e.g. `training_prompts(...)`; for "contextual" prompts whose
-                query is to be replaced by content-free inputs, averaged over all of them.
+            prompts: For "batch" e.g. prompts of training texts, to which `select` does not show
+                themselves; for "contextual" prompts whose query is to be replaced by content-free
+                inputs, averaged over all of them.
             labels: The label space.
 
         Raises:
@@ -163,8 +148,8 @@ class LocalLLM(LLM):
         """
         if self.calibration == "batch" and self._reference is None:
             raise ConfigError(
-                "calibration='batch' needs prompts to average over: call calibrate("
-                "training_prompts(selector, builder), labels) first"
+                "calibration='batch' needs prompts to average over: call calibrate(prompts, "
+                "labels) first, e.g. with prompts of training texts"
             )
         encoded = [self.encode(prompt, labels) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -encoded[i].longest)
@@ -244,16 +229,11 @@ class LocalLLM(LLM):
         return calibrating.contextual(scores[None], free)[0]
 
     def _weights(self) -> str:
-        """Give a sha256 of all weights; computed once, since they are not to change."""
+        """Give a digest of all weights; computed once, since they are not to change."""
         if self._digest is None:
-            import torch
+            from fungi_hf.storage.digests import tensor_digest
 
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.model.state_dict().items()):
-                digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().tobytes())
-            self._digest = digest.hexdigest()
+            self._digest = tensor_digest(self.model.state_dict())
         return self._digest
 
 
@@ -288,46 +268,13 @@ def content_free(prompt: Prompt) -> list[Prompt]:
     return prompts
 
 
-def training_prompts(
-    selector: DemoSelector, builder: PromptBuilder, *, n: int = 64, seed: int = 0
-) -> list[Prompt]:
-    """Give prompts for training texts that do not see themselves, to calibrate on.
-
-    Args:
-        selector: A fitted selector that drops leaks.
-        builder: Builds prompts.
-        n: Training rows drawn.
-        seed: For the draw.
-
-    Returns:
-        n prompts, or one per row of a smaller pool.
-
-    Raises:
-        ConfigError: If the selector shows leaks.
-        InputError: If the pool has no contents.
-    """
-    if selector.leaks.action != "drop":
-        raise ConfigError("training prompts would show their own text; use leaks='drop'")
-    pool = selector.pool
-    if pool.contents is None:
-        raise InputError("the pool has no contents to build prompts from")
-    rows = numpy_generator(seed, "calibration rows").permutation(len(pool))[:n]
-    queries = pool.take(rows.tolist())
-    demos = selector.select(queries)
-    return [
-        builder.build(queries.contents[i], demos[i], row=i)  # type: ignore[index]
-        for i in range(len(queries))
-    ]
-
-
 @contextlib.contextmanager
 def _undisturbed(model: Any) -> Iterator[None]:
     """Use the model in evaluation mode and put every module's mode back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:
+            module.training = mode

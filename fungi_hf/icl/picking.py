@@ -1,17 +1,22 @@
-"""Choosing from a ranking with regard to labels: a cap per label, or rounds over the labels.
+"""Choosing from a ranking with regard to labels, and drawing without one.
 
-The ranking is walked as far as it takes, so a list is never short while rows are left.
+A ranking is walked as far as it takes, so a list is never short while rows are left. A draw is a
+function of the seed, what the query holds, and the pool's size; batch, order and process change
+nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fungi_hf.seeding import numpy_generator
+
 if TYPE_CHECKING:
-    from fungi_hf.icl.rankings import Asked, Ranker, Rows, Scores
+    from fungi_hf.icl.rankings import QueryRows, Ranker, Rows, Scores
 
 _CELLS = 1 << 21  # ranked rows held at once: 16 MB an array
 _QUERIES = 2048
@@ -19,7 +24,7 @@ _QUERIES = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Quota:
-    """What is chosen from each ranking.
+    """What is chosen for each query.
 
     Attributes:
         k: Rows per query.
@@ -36,23 +41,22 @@ class Quota:
     in_rounds: bool = False
 
 
-def pick(ranker: Ranker, asked: Asked, quota: Quota, n_pool: int) -> tuple[Rows, Scores]:
+def pick(ranker: Ranker, asked: QueryRows, quota: Quota) -> tuple[Rows, Scores]:
     """Choose k rows for each query.
 
     Args:
         ranker: The ranking.
         asked: The queries.
         quota: What to take.
-        n_pool: Rows in the pool.
 
     Returns:
         [n, k] rows in rank order and their scores; -1 where the ranking ran out.
     """
-    if quota.codes is None or (quota.cap is None and not quota.in_rounds):
+    if quota.codes is None:
         return ranker.search(asked, quota.k)
     rows = np.full((len(asked.rows), quota.k), -1, np.int64)
     scores = np.full((len(asked.rows), quota.k), -np.inf)
-    pending = np.arange(len(asked.rows))
+    pending, n_pool = np.arange(len(asked.rows)), len(quota.codes)
     depth = min(n_pool, max(4 * quota.k, 64))
     while len(pending):
         left = []
@@ -69,6 +73,42 @@ def pick(ranker: Ranker, asked: Asked, quota: Quota, n_pool: int) -> tuple[Rows,
         pending = np.concatenate(left)
         depth = min(n_pool, depth * 4)
     return rows, scores
+
+
+def draw(asked: QueryRows, quota: Quota, n_pool: int, seed: int, *, shared: bool) -> Rows:
+    """Draw k rows for each query, without replacement.
+
+    Args:
+        asked: The queries, with the rows that each may not get.
+        quota: k, the cap, and the rows that each query has already.
+        n_pool: Rows in the pool.
+        seed: The root seed.
+        shared: One permutation for all queries; only exclusions make their draws differ.
+
+    Returns:
+        [n, k] rows in the order drawn; -1 where rows ran out.
+    """
+    rows = np.full((len(asked.rows), quota.k), -1, np.int64)
+    order = np.empty(0, np.int64)
+    for position, query in enumerate(asked.rows.tolist()):
+        if position == 0 or not shared:
+            key = b"all queries" if shared else asked.examples.key(query)
+            order = numpy_generator(seed, "random demonstrations", key).permutation(n_pool)
+        skipped = asked.exclude.get(query)
+        left = order if skipped is None else order[~np.isin(order, skipped)]
+        chosen = _first(left, quota, quota.held[position])
+        rows[position, : len(chosen)] = chosen
+    return rows
+
+
+def ranked(drawn: Rows, ranker: Ranker | None, asked: QueryRows) -> tuple[Rows, Scores]:
+    """Return drawn rows nearest first with their scores; without a ranker as drawn, with NaN."""
+    if ranker is None or (drawn < 0).any():
+        return drawn, np.full(drawn.shape, np.nan)
+    rows = np.sort(drawn, axis=1)
+    scores = ranker.pairs(asked, rows)
+    ranks = np.argsort(-np.round(scores, 9), axis=1, kind="stable")
+    return np.take_along_axis(rows, ranks, 1), np.take_along_axis(scores, ranks, 1)
 
 
 def occurrences(codes: Rows) -> Rows:
@@ -133,3 +173,19 @@ def _first_true(marked: np.ndarray, k: int) -> Rows:
 def _taken(values: np.ndarray, places: Rows, filler: float) -> np.ndarray:
     taken = np.take_along_axis(values, np.maximum(places, 0), axis=1)
     return np.where(places >= 0, taken, filler)
+
+
+def _first(order: Rows, quota: Quota, held: Rows) -> Rows:
+    """Return the first k rows whose label is not full."""
+    if quota.codes is None or quota.cap is None:
+        return order[: quota.k]
+    counts = Counter(quota.codes[held].tolist())
+    kept: list[int] = []
+    for row in order.tolist():
+        label = int(quota.codes[row])
+        if counts[label] < quota.cap:
+            counts[label] += 1
+            kept.append(row)
+        if len(kept) == quota.k:
+            break
+    return np.array(kept, dtype=np.int64)

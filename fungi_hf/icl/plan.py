@@ -5,45 +5,41 @@ A plan is a function of its inputs: built again, it is the same, which is what l
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError, InputError, InputTypeError
+from fungi_hf.checks import check_integer
+from fungi_hf.errors import InputError, InputTypeError
 from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PromptBuilder
-from fungi_hf.icl.results import RowResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
     from fungi_hf.icl.demos import Demonstration, DemoSet
     from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.prompt import Prompt
-    from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
+    from fungi_hf.types import Int64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PlannedPrompt:
     """One prompt with what its outcome is measured by.
 
     Attributes:
-        repeat: Repetition, from 0.
         row: Query row.
-        prompt: What is sent.
+        prompt: What is sent; `prompt.draw` is the repetition, from 0.
         covered: The gold label is shown.
         vote: Id of the majority label shown, ties to the nearest; None without demonstrations.
     """
 
-    repeat: int
     row: int
     prompt: Prompt
     covered: bool
@@ -51,66 +47,28 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plan:
+class RunPlan:
     """Everything that is known before the first request.
 
     Attributes:
-        asked: Prompts by repetition, then in query order.
+        llm: The model.
+        prompts: Prompts by repetition, then in query order.
         labels: The label space.
         queries: The queries.
         gold: [n] label ids; None if the queries have no targets.
-        n_leaks: Queries whose own copies were removed.
-        unreachable: Queries whose gold label is not in the pool.
-        repeats: Repetitions.
+        sizes: What the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries
+            with copies of themselves in the pool), "unreachable" (queries whose gold label is
+            not in the pool).
         config: Everything that rows depend on.
     """
 
-    asked: tuple[Asked, ...]
+    llm: LLM
+    prompts: tuple[PlannedPrompt, ...]
     labels: LabelSpace
     queries: Examples
-    gold: npt.NDArray[np.int64] | None
-    n_leaks: int
-    unreachable: int
-    repeats: int
+    gold: Int64Array | None
+    sizes: dict[str, int]
     config: dict[str, Any]
-
-    def result(self, asked: Asked, reply: Reply | None, status: str | None = None) -> RowResult:
-        """Give the outcome of a prompt.
-
-        Args:
-            asked: The prompt.
-            reply: The answer, if there is one.
-            status: The status if it does not follow from the answer.
-
-        Returns:
-            The row.
-
-        Raises:
-            InputError: If the queries have no targets.
-        """
-        if self.gold is None:
-            raise InputError("queries have no targets, so answers cannot be scored")
-        label = None
-        if status is None and reply is not None:
-            status = reply.failure
-            if status is None:
-                answer = self.labels.parse(reply.content)
-                status, label = answer.status, answer.label
-        names, ids = self.labels.names, self.queries.ids
-        return RowResult(
-            id=asked.row if ids is None else ids[asked.row],
-            gold=names[self.gold[asked.row]],
-            status=status or "failed",
-            label=None if label is None else names[label],
-            answer=None if reply is None else reply.content,
-            demonstrations=asked.prompt.kept,
-            dropped=tuple(drop.row for drop in asked.prompt.dropped),
-            input_tokens=asked.prompt.input_tokens,
-            covered=asked.covered,
-            vote=None if asked.vote is None else names[asked.vote],
-            repeat=asked.repeat,
-            label_scores=None if reply is None else reply.label_scores,
-        )
 
 
 def make_plan(
@@ -121,16 +79,16 @@ def make_plan(
     *,
     repeats: int = 1,
     needs_gold: bool = True,
-) -> Plan:
+) -> RunPlan:
     """Select demonstrations and build every prompt.
 
     Args:
         selector: A fitted selector; None shows no demonstrations.
         builder: Builds prompts.
         llm: Says in which form it wants answers.
-        queries: What to classify.
+        queries: What to classify; targets are the gold labels.
         repeats: Repetitions; each takes the selector's next seed.
-        needs_gold: Refuse queries without targets.
+        needs_gold: Refuse queries without targets; a dry run can do without.
 
     Returns:
         The plan.
@@ -138,56 +96,71 @@ def make_plan(
     Raises:
         InputError: If queries lack contents or targets.
     """
-    _check(builder, llm, queries, repeats)
+    repeats = check_integer("repeats", repeats)
+    contents = _contents(builder, llm, queries)
     if needs_gold and queries.targets is None:
         raise InputError("queries need targets to be evaluated against; they have none")
     labels = builder.labels
     gold = None if queries.targets is None else labels.ids_of(queries.targets)
     output = llm.prompt_output(labels)
     reserve = builder.longest_label_tokens(output) if llm.scores_labels else 0
-    asked: list[Asked] = []
-    n_leaks, unreachable, digests = 0, 0, []
+    prompts: list[PlannedPrompt] = []
+    digests: list[str] = []
+    sizes = {"n_rows": len(contents), "repeats": repeats, "n_leaks": 0, "unreachable": 0}
     for repeat in range(repeats):
-        demos = _reseeded(selector, repeat).select(queries) if selector is not None else None
-        pool = None
-        if demos is not None:
-            pool = _pool_ids(demos, labels)
-            n_leaks = demos.n_leaks
+        demos, pool = None, np.empty(0, np.int64)
+        if selector is not None:
+            own = selector.reseeded(selector.seed + repeat) if repeat else selector
+            demos = own.select(queries)
+            if demos.pool.targets is None:
+                raise InputError(
+                    "the pool has no targets; fit the selector on Examples with targets"
+                )
+            pool = labels.ids_of(demos.pool.targets)
             digests.append(_digest(demos))
-        if repeat == 0 and gold is not None and pool is not None:
-            unreachable = _unreachable(gold, pool, labels)
-        for row in range(len(queries)):
+            sizes["n_leaks"] = len(demos.copies)
+            if repeat == 0 and gold is not None:
+                sizes["unreachable"] = _unreachable(gold, pool, labels)
+        for row, content in enumerate(contents):
             shown = () if demos is None else demos[row]
-            content = queries.contents[row] if queries.contents is not None else ""
             prompt = builder.build(content, shown, output=output, row=row, reserve_tokens=reserve)
-            prompt = replace(prompt, draw=repeat)
             kept = _kept_labels(shown, prompt, pool)
-            covered = gold is not None and int(gold[row]) in kept
-            asked.append(
-                Asked(repeat=repeat, row=row, prompt=prompt, covered=covered, vote=_vote(kept))
+            prompts.append(
+                PlannedPrompt(
+                    row=row,
+                    prompt=replace(prompt, draw=repeat),
+                    covered=gold is not None and int(gold[row]) in kept,
+                    # Of tied labels the first, i.e. the nearest.
+                    vote=Counter(kept).most_common(1)[0][0] if kept else None,
+                )
             )
     config = {
-        "selector": None if selector is None else _described(selector),
+        "selector": None if selector is None else selector.describe(),
         "demonstrations": digests,
         "prompts": builder.describe(),
         "output": output,
         "llm": llm.describe(),
-        "queries": _queries_digest(queries),
+        "queries": _queries_digest(queries, len(contents)),
         "repeats": repeats,
     }
-    return Plan(
-        asked=tuple(asked),
+    return RunPlan(
+        llm=llm,
+        prompts=tuple(prompts),
         labels=labels,
         queries=queries,
         gold=gold,
-        n_leaks=n_leaks,
-        unreachable=unreachable,
-        repeats=repeats,
+        sizes=sizes,
         config=config,
     )
 
 
-def _check(builder: object, llm: object, queries: object, repeats: object) -> None:
+def _contents(builder: object, llm: object, queries: object) -> Sequence[Any]:
+    """Return what is to be asked about.
+
+    Raises:
+        InputTypeError: If an argument is of another kind.
+        InputError: If queries have no contents.
+    """
     if not isinstance(builder, PromptBuilder):
         raise InputTypeError(f"builder is {type(builder).__name__}; a PromptBuilder is needed")
     if not isinstance(llm, LLM):
@@ -199,46 +172,17 @@ def _check(builder: object, llm: object, queries: object, repeats: object) -> No
         raise InputTypeError(f"queries is {type(queries).__name__}; an Examples is needed")
     if queries.contents is None:
         raise InputError("queries have no contents, so there is nothing to ask")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise ConfigError(f"repeats must be an integer of at least 1, got {repeats!r}")
+    return queries.contents
 
 
-def _reseeded(selector: DemoSelector, repeat: int) -> DemoSelector:
-    """Give the selector with the seed of a repetition; what it was fitted on is shared."""
-    if repeat == 0 or not hasattr(selector, "seed"):
-        return selector
-    other = copy.copy(selector)
-    other.seed = selector.seed + repeat
-    return other
-
-
-def _pool_ids(demos: DemoSet, labels: LabelSpace) -> npt.NDArray[np.int64]:
-    if demos.pool.targets is None:
-        raise InputError("the pool has no targets; fit the selector on Examples with targets")
-    return labels.ids_of(demos.pool.targets)
-
-
-def _kept_labels(
-    shown: Sequence[Demonstration], prompt: Prompt, pool: npt.NDArray[np.int64] | None
-) -> list[int]:
+def _kept_labels(shown: Sequence[Demonstration], prompt: Prompt, pool: Int64Array) -> list[int]:
     """Give the label ids of the demonstrations that the prompt kept, nearest first."""
-    if pool is None:
-        return []
     kept = set(prompt.kept)
     nearest = sorted(shown, key=lambda demonstration: demonstration.rank)
     return [int(pool[demo.row]) for demo in nearest if demo.row in kept]
 
 
-def _vote(labels: list[int]) -> int | None:
-    if not labels:
-        return None
-    counts = {label: labels.count(label) for label in labels}
-    return max(counts, key=lambda label: counts[label])  # the first, i.e. nearest, of the tied
-
-
-def _unreachable(
-    gold: npt.NDArray[np.int64], pool: npt.NDArray[np.int64], labels: LabelSpace
-) -> int:
+def _unreachable(gold: Int64Array, pool: Int64Array, labels: LabelSpace) -> int:
     missing = np.setdiff1d(gold, pool)
     rows = int(np.isin(gold, missing).sum())
     if rows:
@@ -250,29 +194,14 @@ def _unreachable(
     return rows
 
 
-def _described(part: object) -> object:
-    describe = getattr(part, "describe", None)
-    return (
-        describe() if describe is not None else {"name": getattr(part, "name", type(part).__name__)}
-    )
-
-
 def _digest(demos: DemoSet) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
     digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
-    used = np.unique(demos.indices)
-    for row in used:
-        digest.update(demos.pool.key(int(row)))
-        digest.update(repr(demos.pool.targets[row] if demos.pool.targets else None).encode())
+    demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
     return digest.hexdigest()
 
 
-def _queries_digest(queries: Examples) -> str:
+def _queries_digest(queries: Examples, n_rows: int) -> str:
     digest = hashlib.sha256()
-    for row in range(len(queries)):
-        digest.update(queries.key(row))
-        for part in (queries.targets, queries.ids):
-            digest.update(
-                repr(None if part is None else part[row]).encode("utf-8", "backslashreplace")
-            )
+    queries.feed(digest, range(n_rows), queries.targets, queries.ids)
     return digest.hexdigest()

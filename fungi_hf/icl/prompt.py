@@ -11,8 +11,10 @@ Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if 
 
 from __future__ import annotations
 
-import functools
+import base64
+import io
 import json
+import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -24,15 +26,14 @@ from fungi_hf.errors import (
     choices,
 )
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.fitting import TokenCounter, fit
+from fungi_hf.icl.fitting import TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
-from fungi_hf.icl.preview import preview
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from fungi_hf.icl.demos import Demonstration
-    from fungi_hf.icl.examples import Content
+    from fungi_hf.icl.examples import Content, Target
     from fungi_hf.icl.fitting import CountTokens
 
 PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
@@ -104,7 +105,20 @@ class Prompt:
 
     def preview(self) -> str:
         """Return the messages, what was kept and dropped, and the tokens, for people to read."""
-        return preview(self)
+        budget = "no budget" if self.budget is None else f"budget {self.budget}"
+        kind = "counted" if self.exact_count else "estimated"
+        tokens = f"tokens: {self.input_tokens} {kind}, {budget}"
+        if self.is_overflow:
+            return f"(no messages: the query alone is over the budget)\n{tokens}"
+        blocks = [f"[{m['role']}]\n{_readable(m['content'])}" for m in self.messages]
+        rows = ", ".join(map(str, self.kept)) or "none"
+        lines = [f"demonstrations: {len(self.kept)} kept, pool rows in prompt order: {rows}"]
+        if self.dropped:
+            drops = ", ".join(f"{drop.row} ({drop.reason})" for drop in self.dropped)
+            lines.append(f"dropped: {len(self.dropped)}, nearest first: {drops}")
+        if self.audio_s:
+            lines.append(f"audio: {self.audio_s:.1f} s")
+        return "\n".join([*blocks, "", *lines, tokens])
 
 
 class PromptBuilder:
@@ -151,16 +165,15 @@ class PromptBuilder:
             raise DemoConfigError(
                 f"max_input_tokens is {max_input_tokens!r}; it is a whole number >= 1 or None"
             )
-        counter = count_tokens if isinstance(count_tokens, TokenCounter) else None
+        if not isinstance(count_tokens, TokenCounter):
+            count_tokens = TokenCounter(count_tokens)
         self.labels = labels
         self.style: Style = style
         self.instruction = instruction
         self.show_labels = bool(show_labels)
         self.max_input_tokens = max_input_tokens
-        self.counter = counter or TokenCounter(count_tokens)  # type: ignore[arg-type]
+        self.counter = count_tokens
         self.on_overflow: Overflow = on_overflow
-        # Demonstrations repeat between queries, so their counts are kept.
-        self._tokens = functools.lru_cache(maxsize=1 << 16)(self.counter.tokens)
 
     def build(
         self,
@@ -194,50 +207,44 @@ class PromptBuilder:
             raise InputTypeError(
                 f"query is {type(query).__name__}{where}; texts and AudioClips are allowed"
             )
-        self._check_demonstrations(query, demonstrations, where)
-        nearest = sorted(range(len(demonstrations)), key=lambda i: demonstrations[i].rank)
+        pairs = self._pairs(query, demonstrations, output, where)
+        nearest = sorted(range(len(pairs)), key=lambda i: demonstrations[i].rank)
 
-        def shown(items: Sequence[int]) -> list[Demonstration]:
+        def turns(items: Sequence[int]) -> list[tuple[str, Content]]:
             places = sorted(nearest[item] for item in items)  # back to prompt order
-            return [demonstrations[place] for place in places]
+            return self._turns(query, [pairs[place] for place in places], output)
 
         def cost(items: Sequence[int]) -> int:
-            return self._cost(self._turns(query, shown(items), output)) + reserve_tokens
+            return self.counter.prompt([content for _, content in turns(items)]) + reserve_tokens
 
-        kept, over = list(range(len(demonstrations))), [0] * len(demonstrations)
         budget = self.max_input_tokens
-        if budget is not None:
-            alone = cost([])
-            if alone > budget:
-                return self._overflow(alone, where)
-            kept, over = fit(len(demonstrations), cost, budget)
-        turns = self._turns(query, shown(kept), output)
-        contents = [content for _, content in turns]
+        if budget is not None and (alone := cost([])) > budget:
+            return self._overflow(alone, where)
+        kept, over = choose_that_fit(len(pairs), cost, budget)
+        chosen = turns(kept)
+        contents = [content for _, content in chosen]
         return Prompt(
-            messages=tuple(_message(role, content) for role, content in turns),
-            kept=tuple(demonstration.row for demonstration in shown(kept)),
+            messages=tuple(_message(role, content) for role, content in chosen),
+            kept=tuple(demonstrations[place].row for place in sorted(nearest[i] for i in kept)),
             dropped=tuple(
                 Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
                 for item, excess in enumerate(over)
                 if excess
             ),
-            input_tokens=self._cost(turns),
-            exact_count=all(map(self.counter.counts, contents)),
+            input_tokens=self.counter.prompt(contents),
+            exact_count=self.counter.counts_exactly(contents),
             budget=budget,
             style=self.style,
             audio_s=sum(c.seconds for c in contents if isinstance(c, AudioClip)),
         )
 
-    def answer(self, target: int | str | float, output: Output = "text") -> str:
+    def answer(self, target: Target, output: Output = "text") -> str:
         """Return the words of a label as a demonstration shows them."""
-        surface = self.labels.surface_of(target)
-        if output == "text":
-            return surface
-        return json.dumps({"label": surface}, ensure_ascii=False)
+        return _written(self.labels.surfaces_of([target]), output)[0]
 
     def longest_label_tokens(self, output: Output = "text") -> int:
         """Return the tokens of the longest answer, to be reserved when every label is scored."""
-        return max(self._tokens(self.answer(label, output)) for label in range(len(self.labels)))
+        return max(map(self.counter.tokens, _written(self.labels.surfaces, output)))
 
     def system(self, output: Output = "text", *, audio: bool = False) -> str:
         """Return the system text: instruction, list of labels, form of the answer."""
@@ -262,27 +269,52 @@ class PromptBuilder:
             "labels": self.labels.describe(),
         }
 
+    def _pairs(
+        self, query: Content, demonstrations: Sequence[Demonstration], output: Output, where: str
+    ) -> list[tuple[Content, str]]:
+        """Return contents with their answers as they are shown, in prompt order.
+
+        Raises:
+            InputError: If a demonstration lacks one of them, or the style cannot hold a clip.
+        """
+        contents, targets = [], []
+        for shown in demonstrations:
+            if shown.target is None or shown.content is None:
+                missing = "label" if shown.target is None else "content"
+                raise InputError(
+                    f"the demonstration in pool row {shown.row} has no {missing}; "
+                    "fit the selector on Examples with contents and targets"
+                )
+            contents.append(shown.content)
+            targets.append(shown.target)
+        if self.style != "multiturn":
+            clips = [
+                f"pool row {d.row}" for d in demonstrations if isinstance(d.content, AudioClip)
+            ]
+            if isinstance(query, AudioClip):
+                clips.append("the query")
+            if clips:
+                raise InputError(
+                    f"{clips[0]} is audio{where}, which style {self.style!r} cannot hold; "
+                    "use style='multiturn'"
+                )
+        answers = _written(self.labels.surfaces_of(targets), output)
+        return list(zip(contents, answers, strict=True))
+
     def _turns(
-        self, query: Content, demonstrations: Sequence[Demonstration], output: Output
+        self, query: Content, pairs: Sequence[tuple[Content, str]], output: Output
     ) -> list[tuple[str, Content]]:
         system = self.system(output, audio=isinstance(query, AudioClip))
+        before: list[tuple[str, Content]] = [("system", system)] if system else []
         if self.style == "multiturn":
-            turns: list[tuple[str, Content]] = [("system", system)] if system else []
-            for demonstration in demonstrations:
-                turns.append(("user", demonstration.item))
-                turns.append(("assistant", self.answer(demonstration.label, output)))
-            return [*turns, ("user", query)]
-        block = "".join(
-            f"{_text_line(d.item)}\nLabel: {self.answer(d.label, output)}\n\n"
-            for d in demonstrations
-        ) + _text_line(query)
+            for content, answer in pairs:
+                before += [("user", content), ("assistant", answer)]
+            return [*before, ("user", query)]
+        shown = [f"{_text_line(content)}\nLabel: {answer}\n\n" for content, answer in pairs]
+        block = "".join(shown) + _text_line(query)
         if self.style == "block":
-            return [("system", system), ("user", block)] if system else [("user", block)]
+            return [*before, ("user", block)]
         return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
-
-    def _cost(self, turns: list[tuple[str, Content]]) -> int:
-        overhead = self.counter.per_prompt + self.counter.per_message * len(turns)
-        return overhead + sum(self._tokens(content) for _, content in turns)
 
     def _overflow(self, tokens: int, where: str) -> Prompt:
         if self.on_overflow == "error":
@@ -297,27 +329,6 @@ class PromptBuilder:
             budget=self.max_input_tokens,
             style=self.style,
         )
-
-    def _check_demonstrations(
-        self, query: Content, demonstrations: Sequence[Demonstration], where: str
-    ) -> None:
-        for demonstration in demonstrations:
-            if demonstration.target is None or demonstration.content is None:
-                missing = "label" if demonstration.target is None else "content"
-                raise InputError(
-                    f"the demonstration in pool row {demonstration.row} has no {missing}; "
-                    "fit the selector on Examples with contents and targets"
-                )
-            if self.style != "multiturn" and isinstance(demonstration.content, AudioClip):
-                raise InputError(
-                    f"pool row {demonstration.row} is audio, which style {self.style!r} cannot "
-                    "hold; use style='multiturn'"
-                )
-        if self.style != "multiturn" and isinstance(query, AudioClip):
-            raise InputError(
-                f"the query is audio{where}, which style {self.style!r} cannot hold; "
-                "use style='multiturn'"
-            )
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -334,3 +345,23 @@ def _message(role: str, content: Content) -> Message:
         "role": role,
         "content": [content.part()] if isinstance(content, AudioClip) else content,
     }
+
+
+def _written(surfaces: Iterable[str], output: Output) -> list[str]:
+    """Return labels in the form in which answers are asked for."""
+    if output == "text":
+        return list(surfaces)
+    return [json.dumps({"label": surface}, ensure_ascii=False) for surface in surfaces]
+
+
+def _readable(content: object) -> str:
+    """Return a message's content as text; a clip as its length and rate."""
+    if not isinstance(content, list):
+        return str(content)
+    lines = []
+    for part in content:
+        data = base64.b64decode(part["input_audio"]["data"])
+        with wave.open(io.BytesIO(data)) as file:
+            seconds = file.getnframes() / file.getframerate()
+            lines.append(f"<audio {seconds:.2f} s at {file.getframerate()} Hz>")
+    return "\n".join(lines)

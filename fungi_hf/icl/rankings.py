@@ -5,6 +5,7 @@ Order, everywhere: scores rounded to 9 decimals, highest first, ties to the lowe
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -12,29 +13,30 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import InputError
-from fungi_hf.icl.bm25 import InvertedIndex
-from fungi_hf.icl.strategies import BM25, KNN
+from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.topk import search_similarity
 from fungi_hf.neighbors.vectors import check_same_origin, nonzero, read_rows, warn_zero
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fungi_hf.icl.demos import ScoreKind
     from fungi_hf.icl.examples import Examples
-    from fungi_hf.icl.strategies import Hybrid, Metric, Ranking
+    from fungi_hf.icl.strategies import Strategy
+    from fungi_hf.neighbors.base import Metric
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
 _RRF = 60  # Cormack et al. 2009
 _QUERIES = 256  # queries whose scores over the whole pool are held at once
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class QueryRows:
     """Queries of one search: which rows of the query set, and what each may not get.
 
     Attributes:
@@ -47,19 +49,14 @@ class Asked:
     rows: Rows
     exclude: Mapping[int, Rows]
 
-    def only(self, positions: Rows | slice) -> Asked:
+    def only(self, positions: Rows | slice) -> QueryRows:
         """Return a part of the queries."""
-        return Asked(self.examples, self.rows[positions], self.exclude)
+        return QueryRows(self.examples, self.rows[positions], self.exclude)
 
     def excluded(self) -> dict[int, Rows]:
         """Return the exclusions by position within `rows`."""
         own = {position: self.exclude.get(int(row)) for position, row in enumerate(self.rows)}
         return {position: rows for position, rows in own.items() if rows is not None}
-
-    def parts(self, size: int) -> list[Asked]:
-        """Return parts of at most `size` queries."""
-        starts = range(0, len(self.rows), size)
-        return [self.only(slice(start, start + size)) for start in starts]
 
 
 class Ranker(Protocol):
@@ -70,10 +67,10 @@ class Ranker(Protocol):
     def check(self, queries: Examples) -> None:
         """Refuse queries that cannot be ranked, and warn about odd ones."""
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Give the first rows and their scores, [b, depth]; -1 and -inf where none is left."""
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Give the scores of given pool rows, [b, m]."""
 
 
@@ -84,6 +81,7 @@ class DenseRanking:
         """Index the pool's features."""
         self.metric: Metric = metric
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
+        self.n_rows = len(pool)
         self._pool = pool
         self._index = ExactIndex(metric).fit(matrix_of(pool), fingerprint=pool.fingerprint)
 
@@ -94,65 +92,117 @@ class DenseRanking:
         if self.metric == "cosine" and queries is not self._pool:
             warn_zero(rows, "queries", stacklevel=5)
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the first rows of an exact search and their scores."""
         found = self._compared(asked).nearest(depth, asked.excluded())
         return found.indices, found.scores.astype(np.float64)
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows, in float64."""
         counts = np.full(len(rows), rows.shape[1])
         return self._compared(asked).rescorer()(np.arange(len(rows)), rows, counts)
 
-    def _compared(self, asked: Asked) -> Comparison:
+    def units(self, rows: Rows) -> Scores:
+        """Return pool rows in float64, scaled to length 1, [m, F]; all-zero ones stay zero."""
+        held = self._index.pool.rows
+        return held.array[rows].astype(np.float64) / nonzero(held.norms[rows])[:, None]
+
+    def query_units(self, asked: QueryRows) -> Scores:
+        """Return queries in float64, scaled to length 1, [b, F]; all-zero ones stay zero."""
+        held = self._index.pool.read(matrix_of(asked.examples)[asked.rows])
+        return held.array.astype(np.float64) / nonzero(held.norms)[:, None]
+
+    def _compared(self, asked: QueryRows) -> Comparison:
         pool = self._index.pool
         return Comparison(pool, pool.read(matrix_of(asked.examples)[asked.rows]))
 
-    def vectors(self, rows: Rows) -> Scores:
-        """Return pool rows in float64, of length 1 if the metric is the cosine, [m, F]."""
-        held = matrix_of(self._pool)[rows].astype(np.float64)
-        if self.metric == "cosine":
-            held /= nonzero(self._index.pool.rows.norms[rows])[:, None]
-        return held
+
+def words(text: str) -> list[str]:
+    """Return the runs of ASCII letters and digits of the lowered text."""
+    return _WORD.findall(text.lower())
 
 
 class TextRanking:
-    """By BM25."""
+    """By BM25 over inverted lists of weights that are computed once.
+
+    Formula: s(q, d) = sum over the distinct tokens w of q of
+    idf(w) tf(w, d) (k1 + 1) / (tf(w, d) + k1 (1 - b + b len(d) / avglen)), with
+    idf(w) = ln(1 + (N - n_w + 0.5) / (n_w + 0.5)); all statistics come from the pool.
+    """
 
     kind: ScoreKind = "similarity"
 
     def __init__(self, pool: Examples, options: BM25) -> None:
-        """Index the pool's texts."""
-        self._n_rows = len(pool)
-        self._index = InvertedIndex(texts_of(pool), options.k1, options.b, options.tokens)
+        """Count and weigh the pool's tokens."""
+        self._tokens, texts = options.tokens or words, pool.texts or ()
+        self.n_rows = len(texts)
+        vocabulary: dict[str, int] = {}
+        rows: list[int] = []
+        codes: list[int] = []
+        lengths = np.zeros(len(texts))
+        for row, text in enumerate(texts):
+            found = self._listed(text)
+            lengths[row] = len(found)
+            codes.extend(vocabulary.setdefault(token, len(vocabulary)) for token in found)
+            rows.extend([row] * len(found))
+        self._vocabulary = vocabulary
+        # One number per (token, row) pair; sorted, so that each token's rows lie together.
+        pairs, counts = np.unique(
+            np.array(codes, dtype=np.int64) * len(texts) + np.array(rows, dtype=np.int64),
+            return_counts=True,
+        )
+        owners, self._rows = np.divmod(pairs, len(texts))
+        held_by = np.bincount(owners, minlength=len(vocabulary))  # n_w
+        self._starts = np.concatenate([[0], np.cumsum(held_by)])
+        idf = np.log(1 + (len(texts) - held_by + 0.5) / (held_by + 0.5))
+        average = lengths.mean() or 1.0
+        norm = options.k1 * (1 - options.b + options.b * lengths / average)
+        self._weights = idf[owners] * counts * (options.k1 + 1) / (counts + norm[self._rows])
 
     def check(self, queries: Examples) -> None:
         """Warn about queries that share no word with the pool."""
-        lost = self._index.n_unknown(texts_of(queries))
+        known, texts = self._vocabulary, queries.texts or ()
+        lost = sum(not any(token in known for token in self._listed(text)) for text in texts)
         if lost:
             warnings.warn(
-                f"{lost} of {len(queries)} queries share no token with the pool; they get the "
+                f"{lost} of {len(texts)} queries share no token with the pool; they get the "
                 "lowest rows",
                 UserWarning,
                 stacklevel=4,
             )
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the best rows; every row is scored, a few queries at a time."""
-        parts = [_best(self._scores(part), part, depth) for part in asked.parts(_QUERIES)]
-        return _stacked(parts, depth)
+        return _best(lambda part: self._scores(asked.only(part)), asked, depth)
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows."""
         scores = np.empty(rows.shape)
-        for start in range(0, len(rows), _QUERIES):
-            part = slice(start, start + _QUERIES)
-            scores[part] = np.take_along_axis(self._scores(asked.only(part)), rows[part], axis=1)
+        for part in _parts(asked):
+            found = self._scores(asked.only(part))
+            scores[part] = np.take_along_axis(found, rows[part], axis=1)
         return scores
 
-    def _scores(self, asked: Asked) -> Scores:
-        texts = texts_of(asked.examples)
-        return self._index.scores([texts[row] for row in asked.rows])
+    def _scores(self, asked: QueryRows) -> Scores:
+        """Return the scores of all pool rows, [b, N]; 0 where no token is shared."""
+        texts, known = asked.examples.texts or (), self._vocabulary
+        scores = np.zeros((len(asked.rows), self.n_rows))
+        for position, row in enumerate(asked.rows):
+            # In order of first use, not of hashing, so that every process adds in the same order.
+            tokens = dict.fromkeys(self._listed(texts[row]))
+            codes = [known[token] for token in tokens if token in known]
+            held = [slice(self._starts[code], self._starts[code + 1]) for code in codes]
+            if held:
+                rows = np.concatenate([self._rows[part] for part in held])
+                weights = np.concatenate([self._weights[part] for part in held])
+                scores[position] = np.bincount(rows, weights, self.n_rows)
+        return scores
+
+    def _listed(self, text: str) -> list[str]:
+        found = self._tokens(text)
+        if isinstance(found, str):
+            raise InputTypeError("tokens gave one string; it returns a list of tokens")
+        return list(found)
 
 
 class FusedRanking:
@@ -163,7 +213,7 @@ class FusedRanking:
     def __init__(self, pool: Examples, options: Hybrid) -> None:
         """Index the pool for each ranking."""
         self._options = options
-        self._rankers = [ranker_for(ranker, pool) for ranker in options.rankers]
+        self._rankers = [_single(ranker, pool) for ranker in options.rankers]
         self._n_rows = len(pool)
 
     def check(self, queries: Examples) -> None:
@@ -171,23 +221,20 @@ class FusedRanking:
         for ranker in self._rankers:
             ranker.check(queries)
 
-    def search(self, asked: Asked, depth: int) -> tuple[Rows, Scores]:
+    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
         """Return the best rows by fused score, a few queries at a time."""
         fuse = self._by_ranks if self._options.fusion == "rrf" else self._by_scores
         first = min(self._options.depth, self._n_rows)
         lists = [ranker.search(asked, first)[0] for ranker in self._rankers]
-        parts = []
-        for start in range(0, len(asked.rows), _QUERIES):
-            part = asked.only(slice(start, start + _QUERIES))
-            fused = fuse(part, [rows[start : start + _QUERIES] for rows in lists])
-            parts.append(_best(fused, part, depth))
-        return _stacked(parts, depth)
+        return _best(
+            lambda part: fuse(asked.only(part), [rows[part] for rows in lists]), asked, depth
+        )
 
-    def pairs(self, asked: Asked, rows: Rows) -> Scores:
+    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return 0: rows outside the ranking, as shared ones are, have no fused score."""
         return np.zeros((len(asked.rows), rows.shape[1]))
 
-    def _by_ranks(self, asked: Asked, lists: list[Rows]) -> Scores:
+    def _by_ranks(self, asked: QueryRows, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
         weights = self._options.weights or (1.0,) * len(self._rankers)
         for weight, rows in zip(weights, lists, strict=True):
@@ -195,7 +242,7 @@ class FusedRanking:
             fused[queries, rows[queries, places]] += weight / (_RRF + 1 + places)
         return fused
 
-    def _by_scores(self, asked: Asked, lists: list[Rows]) -> Scores:
+    def _by_scores(self, asked: QueryRows, lists: list[Rows]) -> Scores:
         fused = np.zeros((len(asked.rows), self._n_rows))
         union = np.hstack(lists)  # [b, 2 depth]; a row of both lists stands there twice
         queries, places = np.nonzero(union >= 0)
@@ -211,11 +258,21 @@ class FusedRanking:
         return fused
 
 
-def ranker_for(ranking: Ranking, pool: Examples) -> Ranker:
-    """Return the ranker that a record describes, with the pool indexed."""
-    if isinstance(ranking, KNN):
-        return DenseRanking(pool, ranking.metric)
-    return TextRanking(pool, ranking) if isinstance(ranking, BM25) else FusedRanking(pool, ranking)
+def ranker_for(strategy: Strategy, pool: Examples) -> Ranker | None:
+    """Return what ranks the pool, indexed; None for random rows without features."""
+    if isinstance(strategy, Stratified):
+        strategy = strategy.ranker
+    if isinstance(strategy, Hybrid):
+        return FusedRanking(pool, strategy)
+    if isinstance(strategy, (KNN, BM25)):
+        return _single(strategy, pool)
+    return None if pool.features is None else DenseRanking(pool, "cosine")
+
+
+def _single(ranking: KNN | BM25, pool: Examples) -> Ranker:
+    if isinstance(ranking, BM25):
+        return TextRanking(pool, ranking)
+    return DenseRanking(pool, ranking.metric)
 
 
 def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
@@ -229,35 +286,24 @@ def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
     return examples.features
 
 
-def texts_of(examples: Examples) -> tuple[str, ...]:
-    """Return the texts, known to be there.
-
-    Raises:
-        InputError: If there are none.
-    """
-    texts = examples.texts
-    if texts is None:
-        raise InputError("these examples have no texts")
-    return texts
+def _parts(asked: QueryRows) -> list[slice]:
+    """Return slices of a few queries."""
+    return [slice(start, start + _QUERIES) for start in range(0, len(asked.rows), _QUERIES)]
 
 
-def unit(vectors: Scores) -> Scores:
-    """Return vectors of length 1 along the last axis; all-zero ones stay zero."""
-    largest = np.abs(vectors).max(axis=-1, keepdims=True)
-    scaled = vectors / np.where(largest == 0, 1, largest)  # squares stay in range
-    norms = np.sqrt((scaled**2).sum(axis=-1, keepdims=True))
-    return scaled / np.where(norms == 0, 1, norms)
+def _best(
+    scores_of: Callable[[slice], Scores], asked: QueryRows, depth: int
+) -> tuple[Rows, Scores]:
+    """Return the best rows of queries whose whole rows of scores are computed a few at a time."""
+    found = [(np.empty((0, depth), np.int64), np.empty((0, depth)))]
+    for part in _parts(asked):
+        scores = scores_of(part)
 
+        def block(some: slice, pool: slice, scores: Scores = scores) -> Scores:
+            return scores[some, pool]
 
-def _best(scores: Scores, asked: Asked, depth: int) -> tuple[Rows, Scores]:
-    def block(queries: slice, pool: slice) -> Scores:
-        return scores[queries, pool]
-
-    n_queries, n_pool = scores.shape
-    return search_similarity(block, n_pool, n_queries, depth, exclude=asked.excluded())
-
-
-def _stacked(parts: list[tuple[Rows, Scores]], depth: int) -> tuple[Rows, Scores]:
-    if not parts:
-        return np.empty((0, depth), np.int64), np.empty((0, depth))
-    return np.vstack([rows for rows, _ in parts]), np.vstack([scores for _, scores in parts])
+        n_queries, n_pool = scores.shape
+        exclude = asked.only(part).excluded()
+        found.append(search_similarity(block, n_pool, n_queries, depth, exclude=exclude))
+    rows, values = zip(*found, strict=True)
+    return np.vstack(rows), np.vstack(values)

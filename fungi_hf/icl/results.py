@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from fungi_hf.icl.journal import read_journal, read_record
 from fungi_hf.icl.reply import Usage
 from fungi_hf.statistics import bootstrap_interval, wilson_interval
 
@@ -65,23 +66,16 @@ class RowResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Give JSON values; the same row always gives the same ones, in the same order."""
-        record: dict[str, Any] = {
-            "id": self.id,
-            "gold": self.gold,
-            "status": self.status,
-            "label": self.label,
-            "correct": self.correct,
-            "answer": self.answer,
-            "demonstrations": list(self.demonstrations),
-            "dropped": list(self.dropped),
-            "input_tokens": self.input_tokens,
-            "covered": self.covered,
-            "vote": self.vote,
-        }
-        if self.repeat:
-            record["repeat"] = self.repeat
-        if self.label_scores is not None:
-            record["label_scores"] = list(self.label_scores)
+        record: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            record[name] = list(value) if isinstance(value, tuple) else value
+            if name == "label":
+                record["correct"] = self.correct
+        if not self.repeat:
+            del record["repeat"]
+        if self.label_scores is None:
+            del record["label_scores"]
         return record
 
     @classmethod
@@ -130,9 +124,16 @@ class EvalResult:
         Returns:
             Its rows so far; `complete` says whether they are all.
         """
-        from fungi_hf.icl.journal import load_result
-
-        return load_result(Path(out))
+        folder = Path(out)
+        record = read_record(folder)
+        finished, usage = read_rows(folder)
+        return cls(
+            all_rows=tuple(finished[place] for place in sorted(finished)),
+            usage=usage,
+            config=record["config"],
+            folder=folder,
+            **record["sizes"],
+        )
 
     @property
     def rows(self) -> tuple[RowResult, ...]:
@@ -278,6 +279,84 @@ class EvalResult:
                 f"repeats         {self.repeats}, from {min(spread):.4f} to {max(spread):.4f}"
             )
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a run would send.
+
+    Attributes:
+        rows: Rows in all, repetitions included.
+        cached: Rows that need no request: answered in the run folder or in the cache.
+        requests: Requests to be sent, if none has to be repeated.
+        input_tokens: Their input tokens.
+        exact_count: The tokens were counted with the user's function, not estimated.
+        max_output_tokens: The most output tokens that they may bill.
+        dropped_demos: Demonstrations that do not fit.
+        overflow_rows: Queries that do not fit even alone; nothing is sent for them.
+        n_leaks: Queries whose own copies the leak guard removed.
+        coverage: Share of rows whose gold label is shown; None without gold labels.
+        audio_s: Seconds of audio, whose tokens no text count includes.
+    """
+
+    rows: int
+    cached: int
+    requests: int
+    input_tokens: int
+    exact_count: bool
+    max_output_tokens: int
+    dropped_demos: int
+    overflow_rows: int
+    n_leaks: int
+    coverage: float | None
+    audio_s: float = 0.0
+
+    def cost(
+        self,
+        *,
+        input: float,  # noqa: A002 - the word on every price list
+        output: float,
+        cached_input: float | None = None,
+    ) -> float:
+        """Give the most that the run can cost, retries aside; prices are per million tokens."""
+        usage = Usage(input_tokens=self.input_tokens, output_tokens=self.max_output_tokens)
+        return usage.cost(input=input, output=output, cached_input=cached_input)
+
+    def __str__(self) -> str:
+        kind = "counted" if self.exact_count else "estimated"
+        coverage = "" if self.coverage is None else f"coverage        {self.coverage:.4f}\n"
+        audio = f"audio           {self.audio_s:.1f} s, not in the tokens\n" if self.audio_s else ""
+        return (
+            f"rows            {self.rows}, {self.cached} answered already\n"
+            f"requests        {self.requests}\n"
+            f"input tokens    {self.input_tokens} ({kind})\n"
+            f"output tokens   at most {self.max_output_tokens}\n"
+            f"{audio}{coverage}"
+            f"demonstrations  {self.dropped_demos} dropped; {self.overflow_rows} queries too long\n"
+            f"leaks           {self.n_leaks} queries"
+        )
+
+
+def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
+    """Read what a run folder's journal says, from nothing up to all rows of the run.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The last outcome by repetition and query row, and the tokens billed by all lines,
+        superseded ones included.
+    """
+    finished, usage = {}, Usage()
+    for line in read_journal(folder):
+        try:
+            result = RowResult.from_dict(line["result"])
+            place, billed = (result.repeat, int(line["row"])), Usage(**line["usage"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        finished[place] = result
+        usage += billed
+    return finished, usage
 
 
 def _share(values: Iterable[bool]) -> float:

@@ -9,152 +9,29 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import platform
+import time
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from fungi_hf.errors import LLMError
-from fungi_hf.icl.dry_run import DryRun
+from fungi_hf.errors import InputError, LLMError, RequestFailedError
 from fungi_hf.icl.journal import Journal, claim, finish
 from fungi_hf.icl.plan import make_plan
-from fungi_hf.icl.results import EvalResult
-from fungi_hf.icl.workers import Progress, Workers
+from fungi_hf.icl.reply import Usage
+from fungi_hf.icl.results import DryRun, EvalResult, RowResult, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.model import LLM
-    from fungi_hf.icl.plan import Asked, Plan
+    from fungi_hf.icl.plan import PlannedPrompt, RunPlan
     from fungi_hf.icl.prompt import PromptBuilder
+    from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
 
-__all__ = ["DryRun", "EvalResult", "Evaluation", "Progress", "aevaluate", "evaluate"]
-
-
-class Evaluation:
-    """A run that was planned and not yet sent.
-
-    Args:
-        selector: A fitted `DemoSelector`; None shows no demonstrations.
-        builder: Builds prompts.
-        llm: Any `LLM`.
-        queries: What to classify; targets are the gold labels.
-        repeats: Repetitions, each with the selector's next seed.
-        needs_gold: Refuse queries without targets; a dry run can do without.
-    """
-
-    def __init__(
-        self,
-        selector: DemoSelector | None,
-        builder: PromptBuilder,
-        llm: LLM,
-        queries: Examples,
-        *,
-        repeats: int = 1,
-        needs_gold: bool = True,
-    ) -> None:
-        self.llm = llm
-        self.plan: Plan = make_plan(
-            selector, builder, llm, queries, repeats=repeats, needs_gold=needs_gold
-        )
-
-    def dry_run(self, out: str | Path | None = None) -> DryRun:
-        """Say what a run would send; opens no socket.
-
-        Args:
-            out: The run folder, whose finished rows are not asked again.
-
-        Returns:
-            Requests and tokens.
-        """
-        asked = self.plan.asked
-        journal = Journal(None if out is None else Path(out))
-        journal.read()
-        open_rows = [one for one in self._open(journal) if not one.prompt.is_overflow]
-        labels = self.plan.labels
-        open_rows = [one for one in open_rows if not self.llm.is_cached(one.prompt, labels)]
-        overflow = sum(one.prompt.is_overflow for one in asked)
-        gold = self.plan.gold
-        return DryRun(
-            rows=len(asked),
-            cached=len(asked) - len(open_rows) - overflow,
-            requests=len(open_rows),
-            input_tokens=sum(one.prompt.input_tokens for one in open_rows),
-            exact_count=all(one.prompt.exact_count for one in asked),
-            max_output_tokens=len(open_rows) * self.llm.max_output_tokens,
-            dropped_demos=sum(len(one.prompt.dropped) for one in asked),
-            overflow_rows=overflow,
-            n_leaks=self.plan.n_leaks,
-            coverage=None if gold is None else sum(one.covered for one in asked) / len(asked),
-            audio_s=sum(one.prompt.audio_s for one in open_rows),
-        )
-
-    async def run(
-        self,
-        out: str | Path | None = None,
-        watch: Callable[[Progress], None] | None = None,
-    ) -> EvalResult:
-        """Ask what is not answered yet.
-
-        Args:
-            out: The run folder; the same call again continues there.
-            watch: Called after each finished row.
-
-        Returns:
-            All rows.
-
-        Raises:
-            LLMError: If the server refuses for good; `partial` holds the rows finished before.
-        """
-        folder = None if out is None else Path(out)
-        journal = Journal(folder)
-        if folder is not None:
-            claim(folder, self.plan.config, {"versions": _versions(), "sizes": self._sizes()})
-        journal.open()
-        try:
-            todo = self._open(journal)
-            workers = Workers(self.plan, self.llm, journal, watch)
-            if todo:
-                self.llm.check([one.prompt for one in todo])
-            try:
-                await workers.finish(todo)
-            except LLMError as error:
-                error.partial = self._result(journal, folder)
-                error.add_note(_where(len(journal.finished), folder))
-                raise
-            finally:
-                if folder is not None:
-                    finish(folder, self._result(journal, folder))
-        finally:
-            journal.close()
-            await self.llm.aclose()
-        return self._result(journal, folder)
-
-    def _open(self, journal: Journal) -> list[Asked]:
-        """Give the prompts whose outcome is not final."""
-        again = {"failed", *self.llm.limits.ask_again}
-        finished = {k for k, result in journal.finished.items() if result.status not in again}
-        return [one for one in self.plan.asked if (one.repeat, one.row) not in finished]
-
-    def _sizes(self) -> dict[str, int]:
-        plan = self.plan
-        return {
-            "n_rows": len(plan.queries),
-            "repeats": plan.repeats,
-            "n_leaks": plan.n_leaks,
-            "unreachable": plan.unreachable,
-        }
-
-    def _result(self, journal: Journal, folder: Path | None) -> EvalResult:
-        return EvalResult(
-            all_rows=journal.rows(),
-            usage=journal.usage,
-            requests=journal.requests,
-            config=self.plan.config,
-            folder=folder,
-            **self._sizes(),
-        )
+__all__ = ["DryRun", "EvalResult", "Progress", "Run", "aevaluate", "evaluate", "run_here"]
 
 
 @overload
@@ -206,12 +83,8 @@ def evaluate(
     Returns:
         The outcome of every row; with `dry_run` what would be sent.
     """
-    evaluation = Evaluation(
-        selector, builder, llm, queries, repeats=repeats, needs_gold=not dry_run
-    )
-    if dry_run:
-        return evaluation.dry_run(out)
-    return run_here(evaluation, out)
+    plan = make_plan(selector, builder, llm, queries, repeats=repeats, needs_gold=not dry_run)
+    return Run(plan, out).dry_run() if dry_run else run_here(plan, out)
 
 
 async def aevaluate(
@@ -224,26 +97,250 @@ async def aevaluate(
     repeats: int = 1,
 ) -> EvalResult:
     """Do what `evaluate` does, in the running event loop."""
-    return await Evaluation(selector, builder, llm, queries, repeats=repeats).run(out)
+    return await Run(make_plan(selector, builder, llm, queries, repeats=repeats), out).finish()
 
 
 def run_here(
-    evaluation: Evaluation,
+    plan: RunPlan,
     out: str | Path | None = None,
     watch: Callable[[Progress], None] | None = None,
 ) -> EvalResult:
     """Run to the end, whether or not an event loop is running in this thread."""
+    run = Run(plan, out, watch)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(evaluation.run(out, watch))
+        return asyncio.run(run.finish())
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(lambda: asyncio.run(evaluation.run(out, watch))).result()
+        return thread.submit(asyncio.run, run.finish()).result()
 
 
-def _where(finished: int, folder: Path | None) -> str:
-    kept = "as .partial of this error" if folder is None else f"in {folder}; run again to continue"
-    return f"{finished} rows are finished and kept {kept}"
+@dataclass(slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        rows: Rows in all, repetitions included.
+        finished: Rows with an outcome, those of earlier processes included.
+        failed: Rows whose outcome is no label.
+        tokens: Tokens billed by this process.
+        started_s: When this process began, `time.monotonic()`.
+        fresh: Rows finished by this process.
+    """
+
+    rows: int
+    finished: int = 0
+    failed: int = 0
+    tokens: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    fresh: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Rows per second of this process."""
+        return self.fresh / max(time.monotonic() - self.started_s, 1e-9)
+
+
+class Run:
+    """A plan that is carried out: what is finished, what it cost, and the workers for the rest.
+
+    Args:
+        plan: The prompts and their model.
+        out: The run folder, whose finished rows are not asked again; None keeps all in memory.
+        watch: Called after each finished row.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        out: str | Path | None = None,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._plan, self._watch = plan, watch
+        self._folder = None if out is None else Path(out)
+        self._journal: Journal | None = None
+        self._finished: dict[tuple[int, int], RowResult] = {}  # by repetition and query row
+        self._usage, self._requests = Usage(), 0
+        if self._folder is not None:
+            self._finished, self._usage = read_rows(self._folder)
+        failed = sum(result.status != "ok" for result in self._finished.values())
+        self._progress = Progress(len(plan.prompts), finished=len(self._finished), failed=failed)
+
+    def dry_run(self) -> DryRun:
+        """Say what `finish` would send; opens no socket."""
+        plan, planned = self._plan, self._plan.prompts
+        fitting = [one for one in self._todo() if not one.prompt.is_overflow]
+        sent = [one for one in fitting if not plan.llm.is_cached(one.prompt, plan.labels)]
+        overflow = sum(one.prompt.is_overflow for one in planned)
+        return DryRun(
+            rows=len(planned),
+            cached=len(planned) - len(sent) - overflow,
+            requests=len(sent),
+            input_tokens=sum(one.prompt.input_tokens for one in sent),
+            exact_count=all(one.prompt.exact_count for one in planned),
+            max_output_tokens=len(sent) * plan.llm.max_output_tokens,
+            dropped_demos=sum(len(one.prompt.dropped) for one in planned),
+            overflow_rows=overflow,
+            n_leaks=plan.sizes["n_leaks"],
+            coverage=None
+            if plan.gold is None
+            else sum(one.covered for one in planned) / len(planned),
+            audio_s=sum(one.prompt.audio_s for one in sent),
+        )
+
+    async def finish(self) -> EvalResult:
+        """Ask what is not answered yet.
+
+        Returns:
+            All rows.
+
+        Raises:
+            LLMError: If the server refuses for good; `partial` holds the rows finished before.
+        """
+        plan, folder = self._plan, self._folder
+        if folder is not None:
+            claim(folder, plan.config, {"versions": _versions(), "sizes": plan.sizes})
+            self._journal = Journal(folder)
+        try:
+            todo = self._todo()
+            if todo:
+                plan.llm.check([one.prompt for one in todo])
+            try:
+                await self._ask(todo)
+            except LLMError as error:
+                error.partial = self._result()
+                kept = f"in {folder}; run again to continue"
+                kept = "as .partial of this error" if folder is None else kept
+                error.add_note(f"{len(self._finished)} rows are finished and kept {kept}")
+                raise
+            finally:
+                if folder is not None:
+                    result = self._result()
+                    finish(folder, (row.to_dict() for row in result.all_rows), result.summary())
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+            await plan.llm.aclose()
+        return self._result()
+
+    def _todo(self) -> list[PlannedPrompt]:
+        """Give the prompts whose outcome is not final."""
+        again = {"failed", *self._plan.llm.limits.ask_again}
+        final = {place for place, result in self._finished.items() if result.status not in again}
+        return [one for one in self._plan.prompts if (one.prompt.draw, one.row) not in final]
+
+    async def _ask(self, todo: list[PlannedPrompt]) -> None:
+        """Finish all prompts, or stop all at the first error that stops a run."""
+        llm, ready = self._plan.llm, []
+        for one in todo:
+            if one.prompt.is_overflow:
+                self._record(one, None, "overflow", {})
+            else:
+                ready.append(one)
+        if llm.batch_size is not None:
+            await self._ask_in_batches(ready, llm.batch_size)
+            return
+        rows = iter(ready)  # one queue for all: never more tasks than may be in flight
+        n_workers = min(len(ready), llm.limits.concurrency)
+        workers = [asyncio.ensure_future(self._worker(rows)) for _ in range(n_workers)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _worker(self, rows: Iterator[PlannedPrompt]) -> None:
+        for one in rows:
+            started = time.time()
+            try:
+                reply = await self._plan.llm.answer(one.prompt, self._plan.labels)
+            except RequestFailedError as error:
+                facts = {"attempts": error.attempts, "error": str(error), "started": started}
+                self._record(one, None, "failed", facts)
+            else:
+                self._record(one, reply, None, {"started": started})
+
+    async def _ask_in_batches(self, ready: list[PlannedPrompt], size: int) -> None:
+        for start in range(0, len(ready), size):
+            batch, started = ready[start : start + size], time.time()
+            prompts = [one.prompt for one in batch]
+            replies = self._plan.llm.answer_batch(prompts, self._plan.labels)
+            for one, reply in zip(batch, replies, strict=True):
+                self._record(one, reply, None, {"started": started})
+            await asyncio.sleep(0)  # lets an interruption through
+
+    def _record(
+        self, one: PlannedPrompt, reply: Reply | None, status: str | None, facts: dict[str, Any]
+    ) -> None:
+        """Keep an outcome; facts are what may differ between runs: attempts, times, words."""
+        facts["finished"] = time.time()
+        usage = Usage()
+        if reply is not None:
+            usage = reply.usage
+            facts |= {
+                "attempts": reply.attempts,
+                "from_cache": reply.from_cache,
+                "finish_reason": reply.finish_reason,
+                "model": reply.model,
+                "system_fingerprint": reply.system_fingerprint,
+            }
+        result = self._outcome(one, reply, status)
+        before = self._finished.get((result.repeat, one.row))
+        self._finished[result.repeat, one.row] = result
+        self._usage += usage
+        self._requests += int(facts.get("attempts", 0))
+        if self._journal is not None:
+            line = {"row": one.row, "result": result.to_dict(), "usage": usage.to_dict()}
+            self._journal.add({**line, **facts})
+        progress = self._progress
+        progress.failed += result.status != "ok"
+        progress.failed -= before is not None and before.status != "ok"
+        progress.finished = len(self._finished)
+        progress.fresh += 1
+        progress.tokens += usage.total_tokens
+        if self._watch is not None:
+            self._watch(progress)
+
+    def _outcome(self, one: PlannedPrompt, reply: Reply | None, status: str | None) -> RowResult:
+        """Give the outcome of a prompt; a status is given where it does not follow from the reply.
+
+        Raises:
+            InputError: If the queries have no targets.
+        """
+        plan, label = self._plan, None
+        if plan.gold is None:
+            raise InputError("queries have no targets, so answers cannot be scored")
+        if status is None and reply is not None:
+            status = reply.failure
+            if status is None:
+                answer = plan.labels.parse(reply.content)
+                status, label = answer.status, answer.label
+        names, ids = plan.labels.names, plan.queries.ids
+        return RowResult(
+            id=one.row if ids is None else ids[one.row],
+            gold=names[plan.gold[one.row]],
+            status=status or "failed",
+            label=None if label is None else names[label],
+            answer=None if reply is None else reply.content,
+            demonstrations=one.prompt.kept,
+            dropped=tuple(drop.row for drop in one.prompt.dropped),
+            input_tokens=one.prompt.input_tokens,
+            covered=one.covered,
+            vote=None if one.vote is None else names[one.vote],
+            repeat=one.prompt.draw,
+            label_scores=None if reply is None else reply.label_scores,
+        )
+
+    def _result(self) -> EvalResult:
+        return EvalResult(
+            all_rows=tuple(self._finished[place] for place in sorted(self._finished)),
+            usage=self._usage,
+            requests=self._requests,
+            config=self._plan.config,
+            folder=self._folder,
+            **self._plan.sizes,
+        )
 
 
 def _versions() -> dict[str, str]:

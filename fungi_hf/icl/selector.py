@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFittedError, choices
-from fungi_hf.icl.demos import DemoSet
-from fungi_hf.icl.diversity import DiversePicker
-from fungi_hf.icl.drawing import draw
+from fungi_hf.icl.demos import ORDERS, DemoSet, ranks_in_order
+from fungi_hf.icl.diversity import pick_diverse
 from fungi_hf.icl.examples import Examples, first_of, label_codes
 from fungi_hf.icl.leaks import as_guard
-from fungi_hf.icl.order import ORDERS, ranks_in_order
-from fungi_hf.icl.picking import Quota, pick
-from fungi_hf.icl.rankings import Asked, DenseRanking, ranker_for
-from fungi_hf.icl.strategies import (
-    BM25,
-    DPP,
-    KNN,
-    MMR,
-    Random,
-    Stratified,
-    as_strategy,
-    name_of,
-    rankings_of,
-    whole_number,
-)
+from fungi_hf.icl.picking import Quota, draw, pick, ranked
+from fungi_hf.icl.rankings import DenseRanking, QueryRows, ranker_for
+from fungi_hf.icl.strategies import DPP, MMR, STRATEGIES, Random, Strategy, Stratified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fungi_hf.icl.demos import Order
     from fungi_hf.icl.leaks import LeakGuard
-    from fungi_hf.icl.order import Order
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
-    from fungi_hf.icl.strategies import (
-        Strategy,
-    )
 
 
 class DemoSelector:
@@ -76,16 +62,15 @@ class DemoSelector:
         Raises:
             DemoConfigError: If a setting is unknown or out of range.
         """
-        self.strategy = as_strategy(strategy)
-        if order not in ORDERS:
-            raise DemoConfigError(f"order is {choices(order, ORDERS)}")
-        if max_per_class is not None:
-            whole_number("max_per_class", max_per_class, 1)
-        whole_number("n_shared", n_shared, 0)
-        whole_number("seed", seed, 0)
-        per_label = self.strategy.per_label if isinstance(self.strategy, Stratified) else None
-        if k is not None or per_label is None:
-            whole_number("k", k, 1)
+        self.strategy = _as_strategy(strategy)
+        check_choice("order", order, ORDERS, error=DemoConfigError)
+        self.k, self.max_per_class, self.n_shared, self.seed = k, max_per_class, n_shared, seed
+        per_label = self._per_label
+        check_fields(self, ("n_shared", "seed"), check_integer, 0, error=DemoConfigError)
+        given = [name for name in ("k", "max_per_class") if getattr(self, name) is not None]
+        if k is None and per_label is None:
+            given = ["k"]
+        check_fields(self, given, check_integer, error=DemoConfigError)
         if k is not None and n_shared >= k:
             raise DemoConfigError(f"n_shared is {n_shared}, k is {k}; n_shared must be below k")
         if per_label is not None and (n_shared or max_per_class not in (None, per_label)):
@@ -97,19 +82,22 @@ class DemoSelector:
             raise DemoConfigError(
                 f"candidates is {self.strategy.candidates}, k is {k}; candidates must exceed k"
             )
-        self.k = None if k is None else int(k)
-        cap = max_per_class if per_label is None else per_label
-        self.max_per_class = None if cap is None else int(cap)
+        if per_label is not None:
+            self.max_per_class = per_label
         self.order: Order = order
         self.leaks = as_guard(leaks)
-        self.n_shared = int(n_shared)
-        self.seed = int(seed)
         self._fitted: _Fitted | None = None
 
     @property
     def pool(self) -> Examples:
         """The examples that `fit` took; there are none before."""
         return self._state.pool
+
+    def reseeded(self, seed: int) -> DemoSelector:
+        """Return a selector that draws by another seed and shares what `fit` found out."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def fit(self, pool: Examples) -> Self:
         """Index the pool.
@@ -128,14 +116,17 @@ class DemoSelector:
         if not isinstance(pool, Examples):
             raise InputTypeError(f"pool is {type(pool).__name__}; an Examples is needed")
         self._check_parts(pool, "the pool")
-        needs_labels = self.max_per_class is not None or isinstance(self.strategy, Stratified)
-        if needs_labels and pool.targets is None:
-            what = "max_per_class" if self.max_per_class is not None else "strategy 'stratified'"
-            raise InputError(f"{what} needs targets in the pool; they are missing")
-        codes = label_codes(pool.targets)[0] if needs_labels and pool.targets is not None else None
+        codes = None
+        if self.max_per_class is not None or isinstance(self.strategy, Stratified):
+            if pool.targets is None:
+                what = "max_per_class" if self.max_per_class else "strategy 'stratified'"
+                raise InputError(f"{what} needs targets in the pool; they are missing")
+            codes = label_codes(pool.targets)[0]
         k = self._k_for(codes)
-        self._check_supply(k, len(pool), codes)
-        self._fitted = _Fitted(pool=pool, codes=codes, k=k, ranker=self._ranker(pool))
+        n_pool = len(pool)
+        self._check_supply(k, n_pool, codes)
+        ranker = ranker_for(self.strategy, pool)
+        self._fitted = _Fitted(pool=pool, n_pool=n_pool, codes=codes, k=k, ranker=ranker)
         return self
 
     def select(self, queries: Examples) -> DemoSet:
@@ -153,44 +144,41 @@ class DemoSelector:
             InputError: If `leaks="error"` found copies. Queries without what the strategy needs
                 are refused too, and so is a guard that leaves one of them fewer than k rows.
         """
-        state = self._state
+        state, ranker = self._state, self._state.ranker
         if not isinstance(queries, Examples):
             raise InputTypeError(f"queries is {type(queries).__name__}; an Examples is needed")
         self._check_parts(queries, "the queries")
-        if state.ranker is not None and (
-            not isinstance(self.strategy, Random) or queries.features is not None
-        ):
-            state.ranker.check(queries)
-        copies = self.leaks.copies(state.pool, queries)
+        if isinstance(self.strategy, Random) and queries.features is None:
+            ranker = None
+        if ranker is not None:
+            ranker.check(queries)
+        copies, n_queries = self.leaks.copies(state.pool, queries), len(queries)
         if copies and self.leaks.action == "error":
             raise InputError(
-                f"{len(copies)} of {len(queries)} queries are in the pool, query rows "
+                f"{len(copies)} of {n_queries} queries are in the pool, query rows "
                 f"{first_of(copies)}; pass leaks='drop' to leave them out"
             )
         excluded = copies if self.leaks.action == "drop" else {}
         self._check_left(excluded)
-        exclude = {query: np.array(rows, dtype=np.int64) for query, rows in excluded.items()}
-        indices, scores, is_scored = self._select(queries, exclude)
-        keys = [queries.key(row) for row in range(len(queries))] if self.order == "shuffled" else []
-        positions = ranks_in_order(
-            self.order, state.k, self.n_shared, self.seed, keys or [b""] * len(queries)
-        )
-        kind = "none" if not is_scored or state.ranker is None else state.ranker.kind
+        rows = np.arange(n_queries)
+        exclude = {query: np.array(found, dtype=np.int64) for query, found in excluded.items()}
+        indices, scores = self._select(QueryRows(queries, rows, exclude), ranker)
+        keys = [queries.key(row) if self.order == "shuffled" else b"" for row in range(n_queries)]
         return DemoSet(
             indices=indices,
             scores=scores.astype(np.float32),
-            positions=positions,
+            positions=ranks_in_order(self.order, state.k, self.n_shared, self.seed, keys),
             order=self.order,
             pool=state.pool,
+            copies=copies,
             excluded=excluded,
-            n_leaks=len(copies),
-            score_kind=kind,
+            score_kind="none" if ranker is None else ranker.kind,
         )
 
     def describe(self) -> dict[str, object]:
         """Return what a run folder records about the selection."""
         return {
-            "strategy": name_of(self.strategy),
+            "strategy": self.strategy.name,
             "options": _plain(self.strategy),
             "k": self.k if self._fitted is None else self._fitted.k,
             "max_per_class": self.max_per_class,
@@ -202,37 +190,39 @@ class DemoSelector:
         }
 
     @property
+    def _per_label(self) -> int | None:
+        return self.strategy.per_label if isinstance(self.strategy, Stratified) else None
+
+    @property
     def _state(self) -> _Fitted:
         if self._fitted is None:
             raise NotFittedError("the selector has no pool; call fit(pool) first")
         return self._fitted
 
-    def _select(self, queries: Examples, exclude: Mapping[int, Rows]) -> tuple[Rows, Scores, bool]:
+    def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
         """Return rows and scores: the chosen ones, then the shared ones, drawn first.
 
         Raises:
             DemoConfigError: If the cap leaves a query too few rows.
         """
-        state = self._state
-        rows = np.arange(len(queries))
-        nothing = np.empty((len(queries), 0), np.int64)
-        asked = Asked(queries, rows, exclude)
-        shared = nothing
-        if self.n_shared:
-            quota = Quota(k=self.n_shared, codes=state.codes, cap=self.max_per_class, held=nothing)
-            shared = draw(asked, quota, len(state.pool), self.seed, shared=True)
-            exclude = {
-                int(row): np.union1d(exclude.get(int(row), nothing[0]), shared[row]) for row in rows
-            }
-            asked = Asked(queries, rows, exclude)
+        state, nothing = self._state, np.empty((len(asked.rows), 0), np.int64)
         quota = Quota(
             k=state.k - self.n_shared,
             codes=state.codes,
             cap=self.max_per_class,
-            held=shared,
+            held=nothing,
             in_rounds=isinstance(self.strategy, Stratified),
         )
-        indices, scores, is_scored = self._chosen(asked, quota)
+        if self.n_shared:
+            own = dataclasses.replace(quota, k=self.n_shared)
+            shared = draw(asked, own, state.n_pool, self.seed, shared=True)
+            exclude = {
+                row: np.union1d(asked.exclude.get(row, nothing[0]), drawn)
+                for row, drawn in enumerate(shared)
+            }
+            asked = dataclasses.replace(asked, exclude=exclude)
+            quota = dataclasses.replace(quota, held=shared)
+        indices, scores = self._chosen(asked, quota, ranker)
         short = np.flatnonzero((indices < 0).any(axis=1))
         if len(short):
             raise DemoConfigError(
@@ -240,44 +230,21 @@ class DemoSelector:
                 f"max_per_class={self.max_per_class}"
             )
         if not self.n_shared:
-            return indices, scores, is_scored
-        values = np.full(shared.shape, np.nan)
-        if is_scored and state.ranker is not None:
-            values = state.ranker.pairs(asked, shared)
-        return np.hstack([indices, shared]), np.hstack([scores, values]), is_scored
+            return indices, scores
+        values = np.full(shared.shape, np.nan) if ranker is None else ranker.pairs(asked, shared)
+        return np.hstack([indices, shared]), np.hstack([scores, values])
 
-    def _chosen(self, asked: Asked, quota: Quota) -> tuple[Rows, Scores, bool]:
-        state = self._state
+    def _chosen(self, asked: QueryRows, quota: Quota, ranker: Ranker | None) -> tuple[Rows, Scores]:
         if isinstance(self.strategy, Random):
-            return self._drawn(asked, quota, shared=self.strategy.shared)
-        if state.ranker is None:
+            n_pool, shared = self._state.n_pool, self.strategy.shared
+            return ranked(draw(asked, quota, n_pool, self.seed, shared=shared), ranker, asked)
+        if ranker is None:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
-        if isinstance(self.strategy, (MMR, DPP)) and isinstance(state.ranker, DenseRanking):
-            picker = DiversePicker(pool=state.pool, ranker=state.ranker, options=self.strategy)
-            return *_filled(picker.pick(asked, quota), state.ranker, asked, quota), True
-        return *pick(state.ranker, asked, quota, len(state.pool)), True
-
-    def _drawn(self, asked: Asked, quota: Quota, *, shared: bool) -> tuple[Rows, Scores, bool]:
-        """Return drawn rows; with features on both sides they are ranked by similarity."""
-        state = self._state
-        rows = draw(asked, quota, len(state.pool), self.seed, shared=shared)
-        if state.ranker is None or asked.examples.features is None or (rows < 0).any():
-            return rows, np.full(rows.shape, np.nan), False
-        scores = state.ranker.pairs(asked, rows)
-        by_row = np.argsort(rows, axis=1, kind="stable")
-        rows = np.take_along_axis(rows, by_row, axis=1)
-        scores = np.take_along_axis(scores, by_row, axis=1)
-        ranks = np.argsort(-np.round(scores, 9), axis=1, kind="stable")
-        return np.take_along_axis(rows, ranks, 1), np.take_along_axis(scores, ranks, 1), True
-
-    def _ranker(self, pool: Examples) -> Ranker | None:
-        if isinstance(self.strategy, Random):
-            return None if pool.features is None else DenseRanking(pool, "cosine")
-        if isinstance(self.strategy, (MMR, DPP)):
-            return DenseRanking(pool, "cosine")
-        if isinstance(self.strategy, Stratified):
-            return ranker_for(self.strategy.ranker, pool)
-        return ranker_for(self.strategy, pool)
+        if isinstance(self.strategy, (MMR, DPP)) and isinstance(ranker, DenseRanking):
+            return pick_diverse(ranker, self.strategy, asked, quota)
+        if quota.codes is None:  # labels do not matter
+            return ranker.search(asked, quota.k)
+        return pick(ranker, asked, quota)
 
     def _check_parts(self, examples: Examples, whose: str) -> None:
         """Refuse examples without what the strategy ranks by.
@@ -285,18 +252,13 @@ class DemoSelector:
         Raises:
             InputError: If features or texts are missing.
         """
-        for ranking in rankings_of(self.strategy):
-            if isinstance(ranking, KNN) and examples.features is None:
-                raise InputError(
-                    f"strategy {name_of(self.strategy)!r} needs features; {whose} have none"
-                )
-            if isinstance(ranking, BM25) and examples.texts is None:
-                raise InputError(
-                    f"strategy {name_of(self.strategy)!r} needs texts; {whose} have none"
-                )
+        given = {"features": examples.features, "texts": examples.texts}
+        for part in self.strategy.parts:
+            if given[part] is None:
+                raise InputError(f"strategy {self.strategy.name!r} needs {part}; {whose} have none")
 
     def _k_for(self, codes: Rows | None) -> int:
-        per_label = self.strategy.per_label if isinstance(self.strategy, Stratified) else None
+        per_label = self._per_label
         if per_label is None or codes is None:
             return int(self.k or 0)
         n_labels = int(codes.max()) + 1
@@ -334,7 +296,7 @@ class DemoSelector:
         cap, codes = self.max_per_class, state.codes
         totals = None if codes is None else np.bincount(codes)
         for query, rows in excluded.items():
-            left = len(state.pool) - len(rows)
+            left = state.n_pool - len(rows)
             if cap is not None and codes is not None and totals is not None:
                 removed = np.bincount(codes[list(rows)], minlength=len(totals))
                 left = int(np.minimum(totals - removed, cap).sum())
@@ -342,7 +304,7 @@ class DemoSelector:
                 under = "" if cap is None else f" and max_per_class={cap}"
                 raise DemoConfigError(
                     f"k is {state.k}, but the leak guard{under} leaves query row {query} only "
-                    f"{left} of {len(state.pool)} rows; lower k"
+                    f"{left} of {state.n_pool} rows; lower k"
                 )
 
 
@@ -351,27 +313,24 @@ class _Fitted:
     """What `fit` found out about the pool."""
 
     pool: Examples
+    n_pool: int
     codes: Rows | None
     k: int
     ranker: Ranker | None
 
 
-def _filled(
-    picked: tuple[Rows, Scores], ranker: Ranker, asked: Asked, quota: Quota
-) -> tuple[Rows, Scores]:
-    """Return the picks, completed from further down the ranking where the cap left gaps."""
-    rows, scores = picked
-    n_pool = int(quota.codes.size) if quota.codes is not None else 0
-    for query in np.flatnonzero((rows < 0).any(axis=1)):
-        own = rows[query][rows[query] >= 0]
-        row = int(asked.rows[query])
-        before = asked.exclude.get(row, own[:0])
-        one = Asked(asked.examples, asked.rows[[query]], {row: np.union1d(before, own)})
-        held = np.concatenate([quota.held[query], own])[None]
-        rest = dataclasses.replace(quota, k=quota.k - len(own), held=held)
-        found, values = pick(ranker, one, rest, n_pool)
-        rows[query, len(own) :], scores[query, len(own) :] = found[0], values[0]
-    return rows, scores
+def _as_strategy(strategy: object) -> Strategy:
+    """Return the record of a strategy that is given by name or as a record.
+
+    Raises:
+        DemoConfigError: If it is neither.
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if isinstance(strategy, str) and strategy in STRATEGIES:
+        return STRATEGIES[strategy]
+    hint = " (pass an instance)" if isinstance(strategy, type) else ""
+    raise DemoConfigError(f"strategy is {choices(strategy, STRATEGIES)}, or a record{hint}")
 
 
 def _plain(record: object) -> object:
@@ -384,4 +343,4 @@ def _plain(record: object) -> object:
     if callable(record):
         name = getattr(record, "__qualname__", type(record).__qualname__)
         return f"{record.__module__}.{name}"
-    return record.item() if isinstance(record, np.generic) else record
+    return record

@@ -1,45 +1,24 @@
-"""How demonstrations are chosen: one frozen record per strategy, checked when it is made."""
+"""How demonstrations are chosen: one frozen record per strategy, checked when it is made.
+
+A strategy has a `name`, and says which `parts` of the examples it ranks by.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
-import numpy as np
-
-from fungi_hf.errors import DemoConfigError, InputTypeError, choices
-from fungi_hf.icl.bm25 import words
+from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
+from fungi_hf.errors import DemoConfigError, InputTypeError
+from fungi_hf.neighbors.base import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-Metric = Literal["cosine", "dot", "euclidean"]
+    from fungi_hf.neighbors.base import Metric
+
 Fusion = Literal["rrf", "convex"]
-METRICS: tuple[str, ...] = get_args(Metric)
-FUSIONS: tuple[str, ...] = get_args(Fusion)
-
-
-def whole_number(name: str, value: object, low: int) -> None:
-    """Check that a setting is a whole number of at least `low`.
-
-    Raises:
-        DemoConfigError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise DemoConfigError(f"{name} is {value!r}; it is a whole number >= {low}")
-
-
-def _within(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        inside = low < value if open_low else low <= value
-        if inside and value <= high:
-            return
-    if high == math.inf:
-        allowed = f"it is a number {'>' if open_low else '>='} {low}"
-    else:
-        allowed = f"it is a number from {low} to {high}"
-    raise DemoConfigError(f"{name} is {value!r}; {allowed}")
+Parts: TypeAlias = tuple[Literal["features", "texts"], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +29,12 @@ class KNN:
         metric: "cosine", "dot", or "euclidean" (minus the squared distance).
     """
 
+    name: ClassVar[str] = "knn"
+    parts: ClassVar[Parts] = ("features",)
     metric: Metric = "cosine"
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise DemoConfigError(f"metric is {choices(self.metric, METRICS)}")
+        check_fields(self, ("metric",), check_choice, METRICS, error=DemoConfigError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +44,19 @@ class BM25:
     Attributes:
         k1: Saturation of repeated words, above 0.
         b: Strength of the length correction, 0 to 1.
-        tokens: Text -> tokens; the default takes runs of a-z and 0-9 of the lowered text.
+        tokens: Text -> tokens; None takes runs of a-z and 0-9 of the lowered text.
     """
 
+    name: ClassVar[str] = "bm25"
+    parts: ClassVar[Parts] = ("texts",)
     k1: float = 1.5
     b: float = 0.75
-    tokens: Callable[[str], Iterable[str]] = words
+    tokens: Callable[[str], Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
-        _within("k1", self.k1, 0, math.inf, open_low=True)
-        _within("b", self.b, 0, 1)
-        if not callable(self.tokens):
+        check_fields(self, ("k1",), check_number, 0, inclusive="neither", error=DemoConfigError)
+        check_fields(self, ("b",), check_number, 0, 1, error=DemoConfigError)
+        if self.tokens is not None and not callable(self.tokens):
             raise InputTypeError(
                 f"tokens is {type(self.tokens).__name__}; a function text -> tokens is needed"
             )
@@ -97,6 +79,7 @@ class Hybrid:
         alpha: Share of the first ranking, for "convex", 0 to 1.
     """
 
+    name: ClassVar[str] = "hybrid"
     rankers: tuple[KNN | BM25, ...] = (KNN(), BM25())
     weights: tuple[float, ...] | None = None
     depth: int = 200
@@ -109,16 +92,20 @@ class Hybrid:
             object.__setattr__(self, "weights", tuple(self.weights))
         if len(self.rankers) < 2 or not all(isinstance(r, (KNN, BM25)) for r in self.rankers):
             raise DemoConfigError(f"rankers are {self.rankers!r}; two or more of KNN and BM25")
-        if self.fusion not in FUSIONS:
-            raise DemoConfigError(f"fusion is {choices(self.fusion, FUSIONS)}")
+        check_fields(self, ("fusion",), check_choice, get_args(Fusion), error=DemoConfigError)
+        check_fields(self, ("depth",), check_integer, error=DemoConfigError)
+        check_fields(self, ("alpha",), check_number, 0, 1, error=DemoConfigError)
         if self.fusion == "convex" and (len(self.rankers) != 2 or self.weights is not None):
             raise DemoConfigError("fusion 'convex' takes two rankers and alpha, no weights")
         if self.weights is not None and len(self.weights) != len(self.rankers):
             raise DemoConfigError(f"{len(self.weights)} weights for {len(self.rankers)} rankers")
         for weight in self.weights or ():
-            _within("a weight", weight, 0, math.inf, open_low=True)
-        whole_number("depth", self.depth, 1)
-        _within("alpha", self.alpha, 0, 1)
+            check_number("a weight", weight, 0, inclusive="neither", error=DemoConfigError)
+
+    @property
+    def parts(self) -> Parts:
+        """What any of the rankings needs."""
+        return tuple(part for ranker in self.rankers for part in ranker.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +120,14 @@ class MMR:
         candidates: Rows considered, more than k.
     """
 
+    name: ClassVar[str] = "mmr"
+    parts: ClassVar[Parts] = ("features",)
     lam: float = 0.7
     candidates: int = 100
 
     def __post_init__(self) -> None:
-        _within("lam", self.lam, 0, 1)
-        whole_number("candidates", self.candidates, 1)
+        check_fields(self, ("lam",), check_number, 0, 1, error=DemoConfigError)
+        check_fields(self, ("candidates",), check_integer, error=DemoConfigError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +144,14 @@ class DPP:
         candidates: Rows considered, more than k.
     """
 
+    name: ClassVar[str] = "dpp"
+    parts: ClassVar[Parts] = ("features",)
     scale: float = 0.1
     candidates: int = 100
 
     def __post_init__(self) -> None:
-        _within("scale", self.scale, 0, math.inf, open_low=True)
-        whole_number("candidates", self.candidates, 1)
+        check_fields(self, ("scale",), check_number, 0, inclusive="neither", error=DemoConfigError)
+        check_fields(self, ("candidates",), check_integer, error=DemoConfigError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +164,19 @@ class Stratified:
             per_label * labels.
     """
 
+    name: ClassVar[str] = "stratified"
     ranker: KNN | BM25 | Hybrid = KNN()
     per_label: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.ranker, (KNN, BM25, Hybrid)):
             raise DemoConfigError(f"ranker is {self.ranker!r}; choose KNN, BM25 or Hybrid")
-        if self.per_label is not None:
-            whole_number("per_label", self.per_label, 1)
+        check_fields(self, ("per_label",), check_integer, optional=True, error=DemoConfigError)
+
+    @property
+    def parts(self) -> Parts:
+        """What the ranking needs."""
+        return self.ranker.parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,47 +187,10 @@ class Random:
         shared: One draw for all queries, instead of one per query content.
     """
 
+    name: ClassVar[str] = "random"
+    parts: ClassVar[Parts] = ()
     shared: bool = False
 
 
-Ranking: TypeAlias = KNN | BM25 | Hybrid
 Strategy: TypeAlias = KNN | BM25 | Hybrid | MMR | DPP | Stratified | Random
-STRATEGIES: dict[str, type[Strategy]] = {
-    "knn": KNN,
-    "bm25": BM25,
-    "hybrid": Hybrid,
-    "mmr": MMR,
-    "dpp": DPP,
-    "stratified": Stratified,
-    "random": Random,
-}
-
-
-def as_strategy(strategy: object) -> Strategy:
-    """Return the record of a strategy that is given by name or as a record.
-
-    Raises:
-        DemoConfigError: If it is neither.
-    """
-    if isinstance(strategy, (KNN, BM25, Hybrid, MMR, DPP, Stratified, Random)):
-        return strategy
-    if isinstance(strategy, str) and strategy in STRATEGIES:
-        return STRATEGIES[strategy]()
-    hint = " (pass an instance)" if isinstance(strategy, type) else ""
-    raise DemoConfigError(f"strategy is {choices(strategy, STRATEGIES)}, or a record{hint}")
-
-
-def rankings_of(strategy: Strategy) -> tuple[KNN | BM25, ...]:
-    """Return the single rankings that a strategy is made of; none for "random"."""
-    if isinstance(strategy, Stratified):
-        return rankings_of(strategy.ranker)
-    if isinstance(strategy, Hybrid):
-        return strategy.rankers
-    if isinstance(strategy, (MMR, DPP)):
-        return (KNN(),)
-    return () if isinstance(strategy, Random) else (strategy,)
-
-
-def name_of(strategy: Strategy) -> str:
-    """Return the name of a strategy record."""
-    return next(name for name, record in STRATEGIES.items() if isinstance(strategy, record))
+STRATEGIES: dict[str, Strategy] = {record.name: record() for record in get_args(Strategy)}

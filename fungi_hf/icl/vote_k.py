@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fungi_hf.checks import check_integer, check_number
 from fungi_hf.errors import DemoConfigError
 from fungi_hf.icl.examples import feature_matrix
-from fungi_hf.icl.strategies import whole_number
 from fungi_hf.neighbors.exact import ExactIndex
 
 if TYPE_CHECKING:
@@ -40,17 +40,16 @@ def vote_k_pool(
     """
     matrix = feature_matrix(features)
     n = len(matrix)
-    whole_number("size", size, 1)
-    whole_number("k", k, 1)
+    size = check_integer("size", size, error=DemoConfigError)
+    k = check_integer("k", k, error=DemoConfigError)
+    rho = check_number("rho", rho, 1, inclusive="neither", error=DemoConfigError)
     if size > n:
         raise DemoConfigError(f"size is {size}, the pool has {n} rows")
     if k > n - 1:
         raise DemoConfigError(f"k is {k}, but a row of a pool of {n} has {n - 1} neighbours")
-    if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 1 < rho < np.inf:
-        raise DemoConfigError(f"rho is {rho!r}; it is a number above 1")
     own = {row: np.array([row]) for row in range(n)}
     near = ExactIndex("cosine").fit(matrix).search(matrix, k, exclude=own).indices  # [N, k]
-    return _take(near, size, float(rho))
+    return _take(near, size, rho)
 
 
 def _take(near: Int64Array, size: int, rho: float) -> Int64Array:

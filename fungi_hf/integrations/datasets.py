@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fungi_hf.checks import check_integer
 from fungi_hf.errors import (
     ConfigError,
     InputTypeError,
@@ -90,8 +91,8 @@ def extract_dataset(
     if not extractor.is_fitted:
         raise NotFittedError("fit the extractor first: extractor.fit(training_inputs)")
     for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be an integer >= 1; got {value!r}")
+        if value is not None:
+            check_integer(name, value)
     data: Any = dataset
     if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         parts = {

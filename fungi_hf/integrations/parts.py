@@ -9,6 +9,7 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import load_encoder
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
+from fungi_hf.hub.saving import resolved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,18 +43,12 @@ class ExtractorParts:
     @classmethod
     def of(cls, extractor: FungiExtractor) -> ExtractorParts:
         """Take an extractor apart; nothing is copied."""
-        encoder: Any = extractor.encoder
-        processor = encoder.processor if encoder.tokenizer is None else encoder.tokenizer
-        resolved = {
-            "target_layer": encoder.layer_path,
-            "pooling": encoder.pooling,
-            "max_length": encoder.max_length,
-        }
+        encoder = extractor.encoder
         return cls(
             encoder.model,
-            processor,
+            encoder.processor if encoder.tokenizer is None else encoder.tokenizer,
             extractor.config.to_dict(),
-            resolved,
+            resolved(encoder),
             extractor.state.to_tensors(),
             extractor.source,
             extractor.tuning,

@@ -6,6 +6,7 @@ folds, clones and weights a search goes through.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,6 @@ from fungi_hf.errors import (
 )
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.tables import make_layout
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.types import Float32Array
 
-_EXTRACTORS: Final[OrderedDict[tuple[str, str], FungiExtractor]] = OrderedDict()
 _ROWS: Final[OrderedDict[tuple[str, bytes], Float32Array]] = OrderedDict()
-_KEPT_EXTRACTORS: Final = 4
 
 
 class FungiTransformer(TransformerMixin, BaseEstimator):
@@ -95,8 +93,8 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         state = dict(super().__getstate__())
         extractor: FungiExtractor | None = state.pop("extractor_", None)
         if extractor is not None:
-            state["_fitted"] = (extractor.state.to_tensors(), encoder_digest(extractor.encoder))
-            state["_tuning"] = extractor.tuning
+            digest = encoder_digest(extractor.encoder)
+            state["_fitted"] = (extractor.state.to_tensors(), digest, extractor.tuning)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -105,11 +103,11 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         Raises:
             StateError: If the encoder's weights are not those of the pickle.
         """
-        fitted, tuning = state.pop("_fitted", None), state.pop("_tuning", None)
+        fitted = state.pop("_fitted", None)
         super().__setstate__(state)
         if fitted is None:
             return
-        tensors, digest = fitted
+        tensors, digest, tuning = fitted
         extractor = _fresh(self._build())
         if encoder_digest(extractor.encoder) != digest:
             raise StateError(
@@ -178,11 +176,10 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         del input_features
         check_is_fitted(self, "extractor_")
         layout = self.extractor_.layout
-        widths = {name: layout[name].stop - layout[name].start for name in self._factors()}
         names = [
             f"{name}_{column}"
-            for name, columns in make_layout(widths).items()
-            for column in range(columns.stop - columns.start)
+            for name in self._factors()
+            for column in range(layout[name].stop - layout[name].start)
         ]
         return np.asarray(names, dtype=object)
 
@@ -198,12 +195,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
             config = (config or FungiConfig()).replace(objectives=self.objectives)
         if not isinstance(self.model, (str, Path)):
             return FungiExtractor.from_pretrained(self.model, config)
-        key = (str(self.model), config.fingerprint() if config else "")
-        if key not in _EXTRACTORS:
-            _EXTRACTORS[key] = FungiExtractor.from_pretrained(self.model, config)
-            while len(_EXTRACTORS) > _KEPT_EXTRACTORS:
-                _EXTRACTORS.popitem(last=False)
-        return _EXTRACTORS[key]
+        return _load(str(self.model), config)
 
     def _factors(self) -> dict[str, float]:
         layout = self.extractor_.layout
@@ -231,6 +223,11 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         while len(_ROWS) > self.cache_rows:
             _ROWS.popitem(last=False)
         return np.stack([found[key] for key in keys])
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, config: FungiConfig | None) -> FungiExtractor:
+    return FungiExtractor.from_pretrained(name, config)
 
 
 def _fresh(extractor: FungiExtractor) -> FungiExtractor:

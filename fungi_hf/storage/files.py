@@ -5,18 +5,19 @@ JSON and safetensors only. Whatever is wrong with a folder is said before anythi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -47,6 +48,10 @@ class HubOptions:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
 
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments of huggingface_hub's functions, and of every `from_pretrained`."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
 
 def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
     """Give the local path of a file of a folder or repository, or None where it has none.
@@ -74,16 +79,7 @@ def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
 
     def download() -> Path | None:
         try:
-            return Path(
-                hf_hub_download(
-                    repo_id,
-                    name,
-                    revision=hub.revision,
-                    token=hub.token,
-                    cache_dir=hub.cache_dir,
-                    local_files_only=hub.local_files_only,
-                )
-            )
+            return Path(hf_hub_download(repo_id, name, **hub.arguments()))
         except LocalEntryNotFoundError as error:
             if _status(error.__cause__) not in RETRIED and _is_cached(repo_id, hub):
                 # Offline, a file that the repository lacks looks like one that cannot be had.
@@ -299,12 +295,20 @@ def check_folder(folder: str | Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; it takes the final path's place when the block ends well."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    part = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        yield part
+        part.chmod(0o644)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

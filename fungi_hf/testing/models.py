@@ -84,71 +84,41 @@ def _shape(n_layers: int) -> dict[str, Any]:
     }
 
 
-def _bert(name: str, **extra: Any) -> Callable[[Any, int, str], nn.Module]:
+def _distilbert_shape(n_layers: int) -> dict[str, Any]:
+    names = ("dim", "n_layers", "n_heads", "hidden_dim", "max_position_embeddings")
+    return dict(zip(names, _shape(n_layers).values(), strict=True))
+
+
+def _t5_shape(n_layers: int) -> dict[str, Any]:
+    return {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 24,
+        "num_layers": n_layers,
+        "num_heads": 2,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 16,
+    }
+
+
+def _model(
+    name: str,
+    kind: str = "Model",
+    shape: Callable[[int], dict[str, Any]] = _shape,
+    tokens: tuple[str, ...] = ("pad",),
+    **extra: Any,
+) -> Callable[[Any, int, str], nn.Module]:
+    """Give what builds a model from its tokenizer, number of blocks and kind of attention."""
+
     def build(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
         import transformers
 
+        ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in tokens}
         config = getattr(transformers, f"{name}Config")(
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            **_shape(n_layers),
-            **extra,
+            vocab_size=len(tokenizer), **ids, **shape(n_layers), **extra
         )
         config._attn_implementation = "eager" if name in _EAGER_ONLY else attention
-        model: nn.Module = getattr(transformers, f"{name}Model")(config)
-        return model
-
-    return build
-
-
-def _distilbert(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
-    from transformers import DistilBertConfig, DistilBertModel
-
-    config = DistilBertConfig(
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        dim=16,
-        n_layers=n_layers,
-        n_heads=2,
-        hidden_dim=24,
-        max_position_embeddings=_MAX_TOKENS + 2,
-    )
-    config._attn_implementation = attention
-    return DistilBertModel(config)
-
-
-def _modernbert(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
-    from transformers import ModernBertConfig, ModernBertModel
-
-    ids = {
-        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
-        for name in ("pad", "bos", "eos", "cls", "sep")
-    }
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer), local_attention=8, **_shape(n_layers), **ids
-    )
-    config._attn_implementation = attention
-    return ModernBertModel(config)
-
-
-def _t5(name: str) -> Callable[[Any, int, str], nn.Module]:
-    def build(tokenizer: Any, n_layers: int, attention: str) -> nn.Module:
-        import transformers
-
-        config = getattr(transformers, f"{name}Config")(
-            vocab_size=len(tokenizer),
-            d_model=16,
-            d_kv=8,
-            d_ff=24,
-            num_layers=n_layers,
-            num_heads=2,
-            relative_attention_num_buckets=8,
-            relative_attention_max_distance=16,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        config._attn_implementation = attention
-        model: nn.Module = getattr(transformers, f"{name}EncoderModel")(config)
+        model: nn.Module = getattr(transformers, f"{name}{kind}")(config)
         return model
 
     return build
@@ -233,7 +203,7 @@ def _wrap(  # noqa: PLR0913, PLR0917  (pad, unk, cls, sep and mask belong togeth
     )
 
 
-_DEBERTA = {
+_DEBERTA: Final[dict[str, Any]] = {
     "relative_attention": True,
     "position_biased_input": False,
     "pos_att_type": ["p2c", "c2p"],
@@ -243,19 +213,23 @@ _DEBERTA = {
     "share_att_key": True,
     "type_vocab_size": 0,
 }
+_T5: Final[dict[str, Any]] = {"kind": "EncoderModel", "shape": _t5_shape, "tokens": ("pad", "eos")}
 _T5_PIECES = _unigram("$A </s>", ("<pad>", "<unk>", "", "</s>", ""))
 _FAMILIES: Final[dict[str, tuple[Callable[[Any, int, str], nn.Module], Callable[[], Any]]]] = {
-    "bert": (_bert("Bert"), _word_piece),
-    "roberta": (_bert("Roberta"), _byte_pairs),
-    "distilbert": (_distilbert, _word_piece),
-    "mpnet": (_bert("MPNet"), _mpnet_pieces),
-    "modernbert": (_modernbert, _byte_pairs),
+    "bert": (_model("Bert"), _word_piece),
+    "roberta": (_model("Roberta"), _byte_pairs),
+    "distilbert": (_model("DistilBert", shape=_distilbert_shape), _word_piece),
+    "mpnet": (_model("MPNet"), _mpnet_pieces),
+    "modernbert": (
+        _model("ModernBert", tokens=("pad", "bos", "eos", "cls", "sep"), local_attention=8),
+        _byte_pairs,
+    ),
     "deberta-v2": (
-        _bert("DebertaV2", **_DEBERTA),
+        _model("DebertaV2", **_DEBERTA),
         _unigram("[CLS] $A [SEP]", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
     ),
-    "electra": (_bert("Electra", embedding_size=8), _word_piece),
-    "t5": (_t5("T5"), _T5_PIECES),
-    "mt5": (_t5("MT5"), _T5_PIECES),
+    "electra": (_model("Electra", embedding_size=8), _word_piece),
+    "t5": (_model("T5", **_T5), _T5_PIECES),
+    "mt5": (_model("MT5", **_T5), _T5_PIECES),
 }
 TEXT_FAMILIES: Final = tuple(_FAMILIES)

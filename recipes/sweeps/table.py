@@ -1,4 +1,4 @@
-"""Tables of the sweeps' results, for docs/ablations.md."""
+"""Tables of the sweeps' results, for recipes/ABLATIONS.md."""
 
 from __future__ import annotations
 

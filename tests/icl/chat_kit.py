@@ -103,5 +103,10 @@ def chat(server, **settings):
     return ChatLLM("fake", base_url=server.url, **settings)
 
 
+def planned(faults):
+    """Faults by request number, as the function that the server takes."""
+    return lambda number, _: faults.get(number)
+
+
 def texts(n):
     return [prompt(f"text {i}") for i in range(n)]

@@ -55,3 +55,10 @@ def tiny_model(kind="llama", *, vocabulary=600, width=32, layers=2, positions=40
             )  # fmt: skip
             model = GPT2LMHeadModel(config)
     return model.eval()
+
+
+def training_prompts(selector, builder, *, n=64):
+    """Prompts for the first n training texts, which do not see themselves."""
+    queries = selector.pool.take(range(min(n, len(selector.pool))))
+    demos = selector.select(queries)
+    return [builder.build(content, demos[i], row=i) for i, content in enumerate(queries.contents)]

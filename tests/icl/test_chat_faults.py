@@ -12,7 +12,7 @@ from fungi_hf.icl.cache import AnswerCache
 from fungi_hf.icl.llm import ChatLLM, Limits, RequestFailedError
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.server.policies import FakeReply
-from tests.icl.chat_kit import LABELS, FastClock, ask, chat, prompt, texts
+from tests.icl.chat_kit import LABELS, FastClock, ask, chat, planned, prompt, texts
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_failure_classes_are_told_apart_and_only_labels_are_cached(policy, failu
     [("context_length_exceeded", "overflow"), ("content_filter", "refused")],
 )
 def test_400_with_a_row_code_settles_the_row(code, failure):
-    with FakeOpenAIServer(faults={1: Fault(status=400, code=code)}) as server:
+    with FakeOpenAIServer(faults=planned({1: Fault(status=400, code=code)})) as server:
         (reply,) = ask(chat(server), prompt())
         assert reply.failure == failure
         assert len(server.log) == 1
@@ -52,7 +52,7 @@ def test_400_with_a_row_code_settles_the_row(code, failure):
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_other_client_errors_stop_after_one_attempt_with_the_servers_words(status):
     fault = Fault(status=status, message="the words of the server")
-    with FakeOpenAIServer(faults={1: fault}) as server:
+    with FakeOpenAIServer(faults=planned({1: fault})) as server:
         (error,) = ask(chat(server), prompt())
         assert isinstance(error, LLMAuthError if status in (401, 403) else LLMError)
         assert not isinstance(error, RequestFailedError)
@@ -73,7 +73,7 @@ def test_a_spent_quota_is_fatal_though_its_status_is_429(code):
 
 @pytest.mark.parametrize(
     "fault",
-    [408, 409, 429, 500, 503, Fault(status=0), Fault(malformed=True)],
+    [408, 409, 429, 500, 503, Fault(status=0), Fault(status=200, body=b'{"choices": [')],
     ids=["408", "409", "429", "500", "503", "disconnect", "not JSON"],
 )
 def test_passing_faults_are_tried_again_by_one_loop_only(fault):
@@ -114,8 +114,7 @@ def test_attempts_are_bounded_exactly(attempts):
 
 
 def test_a_slow_answer_times_out_and_is_tried_again():
-    faults = {1: Fault(status=200, delay_s=1.0)}
-    with FakeOpenAIServer(faults=faults) as server:
+    with FakeOpenAIServer(faults=planned({1: Fault(status=200, delay_s=1.0)})) as server:
         (reply,) = ask(chat(server, limits=Limits(timeout=0.25, clock=FastClock())), prompt())
         assert reply.attempts == 2
 
@@ -162,8 +161,7 @@ def test_the_servers_wait_is_obeyed(fault, least):
 
 
 def test_a_wait_above_the_limit_stops_with_the_time_to_continue():
-    faults = {1: Fault(status=429, retry_after=3600)}
-    with FakeOpenAIServer(faults=faults) as server:
+    with FakeOpenAIServer(faults=planned({1: Fault(status=429, retry_after=3600)})) as server:
         (error,) = ask(chat(server, limits=Limits(clock=FastClock())), prompt())
         assert isinstance(error, LLMError)
         assert not isinstance(error, RequestFailedError)
@@ -220,7 +218,12 @@ def test_a_request_larger_than_the_token_rate_is_refused_beforehand():
 def test_the_injected_faults_of_a_bad_day():
     def faults(number, body):
         draw = int(hashlib.sha256(f"{number}".encode()).hexdigest(), 16) % 20
-        kinds = [Fault(status=429, retry_after=1), 500, Fault(status=0), Fault(malformed=True)]
+        kinds = [
+            Fault(status=429, retry_after=1),
+            500,
+            Fault(status=0),
+            Fault(status=200, body=b'{"choices": ['),
+        ]
         return kinds[draw] if draw < 4 else None
 
     limits = Limits(concurrency=8, max_attempts=6, clock=FastClock())
@@ -256,7 +259,7 @@ def test_the_server_sees_no_window_over_a_rate(limits, weigh):
 
 def test_nobody_starts_while_the_gate_of_a_429_is_closed():
     fault = Fault(status=429, retry_after_ms=400)
-    with FakeOpenAIServer(latency=0.01, faults={9: fault}) as server:
+    with FakeOpenAIServer(latency=0.01, faults=planned({9: fault})) as server:
         replies = ask(chat(server, limits=Limits(concurrency=4)), *texts(40))
         (closed,) = [entry.end_s for entry in server.log if entry.status == 429]
         # up to three others were on their way when the answer left

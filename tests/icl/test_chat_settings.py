@@ -13,7 +13,7 @@ import pytest
 from fungi_hf.errors import CacheError, ConfigError, LLMAuthError, LLMError
 from fungi_hf.icl.llm import ChatLLM, Limits, RequestFailedError, Sampling, Usage
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
-from tests.icl.chat_kit import SECRET, ask, chat, prompt
+from tests.icl.chat_kit import SECRET, ask, chat, planned, prompt
 
 PROXY_PROGRAM = """
 import asyncio, sys
@@ -44,7 +44,7 @@ def test_the_key_reaches_the_server_and_nothing_else(tmp_path, caplog):
     caplog.set_level("DEBUG")
     message = f"Incorrect API key provided: {SECRET}"
     fault = Fault(status=401, message=message)
-    with FakeOpenAIServer(api_key=SECRET, faults={1: 500, 3: fault}) as server:
+    with FakeOpenAIServer(api_key=SECRET, faults=planned({1: 500, 3: fault})) as server:
         llm = chat(server, api_key=SECRET, cache=tmp_path / "answers.sqlite")
         ((reply,), (error,)) = ask(llm, prompt("a private text")), ask(llm, prompt("other"))
         llm.close()

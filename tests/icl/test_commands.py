@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
+import contextlib
 import json
 
 import numpy as np
@@ -47,11 +47,15 @@ def arguments(files, command, *more, strategy="bm25"):
     return ["icl", command, *paths, labels, f"--strategy={strategy}", "--k=5", *map(str, more)]
 
 
-def call(*words):
+def parsed(*words):
     parser = argparse.ArgumentParser()
-    commands.add_parser(parser.add_subparsers())
-    space = parser.parse_args([*words])
-    return space.run(space)
+    commands.add_parsers(parser.add_subparsers())
+    return parser.parse_args([*words])
+
+
+def call(*words):
+    options = parsed(*words)
+    return options.run(options) or 0
 
 
 def test_a_run_prints_totals_and_leaves_its_folder(files, capsys):
@@ -83,7 +87,7 @@ def test_the_same_command_continues(files, capsys):
         assert out == ""
         assert "stopped: the server answered 429: planned failure (insufficient_quota)" in err
         assert "7 rows are finished and kept in" in err
-        server._faults = None
+        server.faults = None
         assert call(*command) == 0
         assert "12/12" in capsys.readouterr().err
         assert len(server.log) == 8 + 5
@@ -145,64 +149,52 @@ def test_two_runs_are_compared(files, capsys):
         )
 
 
-def options(files, **changes):
-    return commands.Options(
-        **{
-            "train": files / "train.jsonl", "test": files / "test.jsonl",
-            "labels": files / "labels.json", "strategy": "bm25", "k": 5,
-            "fake": "majority", "out": files / "run", **changes,
-        }
-    )  # fmt: skip
+def run(files, *more, fake="majority", out="run"):
+    words = arguments(files, "run", f"--fake={fake}", f"--out={files / out}", *more)
+    assert call(*words) == 0
+    return EvalResult.load(files / out)
 
 
-def run(files, **changes):
-    out, err = io.StringIO(), io.StringIO()
-    assert commands.run(options(files, **changes), out, err) == 0
-    return EvalResult.load(files / "run")
+def parts(files, *more):
+    return commands.read_parts(parsed(*arguments(files, "run", *more)))
 
 
 def test_controls_show_what_they_say(files):
-    none = run(files, control="none", out=files / "run", fake="first_label")
+    none = run(files, "--control=none", fake="first_label")
     assert {row.demonstrations for row in none.rows} == {()}
 
 
 def test_random_and_permuted_controls(files):
-    vectors = {f"{n}_features": files / f"{n}.safetensors" for n in ("train", "test")}
-    chance = run(files, control="random", out=files / "run", **vectors)
-    drawn, _, _ = commands.prepare(options(files, control="random", **vectors))
+    chance = run(files, "--control=random", *features(files))
+    drawn, _, _ = parts(files, "--control=random", *features(files))
     assert drawn.pool.features is None, "similarity would order the random rows"
     assert chance.config["selector"]["strategy"] == "random"
-    other = {**vars_of(files), "out": files / "permuted", "control": "permuted"}
-    assert commands.run(commands.Options(**other), io.StringIO(), io.StringIO()) == 0
-    permuted = EvalResult.load(files / "permuted")
-    selector, _, _ = commands.prepare(options(files, control="permuted"))
-    plain, _, _ = commands.prepare(options(files))
+    permuted = run(files, "--control=permuted", out="permuted")
+    selector, _, _ = parts(files, "--control=permuted", *features(files))
+    plain, _, _ = parts(files, *features(files))
     assert sorted(selector.pool.targets) == sorted(plain.pool.targets)
     assert selector.pool.targets != plain.pool.targets
+    assert selector.pool.fingerprint == plain.pool.fingerprint == "abc"
     assert permuted.agreement == 1.0
 
 
-def vars_of(files):
-    made = options(files)
-    return {name: getattr(made, name) for name in made.__dataclass_fields__}
-
-
-def test_the_limit_takes_the_first_queries(files):
-    assert [row.id for row in run(files, limit=3).rows] == ["test0", "test1", "test2"]
+def test_the_limit_takes_the_first_queries(files, capsys):
+    assert [row.id for row in run(files, "--limit=3").rows] == ["test0", "test1", "test2"]
     with pytest.raises(ConfigError, match="limit must be at least 1, got 0"):
-        commands.prepare(options(files, limit=0))
-    with pytest.raises(ConfigError, match="'permute'; choose one of 'permuted'"):
-        commands.prepare(options(files, control="permute"))
+        parts(files, "--limit=0")
+    with pytest.raises(SystemExit, match="2"):
+        parts(files, "--control=permute")
+    assert "invalid choice: 'permute' (choose from" in capsys.readouterr().err
 
 
-def test_an_interruption_says_where_the_rows_are(files, monkeypatch):
+def test_an_interruption_says_where_the_rows_are(files, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "run_here", interrupt)
-    err = io.StringIO()
-    assert commands.run(options(files), io.StringIO(), err) == 130
-    assert f"interrupted; finished rows are in {files / 'run'}" in err.getvalue()
+    words = arguments(files, "run", "--fake=majority", f"--out={files / 'run'}")
+    assert call(*words) == 130
+    assert f"interrupted; finished rows are in {files / 'run'}" in capsys.readouterr().err
 
 
 class TestSources:
@@ -283,10 +275,6 @@ class TestSources:
 
 
 def test_every_option_reaches_its_place(files):
-    from fungi_hf.cli.icl_arguments import options_of
-
-    parser = argparse.ArgumentParser()
-    commands.add_parser(parser.add_subparsers())
     words = arguments(
         files, "run", "--max-per-class=2", "--order=alternate", "--seed=3", "--repeats=2",
         "--style=block", "--instruction=x", "--max-input-tokens=99", "--model=m",
@@ -294,11 +282,16 @@ def test_every_option_reaches_its_place(files):
         "--max-attempts=5", "--timeout=6", "--repair=1", "--max-output-tokens=8",
         "--token-param=max_tokens", "--temperature=none", f"--cache={files / 'c'}", "--limit=4",
     )  # fmt: skip
-    made = options_of(parser.parse_args(words))
-    assert made.limits == Limits(
-        concurrency=2, rpm=3, tpm=4000, max_attempts=5, timeout=6.0, repair=1
-    )
-    assert made.sampling.fields() == {"max_tokens": 8}
-    plain = (made.max_per_class, made.order, made.seed, made.repeats, made.style, made.output)
-    assert plain == (2, "alternate", 3, 2, "block", "text")
-    assert (made.model, made.base_url, made.limit, made.k) == ("m", "http://h/v1", 4, 5)
+    options = parsed(*words)
+    with contextlib.closing(commands.chat_of(options)) as llm:
+        assert llm.limits == Limits(
+            concurrency=2, rpm=3, tpm=4000, max_attempts=5, timeout=6.0, repair=1
+        )
+        assert llm.sampling.fields() == {"max_tokens": 8}
+        assert (llm.model, llm.base_url, llm.output) == ("m", "http://h/v1", "text")
+        assert llm.cache.path == files / "c"
+    selector, builder, queries = commands.read_parts(options)
+    assert (selector.strategy.name, selector.k, selector.max_per_class) == ("bm25", 5, 2)
+    assert (selector.order, selector.seed, options.repeats) == ("alternate", 3, 2)
+    assert (builder.style, builder.instruction, builder.max_input_tokens) == ("block", "x", 99)
+    assert len(queries) == 4

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fungi_hf.errors import ComparisonError, InputError, InputTypeError
 from fungi_hf.icl import compare
+from fungi_hf.icl.results import EvalResult, RowResult
 from fungi_hf.statistics import (
     bootstrap_difference,
     holm,
@@ -22,29 +23,29 @@ from fungi_hf.statistics import (
 from .banking import oracle
 
 
-@dataclass
-class Row:
-    id: object
-    gold: int
-    correct: bool
-    status: str = "ok"
+def row(key, gold, correct, status="ok"):
+    return RowResult(id=key, gold=gold, status=status, label=gold if correct else "another")
 
 
-@dataclass
-class Run:
-    rows: list[Row]
-    complete: bool = True
+def run(rows, *, complete=True):
+    return EvalResult(all_rows=tuple(rows), n_rows=len(rows) + (not complete))
 
 
-def runs(both: int, gained: int, lost: int, neither: int) -> tuple[Run, Run]:
+def changed(result, at, **changes):
+    rows = list(result.rows)
+    rows[at] = replace(rows[at], **changes)
+    return run(rows)
+
+
+def runs(both: int, gained: int, lost: int, neither: int) -> tuple[EvalResult, EvalResult]:
     right = (
         [(True, True)] * both
         + [(True, False)] * gained
         + [(False, True)] * lost
         + [(False, False)] * neither
     )
-    first = Run([Row(i, i % 3, a) for i, (a, _) in enumerate(right)])
-    second = Run([Row(i, i % 3, b) for i, (_, b) in enumerate(right)][::-1])
+    first = run([row(i, i % 3, a) for i, (a, _) in enumerate(right)])
+    second = run([row(i, i % 3, b) for i, (_, b) in enumerate(right)][::-1])
     return first, second
 
 
@@ -160,21 +161,21 @@ def test_equal_runs():
 
 def test_ids_must_be_the_same():
     a, b = runs(5, 1, 1, 5)
-    shorter = Run(b.rows[:-2])
+    shorter = run(b.rows[:-2])
     with pytest.raises(ComparisonError, match=r"2 only in a \(0, 1\), 0 only in b"):
         compare(a, shorter)
     common = compare(a, shorter, rows="common")
     assert (common.n, common.n_left_out) == (10, 2)
     assert "10 (2 left out)" in str(common)
     with pytest.raises(ComparisonError, match="no finished row in common"):
-        compare(a, Run([Row("x", 0, True)]), rows="common")
+        compare(a, run([row("x", 0, True)]), rows="common")
     with pytest.raises(ComparisonError, match="run b has id 1 twice"):
-        compare(a, Run([Row(1, 0, True), Row(1, 0, True)]))
+        compare(a, run([row(1, 0, True), row(1, 0, True)]))
 
 
 def test_gold_labels_must_be_the_same():
     a, b = runs(3, 0, 0, 0)
-    b.rows[0].gold = 9
+    b = changed(b, 0, gold=9)
     with pytest.raises(
         ComparisonError, match="1 rows have different gold labels: id 2 has 2 in a and 9 in b"
     ):
@@ -183,15 +184,16 @@ def test_gold_labels_must_be_the_same():
 
 def test_runs_must_be_complete():
     a, b = runs(3, 1, 0, 2)
-    a.rows[1].status, a.complete = "failed", False
+    a = changed(a, 1, status="failed")
+    assert not a.complete
     with pytest.raises(ComparisonError, match=r"run a is incomplete \(1 failed rows \(1\)\)"):
         compare(a, b)
     common = compare(a, b, rows="common")
     assert (common.n, common.n_left_out) == (5, 1)
-    b.rows[-2].status = "failed"
+    b = changed(b, -2, status="failed")
     assert compare(a, b, rows="common").n_left_out == 1
     with pytest.raises(ComparisonError, match="run b is incomplete"):
-        compare(Run(a.rows[2:]), Run(b.rows[:2], complete=False))
+        compare(run(a.rows[2:]), run(b.rows[:2], complete=False))
 
 
 def test_bad_arguments():

@@ -28,8 +28,9 @@ from fungi_hf.icl import (
 )
 from fungi_hf.icl.audio import AudioClip
 from fungi_hf.icl.llm import Limits, Sampling
+from fungi_hf.icl.plan import make_plan
 from fungi_hf.icl.results import RowResult
-from fungi_hf.icl.run import EvalResult, Evaluation, aevaluate, run_here
+from fungi_hf.icl.run import EvalResult, aevaluate, run_here
 from fungi_hf.icl.server.fake_server import Fault
 from fungi_hf.icl.server.policies import FakeReply
 from tests.icl.chat_kit import LABELS, NAMES, FastClock
@@ -87,7 +88,7 @@ def test_a_failed_row_makes_the_result_incomplete_and_is_tried_again(tmp_path):
         assert result.requests == 22
         assert result.accuracy == sum(row.correct for row in result.rows) / 20
         assert not EvalResult.load(tmp_path / "run").complete
-        server._faults = None
+        server.faults = None
         again = run(server, out=tmp_path / "run", limits=limits)
         assert (again.requests, again.complete) == (1, True)
         assert again.usage.input_tokens == server.prompt_tokens
@@ -209,7 +210,7 @@ def test_a_fatal_answer_stops_at_once_and_keeps_what_is_done(fault, error, tmp_p
         assert 15 - 3 <= kept <= 15  # up to three others were in flight
         assert f"{kept} rows are finished and kept in" in caught.value.__notes__[0]
         assert len(results_bytes(tmp_path / "run").splitlines()) == kept
-        server._faults = None
+        server.faults = None
         done = run(server, n_test=60, out=tmp_path / "run", limits=Limits(concurrency=4))
         assert (done.complete, done.requests) == (True, 60 - kept)
     assert len(server.log) <= 15 + 4 + done.requests
@@ -232,7 +233,15 @@ def test_totals_equal_the_servers_log_under_faults_and_repair():
         return "sideways" if "question 3" in asked else "top up"
 
     def faults(number, _):
-        return (None, None, 429, None, Fault(malformed=True), None, Fault(status=0))[number % 7]
+        return (
+            None,
+            None,
+            429,
+            None,
+            Fault(status=200, body=b'{"choices": ['),
+            None,
+            Fault(status=0),
+        )[number % 7]
 
     limits = Limits(repair=1, max_attempts=30, clock=FastClock())
     with FakeOpenAIServer(policy, faults=faults, count_tokens=words) as server:
@@ -328,8 +337,8 @@ def test_progress_counts_rows_failures_and_tokens():
     selector, builder, test = setup()
     with FakeOpenAIServer(["top up"] * 15 + [FakeReply(content="")] * 5) as server:
         llm = ChatLLM("fake", base_url=server.url, output="text", limits=Limits(concurrency=2))
-        evaluation = Evaluation(selector, builder, llm, test)
-        run_here(evaluation, None, lambda p: seen.append((p.finished, p.failed, p.tokens, p.rate)))
+        plan = make_plan(selector, builder, llm, test)
+        run_here(plan, None, lambda p: seen.append((p.finished, p.failed, p.tokens, p.rate)))
     assert [finished for finished, *_ in seen] == list(range(1, 21))
     assert seen[-1][1] == 5
     assert seen[-1][2] == server.prompt_tokens + server.completion_tokens

@@ -14,6 +14,7 @@ from fungi_hf.icl.sampling import schema_fits
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
 from fungi_hf.icl.server.policies import POLICIES, FakeReply, read_prompt
 from fungi_hf.icl.server.wire import BadRequestError, check_request, estimate_tokens
+from tests.icl.chat_kit import planned
 
 LABELS = ["card arrival", "top up", "exchange rate"]
 
@@ -231,11 +232,11 @@ def test_faults_hit_the_planned_requests_and_no_other():
     plan = {
         2: 429,
         3: Fault(status=503, retry_after=7, retry_after_ms=5, code="busy"),
-        4: Fault(malformed=True),
+        4: Fault(status=200, body=b'{"choices": ['),
         5: Fault(status=0),
     }
     body = multiturn(demos("top up"))
-    with FakeOpenAIServer(faults=plan) as server:
+    with FakeOpenAIServer(faults=planned(plan)) as server:
         assert post(server, body)[0] == 200
         assert post(server, body)[0] == 429
         status, answer, headers = post(server, body)
@@ -293,7 +294,7 @@ def test_concurrent_requests_are_counted_and_none_is_reset():
 def test_wrong_settings_are_refused():
     with pytest.raises(ConfigError, match="'majorty'; choose one of 'majority'"):
         FakeOpenAIServer(policy="majorty")
-    with pytest.raises(ConfigError, match="latency must be at least 0"):
+    with pytest.raises(ConfigError, match="latency must be a number >= 0; got -1"):
         FakeOpenAIServer(latency=-1)
     with pytest.raises(ConfigError, match="table is needed"):
         FakeOpenAIServer(policy="lookup")

@@ -14,11 +14,11 @@ from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.icl import DemoSelector, Examples, LabelSpace, LocalLLM, PromptBuilder, evaluate
 from fungi_hf.icl.calibration import batch, contextual
 from fungi_hf.icl.llm import LLM
-from fungi_hf.icl.local import content_free, training_prompts
+from fungi_hf.icl.local import content_free
 from fungi_hf.icl.run import EvalResult
 from fungi_hf.icl.scoring import naive_scores, shared_prefix_scores, split_shared
 from tests.icl.chat_kit import LABELS, NAMES, task
-from tests.icl.local_kit import tiny_model, tiny_tokenizer
+from tests.icl.local_kit import tiny_model, tiny_tokenizer, training_prompts
 
 BANKING = Path(__file__).parents[2] / "recipes" / "data" / "banking77" / "labels.json"
 CORPUS = [*task()[0].contents, *NAMES, "Text: Label: answer with the label alone"]
@@ -351,12 +351,12 @@ def test_scoring_many_labels_reads_the_prompt_once(tokenizer):
 def test_wrong_settings_are_refused(tokenizer):
     model = tiny_model()
     for settings, message in (
-        ({"output": "scores"}, "unknown output 'scores'; choose one of 'score'"),
-        ({"reduce": "max"}, "unknown reduce"),
+        ({"output": "scores"}, "output is 'scores'; choose one of 'score'"),
+        ({"reduce": "max"}, "reduce is 'max'; choose one of"),
         ({"calibration": "contexual"}, "'contexual'; choose one of 'contextual'"),
         ({"calibration": "batch", "output": "generate"}, "needs label scores: output='score'"),
-        ({"max_batch_tokens": 0}, "max_batch_tokens must be at least 1"),
-        ({"max_batch_tokens": 1.5}, "max_batch_tokens must be an integer"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens must be an integer >= 1; got 0"),
+        ({"max_batch_tokens": 1.5}, r"max_batch_tokens must be an integer >= 1; got 1\.5"),
     ):
         with pytest.raises(ConfigError, match=message):
             LocalLLM(model, tokenizer, **settings)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fungi_hf.icl import DemoSelector, Examples
-from fungi_hf.icl.order import ranks_in_order
+from fungi_hf.icl.demos import ranks_in_order
 
 STRATEGIES = ["knn", "bm25", "hybrid", "mmr", "dpp", "stratified", "random"]
 PROGRAM = """

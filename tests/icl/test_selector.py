@@ -35,12 +35,12 @@ ASKED = Examples(features=RNG.normal(size=(4, 3)), contents=[f"w{i} query {i}" f
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("knn", 0), "k is 0; it is a whole number >= 1"),
-        (("knn", -3), "k is -3"),
-        (("knn", 2.0), r"k is 2\.0"),
-        (("knn", True), "k is True"),
-        (("knn", "5"), "k is '5'"),
-        (("knn", None), "k is None"),
+        (("knn", 0), "k must be an integer >= 1; got 0"),
+        (("knn", -3), "k must be .* got -3"),
+        (("knn", 2.0), r"k must be .* got 2\.0"),
+        (("knn", True), "k must be .* got True"),
+        (("knn", "5"), "k must be .* got '5'"),
+        (("knn", None), "k must be .* got None"),
         (("nkn", 5), "strategy is 'nkn'; choose one of 'knn', 'bm25'"),
         ((KNN, 5), "pass an instance"),
         ((None, 5), "strategy is None"),
@@ -55,11 +55,11 @@ def test_bad_k_and_strategy(arguments, message):
     ("options", "message"),
     [
         ({"order": "nearest"}, "order is 'nearest'; choose one of 'nearest_.*'alternate'"),
-        ({"max_per_class": 0}, "max_per_class is 0"),
-        ({"max_per_class": 1.5}, r"max_per_class is 1\.5"),
-        ({"n_shared": -1}, "n_shared is -1"),
+        ({"max_per_class": 0}, "max_per_class must be an integer >= 1; got 0"),
+        ({"max_per_class": 1.5}, r"max_per_class must be .* got 1\.5"),
+        ({"n_shared": -1}, "n_shared must be an integer >= 0; got -1"),
         ({"n_shared": 5}, "n_shared is 5, k is 5"),
-        ({"seed": "a"}, "seed is 'a'"),
+        ({"seed": "a"}, "seed must be an integer >= 0; got 'a'"),
     ],
 )
 def test_bad_options(options, message):
@@ -71,27 +71,27 @@ def test_bad_options(options, message):
     ("make", "message"),
     [
         (lambda: KNN("l2"), "metric is 'l2'; choose one of 'cosine', 'dot', 'euclidean'"),
-        (lambda: BM25(k1=0), "k1 is 0; it is a number > 0"),
-        (lambda: BM25(b=1.5), r"b is 1\.5; it is a number from 0 to 1"),
-        (lambda: BM25(k1=float("nan")), "k1 is nan"),
-        (lambda: MMR(lam=1.1), r"lam is 1\.1; it is a number from 0 to 1"),
-        (lambda: MMR(lam=-0.1), r"lam is -0\.1"),
-        (lambda: MMR(lam="x"), "lam is 'x'"),
-        (lambda: MMR(candidates=0), "candidates is 0"),
-        (lambda: DPP(scale=0), "scale is 0; it is a number > 0"),
-        (lambda: DPP(scale=-1), "scale is -1"),
-        (lambda: DPP(scale=float("inf")), "scale is inf"),
-        (lambda: DPP(scale=True), "scale is True"),
+        (lambda: BM25(k1=0), r"BM25\.k1 must be a number > 0; got 0"),
+        (lambda: BM25(b=1.5), r"BM25\.b must be a number from 0 to 1; got 1\.5"),
+        (lambda: BM25(k1=float("nan")), "k1 must be .* got nan"),
+        (lambda: MMR(lam=1.1), r"MMR\.lam must be a number from 0 to 1; got 1\.1"),
+        (lambda: MMR(lam=-0.1), r"lam must be .* got -0\.1"),
+        (lambda: MMR(lam="x"), "lam must be .* got 'x'"),
+        (lambda: MMR(candidates=0), "candidates must be an integer >= 1; got 0"),
+        (lambda: DPP(scale=0), r"DPP\.scale must be a number > 0; got 0"),
+        (lambda: DPP(scale=-1), "scale must be .* got -1"),
+        (lambda: DPP(scale=float("inf")), "scale must be .* got inf"),
+        (lambda: DPP(scale=True), "scale must be .* got True"),
         (lambda: Hybrid(fusion="sum"), "fusion is 'sum'; choose one of 'convex', 'rrf'"),
         (lambda: Hybrid(rankers=(KNN(),)), "two or more of KNN and BM25"),
         (lambda: Hybrid(rankers=(KNN(), "bm25")), "two or more"),
         (lambda: Hybrid(weights=(1.0,)), "1 weights for 2"),
-        (lambda: Hybrid(weights=(1.0, -1.0)), r"a weight is -1\.0"),
-        (lambda: Hybrid(depth=0), "depth is 0"),
-        (lambda: Hybrid(alpha=2), "alpha is 2"),
+        (lambda: Hybrid(weights=(1.0, -1.0)), r"a weight must be a number > 0; got -1\.0"),
+        (lambda: Hybrid(depth=0), "depth must be an integer >= 1; got 0"),
+        (lambda: Hybrid(alpha=2), "alpha must be a number from 0 to 1; got 2"),
         (lambda: Hybrid(fusion="convex", weights=(1, 1)), "takes two rankers and alpha"),
         (lambda: Stratified(ranker="knn"), "choose KNN, BM25 or Hybrid"),
-        (lambda: Stratified(per_label=0), "per_label is 0"),
+        (lambda: Stratified(per_label=0), "per_label must be None or an integer >= 1; got 0"),
         (
             lambda: DemoSelector(MMR(candidates=20), 20),
             "candidates is 20, k is 20; candidates must exceed k",
@@ -287,7 +287,7 @@ def test_the_room_loads_no_client_and_no_model_library():
         "import sys, bare, fungi_hf.icl as icl\n"
         "names = ('openai', 'httpx', 'torch', 'transformers')\n"
         "assert not [n for n in names if n in sys.modules], 'at import'\n"
-        "assert len(icl.__all__) == 10 and set(icl.__all__) == set(dir(icl))\n"
+        "assert len(icl.__all__) == 10 and set(icl.__all__) <= set(dir(icl))\n"
         "own = set(icl.__all__) - {'ChatLLM', 'LocalLLM', 'evaluate', 'FakeOpenAIServer'}\n"
         "from fungi_hf.icl.comparison import Comparison\n"
         "from fungi_hf.icl import compare\n"

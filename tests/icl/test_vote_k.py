@@ -54,15 +54,15 @@ def test_spreads_over_clusters():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size is 0"),
+        ({"size": 0}, "size must be an integer >= 1; got 0"),
         ({"size": 11}, "size is 11, the pool has 10 rows"),
-        ({"size": 2.0}, r"size is 2\.0"),
-        ({"size": True}, "size is True"),
+        ({"size": 2.0}, r"size must be .* got 2\.0"),
+        ({"size": True}, "size must be .* got True"),
         ({"size": 2, "k": 10}, "k is 10, but a row of a pool of 10 has 9 neighbours"),
-        ({"size": 2, "k": 0}, "k is 0"),
-        ({"size": 2, "rho": 1}, "rho is 1"),
-        ({"size": 2, "rho": float("inf")}, "rho is inf"),
-        ({"size": 2, "rho": "10"}, "rho is '10'"),
+        ({"size": 2, "k": 0}, "k must be an integer >= 1; got 0"),
+        ({"size": 2, "rho": 1}, "rho must be a number > 1; got 1"),
+        ({"size": 2, "rho": float("inf")}, "rho must be .* got inf"),
+        ({"size": 2, "rho": "10"}, "rho must be .* got '10'"),
         ({"size": 2}, "k is 150"),
     ],
 )

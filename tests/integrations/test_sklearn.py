@@ -156,7 +156,7 @@ def test_pickles_hold_no_weights_of_a_named_encoder(folder: Path, tmp_path: Path
     assert len(data) < weights / 2
     np.testing.assert_array_equal(again.transform(TEXTS), fitted.transform(TEXTS))
     model, _ = tiny_text_model("bert", seed=9)
-    adapter._EXTRACTORS.clear()
+    adapter._load.cache_clear()
     kept = (folder / "model.safetensors").read_bytes()
     try:
         model.float().save_pretrained(folder)
@@ -164,7 +164,7 @@ def test_pickles_hold_no_weights_of_a_named_encoder(folder: Path, tmp_path: Path
             pickle.loads(data)  # noqa: S301
     finally:
         (folder / "model.safetensors").write_bytes(kept)
-        adapter._EXTRACTORS.clear()
+        adapter._load.cache_clear()
 
 
 def test_clones_share_a_model_object(extractor: FungiExtractor) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.errors import StateError, StorageError
 from fungi_hf.evaluation import records
-from fungi_hf.evaluation.records import EvaluationResult, read_stored
+from fungi_hf.evaluation.records import EvaluationResult, read_plain, write_text
 from fungi_hf.evaluation.sweeps import records as sweep_records
 from fungi_hf.evaluation.sweeps.records import SweepResult
 
@@ -67,28 +67,12 @@ class EvaluationDocument:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationDocument:
-        """Read what `to_dict` gave, or a single record or sweep.
-
-        Raises:
-            StateError: If it is neither, or a field that a report needs is missing or odd.
-        """
-        try:
-            found = cls._parse(values)
-        except StateError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
-            raise StateError(f"{_DAMAGED} {what}; write the file again") from None
-        _check(found)
-        return found
-
-    @classmethod
-    def _parse(cls, values: Mapping[str, Any]) -> EvaluationDocument:
+        """Read what `to_dict` gave, or a single record or sweep; nothing else is checked."""
         if values.get("record") == records.RECORD:
             return cls(results=(EvaluationResult.from_dict(values),))
         if values.get("record") == sweep_records.RECORD:
             return cls(sweeps=(SweepResult.from_dict(values),))
-        kept = read_stored(values, RECORD, ("source", "results", "linear_cka", "costs", "sweeps"))
+        kept = read_plain(values, RECORD, ("source", "results", "linear_cka", "costs", "sweeps"))
         alike = kept["linear_cka"]
         return cls(
             results=tuple(EvaluationResult.from_dict(one) for one in kept["results"]),
@@ -100,15 +84,8 @@ class EvaluationDocument:
 
 
 def write_document(path: str | Path, document: EvaluationDocument) -> None:
-    """Write the JSON file.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    try:
-        Path(path).write_text(document.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"the evaluation cannot be written to {path}: {error}") from error
+    """Write the JSON file."""
+    write_text(path, document.to_json() + "\n", "evaluation")
 
 
 def read_documents(paths: Sequence[str | Path]) -> EvaluationDocument:
@@ -131,7 +108,7 @@ def _read(path: Path) -> EvaluationDocument:
 
     Raises:
         StorageError: If it is missing or not JSON.
-        StateError: If it is no evaluation.
+        StateError: If it is no evaluation, or a field that a report needs is missing or odd.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -142,9 +119,14 @@ def _read(path: Path) -> EvaluationDocument:
     if not isinstance(values, dict):
         raise StateError(f"{path} holds a {type(values).__name__}; an evaluation is an object")
     try:
-        return EvaluationDocument.from_dict(values)
+        found = EvaluationDocument.from_dict(values)
+        _check(found)
     except StateError as error:
         raise StateError(f"{path}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
+        raise StateError(f"{path}: {_DAMAGED} {what}; write the file again") from None
+    return found
 
 
 def _check(document: EvaluationDocument) -> None:

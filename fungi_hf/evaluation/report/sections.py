@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from fungi_hf.errors import InputError, StorageError
+from fungi_hf.errors import InputError
 from fungi_hf.evaluation.protocols import expect
-from fungi_hf.evaluation.records import EvaluationResult
+from fungi_hf.evaluation.records import EvaluationResult, write_text
 from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.sweep_figures import sweep_figures
@@ -19,6 +18,7 @@ from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.figure import Figure
 
@@ -80,16 +80,8 @@ def write_report(
     title: str = "FUNGI evaluation",
     figures: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Write what `build_report` gives to an HTML file, whose folder must exist.
-
-    Raises:
-        StorageError: If the file cannot be written.
-    """
-    text = build_report(results, title=title, figures=figures)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"the report cannot be written to {path}: {error}") from error
+    """Write what `build_report` gives to an HTML file, whose folder must exist."""
+    write_text(path, build_report(results, title=title, figures=figures), "report")
 
 
 def _sections(document: EvaluationDocument) -> list[Section]:

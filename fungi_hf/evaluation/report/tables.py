@@ -58,16 +58,13 @@ def sweep_table(sweep: SweepResult) -> Table:
 def render_text(table: Table) -> str:
     """Align a table for a terminal: the first column left, the others right."""
     head, rows = table
-    lines = [head, *rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
-    shown = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([shown[0], "-" * sum(widths, 2 * (len(widths) - 1)), *shown[1:]])
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        right = map(str.rjust, cells[1:], widths[1:])
+        return "  ".join([cells[0].ljust(widths[0]), *right]).rstrip()
+
+    return "\n".join([line(head), "-" * sum(widths, 2 * (len(widths) - 1)), *map(line, rows)])
 
 
 def _metric(one: EvaluationResult, name: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fungi_hf.errors import StorageError, choices
-from fungi_hf.evaluation.records import read_stored
+from fungi_hf.evaluation.records import read_plain, to_plain, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,14 +26,14 @@ class SweepResult:
 
     Attributes:
         kind: `layers`, `sketches`, or the swept field of an objective, e.g. `temperature`.
-        rows: Column -> value, the same columns in every row; shares are in [0, 1].
         settings: What all rows share.
+        rows: Column -> value, the same columns in every row; shares are in [0, 1].
         notes: Facts that a reader needs, e.g. a layer that was left out.
     """
 
     kind: str
-    rows: tuple[Mapping[str, Cell], ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Cell], ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -43,19 +43,12 @@ class SweepResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain, JSON-able values."""
-        return {
-            "record": RECORD,
-            "version": 1,
-            "kind": self.kind,
-            "settings": dict(self.settings),
-            "rows": [dict(row) for row in self.rows],
-            "notes": list(self.notes),
-        }
+        return to_plain(RECORD, self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepResult:
         """Read what `to_dict` gave."""
-        kept = read_stored(values, RECORD, ("kind", "settings", "rows", "notes"))
+        kept = read_plain(values, RECORD, [one.name for one in fields(cls)])
         rows = tuple(dict(row) for row in kept["rows"])
         return cls(**kept | {"rows": rows, "notes": tuple(kept["notes"])})
 
@@ -71,13 +64,10 @@ class SweepResult:
         """Write a .json or .csv file.
 
         Raises:
-            StorageError: If the suffix is another, or the file cannot be written.
+            StorageError: If the suffix is another.
         """
         place = Path(path)
         if place.suffix not in SUFFIXES:
             raise StorageError(f"{path}: unknown kind of file {choices(place.suffix, SUFFIXES)}")
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        try:
-            place.write_text(self.to_csv() if place.suffix == ".csv" else text, encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"the sweep cannot be written to {path}: {error}") from error
+        write_text(place, self.to_csv() if place.suffix == ".csv" else text, "sweep")

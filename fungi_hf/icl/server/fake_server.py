@@ -13,13 +13,15 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from fungi_hf.checks import check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.server.policies import Answerer
+from fungi_hf.icl.server.policies import FakeReply, answers_of
 from fungi_hf.icl.server.wire import (
     BadRequestError,
     Json,
@@ -30,10 +32,10 @@ from fungi_hf.icl.server.wire import (
 )
 
 if TYPE_CHECKING:
-    from fungi_hf.icl.server.policies import FakeReply, Policy
-    from fungi_hf.icl.server.wire import (
-        CountTokens,
-    )
+    from collections.abc import Mapping
+
+    from fungi_hf.icl.server.policies import Policy
+    from fungi_hf.icl.server.wire import CountTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class Fault:
         message: The error's text.
         retry_after: The `Retry-After` header: seconds, or an HTTP date as text.
         retry_after_ms: The `retry-after-ms` header.
-        malformed: Send status 200 with a body that is not JSON.
+        body: What is sent in place of an error object with code and message.
         delay_s: Seconds to wait before, on top of the server's latency.
     """
 
@@ -55,8 +57,16 @@ class Fault:
     message: str = "planned failure"
     retry_after: float | str | None = None
     retry_after_ms: float | None = None
-    malformed: bool = False
+    body: bytes | None = None
     delay_s: float = 0.0
+
+    def response(self) -> Response:
+        """Give what is sent."""
+        named = {"Retry-After": self.retry_after, "retry-after-ms": self.retry_after_ms}
+        headers = {name: str(value) for name, value in named.items() if value is not None}
+        if self.body is not None:
+            return Response(self.status, self.body, headers)
+        return _error(self.status, self.message, self.code, **headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +82,21 @@ class LoggedRequest:
     completion_tokens: int
 
 
-FaultPlan: TypeAlias = (
-    Mapping[int, int | Fault] | Callable[[int, Json], "int | Fault | None"] | None
-)
+Faults: TypeAlias = Callable[[int, Json], int | Fault | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer, and the tokens that it bills; status 0 closes the connection instead."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tokens: tuple[int, int] = (0, 0)
+
+
+def _error(status: int, message: str, code: str | None = None, **headers: str) -> Response:
+    return Response(status, json.dumps(error_body(message, code, status)).encode(), headers)
 
 
 class FakeOpenAIServer:
@@ -84,9 +106,9 @@ class FakeOpenAIServer:
         policy: One of majority, nearest, reciprocal_rank, lookup, first_label, echo, invalid,
             empty, refusal, length; or a list of answers; or a function of the request's body.
         latency: Seconds that every answer takes.
-        faults: Request number (from 1, in order of arrival) -> HTTP status or `Fault`; or a
-            function of (number, body) that gives one of them or None. A fault without a status
-            that fails (e.g. `Fault(status=200, delay_s=1)`) only delays.
+        faults: A function of (request number, from 1 in order of arrival, and body) that gives an
+            HTTP status, a `Fault`, or None for no fault. A fault with status 200 and no body, e.g.
+            `Fault(status=200, delay_s=1)`, only delays.
         count_tokens: Text -> tokens, for `usage`; the default counts four bytes as one.
         table: Text -> label for the policy "lookup".
         api_key: If given, requests without this bearer key get status 401.
@@ -105,25 +127,22 @@ class FakeOpenAIServer:
         self,
         policy: Policy = "majority",
         latency: float = 0.0,
-        faults: FaultPlan = None,
+        faults: Faults | None = None,
         count_tokens: CountTokens | None = None,
         *,
         table: Mapping[str, str] | None = None,
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
-        if not (math.isfinite(latency) and latency >= 0):
-            raise ConfigError(f"latency must be at least 0 seconds, got {latency!r}")
-        self._answerer = Answerer(policy, table)
-        self._latency = latency
-        self._faults = faults
+        self._answer_to = answers_of(policy, table)
+        self._latency = check_number("latency", latency, 0)
+        self.faults = faults
         self._count = count_tokens or estimate_tokens
         self._api_key = api_key
         self._port = port
         self._lock = threading.Lock()
-        self._arrived = self._answered = self._in_flight = 0
+        self._arrived = self._in_flight = 0
         self._http: _Server | None = None
-        self._thread: threading.Thread | None = None
         self.log: list[LoggedRequest] = []
         self.max_in_flight = 0
 
@@ -152,20 +171,15 @@ class FakeOpenAIServer:
         """Begin to listen; give the server itself."""
         self._http = _Server(("127.0.0.1", self._port), self)
         self._port = self._http.server_address[1]
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        self._thread.start()
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def stop(self) -> None:
         """Stop listening and close every connection."""
-        if self._http is not None and self._thread is not None:
+        if self._http is not None:
             self._http.shutdown()
-            self._thread.join()
             self._http.server_close()
-            self._http.close_connections()
-        self._http = self._thread = None
+        self._http = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -173,17 +187,17 @@ class FakeOpenAIServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def respond(self, raw: bytes, authorization: str) -> _Response | None:
-        """Handle the bytes of one chat request; None closes the connection without an answer."""
+    def respond(self, raw: bytes, authorization: str) -> Response:
+        """Answer the bytes of one chat request and log it."""
         arrival = time.monotonic()
         with self._lock:
             self._arrived += 1
             number = self._arrived
             self._in_flight += 1
             self.max_in_flight = max(self.max_in_flight, self._in_flight)
-        response, tokens = None, (0, 0)
+        response = Response(0, b"")
         try:
-            response, tokens = self._answer(raw, authorization, number)
+            response = self._answer(raw, authorization, number)
         finally:
             with self._lock:
                 # Before the bytes leave: the client may send the next request at once.
@@ -194,44 +208,33 @@ class FakeOpenAIServer:
                         arrival_s=arrival,
                         end_s=time.monotonic(),
                         body_sha256=hashlib.sha256(raw).hexdigest(),
-                        status=response.status if response else 0,
-                        prompt_tokens=tokens[0],
-                        completion_tokens=tokens[1],
+                        status=response.status,
+                        prompt_tokens=response.tokens[0],
+                        completion_tokens=response.tokens[1],
                     )
                 )
         return response
 
-    def _answer(
-        self, raw: bytes, authorization: str, number: int
-    ) -> tuple[_Response | None, tuple[int, int]]:
+    def _answer(self, raw: bytes, authorization: str, number: int) -> Response:
         time.sleep(self._latency)
         if self._api_key is not None and authorization != f"Bearer {self._api_key}":
-            return _error(401, "Incorrect API key provided", "invalid_api_key"), (0, 0)
+            return _error(401, "Incorrect API key provided", "invalid_api_key")
         try:
             body = check_request(json.loads(raw))
-            fault = self._fault(number, body)
+            fault = self.faults(number, body) if self.faults is not None else None
+            fault = Fault(status=fault) if isinstance(fault, int) else fault
             if fault is not None:
                 time.sleep(fault.delay_s)
-                if fault.malformed or fault.status != 200:
-                    return _failure(fault), (0, 0)
-            with self._lock:
-                turn = self._answered
-                self._answered += 1
-            return self._complete(body, self._answerer(body, turn), number)
+                if fault.status != 200 or fault.body is not None:
+                    return fault.response()
+            return self._complete(body, self._answer_to(body), number)
         except json.JSONDecodeError as error:
-            return _error(400, f"the body is not JSON: {error}", "invalid_json"), (0, 0)
+            return _error(400, f"the body is not JSON: {error}", "invalid_json")
         except BadRequestError as error:
-            return _error(400, str(error), "invalid_request"), (0, 0)
+            return _error(400, str(error), "invalid_request")
 
-    def _fault(self, number: int, body: Json) -> Fault | None:
-        if self._faults is None:
-            return None
-        fault = self._faults(number, body) if callable(self._faults) else self._faults.get(number)
-        return Fault(status=fault) if isinstance(fault, int) else fault
-
-    def _complete(
-        self, body: Json, reply: FakeReply, number: int
-    ) -> tuple[_Response, tuple[int, int]]:
+    def _complete(self, body: Json, reply: str | FakeReply, number: int) -> Response:
+        reply = reply if isinstance(reply, FakeReply) else FakeReply(content=reply)
         tokens = prompt_tokens(body, self._count), self._count(reply.content or "")
         usage: Json = {
             "prompt_tokens": tokens[0],
@@ -253,36 +256,7 @@ class FakeOpenAIServer:
             "choices": [choice],
             "usage": usage,
         }
-        return _Response(200, _encode(completion), {}), tokens
-
-
-@dataclass(frozen=True, slots=True)
-class _Response:
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-
-def _encode(value: Json) -> bytes:
-    return json.dumps(value).encode()
-
-
-def _error(status: int, message: str, code: str | None) -> _Response:
-    return _Response(status, _encode(error_body(message, code, status)), {})
-
-
-def _failure(fault: Fault) -> _Response | None:
-    if fault.malformed:
-        return _Response(200, b'{"choices": [', {})
-    if fault.status == 0:
-        return None
-    headers = {}
-    if fault.retry_after is not None:
-        headers["Retry-After"] = str(fault.retry_after)
-    if fault.retry_after_ms is not None:
-        headers["retry-after-ms"] = str(fault.retry_after_ms)
-    body = _encode(error_body(fault.message, fault.code, fault.status))
-    return _Response(fault.status, body, headers)
+        return Response(200, json.dumps(completion).encode(), tokens=tokens)
 
 
 def _logprobs(reply: FakeReply, top: int) -> Json:
@@ -292,9 +266,6 @@ def _logprobs(reply: FakeReply, top: int) -> Json:
     return {"content": [{**first, "top_logprobs": entries}]}
 
 
-_Socket: TypeAlias = socket.socket | tuple[bytes, socket.socket]
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -302,29 +273,21 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], owner: FakeOpenAIServer) -> None:
         self.owner = owner
-        self._connections: set[_Socket] = set()
-        self._connections_lock = threading.Lock()
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         super().__init__(address, _Handler)
 
-    def process_request(self, request: _Socket, client_address: object) -> None:
-        with self._connections_lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
 
-    def shutdown_request(self, request: _Socket) -> None:
-        with self._connections_lock:
-            self._connections.discard(request)
-        super().shutdown_request(request)
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in self._connections:  # wakes threads that wait on a kept connection
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def close_connections(self) -> None:
-        """Wake the threads that wait for the next request of a kept connection."""
-        with self._connections_lock:
-            for connection in self._connections:
-                with contextlib.suppress(OSError):
-                    if isinstance(connection, socket.socket):
-                        connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: _Socket, client_address: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """Stay silent: a client that hangs up, or is killed, is part of the tests."""
 
 
@@ -336,23 +299,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.split("?")[0] != "/v1/chat/completions":
-            self._send(_error(404, f"no such path: {self.path}", None))
-            return
-        response = self.server.owner.respond(raw, self.headers.get("Authorization", ""))
-        if response is None:
-            self.close_connection = True
+        if self.path.split("?")[0] == "/v1/chat/completions":
+            self._send(self.server.owner.respond(raw, self.headers.get("Authorization", "")))
         else:
-            self._send(response)
+            self._send(_error(404, f"no such path: {self.path}"))
 
     def do_GET(self) -> None:
         if self.path.split("?")[0] == "/v1/models":
             models = [{"id": "fake", "object": "model", "created": 0, "owned_by": "fungi-hf"}]
-            self._send(_Response(200, _encode({"object": "list", "data": models}), {}))
+            body = json.dumps({"object": "list", "data": models}).encode()
+            self._send(Response(200, body))
         else:
-            self._send(_error(404, f"no such path: {self.path}", None))
+            self._send(_error(404, f"no such path: {self.path}"))
 
-    def _send(self, response: _Response) -> None:
+    def _send(self, response: Response) -> None:
+        if response.status == 0:
+            self.close_connection = True
+            return
         self.send_response(response.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(response.body)))

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from fungi_hf.errors import ConfigError, choices
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import ConfigError
 from fungi_hf.icl.server.wire import BadRequestError, Json, message_text
 
 if TYPE_CHECKING:
@@ -67,14 +68,10 @@ Policy: TypeAlias = str | Sequence[str | FakeReply] | Callable[[Json], str | Fak
 
 
 def read_prompt(body: Json) -> Shown:
-    """Read demonstrations and query out of a request in any of the prompt styles.
+    """Read demonstrations and query out of a checked request in any of the prompt styles.
 
-    Args:
-        body: A checked request.
-
-    Returns:
-        What is shown: user and assistant pairs before the last user message, else `Text:` and
-        `Label:` lines of the last user message.
+    Shown are the user and assistant pairs before the last user message, else the `Text:` and
+    `Label:` lines of the last user message.
     """
     messages = body["messages"]
     system = "\n".join(message_text(m) for m in messages if m["role"] in ("system", "developer"))
@@ -103,32 +100,29 @@ def _read_lines(block: str) -> tuple[list[tuple[str, str]], str]:
     pairs, waiting = [], None
     for line in block.split("\n"):
         if line.startswith("Text: "):
-            waiting = _unquote(line.removeprefix("Text: "))
+            words = line.removeprefix("Text: ")
+            value = _decoded(words)
+            waiting = value if isinstance(value, str) else words
         elif line.startswith("Label: ") and waiting is not None:
             pairs.append((waiting, line.removeprefix("Label: ").strip()))
             waiting = None
     return pairs, block if waiting is None else waiting
 
 
-def _unquote(words: str) -> str:
+def _decoded(words: str) -> object:
     try:
-        value = json.loads(words)
+        return json.loads(words)
     except json.JSONDecodeError:
-        return words
-    return value if isinstance(value, str) else words
+        return None
 
 
 def _answer(words: str) -> tuple[str, str | None]:
     """Give the label of a demonstration's answer and its JSON key, if it is JSON."""
-    if words.startswith("{"):
-        try:
-            value = json.loads(words)
-        except json.JSONDecodeError:
-            return words, None
-        if isinstance(value, dict) and len(value) == 1:
-            ((key, label),) = value.items()
-            if isinstance(label, str):
-                return label, key
+    value = _decoded(words)
+    if isinstance(value, dict) and len(value) == 1:
+        ((key, label),) = value.items()
+        if isinstance(label, str):
+            return label, key
     return words, None
 
 
@@ -143,46 +137,43 @@ def _read_schema(body: Json) -> tuple[tuple[str, ...], str | None]:
 
 
 def _majority(shown: Shown) -> str | None:
-    labels = shown.labels
-    if not labels:
-        return None
-    most = max(labels.count(label) for label in set(labels))
-    return next(label for label in reversed(labels) if labels.count(label) == most)
-
-
-def _nearest(shown: Shown) -> str | None:
-    return shown.labels[-1] if shown.demos else None
+    """Give the most frequent label, of several the one shown last."""
+    return max(reversed(shown.labels), key=shown.labels.count, default=None)
 
 
 def _reciprocal_rank(shown: Shown) -> str | None:
     votes: dict[str, float] = {}
     for rank, label in enumerate(reversed(shown.labels), start=1):
         votes[label] = votes.get(label, 0.0) + 1.0 / rank
-    if not votes:
-        return None
     # Sums of 1/rank are rounded so that the order of summation cannot break a tie.
-    return min(votes, key=lambda label: (-round(votes[label], 9), shown.place(label)))
+    order = {label: (-round(votes[label], 9), shown.place(label)) for label in votes}
+    return min(order, key=order.__getitem__, default=None)
 
 
 def _first_label(shown: Shown) -> str | None:
-    listed = [*shown.enum, *sorted(set(shown.labels), key=shown.place)]
-    return listed[0] if listed else None
+    return next(iter([*shown.enum, *sorted(set(shown.labels), key=shown.place)]), None)
 
 
 VOTES: dict[str, Callable[[Shown], str | None]] = {
     "majority": _majority,
-    "nearest": _nearest,
+    "nearest": lambda shown: next(reversed(shown.labels), None),
     "reciprocal_rank": _reciprocal_rank,
     "first_label": _first_label,
     "echo": lambda shown: shown.query,
     "invalid": lambda _: "something else entirely",
+    "length": _majority,
 }
-_FAILURES = ("empty", "refusal", "length")
-POLICIES = (*VOTES, "lookup", *_FAILURES)
+_SILENCE = {
+    "empty": FakeReply(content=""),
+    "refusal": FakeReply(refusal="I cannot help with that."),
+}
+POLICIES = (*VOTES, "lookup", *_SILENCE)
 
 
-class Answerer:
-    """Answers checked requests by a policy.
+def answers_of(
+    policy: Policy, table: Mapping[str, str] | None = None
+) -> Callable[[Json], str | FakeReply]:
+    """Give the function from a checked request to its answer, in the form that it asks for.
 
     Args:
         policy: A name of `POLICIES`, a list of answers that are given one after the other, or a
@@ -193,61 +184,36 @@ class Answerer:
     Raises:
         ConfigError: If the policy is unknown, or "lookup" has no table.
     """
+    if (policy == "lookup") != (table is not None):
+        raise ConfigError("table is needed by the policy 'lookup', and by no other")
+    if isinstance(policy, str):
+        name = check_choice("policy", policy, POLICIES)
+        return lambda body: _SILENCE.get(name) or _by_name(name, read_prompt(body), table or {})
+    if callable(policy):
+        return policy
+    script = iter(policy)
 
-    def __init__(self, policy: Policy, table: Mapping[str, str] | None = None) -> None:
-        if isinstance(policy, str) and policy not in POLICIES:
-            raise ConfigError(f"unknown policy {choices(policy, POLICIES)}")
-        if (policy == "lookup") != (table is not None):
-            raise ConfigError("table is needed by the policy 'lookup', and by no other")
-        self.policy = policy
-        self.table = table or {}
+    def next_answer(_: Json) -> str | FakeReply:
+        answer = next(script, None)
+        if answer is None:
+            raise BadRequestError(f"the script of {len(policy)} answers is used up")
+        return answer
 
-    def __call__(self, body: Json, turn: int) -> FakeReply:
-        """Answer one request.
-
-        Args:
-            body: The checked request.
-            turn: How many answers were given before this one; it moves through a list.
-
-        Returns:
-            The answer in the form that the request asks for.
-
-        Raises:
-            BadRequestError: If a list of answers is used up.
-        """
-        if callable(self.policy):
-            return _as_reply(self.policy(body))
-        if not isinstance(self.policy, str):
-            if turn >= len(self.policy):
-                raise BadRequestError(f"the script of {len(self.policy)} answers is used up")
-            return _as_reply(self.policy[turn])
-        return self._by_name(self.policy, read_prompt(body))
-
-    def _by_name(self, name: str, shown: Shown) -> FakeReply:
-        if name == "empty":
-            return FakeReply(content="")
-        if name == "refusal":
-            return FakeReply(refusal="I cannot help with that.")
-        if name == "lookup":
-            label = self.table.get(shown.query)
-            label = label if label in shown.labels else _majority(shown)
-        else:
-            label = VOTES["majority" if name == "length" else name](shown)
-        if label is None:  # nothing is shown: a constrained model still has to choose
-            label = shown.enum[0] if shown.enum else "no demonstrations were shown"
-        content = label
-        if shown.json_key is not None:
-            content = json.dumps({shown.json_key: label}, ensure_ascii=False)
-        if name == "length":
-            return FakeReply(content=content[: len(content) // 2], finish_reason="length")
-        return FakeReply(content=content, top_logprobs=_first_tokens(shown))
+    return next_answer
 
 
-def _first_tokens(shown: Shown) -> dict[str, float]:
-    """Give the shown labels with their shares, as a model with one token per label would."""
+def _by_name(name: str, shown: Shown, table: Mapping[str, str]) -> FakeReply:
+    label = table.get(shown.query)
+    if name != "lookup" or label not in shown.labels:
+        label = VOTES["majority" if name == "lookup" else name](shown)
+    if label is None:  # nothing is shown: a constrained model still has to choose
+        label = shown.enum[0] if shown.enum else "no demonstrations were shown"
+    content = label
+    if shown.json_key is not None:
+        content = json.dumps({shown.json_key: label}, ensure_ascii=False)
+    if name == "length":
+        return FakeReply(content=content[: len(content) // 2], finish_reason="length")
+    # Shares of the labels shown, as of a model with one token per label.
     labels = shown.labels
-    return {label: labels.count(label) / len(labels) for label in dict.fromkeys(labels)}
-
-
-def _as_reply(answer: str | FakeReply) -> FakeReply:
-    return answer if isinstance(answer, FakeReply) else FakeReply(content=answer)
+    shares = {label: labels.count(label) / len(labels) for label in dict.fromkeys(labels)}
+    return FakeReply(content=content, top_logprobs=shares)

@@ -22,30 +22,18 @@ TOKENS_PER_MESSAGE = 3
 TOKENS_PER_REQUEST = 3
 
 _ROLES = ("system", "developer", "user", "assistant")
-_NUMBER = (int, float)
 _FIELDS: dict[str, tuple[type, ...]] = {
-    "model": (str,),
-    "messages": (list,),
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "n": (int,),
-    "max_tokens": (int,),
-    "max_completion_tokens": (int,),
-    "response_format": (dict,),
-    "seed": (int,),
-    "stop": (str, list),
-    "stream": (bool,),
-    "logprobs": (bool,),
-    "top_logprobs": (int,),
-    "presence_penalty": _NUMBER,
-    "frequency_penalty": _NUMBER,
-    "logit_bias": (dict,),
-    "user": (str,),
-    "metadata": (dict,),
-    "store": (bool,),
-    "service_tier": (str,),
-    "reasoning_effort": (str,),
-    "modalities": (list,),
+    name: kinds
+    for kinds, names in (
+        ((str,), "model user service_tier reasoning_effort"),
+        ((bool,), "stream logprobs store"),
+        ((int,), "n max_tokens max_completion_tokens seed top_logprobs"),
+        ((int, float), "temperature top_p presence_penalty frequency_penalty"),
+        ((list,), "messages modalities"),
+        ((dict,), "response_format logit_bias metadata"),
+        ((str, list), "stop"),
+    )
+    for name in names.split()
 }
 
 
@@ -53,14 +41,13 @@ class BadRequestError(ValueError):
     """The request would get status 400; the text is the server's message."""
 
 
+def _need(holds: object, message: str) -> None:
+    if not holds:
+        raise BadRequestError(message)
+
+
 def check_request(body: object) -> Json:
     """Give the body back if a strict server would accept it.
-
-    Args:
-        body: The decoded JSON of the request.
-
-    Returns:
-        The same object.
 
     Raises:
         BadRequestError: For unknown fields, wrong types, bad messages, streaming, or a response
@@ -69,91 +56,73 @@ def check_request(body: object) -> Json:
     if not isinstance(body, dict):
         raise BadRequestError("the body must be a JSON object")
     for name, value in body.items():
-        _check_field(name, value)
+        _need(name in _FIELDS, f"Unrecognized request argument supplied: {name}")
+        is_bool, kinds = isinstance(value, bool), _FIELDS[name]
+        fits = is_bool == (kinds == (bool,)) and isinstance(value, kinds)
+        _need(fits, f"Invalid type for '{name}': got {type(value).__name__}")
     for name in ("model", "messages"):
-        if name not in body:
-            raise BadRequestError(f"Missing required parameter: '{name}'")
-    _check_values(body)
+        _need(name in body, f"Missing required parameter: '{name}'")
+    _need(not body.get("stream"), "stream is not supported by this server")
+    _need(body.get("n", 1) == 1, "n must be 1")
+    top = body.get("top_logprobs")
+    _need(
+        top is None or (body.get("logprobs") and 0 <= top <= 20),
+        "top_logprobs must be between 0 and 20 and needs logprobs=true",
+    )
+    _need(body["messages"], "messages must not be empty")
     for position, message in enumerate(body["messages"]):
-        _check_message(position, message)
+        _check_message(f"messages[{position}]", message)
     if "response_format" in body:
         _check_format(body["response_format"])
     return body
 
 
-def _check_field(name: str, value: object) -> None:
-    if name not in _FIELDS:
-        raise BadRequestError(f"Unrecognized request argument supplied: {name}")
-    allowed = _FIELDS[name]
-    is_bool = isinstance(value, bool)
-    if is_bool != (allowed == (bool,)) or not isinstance(value, allowed):
-        raise BadRequestError(f"Invalid type for '{name}': got {type(value).__name__}")
-
-
-def _check_values(body: Json) -> None:
-    if body.get("stream"):
-        raise BadRequestError("stream is not supported by this server")
-    if body.get("n", 1) != 1:
-        raise BadRequestError("n must be 1")
-    if "top_logprobs" in body and not (body.get("logprobs") and 0 <= body["top_logprobs"] <= 20):
-        raise BadRequestError("top_logprobs must be between 0 and 20 and needs logprobs=true")
-    if not body["messages"]:
-        raise BadRequestError("messages must not be empty")
-
-
-def _check_message(position: int, message: object) -> None:
-    where = f"messages[{position}]"
-    if not isinstance(message, dict) or message.get("role") not in _ROLES:
-        raise BadRequestError(f"{where}.role must be one of {', '.join(_ROLES)}")
-    extra = set(message) - {"role", "content", "name"}
-    if extra:
-        raise BadRequestError(f"{where} has unknown fields: {', '.join(sorted(extra))}")
+def _check_message(where: str, message: Any) -> None:
+    role = message.get("role") if isinstance(message, dict) else None
+    _need(role in _ROLES, f"{where}.role must be one of {', '.join(_ROLES)}")
+    extra = sorted(set(message) - {"role", "content", "name"})
+    _need(not extra, f"{where} has unknown fields: {', '.join(extra)}")
     content = message.get("content")
-    if isinstance(content, list) and message["role"] == "user":
-        if not content:
-            raise BadRequestError(f"{where}.content must not be an empty list")
+    if isinstance(content, list) and role == "user":
+        _need(content, f"{where}.content must not be an empty list")
         for part in content:
             _check_part(where, part)
-    elif not isinstance(content, str):
-        raise BadRequestError(f"{where}.content must be a string")
-
-
-def _check_part(where: str, part: object) -> None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or set(part) != {"type", kind}:
-        raise BadRequestError(f"{where}: a content part has the fields type and its own name")
-    inner = part[kind]
-    if kind == "text":
-        if not isinstance(inner, str):
-            raise BadRequestError(f"{where}: the text of a part must be a string")
-    elif kind == "input_audio":
-        _check_audio(where, inner)
     else:
-        raise BadRequestError(f"{where}: content parts of type {kind!r} are not supported")
+        _need(isinstance(content, str), f"{where}.content must be a string")
 
 
-def _check_audio(where: str, audio: object) -> None:
-    if not isinstance(audio, dict) or set(audio) != {"data", "format"}:
-        raise BadRequestError(f"{where}.input_audio must have the fields data and format")
-    if audio["format"] not in ("wav", "mp3"):
-        raise BadRequestError(f"{where}.input_audio.format must be wav or mp3")
+def _check_part(where: str, part: Any) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    is_part = isinstance(part, dict) and set(part) == {"type", kind}
+    _need(is_part, f"{where}: a content part has the fields type and its own name")
+    known = kind in ("text", "input_audio")
+    _need(known, f"{where}: content parts of type {kind!r} are not supported")
+    if kind == "text":
+        _need(isinstance(part[kind], str), f"{where}: the text of a part must be a string")
+    else:
+        _check_audio(f"{where}.input_audio", part[kind])
+
+
+def _check_audio(where: str, audio: Any) -> None:
+    has_both = isinstance(audio, dict) and set(audio) == {"data", "format"}
+    _need(has_both, f"{where} must have the fields data and format")
+    _need(audio["format"] in ("wav", "mp3"), f"{where}.format must be wav or mp3")
     try:
         data = base64.b64decode(audio["data"], validate=True)
     except (binascii.Error, TypeError, ValueError):
-        raise BadRequestError(f"{where}.input_audio.data is not base64") from None
-    if audio["format"] == "wav" and (data[:4] != b"RIFF" or data[8:12] != b"WAVE"):
-        raise BadRequestError(f"{where}.input_audio.data is not a WAV file")
+        raise BadRequestError(f"{where}.data is not base64") from None
+    is_wav = data[:4] == b"RIFF" and data[8:12] == b"WAVE"
+    _need(is_wav or audio["format"] != "wav", f"{where}.data is not a WAV file")
 
 
 def _check_format(form: Mapping[str, Any]) -> None:
-    kind = form.get("type")
+    kind, inner = form.get("type"), form.get("json_schema")
     if kind in ("text", "json_object"):
         return
-    inner = form.get("json_schema")
     if kind != "json_schema" or not isinstance(inner, dict):
         raise BadRequestError("response_format.type must be text, json_object or json_schema")
-    if not isinstance(inner.get("name"), str) or not isinstance(inner.get("schema"), dict):
-        raise BadRequestError("response_format.json_schema needs a name and a schema")
+    named = isinstance(inner.get("name"), str) and isinstance(inner.get("schema"), dict)
+    _need(named, "response_format.json_schema needs a name and a schema")
     if inner.get("strict"):
         _check_strict(inner["schema"])
 
@@ -162,16 +131,15 @@ def _check_strict(schema: Mapping[str, Any]) -> None:
     properties = schema.get("properties")
     if schema.get("type") != "object" or not isinstance(properties, dict) or not properties:
         raise BadRequestError("strict schema: the root must be an object with properties")
-    if schema.get("additionalProperties") is not False:
-        raise BadRequestError("strict schema: additionalProperties must be false")
-    if sorted(schema.get("required", [])) != sorted(properties):
-        raise BadRequestError("strict schema: every property must be required")
+    closed = schema.get("additionalProperties") is False
+    _need(closed, "strict schema: additionalProperties must be false")
+    required = sorted(schema.get("required", [])) == sorted(properties)
+    _need(required, "strict schema: every property must be required")
     for name, prop in properties.items():
         values = prop.get("enum", []) if isinstance(prop, dict) else []
-        if not all(isinstance(value, str) for value in values):
-            raise BadRequestError(f"strict schema: the enum of {name} must hold strings")
-        if not schema_fits(values):
-            raise BadRequestError(f"strict schema: the enum of {name} is too large")
+        are_texts = all(isinstance(value, str) for value in values)
+        _need(are_texts, f"strict schema: the enum of {name} must hold strings")
+        _need(schema_fits(values), f"strict schema: the enum of {name} is too large")
 
 
 def message_text(message: Mapping[str, Any]) -> str:

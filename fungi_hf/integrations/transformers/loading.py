@@ -8,18 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
+from fungi_hf.checks import check_known
 from fungi_hf.config import FungiConfig
-from fungi_hf.errors import ConfigError, EncoderError, InputTypeError, choices
+from fungi_hf.errors import ConfigError, EncoderError, InputTypeError
 from fungi_hf.hub.reference import TASK
-from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, find_file, read_document
+from fungi_hf.storage.configs import read_config
+from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, HubOptions, find_file
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
-    from fungi_hf.storage.files import HubOptions
 
-_REACH: Final = ("revision", "token", "cache_dir", "local_files_only")
 _IGNORED: Final = (
     "_commit_hash",
     "_from_pipeline",
@@ -28,7 +26,7 @@ _IGNORED: Final = (
     "dtype",
     "torch_dtype",
 )
-_PASSED_ON: Final = ("attn_implementation",)
+_PASSED_ON: Final = "attn_implementation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,45 +51,24 @@ class ModelByName:
         return SimpleNamespace(_commit_hash=None)
 
     def hub(self, hub: HubOptions) -> HubOptions:
-        """Give the way to the repository."""
-        reach = {key: self.arguments[key] for key in _REACH if self.arguments.get(key) is not None}
-        return dataclasses.replace(hub, **reach)
-
-    def check(self) -> None:
-        """Refuse arguments that loading would ignore.
-
-        Raises:
-            ConfigError: Naming the argument.
-        """
-        known = (*_REACH, *_IGNORED, *_PASSED_ON)
-        for key in self.arguments:
-            if key not in known:
-                raise ConfigError(f"model_kwargs has no use for {choices(key, known)}")
+        """Give the way to the repository; what loading would ignore is refused."""
+        ways = [item.name for item in dataclasses.fields(HubOptions)]
+        check_known("model_kwargs", self.arguments, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
+        given = {key: self.arguments[key] for key in ways if self.arguments.get(key) is not None}
+        return dataclasses.replace(hub, **given)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineParts:
-    """What `transformers.pipeline` hands over.
-
-    Attributes:
-        model: A `ModelByName`, a name, or a loaded model.
-        processor: Its preprocessor, if the user gave one.
-        dtype: "auto", None, or a torch dtype or its name.
-        hub: How to reach repositories.
-    """
-
-    model: Any
-    processor: Any
-    dtype: Any
-    hub: HubOptions
-
-
-def build_extractor(parts: PipelineParts, fungi_config: Any) -> FungiExtractor:
+def build_extractor(
+    model: Any, processor: Any, fungi_config: Any, *, dtype: Any, hub: HubOptions
+) -> FungiExtractor:
     """Give the extractor of a pipeline.
 
     Args:
-        parts: Model and preprocessor.
+        model: A `ModelByName`, a name, or a loaded model.
+        processor: Its preprocessor, if the user gave one.
         fungi_config: None, a config, its dictionary, or a folder or repository.
+        dtype: "auto", None, or a torch dtype or its name.
+        hub: How to reach repositories.
 
     Returns:
         The extractor, fitted if its folder holds state.
@@ -103,36 +80,38 @@ def build_extractor(parts: PipelineParts, fungi_config: Any) -> FungiExtractor:
     """
     from fungi_hf.extractor import FungiExtractor  # heavy: not at the import of the package
 
-    model, hub = parts.model, parts.hub
     if isinstance(model, (str, Path)):
         model = ModelByName(str(model), {})
     by_name = isinstance(model, ModelByName)
-    if by_name:
-        model.check()
-        hub = model.hub(hub)
-    if isinstance(parts.processor, (str, Path)):
+    hub = model.hub(hub) if by_name else hub
+    if isinstance(processor, (str, Path)):
         raise EncoderError(
-            f"the preprocessor must be an object; got the name {str(parts.processor)!r}: load it "
+            f"the preprocessor must be an object; got the name {str(processor)!r}: load it "
             "with its from_pretrained"
         )
-    dtype = _dtype_name(parts.dtype)
+    # A dtype of a loaded model is the model's own; for a name None and "auto" mean the config's.
+    asked = str(dtype).removeprefix("torch.") if by_name and dtype not in (None, "auto") else None
     target = model.name if by_name else model
     home = _home(target, fungi_config, hub)
     if home is not None:
-        extractor = _load_saved(home, target, parts.processor, hub)
-        if by_name and dtype not in (None, extractor.config.dtype):
+        own = by_name and home == target
+        way = _hub_of(home, target, hub)
+        extractor = FungiExtractor.from_pretrained(
+            home, None, processor, model=None if own else target, **way.arguments()
+        )
+        if asked not in (None, extractor.config.dtype):
             raise ConfigError(
-                f"{home!r} was saved with dtype={extractor.config.dtype!r}; dtype={dtype!r} would "
+                f"{home!r} was saved with dtype={extractor.config.dtype!r}; dtype={asked!r} would "
                 "give other features: leave dtype out"
             )
     else:
         config = _read_config(fungi_config, hub)
-        if by_name and dtype is not None:
-            config = (config or FungiConfig()).replace(dtype=dtype)
+        if asked is not None:
+            config = (config or FungiConfig()).replace(dtype=asked)
         extractor = FungiExtractor.from_pretrained(
-            target, config, parts.processor, **_reach(hub) if by_name else {}
+            target, config, processor, **hub.arguments() if by_name else {}
         )
-    attention = model.arguments.get("attn_implementation") if by_name else None
+    attention = model.arguments.get(_PASSED_ON) if by_name else None
     if attention is not None:
         module: Any = extractor.encoder.model
         module.set_attn_implementation(attention)
@@ -146,12 +125,10 @@ def _home(target: Any, fungi_config: Any, hub: HubOptions) -> str | None:
         ConfigError: If `fungi_config` names a place without a config.
     """
     if isinstance(fungi_config, (str, Path)):
-        config = find_file(fungi_config, CONFIG_NAME, hub_of(fungi_config, target, hub))
-        if config is None:
+        way = _hub_of(fungi_config, target, hub)
+        if find_file(fungi_config, CONFIG_NAME, way) is None:
             raise ConfigError(f"fungi_config: there is no {CONFIG_NAME} in {str(fungi_config)!r}")
-        has_state = read_document(config).get("digests", {}).get("state") is not None
-        state = find_file(fungi_config, STATE_NAME, hub_of(fungi_config, target, hub))
-        return str(fungi_config) if has_state and state is not None else None
+        return str(fungi_config) if find_file(fungi_config, STATE_NAME, way) is not None else None
     if fungi_config is not None:
         return None
     if isinstance(target, str):
@@ -162,19 +139,9 @@ def _home(target: Any, fungi_config: Any, hub: HubOptions) -> str | None:
     return name if saved_here and name and find_file(name, CONFIG_NAME, hub) is not None else None
 
 
-def hub_of(source: Any, target: Any, hub: HubOptions) -> HubOptions:
+def _hub_of(source: Any, target: Any, hub: HubOptions) -> HubOptions:
     """Give the way to another repository than the model's: its revision does not hold there."""
     return hub if str(source) == str(target) else dataclasses.replace(hub, revision=None)
-
-
-def _load_saved(home: str, target: Any, processor: Any, hub: HubOptions) -> FungiExtractor:
-    from fungi_hf.extractor import FungiExtractor
-
-    own = isinstance(target, str) and home == target
-    reach = _reach(hub_of(home, target, hub))
-    return FungiExtractor.from_pretrained(
-        home, None, processor, model=None if own else target, **reach
-    )
 
 
 def _read_config(given: Any, hub: HubOptions) -> FungiConfig | None:
@@ -183,22 +150,8 @@ def _read_config(given: Any, hub: HubOptions) -> FungiConfig | None:
     if isinstance(given, dict):
         return FungiConfig.from_dict(given)
     if isinstance(given, (str, Path)):
-        path = find_file(given, CONFIG_NAME, dataclasses.replace(hub, revision=None))
-        if path is not None:
-            return FungiConfig.from_dict(read_document(path)["config"])
+        return FungiConfig.from_dict(read_config(given, dataclasses.replace(hub, revision=None)))
     raise InputTypeError(
         "fungi_config must be a FungiConfig, its dictionary, or a folder or repository; got "
         f"{type(given).__name__}: {given!r}"
     )
-
-
-def _reach(hub: HubOptions) -> dict[str, Any]:
-    return {key: getattr(hub, key) for key in _REACH}
-
-
-def _dtype_name(dtype: Any) -> str | None:
-    if dtype is None or dtype == "auto":
-        return None
-    if isinstance(dtype, torch.dtype):
-        return str(dtype).removeprefix("torch.")
-    return str(dtype)

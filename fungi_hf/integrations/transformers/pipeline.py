@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from transformers import Pipeline
 
-from fungi_hf.errors import ConfigError, InputTypeError, choices
+from fungi_hf.checks import check_choice, check_flag, check_known
+from fungi_hf.errors import InputTypeError
 from fungi_hf.extraction.inputs import is_clip
-from fungi_hf.integrations.transformers.loading import ModelByName, PipelineParts, build_extractor
-from fungi_hf.integrations.transformers.saving import save_pipeline
+from fungi_hf.integrations.transformers.loading import ModelByName, build_extractor
+from fungi_hf.integrations.transformers.saving import push_pipeline, save_pipeline
 from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,8 +112,9 @@ class FungiPipeline(Pipeline):
         hub = HubOptions(local_files_only=bool(host.pop("local_files_only", False)))
         host.pop("torch_dtype", None)
         given = processor or tokenizer or feature_extractor or image_processor
-        parts = PipelineParts(model=model, processor=given, dtype=dtype, hub=hub)
-        self.extractor: FungiExtractor = build_extractor(parts, fungi_config)
+        self.extractor: FungiExtractor = build_extractor(
+            model, given, fungi_config, dtype=dtype, hub=hub
+        )
         encoder = self.extractor.encoder
         super().__init__(
             model=encoder.model,
@@ -128,14 +131,13 @@ class FungiPipeline(Pipeline):
     def _sanitize_parameters(
         self, return_tensors: bool | None = None, on_error: str | None = None, **unknown: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        for name in unknown:
-            raise ConfigError(f"the pipeline has no argument {choices(name, _ARGUMENTS)}")
-        if return_tensors is not None and not isinstance(return_tensors, bool):
-            raise ConfigError(f"return_tensors must be True or False; got {return_tensors!r}")
-        if on_error not in (None, "raise", "skip"):
-            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
-        forward = {} if on_error is None else {"on_error": on_error}
-        return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
+        check_known("the pipeline", unknown, _ARGUMENTS, noun="argument")
+        forward, post = {}, {}
+        if on_error is not None:
+            forward["on_error"] = check_choice("on_error", on_error, ("raise", "skip"))
+        if return_tensors is not None:
+            post["return_tensors"] = check_flag("return_tensors", return_tensors)
+        return {}, forward, post
 
     def fit(self, inputs: Iterable[Any], labels: Any = None) -> FungiPipeline:
         """Learn what the config asks for from training inputs; see `FungiExtractor.fit`.
@@ -205,7 +207,7 @@ class FungiPipeline(Pipeline):
         progress = _Progress()
         forward = {"progress": progress, "on_error": on_error}
         source = self.get_iterator(inputs, workers, size, {}, forward, post)
-        return _Lazy(source, progress, lambda: self.extractor.warn_of(progress.notes))
+        return _Lazy(source, progress, self.extractor)
 
     def preprocess(self, item: Any) -> dict[str, list[Any]]:
         """Pass the raw input on: lists go through transformers' collation untouched."""
@@ -267,16 +269,9 @@ class FungiPipeline(Pipeline):
         create_pr: bool = False,
         custom_code: bool = False,
     ) -> str:
-        """Upload what `save_pretrained` writes.
+        """Upload what `save_pretrained` writes to a repository that holds no other model.
 
-        Args:
-            repo_id: Made if missing; must not hold another model.
-            commit_message: Of the one commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
-            custom_code: See `save_pretrained`.
+        For the arguments see `FungiConfig.push_to_hub` and, for the last, `save_pretrained`.
 
         Returns:
             The commit's address.
@@ -284,9 +279,6 @@ class FungiPipeline(Pipeline):
         Raises:
             StorageError: If the repository holds another model or cannot be written.
         """
-        from fungi_hf.integrations.transformers.saving import push_pipeline
-        from fungi_hf.storage.upload import PushOptions
-
         options = PushOptions(
             commit_message=commit_message,
             private=private,
@@ -304,8 +296,9 @@ class _Lazy(Iterator[Any]):
         failures: Inputs skipped so far.
     """
 
-    def __init__(self, source: Any, progress: _Progress, done: Any) -> None:
-        self._source, self._iterator, self._done = source, iter(source), done
+    def __init__(self, source: Any, progress: _Progress, extractor: FungiExtractor) -> None:
+        self._source, self._iterator = source, iter(source)
+        self._notes, self._extractor = progress.notes, extractor
         self.failures = progress.failures
 
     def __next__(self) -> Any:
@@ -313,17 +306,13 @@ class _Lazy(Iterator[Any]):
             while (output := next(self._iterator)) is None:
                 pass
         except StopIteration:
-            self._done()
-            self._done = _nothing
+            self._extractor.warn_of(self._notes)
+            self._notes.clear()
             raise
         return output
 
     def __len__(self) -> int:
         return len(self._source)
-
-
-def _nothing() -> None:
-    """Stand in for a warning that was given."""
 
 
 def _kind(inputs: Any) -> str:
