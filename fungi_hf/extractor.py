@@ -6,27 +6,24 @@ batch, order, padding, chunk and process change nothing but the last bits of rou
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
-from fungi_hf.encoders.loading import Source, encoder_digest
+from fungi_hf.encoders.loading import Source
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
-from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
+from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.group import compute
 from fungi_hf.extraction.inputs import InputReader, readable_twice
 from fungi_hf.extraction.plan import Plan
-from fungi_hf.extraction.state import FittedState
+from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
 from fungi_hf.hub import saving
 from fungi_hf.hub.loading import load
@@ -34,13 +31,17 @@ from fungi_hf.storage.files import HubOptions
 from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable
     from pathlib import Path
 
+    import torch
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
+    from fungi_hf.extraction.draws import Lesson
+    from fungi_hf.extraction.state import FittedState
     from fungi_hf.gradients.sketches import Sketch
     from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
@@ -253,16 +254,7 @@ class FungiExtractor:
         """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
         versions = tuple((p.data_ptr(), p._version) for p in self.encoder.model.parameters())
         if self._fingerprint is None or self._fingerprint[0] != versions:
-            parts = (
-                self.config.fingerprint(),
-                encoder_digest(self.encoder),
-                self.encoder.layer_path,
-                self.encoder.pooling,
-                str(self.encoder.max_length),
-                self.state.digest(),
-            )
-            digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
-            self._fingerprint = (versions, digest)
+            self._fingerprint = versions, fingerprint_of(self.config, self.encoder, self.state)
         return self._fingerprint[1]
 
     def fit(
@@ -337,37 +329,20 @@ class FungiExtractor:
 
         Returns:
             The features of `inputs`.
-
-        Raises:
-            InputError: If there are no inputs, or one is unusable.
         """
         del labels
         items = readable_twice(inputs)
-        raw, notes = self._fit(items, progress=progress)
-        if raw is None:
-            features, notes = self.collect(items, progress=progress)
-        else:
-            features = self._features(self._finisher.finish(raw))
-        self.warn_of(notes)
-        return features
+        lesson = self._fit(items, progress=progress)
+        if lesson.blocks is None:
+            return self(items, progress=progress)
+        self.warn_of(lesson.notes)
+        return self._features(self._finisher.finish(lesson.blocks))
 
-    def _fit(
-        self, inputs: Iterable[Any], *, progress: bool
-    ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
-        before, needs_features = self.state.digest(), self.config.learns_from_blocks
-        if needs_features:
-            inputs = readable_twice(inputs)
-        draw = TrainingDraw(self._reader.checked(inputs), self.encoder, self.config)
-        self.encoder.fit(draw)
-        draw.finish()
-        fit_objectives(self._plan, draw, self._reader, self.budget)
-        raw, notes, learned = None, Counter[str](), FittedState()
-        if needs_features:
-            raw, notes = self._raw_blocks(inputs, progress=progress)
-            learned = self._finisher.fit(raw)
-        learned = replace(learned, objectives=self._plan.state(), encoder=self.encoder.state())
-        self._take(learned, before)
-        return raw, notes
+    def _fit(self, inputs: Iterable[Any], *, progress: bool) -> Lesson:
+        before = self.state.digest()
+        lesson = learn(self._reader, self._plan, self._finisher, inputs, self.budget, progress)
+        self._take(lesson.state, before)
+        return lesson
 
     def __call__(
         self,
@@ -447,12 +422,15 @@ class FungiExtractor:
                 array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
                 array[len(array) - len(rows) :] = rows
                 bar.update(reading.n_read - bar.n)
-        features = self._features(array)
-        return replace(
-            features,
-            failures=tuple(sorted(reading.failures, key=lambda failure: failure.index)),
-            notes=(*features.notes, *_losses(lost)),
-        ), reading.notes
+        dropped = [
+            f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
+            "a larger sketch_rank keeps more"
+            for name, share in lost.items()
+            if share > 1e-6
+        ]
+        features = self._features(array, *dropped)
+        failures = sorted(reading.failures, key=lambda failure: failure.index)
+        return replace(features, failures=tuple(failures)), reading.notes
 
     def warn_of(self, notes: Counter[str]) -> None:
         """Warn once per kind of special input that `collect` counted, with its count."""
@@ -460,30 +438,11 @@ class FungiExtractor:
             message = self.encoder.NOTES[name].format(n=count, limit=self.encoder.max_length)
             warnings.warn(message, stacklevel=3)
 
-    def _features(self, array: Float32Array) -> FungiFeatures:
+    def _features(self, array: Float32Array, *notes: str) -> FungiFeatures:
         return FungiFeatures(
             array=array,
             layout=dict(self._finisher.layout),
             fingerprint=self.fingerprint,
             factors=self._plan.factor_shapes,
-            notes=self._finisher.notes,
+            notes=(*self._finisher.notes, *notes),
         )
-
-    def _raw_blocks(
-        self, inputs: Iterable[Any], *, progress: bool
-    ) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-        reading = self._reader.read(inputs)
-        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-            parts = [compute(chunk, self._plan, self.budget, bar) for chunk in reading]
-        blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return blocks, reading.notes
-
-
-def _losses(lost: dict[str, float]) -> tuple[str, ...]:
-    """Say what exact factors dropped, beyond rounding."""
-    return tuple(
-        f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
-        "a larger sketch_rank keeps more"
-        for name, share in lost.items()
-        if share > 1e-6
-    )

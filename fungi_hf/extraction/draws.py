@@ -4,24 +4,85 @@ from __future__ import annotations
 
 import heapq
 import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.errors import InputError
 from fungi_hf.extraction.batches import cut_groups
-from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.group import Group, compute
+from fungi_hf.extraction.inputs import readable_twice
 from fungi_hf.extraction.plan import Plan
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.gradients.tape import untouched
 from fungi_hf.seeding import derive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from torch import Tensor
+
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
+    from fungi_hf.extraction.finish import Finisher
     from fungi_hf.extraction.inputs import InputReader
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What `learn` found.
+
+    Attributes:
+        state: All that was learned.
+        blocks: Raw blocks of the training inputs, where the finisher learned from them.
+        notes: What was special about these inputs -> number of inputs.
+    """
+
+    state: FittedState
+    blocks: dict[str, Tensor] | None
+    notes: Counter[str]
+
+
+def learn(
+    reader: InputReader,
+    plan: Plan,
+    finisher: Finisher,
+    inputs: Iterable[Any],
+    budget: Budget,
+    progress: bool,
+) -> Lesson:
+    """Let encoder, objectives and finisher learn what the config asks for.
+
+    Args:
+        reader: Prepares the inputs.
+        plan: Holds the objectives.
+        finisher: Learns means, whitening and a PCA.
+        inputs: Read once, and once more for the finisher.
+        budget: Limits of batches and groups.
+        progress: Whether to show a bar.
+
+    Raises:
+        InputError: If there are no inputs, or one is unusable.
+    """
+    if reader.config.learns_from_blocks:
+        inputs = readable_twice(inputs)
+    draw = TrainingDraw(reader.checked(inputs), reader.encoder, reader.config)
+    reader.encoder.fit(draw)
+    draw.finish()
+    fit_objectives(plan, draw, reader, budget)
+    blocks, notes, state = None, Counter[str](), FittedState()
+    if reader.config.learns_from_blocks:
+        reading = reader.read(inputs)
+        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+            parts = [compute(chunk, plan, budget, bar) for chunk in reading]
+        blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        notes, state = reading.notes, finisher.fit(blocks)
+    state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
+    return Lesson(state, blocks, notes)
 
 
 class TrainingDraw:
@@ -109,7 +170,7 @@ def fit_objectives(plan: Plan, draw: TrainingDraw, reader: InputReader, budget: 
             warnings.warn(
                 f"objective {spec.name!r} wants {spec.n_training} distinct training inputs; "
                 f"all {len(chosen)} are used",
-                stacklevel=4,
+                stacklevel=5,
             )
         places, found = [], []
         with untouched(plan.encoder.model):

@@ -34,12 +34,13 @@ class InputReader:
     """Prepares inputs for one encoder and one config; views are keyed by content alone.
 
     Attributes:
-        encoder: What they are prepared for.
+        encoder: What inputs are prepared for.
+        config: Names the views and their seed.
     """
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Build the view generators that the config names."""
-        self.encoder, self._seed = encoder, config.seed
+        self.encoder, self.config = encoder, config
         self._late = {
             spec.name: late
             for spec in config.objectives
@@ -116,7 +117,7 @@ class InputReader:
     def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
         """Give the generator of each input's views for one objective."""
         stream, content = f"views/{self._streams[name]}", self.encoder.content
-        return [sample_generator(self._seed, stream, content(raw)) for raw in raws]
+        return [sample_generator(self.config.seed, stream, content(raw)) for raw in raws]
 
 
 class Reading:
