@@ -42,6 +42,9 @@ ALLOWED |= {
     "__init__": CORE | {"extractor", "integrations"},
 }
 ALLOWED["cli"] = set(ALLOWED)
+# One line each: paths of modules that moved; they go with the next release.
+MOVED = {"late", "sketches", "variants"}
+ALLOWED |= dict.fromkeys(MOVED, CORE)
 BANNED = {"utils", "util", "helpers", "misc", "common", "tools"}
 LINE_CAP = 400
 
