@@ -10,8 +10,8 @@ import torch
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.reduction import PrincipalComponents, block_statistics, centred
 from fungi_hf.extraction.state import FittedState
+from fungi_hf.features import make_layout
 from fungi_hf.gradients.factors import unit_rows
-from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
