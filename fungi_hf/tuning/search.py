@@ -107,15 +107,12 @@ class TuningSearch:
     def specs(
         self, base: FungiConfig, layers: Sequence[str] = (), target: str = ""
     ) -> tuple[ObjectiveSpec, ...]:
-        """Give the gradients to try and the activations, each with weight 1.
+        """Give the gradients to try, then the activation of every layer, each with weight 1.
 
         Args:
             base: The extractor's config.
             layers: Dotted paths whose activations may be chosen, lowest first.
             target: The one among them that is the target layer.
-
-        Returns:
-            The gradients, then the activation of every layer in the order given.
         """
         wanted = self.wanted(base)
         gradients = [spec for spec in wanted if spec.has_gradient]
