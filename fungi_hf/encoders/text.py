@@ -183,23 +183,26 @@ class TextEncoder(BlockEncoder):
         return raw.encode()
 
     def prepare(self, raws: Sequence[str]) -> list[Prepared]:
-        """Tokenise, truncate and note what was special; padding comes later.
+        """Tokenise, truncate and note what was special, once per distinct text; padding is later.
 
         Raises:
             InputError: If a text has no tokens at all, not even special ones.
         """
         if not raws:
             return []
+        distinct = list(dict.fromkeys(raws))
         with TOKENIZING:
             encoded = self.tokenizer(
-                list(raws),
+                distinct,
                 add_special_tokens=True,
                 truncation=True,
                 max_length=self.max_length,
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )["input_ids"]
-        return [self._prepared(raw, ids) for raw, ids in zip(raws, encoded, strict=True)]
+        pairs = zip(distinct, encoded, strict=True)
+        items = {raw: self._prepared(raw, ids) for raw, ids in pairs}
+        return [items[raw] for raw in raws]
 
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
         if not ids:

@@ -109,6 +109,7 @@ class TrainingDraw:
         self.specs = [spec for spec in config.objectives if spec.needs_fit]
         self._source, self._content, self._seed = iter(checked), encoder.content, config.seed
         self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
+        self._wanted = {spec.name: spec.n_training for spec in self.specs}
         self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}
         self._largest: dict[str, list[int]] = {spec.name: [] for spec in self.specs}  # heap of -key
         self._is_empty = True
@@ -122,14 +123,14 @@ class TrainingDraw:
         item = next(self._source)
         self._is_empty = False
         content = self._content(item) if self.specs else b""
-        for spec in self.specs:
-            key = derive(self._seed, "negatives", self._streams[spec.name], content)
-            kept, largest = self._kept[spec.name], self._largest[spec.name]
-            if key in kept or (len(kept) == spec.n_training and key > -largest[0]):
+        for name, n_training in self._wanted.items():
+            key = derive(self._seed, "negatives", self._streams[name], content)
+            kept, largest = self._kept[name], self._largest[name]
+            if key in kept or (len(kept) == n_training and key > -largest[0]):
                 continue
             kept[key] = item
             heapq.heappush(largest, -key)
-            if len(kept) > spec.n_training:
+            if len(kept) > n_training:
                 del kept[-heapq.heappop(largest)]
         return item
 

@@ -19,10 +19,9 @@ from fungi_hf.evaluation.knn import evaluate_knn, knn_protocol
 from fungi_hf.evaluation.protocols import AS_INPUT
 from fungi_hf.evaluation.sweeps.records import SweepResult
 from fungi_hf.extraction.variants import VariantExtractor
-from fungi_hf.features import FungiFeatures
+from fungi_hf.features import FungiFeatures, make_layout
 from fungi_hf.gradients.layers import block_number, linear_layers
 from fungi_hf.neighbors.labels import read_labels
-from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
