@@ -116,14 +116,7 @@ class EvalResult:
 
     @classmethod
     def load(cls, out: str | Path) -> EvalResult:
-        """Read a run folder, finished or not.
-
-        Args:
-            out: The folder.
-
-        Returns:
-            Its rows so far; `complete` says whether they are all.
-        """
+        """Read a run folder; `complete` says whether its rows are all."""
         folder = Path(out)
         record = read_record(folder)
         finished, usage = read_rows(folder)
@@ -338,10 +331,7 @@ class DryRun:
 
 
 def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
-    """Read what a run folder's journal says, from nothing up to all rows of the run.
-
-    Args:
-        folder: The run folder.
+    """Read the journal of a run folder.
 
     Returns:
         The last outcome by repetition and query row, and the tokens billed by all lines,
