@@ -107,13 +107,7 @@ class Examples:
         return b"vector:" + (self.features[row].astype("<f8") + 0.0).tobytes()
 
     def feed(self, digest: Any, rows: Iterable[int], *columns: Sequence[object] | None) -> None:
-        """Add to a hash what some rows hold, and their values in some columns.
-
-        Args:
-            digest: A hash of hashlib's.
-            rows: The rows, in order.
-            columns: `targets` or `ids`.
-        """
+        """Add to a hash what some rows hold, and their values in columns as `targets` or `ids`."""
         for row in rows:
             digest.update(self.key(row))
             for column in columns:
