@@ -11,7 +11,7 @@ from fungi_hf.errors import ComparisonError, FeatureError, InputError, InputType
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -50,6 +50,11 @@ def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def wilson_intervals(n_right: Iterable[int], n: int) -> list[tuple[float, float]]:
+    """Give `wilson_interval` of several shares of n rows."""
+    return [wilson_interval(count, n) for count in n_right]
+
+
 def mcnemar_p(n_gained: int, n_lost: int) -> float:
     """Give the exact two-sided p of McNemar's test, in (0, 1].
 
@@ -85,6 +90,11 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
     one, other = one.astype(bool), other.astype(bool)
     gained, lost = int((~one & other).sum()), int((one & ~other).sum())
     return PairedTest(difference=(gained - lost) / len(one), p=mcnemar_p(gained, lost))
+
+
+def mcnemar_each(first: npt.ArrayLike, others: Iterable[npt.ArrayLike]) -> list[PairedTest]:
+    """Give `mcnemar` of one classifier and each of several others."""
+    return [mcnemar(first, other) for other in others]
 
 
 def bootstrap_interval(

@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "encoders": BASE | {"config", "gradients", "storage", "views"},
     "neighbors": BASE | {"storage"},
     "extraction": BASE
-    | {"specs", "config", "features", "views", "objectives", "gradients", "encoders", "storage"},
+    | {"specs", "config", "tables", "features", "views", "objectives", "gradients", "encoders"}
+    | {"storage"},
 }
 CORE = set(ALLOWED)
 ALLOWED |= {
@@ -42,6 +43,9 @@ ALLOWED |= {
     "__init__": CORE | {"extractor", "integrations"},
 }
 ALLOWED["cli"] = set(ALLOWED)
+# One line each: paths of modules that moved; they go with the next release.
+MOVED = {"late", "sketches", "variants"}
+ALLOWED |= dict.fromkeys(MOVED, CORE)
 BANNED = {"utils", "util", "helpers", "misc", "common", "tools"}
 LINE_CAP = 400
 

@@ -2,6 +2,11 @@
 
 Invariant: registering is idempotent and changes nothing of transformers but its task table. Until
 transformers' pipelines are imported, `import fungi_hf` imports neither them nor torch.
+
+This is the package's one deliberate global effect at import. The README promises that
+`import fungi_hf` makes the task known; transformers has no entry point for tasks, and importing its
+pipelines at once would cost every import of a config seconds. So `arrange` puts a finder in
+`sys.meta_path`, which waits for `transformers.pipelines` and then takes itself out.
 """
 
 from __future__ import annotations
