@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
-from fungi_hf.icl.cache import AnswerCache, request_key
+from fungi_hf.icl.cache import AnswerCache
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
@@ -26,6 +26,7 @@ from fungi_hf.icl.sampling import (
     OutputMode,
     Sampling,
     first_token_scores,
+    request_key,
     response_format,
     schema_fits,
 )
@@ -218,16 +219,16 @@ class ChatLLM(LLM):
                 return self._reply(stored, labels).free()
         outcome, attempts = await transport.ask(body, self._estimate(prompt))
         reply = self._reply(outcome, labels, attempts)
-        answer = labels.parse(reply.content)
         for _ in range(self.limits.repair):
+            answer = labels.parse(reply.content)
             if reply.failure or answer.status == "ok":
                 break
             body = _repaired(body, reply.content or "", answer.reason)
             outcome, attempts = await transport.ask(body, self._estimate(prompt))
             reply = self._reply(outcome, labels, attempts).after(reply)
-            answer = labels.parse(reply.content)
-        is_whole = reply.failure is None and reply.finish_reason == "stop"
-        if self.cache is not None and is_whole and answer.status == "ok":
+        if self.cache is None or reply.failure is not None or reply.finish_reason != "stop":
+            return reply
+        if labels.parse(reply.content).status == "ok":
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
 

@@ -221,7 +221,7 @@ class DemoSelector:
         for part in self.strategy.parts:
             if given[part] is None:
                 raise InputError(f"strategy {self.strategy.name!r} needs {part}; {whose} have none")
-        return len(examples)
+        return examples.n_rows
 
     def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
         # Rows and scores: the chosen ones, then the shared ones, which are drawn first.
