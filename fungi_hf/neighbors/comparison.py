@@ -147,7 +147,7 @@ class _Products:
         self.is_exact, self.dtype = is_exact, np.float64 if is_exact else np.float32
         self.part: slice | None = None  # of the pool, scaled last
         self.rights: list[RealArray] = []
-        self.ratios: list[RealArray] = []
+        self.ratios: list[RealArray | None] = []
         self.memory: dict[int, RealArray] = {}
 
     def __call__(self, queries: slice, part: slice) -> Iterator[RealArray]:
@@ -162,7 +162,7 @@ class _Products:
                 for place in some[1:]:
                     total += grams[place]
             own = _norms(compared.norms[queries], some)
-            if self.pool.metric == "cosine" and len(some) < n_parts:
+            if ratio is not None:
                 total *= ratio
                 if self.is_exact:
                     total *= _ratio(compared.whole[queries], own)[:, None]
@@ -179,9 +179,8 @@ class _Products:
             divisors = np.ones(1) if is_plain else pool.divisors(part)
             rows = pool.scaled(pool.rows.array[part], divisors, self.dtype)
             halves = (pool.norms[part] / divisors.reshape(-1, 1)) ** 2 / 2
-            norms = [_norms(pool.norms[part], some) for some in self.chosen]
             self.part, self.rights = part, self._split(rows, halves)
-            self.ratios = [_ratio(pool.whole[part], one).astype(self.dtype) for one in norms]
+            self.ratios = [self._ratio_of(some, part) for some in self.chosen]
         divisors = np.ones(1) if is_plain else self.compared.scales[queries]
         rows = pool.scaled(self.compared.queries.array[queries], divisors, self.dtype)
         last = -(1 if is_plain else pool.largest) / divisors[:, None]
@@ -189,6 +188,13 @@ class _Products:
         shape = (len(rows), part.stop - part.start)
         pairs = enumerate(zip(lefts, self.rights, strict=True))
         return [np.matmul(a, b.T, out=self._empty(place, shape)) for place, (a, b) in pairs]
+
+    def _ratio_of(self, some: list[int], part: slice) -> RealArray | None:
+        """Give |p| / |p_c| of pool rows, where the products have to be multiplied by it."""
+        if self.pool.metric != "cosine" or len(some) == len(self.pool.columns):
+            return None
+        norms = _norms(self.pool.norms[part], some)
+        return _ratio(self.pool.whole[part], norms).astype(self.dtype)
 
     def _split(self, rows: RealArray, last: Float64Array) -> list[RealArray]:
         """Give the blocks of columns; those of `euclidean` have one column more."""

@@ -35,6 +35,11 @@ class Pool:
         euclidean  (<q_b, p_b> - |p_b|^2 / 2) / (s r), s = max(|q|, r)
 
     each a rising function of the score within one query, with all factors at most 1.
+
+    Attributes:
+        names, columns: Of the blocks; one nameless block of all columns without a layout.
+        center: [F], or 0 where nothing is centred.
+        norms: [N, b] of each block, centred; `whole` of all blocks, [N]; `largest` of all rows.
     """
 
     def __init__(self, rows: Rows, metric: Metric, layout: Layout | None = None) -> None:

@@ -216,31 +216,33 @@ class _Candidates:
     def _sort_out(self, *, is_last: bool) -> None:
         """Raise the floors by what is known, drop what fell below; answer, if this is the end."""
         owners, rows, scores = (np.concatenate(column) for column in zip(*self.parts, strict=True))
-        if len(self.parts) > 1:  # with ascending rows, so a stable sort will do
+        if len(self.parts) > 1 or not is_last:
+            # Parts come with ascending rows, so a stable sort will do.
             order = np.argsort(owners, kind="stable")
             owners, rows, scores = owners[order], rows[order], scores[order]
-        n_queries = len(self.floor)
-        known = _padded(owners, n_queries, scores, -np.inf)
-        kth = known.shape[1] - self.k
-        if kth >= 0:
-            self.floor = np.maximum(self.floor, np.partition(known, kth, axis=1)[:, kth])
-        kept = scores >= (self.floor - self.margin)[owners]
-        owners, rows, scores = owners[kept], rows[kept], scores[kept]
+            table = _Table(owners, len(self.floor))
+            if table.width >= self.k:
+                kth = table.width - self.k
+                known = np.partition(table.filled(scores, -np.inf), kth, axis=1)[:, kth]
+                self.floor = np.maximum(self.floor, known)
+            kept = scores >= (self.floor - self.margin)[owners]
+            owners, rows, scores = owners[kept], rows[kept], scores[kept]
         if is_last or len(owners) > self.limit:  # many rows within the margin, e.g. duplicates
-            held = _padded(owners, n_queries, rows, 0)
-            exact = _padded(owners, n_queries, scores.astype(np.float64), -np.inf)
-            if self.refinement is not None:
+            table = _Table(owners, len(self.floor))
+            held = table.filled(rows, 0)
+            if self.refinement is None:
+                exact = table.filled(scores.astype(np.float64), -np.inf)
+            else:
                 queries = np.arange(self.queries.start, self.queries.stop)
-                counts = np.bincount(owners, minlength=n_queries)
-                exact = self.refinement.rescore(queries, held, counts)
+                exact = self.refinement.rescore(queries, held, table.counts)
             if is_last:
-                width = min(self.k, held.shape[1])
+                width = min(self.k, table.width)
                 self.rows[:, :width], self.scores[:, :width] = best(exact, self.k, held)
                 self.parts.clear()
                 return
             kept = np.zeros(exact.shape, bool)
             np.put_along_axis(kept, best(exact, self.k)[0], values=True, axis=1)
-            kept = kept[owners, _positions(owners, n_queries)]
+            kept = kept[owners, table.places]
             owners, rows, scores = owners[kept], rows[kept], scores[kept]
         self.parts, self.n_pairs = [(owners, rows, scores)], len(owners)
 
@@ -276,21 +278,21 @@ def _checked(block: RealArray, queries: slice, pool: slice) -> RealArray:
     return block
 
 
-def _positions(owners: Owners, n_queries: int) -> Int64Array:
-    """Give each pair's position among the pairs of its query; pairs are sorted by query."""
-    counts = np.bincount(owners, minlength=n_queries)
-    starts = np.cumsum(counts) - counts
-    return np.arange(len(owners)) - np.repeat(starts, counts)
+class _Table:
+    """Where pairs, sorted by query, stand in a table with one query a row."""
 
+    def __init__(self, owners: Owners, n_queries: int) -> None:
+        self.owners = owners
+        self.counts = np.bincount(owners, minlength=n_queries)
+        self.width = int(self.counts.max())
+        starts = np.cumsum(self.counts) - self.counts
+        self.places = np.arange(len(owners)) - np.repeat(starts, self.counts)
 
-def _padded(
-    owners: Owners, n_queries: int, values: npt.NDArray[Number], fill: float
-) -> npt.NDArray[Number]:
-    """Give the values of pairs as [q, most pairs], one query a row."""
-    width = int(np.bincount(owners, minlength=n_queries).max())
-    matrix = np.full((n_queries, width), fill, values.dtype)
-    matrix[owners, _positions(owners, n_queries)] = values
-    return matrix
+    def filled(self, values: npt.NDArray[Number], fill: float) -> npt.NDArray[Number]:
+        """Give the values as [q, most pairs of a query]."""
+        matrix = np.full((len(self.counts), self.width), fill, values.dtype)
+        matrix[self.owners, self.places] = values
+        return matrix
 
 
 def _excluded_pairs(exclude: Exclusions | None, n_queries: int, n_pool: int) -> Skipped:

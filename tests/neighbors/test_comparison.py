@@ -55,22 +55,22 @@ def test_combinations_of_blocks_equal_a_brute_force_on_their_columns(
         np.testing.assert_allclose(one.scores, scores, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e18])
-def test_a_block_that_float32_would_lose_beside_the_others_is_compared_all_the_same(factor):
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("factor", [1e-45, 1e-18, 1e18])
+def test_a_block_that_float32_would_lose_beside_the_others_is_compared_all_the_same(factor, metric):
     rng = np.random.default_rng(0)
     pool, queries = rng.standard_normal((90, 9)), rng.standard_normal((7, 9))
-    scaled = pool.copy(), queries.copy()
-    for rows in scaled:
+    for rows in (pool, queries):
         rows[:, LAYOUT["a"]] *= factor
-    held = Pool(read_rows(scaled[0], "pool"), "cosine", LAYOUT)
+    held = Pool(read_rows(pool, "pool"), metric, LAYOUT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "_SMALL", 0)
-        compared = Comparison(held, read_rows(scaled[1], "queries"))
+        compared = Comparison(held, read_rows(queries, "queries"))
         one, other = compared.nearest_by([("a",), ("b", "c")], 5)
     for found, columns in ((one, slice(0, 3)), (other, slice(3, 9))):
-        indices, scores = brute.search(queries[:, columns], pool[:, columns], 5)
+        indices, scores = brute.search(queries[:, columns], pool[:, columns], 5, metric)
         np.testing.assert_array_equal(found.indices, indices)
-        np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-6, atol=1e-30)
 
 
 def test_norms_are_right_at_both_ends_of_the_range():
