@@ -86,6 +86,7 @@ class ChatLLM(LLM):
         self.model, self.output = model, output
         self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
         self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
+        self._fields = self.sampling.fields()
         self._api_key = api_key
         self._owns_cache = not isinstance(cache, AnswerCache)
         self.cache = AnswerCache(cache) if isinstance(cache, (str, Path)) else cache
@@ -108,7 +109,7 @@ class ChatLLM(LLM):
             "model": self.model,
             "base_url": self.base_url,
             "output": self.output,
-            "sampling": self.sampling.fields(),
+            "sampling": self._fields,
             "repair": self.limits.repair,
         }
 
@@ -129,7 +130,7 @@ class ChatLLM(LLM):
         return "text"
 
     def _request(self, prompt: Prompt, labels: LabelSpace) -> dict[str, Any]:
-        body = {"model": self.model, "messages": list(prompt.messages), **self.sampling.fields()}
+        body = {"model": self.model, "messages": list(prompt.messages), **self._fields}
         form = response_format(self.prompt_output(labels), labels.surfaces)
         return body if form is None else {**body, "response_format": form}
 
