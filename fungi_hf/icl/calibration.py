@@ -89,13 +89,7 @@ def _matrix(scores: npt.ArrayLike, name: str) -> Scores:
 
 
 def _checked(scores: npt.ArrayLike | None, name: str) -> Scores:
-    """Return an array of log scores; -inf is a score, NaN and +inf are not.
-
-    Raises:
-        InputTypeError: If scores are missing or not numbers.
-        ShapeError: If there is no row or no label.
-        InputError: If a score is NaN or +inf, or a row has no finite one.
-    """
+    # An array of log scores: -inf is a score, NaN and +inf are not.
     origin = "label scores come from LocalLLM(output='score'), or from a server with top_logprobs"
     if scores is None:
         raise InputTypeError(f"{name} are missing; {origin}")
