@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from fungi_hf.types import Float64Array
+    from fungi_hf.types import Float64Array, Int64Array
 
 Stream: TypeAlias = tuple[str, ...]
 _Z = 1.959963984540054  # two-sided 95 %
@@ -102,11 +102,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Give the 95 % percentile interval of a mean over resampled rows, low and high.
 
-    Args:
-        values: [N] one number a row, or [draws, N]: a row's draws are resampled together.
-        n_samples: How often to resample.
-        seed: The root seed.
-        stream: Names of the random numbers.
+    `values` are [N], one number a row, or [draws, N]: a row's draws are resampled together.
 
     Raises:
         InputError: If there are no rows or no samples.
@@ -150,10 +146,9 @@ def paired_difference(
 ) -> dict[str, float]:
     """Compare per-row outcomes of the same rows, [N] or [draws, N] (averaged over draws).
 
-    Returns:
-        `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
-        interval, and `p`: exact McNemar for right-or-wrong outcomes, else the share of random
-        sign flips whose mean difference is at least as large (one is added to both counts).
+    Gives `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
+    interval, and `p`: exact McNemar for right-or-wrong outcomes, else the share of random sign
+    flips whose mean difference is at least as large (one is added to both counts).
 
     Raises:
         ComparisonError: If the shapes differ.
@@ -205,10 +200,7 @@ def _is_binary(*outcomes: npt.NDArray[np.generic]) -> bool:
 
 
 def _counted_interval(
-    values: Float64Array,
-    counts: npt.NDArray[np.integer],
-    n_samples: int,
-    generator: np.random.Generator,
+    values: Float64Array, counts: Int64Array, n_samples: int, generator: np.random.Generator
 ) -> tuple[float, float]:
     """Resample rows that share few values: the counts of a resample are multinomial."""
     n = int(counts.sum())

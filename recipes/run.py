@@ -41,14 +41,11 @@ def model_folder(name: str) -> str:
 
 def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFeatures, float]:
     """Fit on the training texts and extract both splits; reuse features of an equal fingerprint."""
-    config = FungiConfig.from_dict(recipe["config"])
-    extractor = FungiExtractor.from_pretrained(model_folder(recipe["model"]), config)
+    train, test = splits(recipe)
+    extractor = fitted(recipe, train)
     if isinstance(extractor.sketch, DenseSketch):
         extractor.sketch.materialise()
-    train, test = splits(recipe)
     seconds = 0.0
-    if config.needs_fit:
-        extractor.fit(train.texts, progress=True)
     features = []
     for split, texts in (("train", train.texts), ("test", test.texts)):
         path = cache / f"{recipe['name']}-{split}-{extractor.fingerprint}.safetensors"
@@ -62,6 +59,13 @@ def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFe
         found.save(path)
         features.append(found)
     return features[0], features[1], seconds
+
+
+def fitted(recipe: dict[str, Any], train: Split) -> FungiExtractor:
+    """Give the recipe's extractor, fitted on the training texts if its config wants that."""
+    config = FungiConfig.from_dict(recipe["config"])
+    extractor = FungiExtractor.from_pretrained(model_folder(recipe["model"]), config)
+    return extractor.fit(train.texts, progress=True) if config.needs_fit else extractor
 
 
 def splits(recipe: dict[str, Any]) -> tuple[Split, Split]:

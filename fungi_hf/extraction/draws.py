@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from fungi_hf.errors import InputError
 from fungi_hf.extraction.batches import cut_groups
+from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.group import Group, compute
 from fungi_hf.extraction.inputs import readable_twice
 from fungi_hf.extraction.plan import Plan
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
-    from fungi_hf.extraction.finish import Finisher
     from fungi_hf.extraction.inputs import InputReader
 
 
@@ -38,7 +38,7 @@ class Lesson:
 
     Attributes:
         state: All that was learned.
-        blocks: Raw blocks of the training inputs, where the finisher learned from them.
+        blocks: Raw blocks of the training inputs, where something was learned from them.
         notes: What was special about these inputs -> number of inputs.
     """
 
@@ -48,20 +48,14 @@ class Lesson:
 
 
 def learn(
-    reader: InputReader,
-    plan: Plan,
-    finisher: Finisher,
-    inputs: Iterable[Any],
-    budget: Budget,
-    progress: bool,
+    reader: InputReader, plan: Plan, inputs: Iterable[Any], budget: Budget, *, progress: bool
 ) -> Lesson:
-    """Let encoder, objectives and finisher learn what the config asks for.
+    """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
 
     Args:
         reader: Prepares the inputs.
-        plan: Holds the objectives.
-        finisher: Learns means, whitening and a PCA.
-        inputs: Read once, and once more for the finisher.
+        plan: Holds encoder and objectives.
+        inputs: Read once, and once more where something is learned from their blocks.
         budget: Limits of batches and groups.
         progress: Whether to show a bar.
 
@@ -80,6 +74,7 @@ def learn(
         with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
             parts = [compute(chunk, plan, budget, bar) for chunk in reading]
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
         notes, state = reading.notes, finisher.fit(blocks)
     state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
     return Lesson(state, blocks, notes)
@@ -171,7 +166,7 @@ def fit_objectives(plan: Plan, draw: TrainingDraw, reader: InputReader, budget: 
             warnings.warn(
                 f"objective {spec.name!r} wants {spec.n_training} distinct training inputs; "
                 f"all {len(chosen)} are used",
-                stacklevel=5,
+                stacklevel=4,
             )
         places, found = [], []
         with untouched(plan.encoder.model):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError
+from fungi_hf.extraction.group import compute
 from fungi_hf.extraction.reduction import PrincipalComponents, block_statistics, centred
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import make_layout
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
+    from fungi_hf.extraction.batches import Budget
+    from fungi_hf.extraction.inputs import Reading
+    from fungi_hf.extraction.plan import Plan
     from fungi_hf.types import Float32Array
 
 
@@ -118,6 +124,41 @@ class Finisher:
                 rows = centred(rows, self.state.means[name], self.state.whitening.get(name))
             parts.append(rows * weight)
         return torch.cat(parts, dim=1)
+
+
+def extract(
+    reading: Reading, plan: Plan, finisher: Finisher, budget: Budget, *, progress: bool
+) -> tuple[Float32Array, list[str]]:
+    """Read all inputs and give their features, chunk by chunk.
+
+    Args:
+        reading: Not begun.
+        plan: What to compute.
+        finisher: Of the same plan.
+        budget: Limits of batches and groups.
+        progress: Whether to show a bar.
+
+    Returns:
+        [N, F], and what exact factors dropped, said beyond rounding.
+    """
+    array = np.empty((0, finisher.width), dtype=np.float32)
+    lost: dict[str, float] = {}
+    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+        for chunk in reading:
+            blocks = compute(chunk, plan, budget, bar, lost)
+            if reading.skips:
+                blocks = reading.finite(blocks)
+            rows = finisher.finish(blocks, reading.first + len(array))
+            # Grown in place: joining a list of parts would hold the output twice.
+            array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
+            array[len(array) - len(rows) :] = rows
+            bar.update(reading.n_read - bar.n)
+    return array, [
+        f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
+        "a larger sketch_rank keeps more"
+        for name, share in lost.items()
+        if share > 1e-6
+    ]
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import numbers
+import warnings
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
@@ -118,6 +119,8 @@ class Reading:
     """One pass over the inputs.
 
     Attributes:
+        first: The number of the first input.
+        skips: Whether unusable inputs are left out.
         n_inputs: How many there are, where that is known.
         n_read: Inputs met so far.
         failures: Inputs that were left out.
@@ -128,7 +131,7 @@ class Reading:
         self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
         """Begin; nothing is read yet."""
-        self._reader, self._encoder, self._skip = reader, reader.encoder, skip
+        self._reader, self._encoder, self.skips, self.first = reader, reader.encoder, skip, first
         self._source = enumerate(iterate(inputs), first)
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
@@ -165,7 +168,7 @@ class Reading:
         try:
             return self._reader.samples(raws)
         except FungiError:
-            if not self._skip:
+            if not self.skips:
                 raise
         samples: list[Sample] = []
         self._places = []
@@ -196,7 +199,7 @@ class Reading:
         Raises:
             FungiError: The failure itself.
         """
-        if not self._skip:
+        if not self.skips:
             raise error
         source = self._encoder.describe(raw)
         self.failures.append(Failure(index=index, source=source, error=str(error)))
@@ -246,6 +249,13 @@ def iterate(inputs: Any) -> Iterator[Any]:
             f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
     return iter(inputs)
+
+
+def warn_of(notes: Counter[str], encoder: Encoder) -> None:
+    """Warn once per kind of special input, with a count."""
+    for name, count in notes.items():
+        message = encoder.NOTES[name].format(n=count, limit=encoder.max_length)
+        warnings.warn(message, stacklevel=3)
 
 
 def readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fungi_hf.encoders.loading import encoder_digest
 from fungi_hf.errors import StateError
 from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.storage.digests import tensor_digest
@@ -110,11 +109,13 @@ class FittedState:
         return tensor_digest(self.to_tensors())
 
 
-def fingerprint_of(config: FungiConfig, encoder: Encoder, state: FittedState) -> str:
+def fingerprint_of(
+    config: FungiConfig, encoder: Encoder, encoder_digest: str, state: FittedState
+) -> str:
     """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
     parts = (
         config.fingerprint(),
-        encoder_digest(encoder),
+        encoder_digest,
         encoder.layer_path,
         encoder.pooling,
         str(encoder.max_length),
