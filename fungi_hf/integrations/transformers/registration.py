@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from fungi_hf.errors import BrokenDependencyError
-from fungi_hf.hub.reference import TASK
+from fungi_hf.storage.files import MODEL_TYPE, TASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,10 +98,16 @@ def register() -> None:
     """Add the task "fungi-feature-extraction"."""
     with broken_torchaudio_named():
         from transformers.pipelines import PIPELINE_REGISTRY
-    from fungi_hf.hub.reference import register_reference
+    from transformers import AutoConfig, PreTrainedConfig
+
     from fungi_hf.integrations.transformers.pipeline import FungiPipeline, ModelByName
 
-    register_reference()
+    class FungiReferenceConfig(PreTrainedConfig):
+        """What `AutoConfig` gives for a folder that points to its encoder."""
+
+        model_type = MODEL_TYPE
+
+    AutoConfig.register(MODEL_TYPE, FungiReferenceConfig, exist_ok=True)
     if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is FungiPipeline:
         return
     PIPELINE_REGISTRY.register_pipeline(
