@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
 from fungi_hf.icl.cache import CACHE_VERSION
-from fungi_hf.icl.reply import LABEL_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,8 +114,8 @@ def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, An
         return {"type": "json_object"}
     schema = {
         "type": "object",
-        "properties": {LABEL_KEY: {"type": "string", "enum": list(surfaces)}},
-        "required": [LABEL_KEY],
+        "properties": {"label": {"type": "string", "enum": list(surfaces)}},
+        "required": ["label"],
         "additionalProperties": False,
     }
     inner = {"name": "answer", "strict": True, "schema": schema}
