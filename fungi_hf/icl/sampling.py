@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 TokenParam = Literal["max_completion_tokens", "max_tokens"]
 OutputMode: TypeAlias = Literal["enum", "text", "json"]
 
-_OWN_FIELDS = frozenset(
-    ["model", "messages", "response_format", "temperature", "max_tokens", "max_completion_tokens", "seed", "stream", "logprobs", "top_logprobs", "n"]
-)
+_OWN_FIELDS = {"model", "messages", "response_format", "stream", "n", *get_args(TokenParam)}
+_OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
