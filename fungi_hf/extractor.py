@@ -6,27 +6,19 @@ batch, order, padding, chunk and process change nothing but the last bits of rou
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
-import torch
-from tqdm.auto import tqdm
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
-from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
-from fungi_hf.extraction.finish import Finisher
-from fungi_hf.extraction.group import compute
-from fungi_hf.extraction.inputs import InputReader, readable_twice
+from fungi_hf.extraction.draws import learn
+from fungi_hf.extraction.finish import Finisher, extract
+from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
 from fungi_hf.extraction.plan import Plan
-from fungi_hf.extraction.state import FittedState
+from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
 from fungi_hf.hub import saving
 from fungi_hf.hub.loading import load
@@ -34,14 +26,15 @@ from fungi_hf.storage.files import HubOptions
 from fungi_hf.storage.upload import PushOptions
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable
     from pathlib import Path
 
+    import torch
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.extraction.batches import Budget
-    from fungi_hf.gradients.sketches import Sketch
+    from fungi_hf.extraction.state import FittedState
     from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
@@ -58,6 +51,11 @@ _OF_ENCODER = (
 
 class FungiExtractor:
     """Extracts FUNGI features with one encoder and one config.
+
+    Attributes:
+        budget: Limits of batches and groups; they change speed and memory, not features.
+        sketch: Of all gradient blocks; None without gradients or with exact factors.
+        tuning: Evidence for this config with this state, where `tune` chose it.
 
     Example:
         >>> extractor = FungiExtractor.from_pretrained("folder-or-hub-id")
@@ -92,12 +90,14 @@ class FungiExtractor:
         self.config = config or FungiConfig()
         self.source = source or Source()
         self._plan = plan = Plan.of(encoder, self.config)
-        self.budget: Budget = plan.budget
+        self.budget, self.sketch = plan.budget, plan.sketch
         self._reader = InputReader(plan.encoder, self.config)
         self._finisher = Finisher(self.config, plan.widths, plan.factor_shapes)
         self._missing = self.state.missing(self.config)
-        self.tuning: TuningReport | None = None  # of this config with this state
-        self._fingerprint: tuple[object, str] | None = None
+        self.tuning: TuningReport | None = None
+        self._weights: tuple[object, str] = (None, "")  # versions of the parameters, digest
+        self._fingerprint = ""
+        self._identify()
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
@@ -190,25 +190,19 @@ class FungiExtractor:
         return saving.push(self, repo_id, options)
 
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
-        """Render a model card.
+        """Render a model card: Markdown with the Hub's YAML head, for README.md.
 
         Args:
             results: What was measured (`fungi_hf.hub.card.Result`).
-            place: The repository or folder that the snippet loads; empty takes the encoder with
-                the config.
+            place: What the snippet loads; empty takes the encoder with the config.
 
         Returns:
-            Markdown with the Hub's YAML head; write it to README.md.
+            The card.
 
         Raises:
             InputError: If a result is of another type.
         """
         return saving.card(self, results, place)
-
-    @property
-    def sketch(self) -> Sketch | None:
-        """The sketch of all gradient blocks; None without gradients or with exact factors."""
-        return self._plan.sketch
 
     @property
     def state(self) -> FittedState:
@@ -221,17 +215,15 @@ class FungiExtractor:
 
     def restore(self, state: FittedState) -> None:
         """Load fitted state; if it differs from the current one, `tuning` is cleared."""
-        self._take(state, self.state.digest())
-
-    def _take(self, state: FittedState, before: str) -> None:
-        if state.digest() != before:
+        if state.digest() != self.state.digest():
             self.tuning = None
         self._plan.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
             self.encoder.load_state(state.encoder)
         self._missing = state.missing(self.config)
-        self._fingerprint = None
+        self._fingerprint = ""
+        self._identify()
 
     @property
     def is_fitted(self) -> bool:
@@ -251,19 +243,18 @@ class FungiExtractor:
     @property
     def fingerprint(self) -> str:
         """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
-        versions = tuple((p.data_ptr(), p._version) for p in self.encoder.model.parameters())
-        if self._fingerprint is None or self._fingerprint[0] != versions:
-            parts = (
-                self.config.fingerprint(),
-                encoder_digest(self.encoder),
-                self.encoder.layer_path,
-                self.encoder.pooling,
-                str(self.encoder.max_length),
-                self.state.digest(),
-            )
-            digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
-            self._fingerprint = (versions, digest)
-        return self._fingerprint[1]
+        return self._identify()
+
+    def _identify(self) -> str:
+        """Take digests of what has changed since they were taken, so that a call need not."""
+        parameters = self.encoder.model.parameters()
+        versions = tuple((p.data_ptr(), p.is_inference() or p._version) for p in parameters)
+        if self._weights[0] != versions:
+            self._weights, self._fingerprint = (versions, encoder_digest(self.encoder)), ""
+        if not self._fingerprint:
+            digest = self._weights[1]
+            self._fingerprint = fingerprint_of(self.config, self.encoder, digest, self.state)
+        return self._fingerprint
 
     def fit(
         self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
@@ -271,10 +262,10 @@ class FungiExtractor:
         """Learn what the config asks for: negative banks, block means, whitening, a PCA.
 
         Args:
-            inputs: Training inputs; nothing depends on their order but the rounding of means and
-                covariances, and with it the fingerprint. They are read one by one and only the
-                drawn negatives are held; a generator is held as it came (paths, not samples)
-                where `center`, `whitening` or `reduction` needs a second pass.
+            inputs: Training inputs. Their order changes the rounding of means and covariances,
+                and with it the fingerprint, alone. They are read one by one and only the drawn
+                negatives are held; a generator is held as it came (paths, not samples) where
+                `center`, `whitening` or `reduction` needs a second pass.
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
@@ -285,7 +276,7 @@ class FungiExtractor:
             InputError: If there are no inputs, or one is unusable.
         """
         del labels
-        self._fit(inputs, progress=progress)
+        self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress).state)
         return self
 
     def with_config(self, config: FungiConfig) -> Self:
@@ -307,15 +298,7 @@ class FungiExtractor:
         search: TuningSearch | None = None,
         progress: bool = False,
     ) -> FungiExtractor:
-        """Choose a config from labelled training data; see `fungi_hf.tuning.tune`.
-
-        Args:
-            inputs: N training inputs.
-            labels: N integers or strings, one a row, at least two classes.
-            groups: N integers or strings: rows of one group (a speaker, a source recording) do
-                not vote for each other. Pass them wherever test data comes from other groups.
-            search: What may be chosen.
-            progress: Show bars.
+        """Choose a config from labelled training data, as `fungi_hf.tuning.tune` says.
 
         Returns:
             A new extractor with the chosen config, fitted on all inputs; `.tuning` is the
@@ -328,46 +311,17 @@ class FungiExtractor:
     def fit_transform(
         self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
     ) -> FungiFeatures:
-        """`fit`, and give the training inputs' features with one extraction less.
-
-        Args:
-            inputs: Training inputs.
-            labels: Ignored.
-            progress: Show a bar.
-
-        Returns:
-            The features of `inputs`.
-
-        Raises:
-            InputError: If there are no inputs, or one is unusable.
-        """
+        """Do what `fit` does, and give the features of its inputs with one extraction less."""
         del labels
         items = readable_twice(inputs)
-        raw, notes = self._fit(items, progress=progress)
-        if raw is None:
+        lesson = learn(self._reader, self._plan, items, self.budget, progress=progress)
+        self.restore(lesson.state)
+        if lesson.blocks is None:
             features, notes = self.collect(items, progress=progress)
         else:
-            features = self._features(self._finisher.finish(raw))
-        self.warn_of(notes)
+            features, notes = self._features(self._finisher.finish(lesson.blocks)), lesson.notes
+        warn_of(notes, self.encoder)
         return features
-
-    def _fit(
-        self, inputs: Iterable[Any], *, progress: bool
-    ) -> tuple[dict[str, torch.Tensor] | None, Counter[str]]:
-        before, needs_features = self.state.digest(), self.config.learns_from_blocks
-        if needs_features:
-            inputs = readable_twice(inputs)
-        draw = TrainingDraw(self._reader.checked(inputs), self.encoder, self.config)
-        self.encoder.fit(draw)
-        draw.finish()
-        fit_objectives(self._plan, draw, self._reader, self.budget)
-        raw, notes, learned = None, Counter[str](), FittedState()
-        if needs_features:
-            raw, notes = self._raw_blocks(inputs, progress=progress)
-            learned = self._finisher.fit(raw)
-        learned = replace(learned, objectives=self._plan.state(), encoder=self.encoder.state())
-        self._take(learned, before)
-        return raw, notes
 
     def __call__(
         self,
@@ -398,7 +352,7 @@ class FungiExtractor:
             InputTypeError: If an input, or `inputs` itself, has the wrong type.
         """
         features, notes = self.collect(inputs, batch_size, progress=progress, on_error=on_error)
-        self.warn_of(notes)
+        warn_of(notes, self.encoder)
         return features
 
     def collect(
@@ -412,15 +366,10 @@ class FungiExtractor:
     ) -> tuple[FungiFeatures, Counter[str]]:
         """Extract features as a call does, but count what was special in place of warning.
 
-        Args:
-            inputs: As in a call.
-            batch_size: As in a call.
-            progress: As in a call.
-            on_error: As in a call.
-            first: The number of the first input, where these continue others.
+        Inputs that continue others say by `first` how many came before.
 
         Returns:
-            The features, and the name of a note -> number of inputs, for `warn_of`.
+            The features, and the name of a note -> number of inputs, for `inputs.warn_of`.
 
         Raises:
             ConfigError: If `batch_size` or `on_error` is not one of the choices.
@@ -434,56 +383,17 @@ class FungiExtractor:
                 "call extractor.fit(training_inputs) first"
             )
         budget = self.budget if batch_size is None else replace(self.budget, batch_size=batch_size)
-        array = np.empty((0, self.width), dtype=np.float32)
-        lost: dict[str, float] = {}
         reading = self._reader.read(inputs, skip=on_error == "skip", first=first)
-        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-            for chunk in reading:
-                blocks = compute(chunk, self._plan, budget, bar, lost)
-                if on_error == "skip":
-                    blocks = reading.finite(blocks)
-                rows = self._finisher.finish(blocks, first + len(array))
-                # Grown in place: joining a list of parts would hold the output twice.
-                array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
-                array[len(array) - len(rows) :] = rows
-                bar.update(reading.n_read - bar.n)
-        features = self._features(array)
-        return replace(
-            features,
-            failures=tuple(sorted(reading.failures, key=lambda failure: failure.index)),
-            notes=(*features.notes, *_losses(lost)),
-        ), reading.notes
+        array, dropped = extract(reading, self._plan, self._finisher, budget, progress=progress)
+        features = self._features(array, *dropped)
+        failures = sorted(reading.failures, key=lambda failure: failure.index)
+        return replace(features, failures=tuple(failures)), reading.notes
 
-    def warn_of(self, notes: Counter[str]) -> None:
-        """Warn once per kind of special input that `collect` counted, with its count."""
-        for name, count in notes.items():
-            message = self.encoder.NOTES[name].format(n=count, limit=self.encoder.max_length)
-            warnings.warn(message, stacklevel=3)
-
-    def _features(self, array: Float32Array) -> FungiFeatures:
+    def _features(self, array: Float32Array, *notes: str) -> FungiFeatures:
         return FungiFeatures(
             array=array,
             layout=dict(self._finisher.layout),
             fingerprint=self.fingerprint,
             factors=self._plan.factor_shapes,
-            notes=self._finisher.notes,
+            notes=(*self._finisher.notes, *notes),
         )
-
-    def _raw_blocks(
-        self, inputs: Iterable[Any], *, progress: bool
-    ) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-        reading = self._reader.read(inputs)
-        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-            parts = [compute(chunk, self._plan, self.budget, bar) for chunk in reading]
-        blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return blocks, reading.notes
-
-
-def _losses(lost: dict[str, float]) -> tuple[str, ...]:
-    """Say what exact factors dropped, beyond rounding."""
-    return tuple(
-        f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
-        "a larger sketch_rank keeps more"
-        for name, share in lost.items()
-        if share > 1e-6
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.errors import FingerprintMismatchError, StorageError
-from fungi_hf.tables import Vectors, read_features
+from fungi_hf.tables import Vectors, make_layout, read_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fungi_hf.types import Float32Array, Layout
+
+__all__ = ["Failure", "FungiFeatures", "make_layout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from fungi_hf.errors import ComparisonError, FeatureError, InputError, InputType
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
-    from fungi_hf.types import Float64Array
+    from fungi_hf.types import Float64Array, Int64Array
 
 Stream: TypeAlias = tuple[str, ...]
 _Z = 1.959963984540054  # two-sided 95 %
@@ -48,6 +48,11 @@ def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
     centre = (share + _Z**2 / (2 * n)) / spread
     half = _Z / spread * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def wilson_intervals(n_right: Iterable[int], n: int) -> list[tuple[float, float]]:
+    """Give `wilson_interval` of several shares of n rows."""
+    return [wilson_interval(count, n) for count in n_right]
 
 
 def mcnemar_p(n_gained: int, n_lost: int) -> float:
@@ -87,16 +92,17 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
     return PairedTest(difference=(gained - lost) / len(one), p=mcnemar_p(gained, lost))
 
 
+def mcnemar_each(first: npt.ArrayLike, others: Iterable[npt.ArrayLike]) -> list[PairedTest]:
+    """Give `mcnemar` of one classifier and each of several others."""
+    return [mcnemar(first, other) for other in others]
+
+
 def bootstrap_interval(
     values: npt.ArrayLike, *, n_samples: int = 2000, seed: int = 42, stream: Stream = _BOOTSTRAP
 ) -> tuple[float, float]:
     """Give the 95 % percentile interval of a mean over resampled rows, low and high.
 
-    Args:
-        values: [N] one number a row, or [draws, N]: a row's draws are resampled together.
-        n_samples: How often to resample.
-        seed: The root seed.
-        stream: Names of the random numbers.
+    `values` are [N], one number a row, or [draws, N]: a row's draws are resampled together.
 
     Raises:
         InputError: If there are no rows or no samples.
@@ -140,10 +146,9 @@ def paired_difference(
 ) -> dict[str, float]:
     """Compare per-row outcomes of the same rows, [N] or [draws, N] (averaged over draws).
 
-    Returns:
-        `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
-        interval, and `p`: exact McNemar for right-or-wrong outcomes, else the share of random
-        sign flips whose mean difference is at least as large (one is added to both counts).
+    Gives `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
+    interval, and `p`: exact McNemar for right-or-wrong outcomes, else the share of random sign
+    flips whose mean difference is at least as large (one is added to both counts).
 
     Raises:
         ComparisonError: If the shapes differ.
@@ -195,10 +200,7 @@ def _is_binary(*outcomes: npt.NDArray[np.generic]) -> bool:
 
 
 def _counted_interval(
-    values: Float64Array,
-    counts: npt.NDArray[np.integer],
-    n_samples: int,
-    generator: np.random.Generator,
+    values: Float64Array, counts: Int64Array, n_samples: int, generator: np.random.Generator
 ) -> tuple[float, float]:
     """Resample rows that share few values: the counts of a resample are multinomial."""
     n = int(counts.sum())

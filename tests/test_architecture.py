@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "encoders": BASE | {"config", "gradients", "storage", "views"},
     "neighbors": BASE | {"storage"},
     "extraction": BASE
-    | {"specs", "config", "features", "views", "objectives", "gradients", "encoders", "storage"},
+    | {"specs", "config", "tables", "features", "views", "objectives", "gradients", "encoders"}
+    | {"storage"},
 }
 CORE = set(ALLOWED)
 ALLOWED |= {

@@ -4,24 +4,80 @@ from __future__ import annotations
 
 import heapq
 import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.errors import InputError
 from fungi_hf.extraction.batches import cut_groups
-from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.finish import Finisher
+from fungi_hf.extraction.group import Group, compute
+from fungi_hf.extraction.inputs import readable_twice
 from fungi_hf.extraction.plan import Plan
+from fungi_hf.extraction.state import FittedState
 from fungi_hf.gradients.tape import untouched
 from fungi_hf.seeding import derive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from torch import Tensor
+
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import InputReader
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What `learn` found.
+
+    Attributes:
+        state: All that was learned.
+        blocks: Raw blocks of the training inputs, where something was learned from them.
+        notes: What was special about these inputs -> number of inputs.
+    """
+
+    state: FittedState
+    blocks: dict[str, Tensor] | None
+    notes: Counter[str]
+
+
+def learn(
+    reader: InputReader, plan: Plan, inputs: Iterable[Any], budget: Budget, *, progress: bool
+) -> Lesson:
+    """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
+
+    Args:
+        reader: Prepares the inputs.
+        plan: Holds encoder and objectives.
+        inputs: Read once, and once more where something is learned from their blocks.
+        budget: Limits of batches and groups.
+        progress: Whether to show a bar.
+
+    Raises:
+        InputError: If there are no inputs, or one is unusable.
+    """
+    if reader.config.learns_from_blocks:
+        inputs = readable_twice(inputs)
+    draw = TrainingDraw(reader.checked(inputs), reader.encoder, reader.config)
+    reader.encoder.fit(draw)
+    draw.finish()
+    fit_objectives(plan, draw, reader, budget)
+    blocks, notes, state = None, Counter[str](), FittedState()
+    if reader.config.learns_from_blocks:
+        reading = reader.read(inputs)
+        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+            parts = [compute(chunk, plan, budget, bar) for chunk in reading]
+        blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
+        notes, state = reading.notes, finisher.fit(blocks)
+    state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
+    return Lesson(state, blocks, notes)
 
 
 class TrainingDraw:
@@ -53,6 +109,7 @@ class TrainingDraw:
         self.specs = [spec for spec in config.objectives if spec.needs_fit]
         self._source, self._content, self._seed = iter(checked), encoder.content, config.seed
         self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
+        self._wanted = {spec.name: spec.n_training for spec in self.specs}
         self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}
         self._largest: dict[str, list[int]] = {spec.name: [] for spec in self.specs}  # heap of -key
         self._is_empty = True
@@ -66,14 +123,14 @@ class TrainingDraw:
         item = next(self._source)
         self._is_empty = False
         content = self._content(item) if self.specs else b""
-        for spec in self.specs:
-            key = derive(self._seed, "negatives", self._streams[spec.name], content)
-            kept, largest = self._kept[spec.name], self._largest[spec.name]
-            if key in kept or (len(kept) == spec.n_training and key > -largest[0]):
+        for name, n_training in self._wanted.items():
+            key = derive(self._seed, "negatives", self._streams[name], content)
+            kept, largest = self._kept[name], self._largest[name]
+            if key in kept or (len(kept) == n_training and key > -largest[0]):
                 continue
             kept[key] = item
             heapq.heappush(largest, -key)
-            if len(kept) > spec.n_training:
+            if len(kept) > n_training:
                 del kept[-heapq.heappop(largest)]
         return item
 

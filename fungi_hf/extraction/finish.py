@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError
-from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
+from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.reduction import PrincipalComponents, block_statistics, centred
 from fungi_hf.extraction.state import FittedState
+from fungi_hf.features import make_layout
 from fungi_hf.gradients.factors import unit_rows
-from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
+    from fungi_hf.extraction.batches import Budget
+    from fungi_hf.extraction.inputs import Reading
+    from fungi_hf.extraction.plan import Plan
     from fungi_hf.types import Float32Array
 
 
@@ -81,10 +87,9 @@ class Finisher:
         if self._config.center or power > 0:
             for name in self._weights:
                 check_finite(blocks[name], name)
-                rows = unit_rows(blocks[name]).double()
-                means[name] = rows.mean(0)
-                if power > 0:
-                    whitening[name] = whitening_matrix(rows - means[name], power)
+                means[name], matrix = block_statistics(unit_rows(blocks[name]), power)
+                if matrix is not None:
+                    whitening[name] = matrix
         self.load(FittedState(means=means, whitening=whitening))
         if wanted is not None:
             rows = self._concatenate(blocks)
@@ -121,12 +126,39 @@ class Finisher:
         return torch.cat(parts, dim=1)
 
 
-def centred(rows: Tensor, mean: Tensor, whitening: Tensor | None = None) -> Tensor:
-    """Give unit rows less their mean, whitened, of unit length again; a row of zeros stays."""
-    moved = rows.double() - mean
-    if whitening is not None:
-        moved = moved @ whitening
-    return unit_rows(moved.float()) * (rows != 0).any(-1, keepdim=True)
+def extract(
+    reading: Reading, plan: Plan, finisher: Finisher, budget: Budget, *, progress: bool
+) -> tuple[Float32Array, list[str]]:
+    """Read all inputs and give their features, chunk by chunk.
+
+    Args:
+        reading: Not begun.
+        plan: What to compute.
+        finisher: Of the same plan.
+        budget: Limits of batches and groups.
+        progress: Whether to show a bar.
+
+    Returns:
+        [N, F], and what exact factors dropped, said beyond rounding.
+    """
+    array = np.empty((0, finisher.width), dtype=np.float32)
+    lost: dict[str, float] = {}
+    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+        for chunk in reading:
+            blocks = compute(chunk, plan, budget, bar, lost)
+            if reading.skips:
+                blocks = reading.finite(blocks)
+            rows = finisher.finish(blocks, reading.first + len(array))
+            # Grown in place: joining a list of parts would hold the output twice.
+            array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
+            array[len(array) - len(rows) :] = rows
+            bar.update(reading.n_read - bar.n)
+    return array, [
+        f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
+        "a larger sketch_rank keeps more"
+        for name, share in lost.items()
+        if share > 1e-6
+    ]
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import numbers
+import warnings
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from fungi_hf.encoders.base import LateEncoder
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
-from fungi_hf.seeding import sample_generator
+from fungi_hf.seeding import sample_generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,32 +27,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, LateViews
+    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
+
+    # Names of objectives that see the same views -> their random stream, and what makes them.
+    Shared: TypeAlias = Mapping[tuple[str, ...], tuple[str, ViewGenerator]]
 
 
 class InputReader:
     """Prepares inputs for one encoder and one config; views are keyed by content alone.
 
     Attributes:
-        encoder: What they are prepared for.
+        encoder: What inputs are prepared for.
+        config: Names the views and their seed.
     """
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Build the view generators that the config names."""
-        self.encoder, self._seed = encoder, config.seed
-        self._late = {
-            spec.name: late
-            for spec in config.objectives
-            if (late := _late_views(encoder, spec, spec.n_views)) is not None
+        self.encoder, self.config = encoder, config
+        self._late: dict[str, tuple[str, LateViews]] = {}
+        alike: dict[tuple[object, ...], list[ObjectiveSpec]] = {}  # objectives of equal views
+        for spec in config.objectives:
+            if (late := _late_views(encoder, spec, spec.n_views)) is not None:
+                self._late[spec.name] = spec.stream, late
+            elif spec.n_views > 1:
+                name, options = spec.view_generator
+                key = (spec.stream, name, json.dumps(options, sort_keys=True), spec.n_views)
+                alike.setdefault(key, []).append(spec)
+        self._views: Shared = {
+            tuple(spec.name for spec in some): (
+                some[0].stream,
+                _views(encoder, some[0], some[0].n_views),
+            )
+            for some in alike.values()
         }
-        self._views: dict[str, ViewGenerator] = {
-            spec.name: _views(encoder, spec, spec.n_views)
-            for spec in config.objectives
-            if spec.n_views > 1 and spec.name not in self._late
-        }
-        self._streams = {spec.name: spec.stream for spec in config.objectives}
 
     def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Give one input after the other in canonical form; only the current one is held.
@@ -59,15 +70,14 @@ class InputReader:
             InputError: If one is unusable.
             InputTypeError: If one, or `inputs` itself, has the wrong type.
         """
-        for index, raw in enumerate(iterate(inputs)):
-            yield self.encoder.check(raw, index)
+        return map(self.encoder.check, iterate(inputs), itertools.count())
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
         if (late := _late_views(self.encoder, spec, spec.training_views)) is not None:
-            return self._samples(raws, {}, {spec.name: late})
+            return self._samples(raws, {}, {spec.name: (spec.stream, late)})
         views = _views(self.encoder, spec, spec.training_views)
-        return self._samples(raws, {spec.name: views}, {})
+        return self._samples(raws, {(spec.name,): (spec.stream, views)}, {})
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
@@ -78,51 +88,39 @@ class InputReader:
         return self._samples(raws, self._views, self._late)
 
     def _samples(
-        self,
-        raws: Sequence[Any],
-        generators: Mapping[str, ViewGenerator],
-        late: Mapping[str, LateViews],
+        self, raws: Sequence[Any], views: Shared, late: Mapping[str, tuple[str, LateViews]]
     ) -> list[Sample]:
-        """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
-        content = self.encoder.content
+        """Prepare inputs and their views in one call, so that an encoder shares work."""
+        contents = list(map(self.encoder.content, raws)) if views or late else []
+
+        def random(stream: str) -> list[Random]:
+            return sample_generators(self.config.seed, f"views/{stream}", contents)
+
         made = {
-            name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
-            for name, views in generators.items()
+            names: [list(one(*pair)) for pair in zip(raws, random(stream), strict=True)]
+            for names, (stream, one) in views.items()
         }
-        keys = {
-            name: [[content(view) for view in views] for views in of_samples]
-            for name, of_samples in made.items()
-        }
-        distinct = {
-            key: view
-            for name, of_samples in made.items()
-            for views, their_keys in zip(of_samples, keys[name], strict=True)
-            for key, view in zip(their_keys, views, strict=True)
-        }
-        prepared = self.encoder.prepare([*raws, *distinct.values()])
-        originals = prepared[: len(raws)]
-        items = dict(zip(distinct, prepared[len(raws) :], strict=True))
-        found = {
-            name: [[items[key] for key in of_sample] for of_sample in of_samples]
-            for name, of_samples in keys.items()
-        }
-        for name, views in late.items():
-            found[name] = views(raws, originals, self._random(raws, name))
+        flat = [view for of_samples in made.values() for some in of_samples for view in some]
+        prepared = iter(self.encoder.prepare([*raws, *flat]))
+        originals = list(itertools.islice(prepared, len(raws)))
+        found: dict[str, list[list[Prepared]]] = {}
+        for names, of_samples in made.items():
+            items = [list(itertools.islice(prepared, len(some))) for some in of_samples]
+            found |= dict.fromkeys(names, items)
+        for name, (stream, one) in late.items():
+            found[name] = one(raws, originals, random(stream))
         return [
             Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
             for place, item in enumerate(originals)
         ]
-
-    def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
-        """Give the generator of each input's views for one objective."""
-        stream, content = f"views/{self._streams[name]}", self.encoder.content
-        return [sample_generator(self._seed, stream, content(raw)) for raw in raws]
 
 
 class Reading:
     """One pass over the inputs.
 
     Attributes:
+        first: The number of the first input.
+        skips: Whether unusable inputs are left out.
         n_inputs: How many there are, where that is known.
         n_read: Inputs met so far.
         failures: Inputs that were left out.
@@ -133,7 +131,7 @@ class Reading:
         self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
         """Begin; nothing is read yet."""
-        self._reader, self._encoder, self._skip = reader, reader.encoder, skip
+        self._reader, self._encoder, self.skips, self.first = reader, reader.encoder, skip, first
         self._source = enumerate(iterate(inputs), first)
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
@@ -170,7 +168,7 @@ class Reading:
         try:
             return self._reader.samples(raws)
         except FungiError:
-            if not self._skip:
+            if not self.skips:
                 raise
         samples: list[Sample] = []
         self._places = []
@@ -201,7 +199,7 @@ class Reading:
         Raises:
             FungiError: The failure itself.
         """
-        if not self._skip:
+        if not self.skips:
             raise error
         source = self._encoder.describe(raw)
         self.failures.append(Failure(index=index, source=source, error=str(error)))
@@ -251,6 +249,13 @@ def iterate(inputs: Any) -> Iterator[Any]:
             f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
     return iter(inputs)
+
+
+def warn_of(notes: Counter[str], encoder: Encoder) -> None:
+    """Warn once per kind of special input, with a count."""
+    for name, count in notes.items():
+        message = encoder.NOTES[name].format(n=count, limit=encoder.max_length)
+        warnings.warn(message, stacklevel=3)
 
 
 def readable_twice(inputs: Iterable[Any]) -> Iterable[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -40,6 +39,10 @@ class Plan:
         rank: Terms kept without a sketch.
         tokens: Which tokens' outer products are summed.
         round_sketch: Round sketches to bfloat16.
+        traced: Dotted path -> layer whose gradients are taken; none without an objective.
+        noted: Dotted path -> layer whose pooled input is a block.
+        widths: Block name -> width of the raw block, the embedding first.
+        factor_shapes: Block name -> (m, n1) of the blocks kept as exact factors.
     """
 
     encoder: Encoder
@@ -50,6 +53,10 @@ class Plan:
     rank: int = 4
     tokens: str = "all"
     round_sketch: bool = False
+    traced: Mapping[str, nn.Linear] = field(init=False)
+    noted: Mapping[str, nn.Linear] = field(init=False)
+    widths: dict[str, int] = field(init=False)
+    factor_shapes: dict[str, tuple[int, int]] = field(init=False)
 
     @classmethod
     @own_context()  # a head drawn under a caller's inference_mode could not enter a graph
@@ -101,17 +108,21 @@ class Plan:
             round_sketch=config.round_sketch,
         )
 
-    @cached_property
-    def traced(self) -> Mapping[str, nn.Linear]:
-        """Dotted path -> layer whose gradients are taken; none without an objective."""
-        if not self.objectives:
-            return {}
-        return self.layers or {self.encoder.layer_path: self.encoder.layer}
-
-    @cached_property
-    def noted(self) -> Mapping[str, nn.Linear]:
-        """Dotted path -> layer whose pooled input is a block."""
-        return dict(self.activations.values())
+    def __post_init__(self) -> None:
+        """Say once what follows from the fields: layers and widths."""
+        own = {self.encoder.layer_path: self.encoder.layer} if self.objectives else {}
+        shape = _gradient_shape(self.encoder.layer)
+        gradient = self.rank * sum(shape) if self.sketch is None else self.sketch.width
+        widths = {
+            "embedding": self.encoder.width,
+            **dict.fromkeys(self.objectives, gradient),
+            **{name: layer.in_features for name, (_, layer) in self.activations.items()},
+        }
+        factor_shapes = dict.fromkeys(self.objectives, shape) if self.sketch is None else {}
+        object.__setattr__(self, "traced", self.layers or own)
+        object.__setattr__(self, "noted", dict(self.activations.values()))
+        object.__setattr__(self, "widths", widths)
+        object.__setattr__(self, "factor_shapes", factor_shapes)
 
     @property
     def budget(self) -> Budget:
@@ -120,24 +131,6 @@ class Plan:
         A graph above a pooled token is small; one above every token holds an MLP for each.
         """
         return Budget(group_tokens=32768 if self.encoder.uses_short_last_block else 6144)
-
-    @cached_property
-    def widths(self) -> dict[str, int]:
-        """Block name -> width of the raw block, the embedding first."""
-        exact = self.rank * sum(_gradient_shape(self.encoder.layer))
-        gradient = exact if self.sketch is None else self.sketch.width
-        return {
-            "embedding": self.encoder.width,
-            **dict.fromkeys(self.objectives, gradient),
-            **{name: layer.in_features for name, (_, layer) in self.activations.items()},
-        }
-
-    @cached_property
-    def factor_shapes(self) -> dict[str, tuple[int, int]]:
-        """Block name -> (m, n1) of the blocks kept as exact factors."""
-        if self.sketch is not None:
-            return {}
-        return dict.fromkeys(self.objectives, _gradient_shape(self.encoder.layer))
 
     def digests(self) -> dict[str, str]:
         """Give a digest of every random object that was drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,3 +107,18 @@ class FittedState:
     def digest(self) -> str:
         """Digest of all names, shapes and values."""
         return tensor_digest(self.to_tensors())
+
+
+def fingerprint_of(
+    config: FungiConfig, encoder: Encoder, encoder_digest: str, state: FittedState
+) -> str:
+    """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
+    parts = (
+        config.fingerprint(),
+        encoder_digest,
+        encoder.layer_path,
+        encoder.pooling,
+        str(encoder.max_length),
+        state.digest(),
+    )
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

@@ -163,13 +163,7 @@ def load(
 ) -> Loaded:
     """Load an encoder, or the encoder and config of a saved extractor.
 
-    Args:
-        model_or_folder: As in `FungiExtractor.from_pretrained`.
-        config: As there.
-        processor: As there.
-        hub: How to reach a repository.
-        device: As there.
-        model: As there.
+    The arguments are those of `FungiExtractor.from_pretrained`; `hub` is the way to a repository.
 
     Raises:
         ConfigError: If the config is none, or does not belong to what is loaded.

@@ -79,11 +79,7 @@ class AudioClip:
 
 
 def _checked_samples(samples: object) -> npt.NDArray[np.float32]:
-    """Return a read-only float32 copy.
-
-    Raises:
-        AudioError: If the samples are not one channel of finite floats.
-    """
+    # A read-only float32 copy of one channel of finite floats.
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu().float().numpy()
     array = np.asarray(samples)

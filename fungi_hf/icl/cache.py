@@ -1,13 +1,12 @@
 """Keep every complete answer that was paid for, so that no equal request is sent twice.
 
-One SQLite file, one commit per answer, safe under `kill -9` and between processes. The key holds
-everything that can change an answer and nothing secret.
+One SQLite file, one commit per answer, safe under `kill -9` and between processes. The key (see
+`sampling.request_key`) holds everything that can change an answer and nothing secret.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sqlite3
 import time
@@ -26,22 +25,6 @@ JsonObject: TypeAlias = dict[str, Any]
 CACHE_VERSION = 2
 _APPLICATION_ID = 0x46554E47  # "FUNG"
 _BUSY_S = 10.0
-
-
-def request_key(parts: Mapping[str, object]) -> str:
-    """Give the sha256 of the canonical JSON of everything that an answer depends on.
-
-    Args:
-        parts: JSON values only: strings, finite numbers, booleans, None, lists, objects.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    versioned = {"cache_version": CACHE_VERSION, **parts}
-    words = json.dumps(
-        versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class AnswerCache:

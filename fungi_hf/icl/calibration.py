@@ -47,9 +47,8 @@ def contextual(scores: npt.ArrayLike, content_free: npt.ArrayLike) -> Scores:
         ShapeError: If the shapes do not fit.
     """
     checked, free = _matrix(scores, "scores"), _checked(content_free, "content_free")
-    wanted = (len(checked), checked.shape[1]) if free.ndim == 3 else (checked.shape[1],)
-    got = (len(free), free.shape[-1]) if free.ndim == 3 else (free.shape[-1],)
-    if free.ndim not in (2, 3) or wanted != got or not free.shape[-2]:
+    outer = free.shape[:-2] in ((), checked.shape[:1]) and free.ndim > 1  # one set, or one a row
+    if not outer or free.shape[-1] != checked.shape[1] or not free.shape[-2]:
         raise ShapeError(
             f"content_free has shape {free.shape}, scores {checked.shape}; "
             "[n, M, C] or [M, C] with the same n and C is needed"
@@ -90,25 +89,14 @@ def _matrix(scores: npt.ArrayLike, name: str) -> Scores:
 
 
 def _checked(scores: npt.ArrayLike | None, name: str) -> Scores:
-    """Return an array of log scores; -inf is a score, NaN and +inf are not.
-
-    Raises:
-        InputTypeError: If scores are missing or not numbers.
-        ShapeError: If there is no row or no label.
-        InputError: If a score is NaN or +inf, or a row has no finite one.
-    """
+    # An array of log scores: -inf is a score, NaN and +inf are not.
+    origin = "label scores come from LocalLLM(output='score'), or from a server with top_logprobs"
     if scores is None:
-        raise InputTypeError(
-            f"{name} are missing; label scores come from LocalLLM(output='score'), or from a "
-            "server with top_logprobs"
-        )
+        raise InputTypeError(f"{name} are missing; {origin}")
     try:
         array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputTypeError(
-            f"{name} are not numbers for every label; label scores come from "
-            "LocalLLM(output='score'), or from a server with top_logprobs"
-        ) from None
+        raise InputTypeError(f"{name} are not numbers for every label; {origin}") from None
     if array.ndim < 1 or not array.size:
         raise ShapeError(f"{name} have shape {array.shape}; at least one row and label are needed")
     if np.isnan(array).any() or (array == np.inf).any():

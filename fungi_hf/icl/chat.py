@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
-from fungi_hf.icl.cache import AnswerCache, request_key
+from fungi_hf.icl.cache import AnswerCache
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
@@ -26,6 +26,7 @@ from fungi_hf.icl.sampling import (
     OutputMode,
     Sampling,
     first_token_scores,
+    request_key,
     response_format,
     schema_fits,
 )
@@ -85,6 +86,7 @@ class ChatLLM(LLM):
         self.model, self.output = model, output
         self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
         self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
+        self._fields = self.sampling.fields()
         self._api_key = api_key
         self._owns_cache = not isinstance(cache, AnswerCache)
         self.cache = AnswerCache(cache) if isinstance(cache, (str, Path)) else cache
@@ -107,7 +109,7 @@ class ChatLLM(LLM):
             "model": self.model,
             "base_url": self.base_url,
             "output": self.output,
-            "sampling": self.sampling.fields(),
+            "sampling": self._fields,
             "repair": self.limits.repair,
         }
 
@@ -128,7 +130,7 @@ class ChatLLM(LLM):
         return "text"
 
     def _request(self, prompt: Prompt, labels: LabelSpace) -> dict[str, Any]:
-        body = {"model": self.model, "messages": list(prompt.messages), **self.sampling.fields()}
+        body = {"model": self.model, "messages": list(prompt.messages), **self._fields}
         form = response_format(self.prompt_output(labels), labels.surfaces)
         return body if form is None else {**body, "response_format": form}
 
@@ -218,16 +220,16 @@ class ChatLLM(LLM):
                 return self._reply(stored, labels).free()
         outcome, attempts = await transport.ask(body, self._estimate(prompt))
         reply = self._reply(outcome, labels, attempts)
-        answer = labels.parse(reply.content)
         for _ in range(self.limits.repair):
+            answer = labels.parse(reply.content)
             if reply.failure or answer.status == "ok":
                 break
             body = _repaired(body, reply.content or "", answer.reason)
             outcome, attempts = await transport.ask(body, self._estimate(prompt))
             reply = self._reply(outcome, labels, attempts).after(reply)
-            answer = labels.parse(reply.content)
-        is_whole = reply.failure is None and reply.finish_reason == "stop"
-        if self.cache is not None and is_whole and answer.status == "ok":
+        if self.cache is None or reply.failure is not None or reply.finish_reason != "stop":
+            return reply
+        if labels.parse(reply.content).status == "ok":
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
 

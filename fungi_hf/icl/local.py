@@ -91,7 +91,9 @@ class LocalLLM(LLM):
 
     def describe(self) -> dict[str, object]:
         """Give everything that an answer depends on, for a run's record."""
-        reference = self._reference
+        reference, scores = self._reference, None
+        if reference is not None:
+            scores = hashlib.sha256(np.round(reference, 6).tobytes()).hexdigest()
         return {
             "kind": self.kind,
             "model": self.name,
@@ -100,9 +102,7 @@ class LocalLLM(LLM):
             "reduce": self.reduce,
             "calibration": self.calibration,
             "calibration_rows": None if reference is None else len(reference),
-            "calibration_scores": None
-            if reference is None
-            else hashlib.sha256(np.round(reference, 6).tobytes()).hexdigest(),
+            "calibration_scores": scores,
         }
 
     def calibrate(self, prompts: Sequence[Prompt], labels: LabelSpace) -> None:
@@ -135,10 +135,6 @@ class LocalLLM(LLM):
     def answer_batch(self, prompts: Sequence[Prompt], labels: LabelSpace) -> list[Reply]:
         """Answer prompts, the longest first so that a lack of memory shows at once.
 
-        Args:
-            prompts: What to answer.
-            labels: The label space.
-
         Returns:
             One reply per prompt, in their order; its content is a label. A prompt that is longer
             than the model's positions gets the finish reason "overflow".
@@ -161,13 +157,6 @@ class LocalLLM(LLM):
 
     def encode(self, prompt: Prompt, labels: LabelSpace) -> Encoded:
         """Give the prompt with each label after it, as tokens.
-
-        Args:
-            prompt: The prompt.
-            labels: The label space.
-
-        Returns:
-            The shared prefix and the labels' own tokens.
 
         Raises:
             InputError: If there is no chat template and the style is not "completion", or the
@@ -238,13 +227,7 @@ class LocalLLM(LLM):
 
 
 def content_free(prompt: Prompt) -> list[Prompt]:
-    """Give the prompt with its query replaced by each content-free input.
-
-    Args:
-        prompt: A prompt of any style, without audio.
-
-    Returns:
-        Three prompts with the same demonstrations.
+    """Give the prompt three times, its query replaced by each content-free input.
 
     Raises:
         InputTypeError: If the query is audio.

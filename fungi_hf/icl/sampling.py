@@ -1,7 +1,8 @@
-"""What a chat request asks of the model: sampling fields and the form of the answer."""
+"""What a chat request asks of the model: sampling fields, form of the answer, and its identity."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
+from fungi_hf.icl.cache import CACHE_VERSION
 from fungi_hf.icl.reply import LABEL_KEY
 
 if TYPE_CHECKING:
@@ -82,6 +84,22 @@ class Sampling:
             "top_logprobs": self.top_logprobs,
         }
         return {name: value for name, value in named.items() if value is not None} | {**self.extra}
+
+
+def request_key(parts: Mapping[str, object]) -> str:
+    """Give the sha256 of the canonical JSON of everything that an answer depends on.
+
+    Args:
+        parts: JSON values only: strings, finite numbers, booleans, None, lists, objects.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    versioned = {"cache_version": CACHE_VERSION, **parts}
+    words = json.dumps(
+        versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:

@@ -44,16 +44,10 @@ class Encoded:
 
 
 def split_shared(sequences: Sequence[Sequence[int]]) -> Encoded:
-    """Cut sequences after their longest common prefix.
+    """Cut [C] token sequences, none a prefix of another, after their longest common prefix.
 
     Working on whole sequences makes this safe where the tokenizer merges the prompt's last
     letters with the label's first ones.
-
-    Args:
-        sequences: [C] token sequences, none a prefix of another (each ends with an end token).
-
-    Returns:
-        The shared prefix and what follows.
     """
     rows = [tuple(sequence) for sequence in sequences]
     first, last = min(rows), max(rows)  # what these two share, all share
@@ -63,26 +57,18 @@ def split_shared(sequences: Sequence[Sequence[int]]) -> Encoded:
     return Encoded(first[:shared], tuple(row[shared:] for row in rows))
 
 
-def _accepts(model: Any, name: str) -> bool:
-    return name in inspect.signature(model.forward).parameters
-
-
 def _forward(
-    model: Any,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
-    cache: Any = None,
-    keep: int = 0,
+    model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any = None, keep: int = 0
 ) -> Any:
     """Run the model on new tokens [B, S] after what the cache holds; mask is [B, P + S]."""
     import torch
 
     options: dict[str, Any] = {"use_cache": keep == 1 or cache is not None}
-    past = mask.shape[1] - tokens.shape[1]
-    if _accepts(model, "position_ids"):
+    past, accepted = mask.shape[1] - tokens.shape[1], inspect.signature(model.forward).parameters
+    if "position_ids" in accepted:
         steps = torch.arange(past, mask.shape[1], device=tokens.device)
         options["position_ids"] = steps.expand(len(tokens), -1)
-    if keep and _accepts(model, "logits_to_keep"):
+    if keep and "logits_to_keep" in accepted:
         options["logits_to_keep"] = keep
     if cache is not None:
         options["past_key_values"] = cache
@@ -107,11 +93,7 @@ def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, t
     return tokens, mask
 
 
-def shared_prefix_scores(
-    model: Any,
-    encoded: Encoded,
-    max_batch_tokens: int,
-) -> Float64Array:
+def shared_prefix_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64Array:
     """Give log p(label | prompt), summed over the label's tokens, for every label.
 
     One forward pass over the prefix, its key-value cache repeated per label, one padded pass over
@@ -147,11 +129,7 @@ def shared_prefix_scores(
 
 
 def _suffix_scores(
-    model: Any,
-    rows: Sequence[Sequence[int]],
-    cache: Any,
-    n_prefix: int,
-    first: torch.Tensor,
+    model: Any, rows: Sequence[Sequence[int]], cache: Any, n_prefix: int, first: torch.Tensor
 ) -> Float64Array:
     import torch
 
@@ -167,21 +145,8 @@ def _suffix_scores(
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)
 
 
-def naive_scores(
-    model: Any,
-    encoded: Encoded,
-    max_batch_tokens: int,
-) -> Float64Array:
-    """Give the same as `shared_prefix_scores` by full forward passes over every sequence.
-
-    Args:
-        model: A causal model in evaluation mode.
-        encoded: The tokens; the prefix must not be empty.
-        max_batch_tokens: Most tokens in one pass.
-
-    Returns:
-        [C] natural logarithms.
-    """
+def naive_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64Array:
+    """Give the same as `shared_prefix_scores` by full forward passes over every sequence."""
     import torch
 
     at_once, n_prefix = max(1, max_batch_tokens // encoded.longest), len(encoded.prefix)
@@ -198,10 +163,6 @@ def naive_scores(
 
 def constrained_choice(model: Any, encoded: Encoded) -> int:
     """Decode greedily through the tree of the labels' tokens.
-
-    Args:
-        model: A causal model in evaluation mode.
-        encoded: The tokens; the prefix must not be empty.
 
     Returns:
         The label whose tokens were chosen: always one of them, whatever the model prefers.

@@ -151,7 +151,8 @@ class Transport:
         try:
             response, outcome = await self._sent(request, send)
             if not isinstance(outcome, Failure):
-                used = read_usage(outcome).total_tokens or used
+                usage = read_usage(outcome)
+                used = usage.input_tokens + usage.output_tokens or used
             elif outcome.wait_s is not None:
                 self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
         finally:

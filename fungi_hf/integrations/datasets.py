@@ -30,22 +30,20 @@ class _Extraction:
     """The function that `map` runs; it travels as parts and is rebuilt once per process."""
 
     def __init__(self, extractor: FungiExtractor, columns: dict[str, str]) -> None:
-        self._extractor: FungiExtractor | None = extractor
-        self._parts: ExtractorParts | None = None
+        self._extractor: FungiExtractor | ExtractorParts = extractor
         self._columns = columns
 
     def __getstate__(self) -> dict[str, Any]:
-        parts = self._parts or (self._extractor and ExtractorParts.of(self._extractor))
-        return {"_extractor": None, "_parts": parts, "_columns": self._columns}
+        whole = self._extractor
+        parts = whole if isinstance(whole, ExtractorParts) else ExtractorParts.of(whole)
+        return {"_extractor": parts, "_columns": self._columns}
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
-        if self._extractor is None and self._parts is not None:
+        if isinstance(self._extractor, ExtractorParts):
             import torch
 
             torch.set_num_threads(1)  # one of several processes
-            self._extractor = self._parts.build()
-        if self._extractor is None:
-            raise NotFittedError("the extraction has no extractor")
+            self._extractor = self._extractor.build()
         extract, check = self._extractor, self._extractor.encoder.check
         added = {}
         for old, new in self._columns.items():
@@ -90,9 +88,9 @@ def extract_dataset(
         raise OptionalDependencyError("datasets", "datasets") from error
     if not extractor.is_fitted:
         raise NotFittedError("fit the extractor first: extractor.fit(training_inputs)")
-    for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
-        if value is not None:
-            check_integer(name, value)
+    check_integer("batch_size", batch_size)
+    if num_proc is not None:
+        check_integer("num_proc", num_proc)
     data: Any = dataset
     if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         parts = {
@@ -112,34 +110,30 @@ def extract_dataset(
     }
     for name in encoded:  # whole files: datasets decodes with torchcodec only
         data = data.cast_column(name, datasets.Audio(decode=False))
-    extraction = _Extraction(extractor, names)
     added = {
         new: datasets.List(datasets.Value("float32"), length=extractor.width)
         for new in names.values()
     }
     features = None if data.features is None else datasets.Features({**data.features, **added})
-    if isinstance(data, datasets.IterableDataset):
-        if num_proc is not None:
-            raise ConfigError("num_proc is not for streaming data sets; leave it None")
-        done: Any = data.map(
-            extraction, with_indices=True, batched=True, batch_size=batch_size, features=features
-        )
-        return _cast_back(done, encoded)
-    done = data.map(
-        extraction,
+    settings: dict[str, Any] = {}
+    if isinstance(data, datasets.Dataset):
+        fingerprint = _fingerprint(data._fingerprint, extractor.fingerprint, names)
+        settings = {
+            "num_proc": num_proc,
+            "new_fingerprint": fingerprint,
+            "desc": "FUNGI features",
+        }
+    elif num_proc is not None:
+        raise ConfigError("num_proc is not for streaming data sets; leave it None")
+    data = data.map(
+        _Extraction(extractor, names),
         with_indices=True,
         batched=True,
         batch_size=batch_size,
-        num_proc=num_proc,
         features=features,
-        new_fingerprint=_fingerprint(data._fingerprint, extractor.fingerprint, names),
-        desc="FUNGI features",
+        **settings,
     )
-    return _cast_back(done, encoded)
-
-
-def _cast_back(data: Any, features: Mapping[str, Any]) -> Any:
-    for name, feature in features.items():
+    for name, feature in encoded.items():
         data = data.cast_column(name, feature)
     return data
 

@@ -166,7 +166,7 @@ def test_memory_holds_one_chunk_at_a_time(monkeypatch) -> None:
         computed.append(len(read))
         return compute(samples, *args)
 
-    monkeypatch.setattr("fungi_hf.extractor.compute", watched)
+    monkeypatch.setattr("fungi_hf.extraction.finish.compute", watched)
     features = extractor(read.append(i) or TRAIN[i % 12] for i in range(10))
     assert computed == [4, 8, 10]
     assert len(features) == 10

@@ -382,6 +382,6 @@ def test_a_nan_is_reported_by_its_row_also_in_a_later_chunk(monkeypatch) -> None
             blocks["kl"][1, 3] = torch.nan
         return blocks
 
-    monkeypatch.setattr("fungi_hf.extractor.compute", broken)
+    monkeypatch.setattr("fungi_hf.extraction.finish.compute", broken)
     with pytest.raises(FeatureError, match=r"'kl' has NaN or Inf for 1 inputs, first at \[5\]"):
         extractor(TRAIN)

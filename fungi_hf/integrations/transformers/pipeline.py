@@ -18,7 +18,7 @@ from transformers import Pipeline
 
 from fungi_hf.checks import check_choice, check_flag, check_known
 from fungi_hf.errors import InputTypeError
-from fungi_hf.extraction.inputs import is_clip
+from fungi_hf.extraction.inputs import is_clip, warn_of
 from fungi_hf.integrations.transformers.loading import ModelByName, build_extractor
 from fungi_hf.integrations.transformers.saving import push_pipeline, save_pipeline
 from fungi_hf.storage.files import HubOptions
@@ -306,7 +306,7 @@ class _Lazy(Iterator[Any]):
             while (output := next(self._iterator)) is None:
                 pass
         except StopIteration:
-            self._extractor.warn_of(self._notes)
+            warn_of(self._notes, self._extractor.encoder)
             self._notes.clear()
             raise
         return output

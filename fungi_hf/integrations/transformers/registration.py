@@ -2,6 +2,11 @@
 
 Invariant: registering is idempotent and changes nothing of transformers but its task table. Until
 transformers' pipelines are imported, `import fungi_hf` imports neither them nor torch.
+
+This is the package's one deliberate global effect at import. The README promises that
+`import fungi_hf` makes the task known; transformers has no entry point for tasks, and importing its
+pipelines at once would cost every import of a config seconds. So `arrange` puts a finder in
+`sys.meta_path`, which waits for `transformers.pipelines` and then takes itself out.
 """
 
 from __future__ import annotations
@@ -31,41 +36,38 @@ def arrange() -> None:
         sys.meta_path.insert(0, _Watch())
 
 
-class _Watch(importlib.abc.MetaPathFinder):
-    """Waits for the first import of transformers' pipelines, then steps aside."""
+class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Waits for the first import of transformers' pipelines, then steps aside.
+
+    The module is loaded as its own loader does; the task is registered afterwards.
+    """
+
+    _loader: importlib.abc.Loader
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Give the module's own spec with a loader that registers afterwards."""
+        """Give the module's own spec, with this object in the place of its loader."""
         del path, target
         if fullname != _PIPELINES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader, self)
+            self._loader, spec.loader = spec.loader, self
         return spec
-
-
-class _Registering(importlib.abc.Loader):
-    """Loads a module as its own loader does, then registers the task."""
-
-    def __init__(self, loader: importlib.abc.Loader, watch: _Watch) -> None:
-        """Keep the module's own loader, and who to put back should loading fail."""
-        self._loader, self._watch = loader, watch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the module's own loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then register."""
+        """Run the module, then register; wait again should loading fail."""
         try:
             with broken_torchaudio_named():
                 self._loader.exec_module(module)
         except BaseException:
-            sys.meta_path.insert(0, self._watch)
+            sys.meta_path.insert(0, self)
             raise
         register()
 
