@@ -110,12 +110,7 @@ class RequestFailedError(LLMError):
     """One request failed at every allowed attempt; other rows may still succeed."""
 
     def __init__(self, message: str, attempts: int) -> None:
-        """Keep how often it was tried.
-
-        Args:
-            message: The last failure.
-            attempts: Requests sent.
-        """
+        """Take the last failure, and keep how many requests were sent."""
         super().__init__(f"{message} ({attempts} attempts)")
         self.attempts = attempts
 
@@ -136,13 +131,7 @@ class OptionalDependencyError(FungiError, ImportError):
     """An optional package is missing or broken."""
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
-        """Name the package and the extra that brings it.
-
-        Args:
-            package: The name to import.
-            extra: The extra of this distribution that installs it.
-            reason: What is wrong when the package is installed but broken.
-        """
+        """Name the package and our extra that brings it; or why it is broken, if it is there."""
         self.package, self.extra = package, extra
         fact = reason or f"{package} is not installed"
         super().__init__(f"{fact}; install it with: pip install 'fungi-hf[{extra}]'")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from fungi_hf.checks import check_choice
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
-from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
+from fungi_hf.errors import ConfigError, EncoderError, NotFittedError
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
@@ -23,7 +24,7 @@ from fungi_hf.features import FungiFeatures
 from fungi_hf.hub import saving
 from fungi_hf.hub.loading import load
 from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.upload import PushOptions
+from fungi_hf.storage.sharing import PushOptions
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,10 +44,8 @@ if TYPE_CHECKING:
 
 
 # What an encoder is built from, apart from its model.
-_OF_ENCODER = (
-    *("pooling", "target_layer", "max_length"),
-    *("audio_statistics", "audio_frontend", "audio_context"),
-)
+_AUDIO = ("audio_statistics", "audio_frontend", "audio_context")
+_OF_ENCODER = ("pooling", "target_layer", "max_length", *_AUDIO)
 
 
 class FungiExtractor:
@@ -68,10 +67,8 @@ class FungiExtractor:
     ) -> None:
         """Build heads, sketch and views; nothing is encoded yet.
 
-        Args:
-            encoder: Any object that conforms to `fungi_hf.encoders.base.Encoder`.
-            config: What to compute; the default config if None.
-            source: Where the encoder came from; written into saved folders.
+        The encoder conforms to `fungi_hf.encoders.base.Encoder`; its source is written into saved
+        folders. No config is the default config.
 
         Raises:
             EncoderError: If `encoder` is a bare model, or lacks members of an encoder.
@@ -122,14 +119,11 @@ class FungiExtractor:
                 dtype is taken when it is None.
             processor: The loaded model's tokenizer or feature extractor.
             device: Where to put a model that is loaded here.
-            revision: Branch, tag or commit.
-            token: Access token of the Hub.
-            cache_dir: Cache folder of the Hub.
-            local_files_only: Do not ask the network.
+            revision: This and the next three are those of `fungi_hf.storage.files.HubOptions`.
+            token: As there.
+            cache_dir: As there.
+            local_files_only: As there.
             model: The encoder of a saved extractor when it is not where it was.
-
-        Returns:
-            The extractor.
 
         Raises:
             EncoderError: If the model or its preprocessor cannot be used.
@@ -137,15 +131,11 @@ class FungiExtractor:
             StorageError: If a folder or repository cannot be read.
             ConfigError: If the config does not fit the encoder.
         """
-        hub = HubOptions(
-            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        hub = HubOptions(revision, token, cache_dir, local_files_only)
         loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
         extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
         if loaded.saved is not None:
-            state, tuning = loaded.saved.fitted(loaded.encoder, extractor.digests())
-            extractor.restore(state)
-            extractor.tuning = tuning
+            extractor.restore(*loaded.saved.fitted(loaded.encoder, extractor.digests()))
         return extractor
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -154,8 +144,7 @@ class FungiExtractor:
         Beside our two files, a folder that has none gets a `config.json` that points to the
         encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
 
-        Args:
-            folder: Made if missing. Files of a model that live there are not touched.
+        The folder is made if missing; files of a model that live there are not touched.
 
         Raises:
             StorageError: If the folder cannot be written.
@@ -180,24 +169,13 @@ class FungiExtractor:
         Raises:
             StorageError: If the repository cannot be written, or holds what pushing would break.
         """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        options = PushOptions(commit_message, private, token, revision, create_pr)
         return saving.push(self, repo_id, options)
 
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
         """Render a model card: Markdown with the Hub's YAML head, for README.md.
 
-        Args:
-            results: What was measured (`fungi_hf.hub.card.Result`).
-            place: What the snippet loads; empty takes the encoder with the config.
-
-        Returns:
-            The card.
+        Its snippet loads `place`; an empty one, the encoder with the config.
 
         Raises:
             InputError: If a result is of another type.
@@ -213,10 +191,10 @@ class FungiExtractor:
         """Give a digest of every random object that was drawn at construction."""
         return self._plan.digests()
 
-    def restore(self, state: FittedState) -> None:
-        """Load fitted state; if it differs from the current one, `tuning` is cleared."""
-        if state.digest() != self.state.digest():
-            self.tuning = None
+    def restore(self, state: FittedState, tuning: TuningReport | None = None) -> None:
+        """Load fitted state and its evidence; without, `tuning` stays if the state is the same."""
+        if tuning is not None or state.digest() != self.state.digest():
+            self.tuning = tuning
         self._plan.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
@@ -259,7 +237,7 @@ class FungiExtractor:
     def fit(
         self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
     ) -> FungiExtractor:
-        """Learn what the config asks for: negative banks, block means, whitening, a PCA.
+        """Learn what the config asks for: negative banks, means, whitening, a PCA; give itself.
 
         Args:
             inputs: Training inputs. Their order changes the rounding of means and covariances,
@@ -268,9 +246,6 @@ class FungiExtractor:
                 `center`, `whitening` or `reduction` needs a second pass.
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
-
-        Returns:
-            The extractor itself.
 
         Raises:
             InputError: If there are no inputs, or one is unusable.
@@ -366,17 +341,13 @@ class FungiExtractor:
     ) -> tuple[FungiFeatures, Counter[str]]:
         """Extract features as a call does, but count what was special in place of warning.
 
+        Gives, beside the features, name of a note -> number of inputs, for `inputs.warn_of`.
         Inputs that continue others say by `first` how many came before.
 
-        Returns:
-            The features, and the name of a note -> number of inputs, for `inputs.warn_of`.
-
         Raises:
-            ConfigError: If `batch_size` or `on_error` is not one of the choices.
             NotFittedError: If the config needs `fit` first.
         """
-        if on_error not in ("raise", "skip"):
-            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
+        check_choice("on_error", on_error, ("raise", "skip"))
         if self._missing:
             raise NotFittedError(
                 f"the config needs training inputs for {', '.join(self._missing)}; "

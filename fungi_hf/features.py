@@ -22,13 +22,7 @@ __all__ = ["Failure", "FungiFeatures", "make_layout"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One input that gave no vector.
-
-    Attributes:
-        index: Its position among the inputs.
-        source: A short description of it.
-        error: Why.
-    """
+    """One input that gave no vector: its position, a short description of it, and why."""
 
     index: int
     source: str
@@ -79,9 +73,7 @@ class FungiFeatures(Vectors):
         return self._with_array(np.concatenate([self.array, other.array]))
 
     def _with_array(self, array: Float32Array) -> FungiFeatures:
-        return FungiFeatures(
-            array=array, layout=self.layout, fingerprint=self.fingerprint, factors=self.factors
-        )
+        return FungiFeatures(array, self.fingerprint, self.layout, self.factors)
 
     def _check_same(self, other: FungiFeatures) -> None:
         if other.fingerprint != self.fingerprint:
@@ -97,12 +89,6 @@ class FungiFeatures(Vectors):
         of the gradients, sum_ij (d_i . d'_j) (a_i . a'_j). With unit weights this is the sum of
         the blocks' cosines.
 
-        Args:
-            other: Features with the same layout and fingerprint.
-
-        Returns:
-            [N, N'] float32.
-
         Raises:
             FingerprintMismatchError: If the two come from different configs, models or states.
         """
@@ -110,10 +96,8 @@ class FungiFeatures(Vectors):
         total = np.zeros((len(self), len(other)), dtype=np.float32)
         for name, columns in self.layout.items():
             left, right = self.array[:, columns], other.array[:, columns]
-            if name in self.factors:
-                total += _factor_similarity(left, right, *self.factors[name])
-            else:
-                total += left @ right.T
+            factors = self.factors.get(name)
+            total += _factor_similarity(left, right, *factors) if factors else left @ right.T
         return total
 
     def save(self, path: str | Path) -> None:
@@ -139,12 +123,7 @@ class FungiFeatures(Vectors):
             StorageError: If the file is missing, damaged or not ours.
         """
         found = read_features(path)
-        return cls(
-            array=found.array,
-            layout=found.layout,
-            fingerprint=found.fingerprint,
-            factors=found.factors,
-        )
+        return cls(found.array, found.fingerprint, found.layout, found.factors)
 
 
 def _factor_similarity(left: Float32Array, right: Float32Array, m: int, n1: int) -> Float32Array:

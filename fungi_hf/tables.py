@@ -55,13 +55,9 @@ class Vectors:
         return self.array[:, self.layout[name]]
 
     def select(self, names: Sequence[str]) -> Self:
-        """Give the features with some blocks only, in the order asked; no new extraction.
+        """Give the features with some blocks only, each once, in the order asked.
 
-        Args:
-            names: Block names, each once.
-
-        Returns:
-            New features; the fingerprint names the blocks: "fingerprint:a+b".
+        Nothing is extracted again; the new fingerprint names the blocks: "fingerprint:a+b".
 
         Raises:
             FeatureError: If a name is unknown, repeated, or none is given.
@@ -145,15 +141,10 @@ def write_parquet(path: Path, features: Vectors, inputs: Sequence[object]) -> No
 
 
 def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vectors | Any:
-    """Read feature vectors.
+    """Read feature vectors with their fingerprint, or the bare array of a file that has none.
 
-    Args:
-        path: .safetensors or .parquet as this package writes them, .npz with an array "features",
-            or .npy.
-        blocks: Names of the blocks to keep, in this order; only of files that know their layout.
-
-    Returns:
-        Vectors with their fingerprint, or the bare array of a file that has none.
+    A file is .safetensors or .parquet as this package writes them, .npz with an array "features",
+    or .npy. The blocks to keep, in this order, can be named of a file that knows its layout.
 
     Raises:
         FeatureError: If blocks are asked of a file without a layout, or do not exist.
@@ -161,8 +152,8 @@ def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vecto
         StorageError: If the file is missing or damaged.
     """
     file = Path(path)
-    kinds = {".safetensors": read_features, ".parquet": read_features,
-             ".npz": read_arrays, ".npy": read_array}  # fmt: skip
+    kinds: dict[str, Any] = dict.fromkeys((".safetensors", ".parquet"), read_features)
+    kinds |= {".npz": read_arrays, ".npy": read_array}
     if not file.is_file():
         raise StorageError(f"there is no feature file at {path}")
     if file.suffix.lower() not in kinds:
@@ -218,9 +209,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
 def read_rows(place: str | Path, *, also: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read the rows of a JSONL, CSV or Parquet file; the values of a CSV are texts.
 
-    Args:
-        place: The file.
-        also: Suffixes that the caller reads itself, to be named in the error.
+    `also` are suffixes that the caller reads itself, to be named in the error.
 
     Raises:
         InputError: If the kind of the file is unknown, or it holds no rows.

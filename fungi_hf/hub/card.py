@@ -5,7 +5,6 @@ Invariant: a card says nothing that is not in the config or in the results that 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import textwrap
 from dataclasses import dataclass
@@ -16,13 +15,11 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.errors import InputError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from jinja2 import Template
 
-_TAGS: Final = ("fungi", "feature-extraction", "retrieval")
-_GRADIENT_TAG: Final = "gradient-features"
 _LINE: Final = 96
 
 
@@ -63,8 +60,7 @@ class Result:
         """
         if not isinstance(data, dict):
             raise InputError(f"a result must be an object; got {data!r}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        check_known("a result", data, known, error=InputError)
+        check_known("a result", data, cls.__dataclass_fields__, error=InputError)
         for key in ("dataset", "metric", "value", "protocol"):
             if key not in data:
                 raise InputError(f"a result needs {key!r}; got {sorted(data)}")
@@ -119,10 +115,6 @@ def read_results(path: Path) -> list[Result]:
 def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
     """Give the card's text: YAML head for the Hub, then Markdown.
 
-    Args:
-        subject: What it is about.
-        results: What was measured.
-
     Raises:
         InputError: If a result is of another type.
     """
@@ -144,11 +136,12 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         )
         for row in rows
     ]
-    gradient_tag = [_GRADIENT_TAG] if _has_gradients(subject.config) else []
+    has_gradients = any(spec.has_gradient for spec in subject.config.objectives)
+    gradient_tag = ["gradient-features"] if has_gradients else []
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,
-        tags=[_TAGS[0], *gradient_tag, *_TAGS[1:]],
+        tags=["fungi", *gradient_tag, "feature-extraction", "retrieval"],
         pipeline_tag="feature-extraction",
         datasets=sorted({row.dataset_id for row in rows if row.dataset_id}) or None,
         license=subject.licence or None,
@@ -164,10 +157,11 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         place=json.dumps(subject.place or subject.base_model or "folder-or-hub-id"),
         fields=_fields(subject.config),
         sample='"my card was lost"' if subject.modality == "text" else '"clip.wav"',
-        has_gradients=_has_gradients(subject.config),
+        has_gradients=has_gradients,
         rows=rows,
         losing=[row for row in rows if row.baseline is not None and row.value < row.baseline],
-        licences=_licences(rows),
+        licences=dict.fromkeys((row.dataset for row in rows), "")
+        | {row.dataset: row.licence for row in reversed(rows) if row.licence},
     )
 
 
@@ -182,10 +176,6 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     return environment.get_template("card.md.jinja")
-
-
-def _has_gradients(config: FungiConfig) -> bool:
-    return any(spec.has_gradient for spec in config.objectives)
 
 
 def _open(config: FungiConfig) -> str:
@@ -217,9 +207,3 @@ def _fields(config: FungiConfig) -> str:
     default = FungiConfig().to_dict()
     fields = {key: value for key, value in config.to_dict().items() if value != default[key]}
     return json.dumps(fields, indent=2)
-
-
-def _licences(rows: Sequence[Result]) -> dict[str, str]:
-    """Give the licence of every data set, empty where no row says one."""
-    found = dict.fromkeys((row.dataset for row in rows), "")
-    return found | {row.dataset: row.licence for row in reversed(rows) if row.licence}

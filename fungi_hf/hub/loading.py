@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
@@ -15,9 +15,15 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError, StateError
 from fungi_hf.extraction.state import FittedState
-from fungi_hf.hub.reference import is_reference
 from fungi_hf.storage.digests import json_digest
-from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, find_file, read_document, read_tensors
+from fungi_hf.storage.files import (
+    CONFIG_NAME,
+    STATE_NAME,
+    find_file,
+    is_reference,
+    read_document,
+    read_tensors,
+)
 from fungi_hf.tuning.report import TUNING_NAME, TuningReport
 
 if TYPE_CHECKING:
@@ -34,14 +40,7 @@ _RESOLVED: Final = ("target_layer", "pooling", "max_length")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SavedExtractor:
-    """A folder or repository that `save_pretrained` wrote, checked.
-
-    Attributes:
-        place: The folder or repository.
-        hub: How to reach it.
-        config: What it computes.
-        document: Its `fungi_config.json`.
-    """
+    """A folder or repository that `save_pretrained` wrote, and its `fungi_config.json`, checked."""
 
     place: str | Path
     hub: HubOptions
@@ -66,10 +65,6 @@ class SavedExtractor:
             # A repository may move on between two files: the rest is read from the same commit.
             hub = dataclasses.replace(hub, revision=path.parent.name)
         return cls(place, hub, FungiConfig.from_dict(document["config"]), document)
-
-    def resolved_config(self) -> FungiConfig:
-        """Give the config with layer, pooling and length as they were found when it was saved."""
-        return self.config.replace(**(self.document.get("resolved") or {}))
 
     def encoder(
         self, given: str | Path | nn.Module | None
@@ -106,9 +101,7 @@ class SavedExtractor:
     ) -> tuple[FittedState, TuningReport | None]:
         """Read the fitted state and, where there is one, how the config was chosen.
 
-        Args:
-            encoder: What was loaded here.
-            digests: Of every random object that was drawn here.
+        The digests are those of every random object that was drawn here.
 
         Raises:
             StateError: Naming the first digest that is another here than there.
@@ -135,16 +128,8 @@ class SavedExtractor:
         return state, None if report is None else TuningReport.read(report)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Loaded:
-    """What an extractor is made of.
-
-    Attributes:
-        encoder: The encoder.
-        config: What to compute.
-        source: Where the encoder came from.
-        saved: Where fitted state may be; None for a bare model.
-    """
+class Loaded(NamedTuple):
+    """What an extractor is made of; without `saved`, a bare model's, there is no fitted state."""
 
     encoder: Encoder
     config: FungiConfig
@@ -187,8 +172,10 @@ def load(
                 )
             saved = SavedExtractor.read(model_or_folder, found, hub)
             where, hub = saved.encoder(model)
+            # Layer, pooling and length as they were found when it was saved.
+            config = saved.config.replace(**(saved.document.get("resolved") or {}))
             encoder, source = load_encoder(
-                where, saved.resolved_config(), processor=processor, device=device, hub=hub
+                where, config, processor=processor, device=device, hub=hub
             )
             return Loaded(encoder, saved.config, source, saved)
     if model is not None:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fungi_hf.encoders.loading import encoder_digest
 from fungi_hf.hub.card import Subject, render_card
-from fungi_hf.hub.reference import reference_text
 from fungi_hf.storage.digests import json_digest
-from fungi_hf.storage.files import FORMAT, replace_file, write_folder
-from fungi_hf.storage.upload import push_folder
+from fungi_hf.storage.files import FORMAT, reference_text, replace_file, write_folder
+from fungi_hf.storage.sharing import push_folder
 from fungi_hf.tuning.report import TUNING_NAME
 
 if TYPE_CHECKING:
@@ -27,20 +26,13 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.loading import Source
     from fungi_hf.extraction.state import FittedState
     from fungi_hf.hub.card import Result
-    from fungi_hf.storage.upload import PushOptions
+    from fungi_hf.storage.sharing import PushOptions
     from fungi_hf.tuning.report import TuningReport
 
-_MODULES: Final = [
-    {
-        "idx": 0,
-        "name": "0",
-        "path": "",
-        "type": "fungi_hf.integrations.sentence_transformers.FungiModule",
-    }
-]
+_MODULE: Final = "fungi_hf.integrations.sentence_transformers.FungiModule"
 
 
-class Savable(Protocol):
+class _Savable(Protocol):
     """What is saved of an extractor."""
 
     encoder: Encoder
@@ -49,34 +41,21 @@ class Savable(Protocol):
     tuning: TuningReport | None
 
     @property
-    def state(self) -> FittedState:
-        """What `fit` learned."""
-
+    def state(self) -> FittedState: ...
     @property
-    def fingerprint(self) -> str:
-        """Digest of config, encoder and state."""
-
+    def fingerprint(self) -> str: ...
     @property
-    def layout(self) -> dict[str, slice]:
-        """Block name -> columns."""
-
-    def digests(self) -> dict[str, str]:
-        """Give a digest of every random object."""
+    def layout(self) -> dict[str, slice]: ...
+    def digests(self) -> dict[str, str]: ...
 
 
 def save(
-    extractor: Savable, folder: str | Path, *, with_model: bool = False, public: bool = False
+    extractor: _Savable, folder: str | Path, *, with_model: bool = False, public: bool = False
 ) -> None:
-    """Write an extractor.
+    """Write an extractor; its model is not copied, and a model's files there are not touched.
 
-    Args:
-        extractor: What to save; its model is not copied.
-        folder: Made if missing; files of a model that live there are not touched.
-        with_model: The model is in the folder: no reference to another one is written.
-        public: For a repository: a local folder's name is left out.
-
-    Raises:
-        StorageError: If the folder cannot be written.
+    In a folder `with_model` no reference to another one is written; in a `public` one, for a
+    repository, a local folder's name is left out.
     """
     name, encoder = extractor.source.name, extractor.encoder
     if name and Path(name).is_dir():
@@ -96,7 +75,8 @@ def save(
         "fingerprint": extractor.fingerprint,
         "layout": {name: [part.start, part.stop] for name, part in extractor.layout.items()},
     }
-    extras = {"modules.json": json.dumps(_MODULES, indent=2) + "\n"}
+    modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
+    extras = {"modules.json": json.dumps(modules, indent=2) + "\n"}
     if not with_model:
         extras["config.json"] = reference_text(name)
     write_folder(folder, document, extractor.state.to_tensors(), extras)
@@ -116,7 +96,7 @@ def resolved(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def card(extractor: Savable, results: Iterable[Result], place: str) -> str:
+def card(extractor: _Savable, results: Iterable[Result], place: str) -> str:
     """Render an extractor's model card; see `FungiExtractor.make_card`."""
     name, encoder = extractor.source.name, extractor.encoder
     base = "" if Path(name).is_dir() else name
@@ -133,15 +113,8 @@ def card(extractor: Savable, results: Iterable[Result], place: str) -> str:
     return render_card(subject, results)
 
 
-def push(extractor: Savable, repo_id: str, options: PushOptions) -> str:
-    """Push what `save` writes, and a card, in one commit.
-
-    Returns:
-        The address of the commit or pull request.
-
-    Raises:
-        StorageError: If the repository cannot be written.
-    """
+def push(extractor: _Savable, repo_id: str, options: PushOptions) -> str:
+    """Push what `save` writes, and a card, in one commit, and give its address."""
     if not extractor.source.name or Path(extractor.source.name).is_dir():
         warnings.warn(
             "the encoder is no repository of the Hub: whoever loads this must pass model=",

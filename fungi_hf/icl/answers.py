@@ -154,11 +154,7 @@ class AnswerParser:
 
 
 def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
-    """Refuse surfaces that are empty, span lines, or are equal under one of the keys.
-
-    Raises:
-        LabelError: If there are some.
-    """
+    # None may be empty or span lines, no two may be equal under one of the keys.
     for name, surface in zip(names, surfaces, strict=True):
         if not bare(surface):
             raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")

@@ -182,17 +182,10 @@ def _votes(codes: Int64Array, weights: Float64Array, n_labels: int) -> Float64Ar
 
 
 def ranks_in_order(order: str, k: int, n_shared: int, seed: int, keys: list[bytes]) -> Int64Array:
-    """Give the ranks in prompt order for each query.
+    """Give the ranks in prompt order for each query, [n, k]: permutations of 0..k-1.
 
-    Args:
-        order: One of ORDERS.
-        k: Demonstrations per query; ranks k - n_shared to k - 1 are the shared ones.
-        n_shared: Demonstrations that open every prompt, in their own fixed order.
-        seed: For "shuffled".
-        keys: What each query holds; equal queries get equal shuffles.
-
-    Returns:
-        [n, k] int64, each row a permutation of 0..k-1.
+    The last `n_shared` ranks are the shared ones, which open every prompt in their own fixed order.
+    `keys` say what each query holds; equal queries get equal shuffles.
     """
     nearest_first = np.arange(k - n_shared)
     own: list[Int64Array]

@@ -92,14 +92,9 @@ class _LogVolume:
 def pick_diverse(
     ranker: DenseRanking, options: MMR | DPP, asked: QueryRows, quota: Quota
 ) -> tuple[Rows, Scores]:
-    """Choose k rows for each query among its nearest candidates.
+    """Choose k rows for each query among its nearest candidates by a cosine ranking.
 
-    Args:
-        ranker: The cosine ranking of the pool.
-        options: MMR or DPP.
-        asked: The queries.
-        quota: k, and the cap if there is one; where the cap leaves too few candidates, the rest
-            comes from further down the ranking.
+    Where a cap leaves too few candidates, the rest comes from further down the ranking.
 
     Returns:
         [n, k] rows in rank order and their cosines; -1 where the ranking ran out.

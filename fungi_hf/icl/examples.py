@@ -48,6 +48,7 @@ class Examples:
         fingerprint: Where the features come from, if they do not say so themselves; None for
             plain arrays.
         texts: The contents if every one is a text, else None.
+        n_rows: How many items there are.
     """
 
     features: npt.NDArray[np.floating] | None = None
@@ -57,6 +58,7 @@ class Examples:
     allow_empty: bool = False
     fingerprint: str | None = None
     texts: tuple[str, ...] | None = field(default=None, init=False)
+    n_rows: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.features, Features):
@@ -78,17 +80,15 @@ class Examples:
         if len(set(lengths.values())) > 1:
             words = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise InputError(f"lengths differ: {words}; one row per item is needed")
-        if not next(iter(lengths.values())):
+        object.__setattr__(self, "n_rows", next(iter(lengths.values())))
+        if not self.n_rows:
             raise InputError("Examples has 0 rows; at least one is needed")
         texts = tuple(content for content in self.contents or () if isinstance(content, str))
         if len(texts) == len(self.contents or ()) > 0:
             object.__setattr__(self, "texts", texts)
 
     def __len__(self) -> int:
-        for part in (self.features, self.contents):
-            if part is not None:
-                return len(part)
-        return 0
+        return self.n_rows
 
     def __repr__(self) -> str:
         width = "no features" if self.features is None else f"{self.features.shape[1]} features"
@@ -107,13 +107,7 @@ class Examples:
         return b"vector:" + (self.features[row].astype("<f8") + 0.0).tobytes()
 
     def feed(self, digest: Any, rows: Iterable[int], *columns: Sequence[object] | None) -> None:
-        """Add to a hash what some rows hold, and their values in some columns.
-
-        Args:
-            digest: A hash of hashlib's.
-            rows: The rows, in order.
-            columns: `targets` or `ids`.
-        """
+        """Add to a hash what some rows hold, and their values in columns as `targets` or `ids`."""
         for row in rows:
             digest.update(self.key(row))
             for column in columns:

@@ -58,12 +58,9 @@ def read_journal(folder: Path) -> list[Any]:
 
 
 def claim(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Make a folder belong to a config, or check that it does.
+    """Make a folder belong to a config, on which all rows depend, or check that it does.
 
-    Args:
-        folder: The run folder.
-        config: Everything that rows depend on, JSON values.
-        facts: What else to record: versions, sizes.
+    The facts are recorded beside it: versions, sizes.
 
     Raises:
         RunMismatchError: If the folder belongs to another config; the message names the fields.
@@ -145,11 +142,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into an error that names the folder.
-
-    Raises:
-        StorageError: If the write failed.
-    """
+    # A failed write becomes an error that names the folder.
     try:
         yield
     except OSError as error:

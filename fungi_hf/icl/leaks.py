@@ -67,11 +67,7 @@ class LeakGuard:
             raise DemoConfigError(f"vectors is {self.vectors!r}; it is True, False or None")
 
     def copies(self, pool: Examples, queries: Examples) -> dict[int, tuple[int, ...]]:
-        """Find the copies.
-
-        Args:
-            pool: The labelled examples.
-            queries: The queries; the pool object itself for leave-one-out.
+        """Find the copies of queries, which are the pool object itself for leave-one-out.
 
         Returns:
             Query row -> its copies in the pool, ascending; only queries that have some.

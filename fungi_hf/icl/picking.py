@@ -78,14 +78,9 @@ def taken(values: npt.NDArray[Any], places: Rows, filler: float) -> npt.NDArray[
 
 
 def draw(asked: QueryRows, quota: Quota, n_pool: int, seed: int, *, shared: bool) -> Rows:
-    """Draw k rows for each query, without replacement.
+    """Draw k of n_pool rows for each query, without replacement.
 
-    Args:
-        asked: The queries, with the rows that each may not get.
-        quota: k, the cap, and the rows that each query has already.
-        n_pool: Rows in the pool.
-        seed: The root seed.
-        shared: One permutation for all queries; only exclusions make their draws differ.
+    With `shared`, one permutation serves all queries; only exclusions make their draws differ.
 
     Returns:
         [n, k] rows in the order drawn; -1 where rows ran out.

@@ -146,12 +146,6 @@ def make_plan(
 
 
 def _contents(builder: object, llm: object, queries: object) -> Sequence[Any]:
-    """Return what is to be asked about.
-
-    Raises:
-        InputTypeError: If an argument is of another kind.
-        InputError: If queries have no contents.
-    """
     if not isinstance(builder, PromptBuilder):
         raise InputTypeError(f"builder is {type(builder).__name__}; a PromptBuilder is needed")
     if not isinstance(llm, LLM):

@@ -270,11 +270,7 @@ class PromptBuilder:
     def _pairs(
         self, query: Content, demonstrations: Sequence[Demonstration], output: Output, where: str
     ) -> list[tuple[Content, str]]:
-        """Return contents with their answers as they are shown, in prompt order.
-
-        Raises:
-            InputError: If a demonstration lacks one of them, or the style cannot hold a clip.
-        """
+        # Contents with their answers as they are shown, in prompt order.
         contents, targets = [], []
         for shown in demonstrations:
             if shown.target is None or shown.content is None:

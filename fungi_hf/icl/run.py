@@ -290,11 +290,7 @@ class Run:
             self._watch(progress)
 
     def _outcome(self, one: PlannedPrompt, reply: Reply | None, status: str | None) -> RowResult:
-        """Give the outcome of a prompt; a status is given where it does not follow from the reply.
-
-        Raises:
-            InputError: If the queries have no targets.
-        """
+        # A status is given where it does not follow from the reply.
         plan, label = self._plan, None
         if plan.gold is None:
             raise InputError("queries have no targets, so answers cannot be scored")

@@ -1,7 +1,8 @@
-"""What a chat request asks of the model: sampling fields and the form of the answer."""
+"""What a chat request asks of the model: sampling fields, form of the answer, and its identity."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.reply import LABEL_KEY
+from fungi_hf.icl.cache import CACHE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,21 +18,16 @@ if TYPE_CHECKING:
 TokenParam = Literal["max_completion_tokens", "max_tokens"]
 OutputMode: TypeAlias = Literal["enum", "text", "json"]
 
-_OWN_FIELDS = frozenset(
-    {
-        "model", "messages", "response_format", "temperature", "max_tokens", "seed", "stream",
-        "max_completion_tokens", "logprobs", "top_logprobs", "n",
-    }
-)  # fmt: skip
-_MAX_ENUM_VALUES = 1000  # limits of strict schemas, as documented
-_LONG_ENUM = 250
-_MAX_LONG_ENUM_CHARACTERS = 15_000
+_OWN_FIELDS = {"model", "messages", "response_format", "stream", "n", *get_args(TokenParam)}
+_OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
-    """Say whether an enum of these strings stays within the documented schema limits."""
-    is_short = len(values) <= _LONG_ENUM or sum(map(len, values)) <= _MAX_LONG_ENUM_CHARACTERS
-    return is_short and len(values) <= _MAX_ENUM_VALUES
+    """Say whether an enum stays within the documented limits of strict schemas.
+
+    They are 1000 values, and 15,000 characters together where there are more than 250.
+    """
+    return len(values) <= 250 or (len(values) <= 1000 and sum(map(len, values)) <= 15_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,21 +80,25 @@ class Sampling:
         return {name: value for name, value in named.items() if value is not None} | {**self.extra}
 
 
-def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:
-    """Give the `response_format` of a request: a strict schema, any JSON object, or None.
+def request_key(parts: Mapping[str, object]) -> str:
+    """Give the sha256 in hexadecimal of the canonical JSON of all that an answer depends on."""
+    versioned = {"cache_version": CACHE_VERSION, **parts}
+    words = json.dumps(
+        versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
-    Args:
-        output: The output mode.
-        surfaces: The labels as they are to be spelled, in id order.
-    """
+
+def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:
+    """Give the `response_format` of a request: a strict schema, any JSON object, or None."""
     if output == "text":
         return None
     if output == "json":
         return {"type": "json_object"}
     schema = {
         "type": "object",
-        "properties": {LABEL_KEY: {"type": "string", "enum": list(surfaces)}},
-        "required": [LABEL_KEY],
+        "properties": {"label": {"type": "string", "enum": list(surfaces)}},
+        "required": ["label"],
         "additionalProperties": False,
     }
     inner = {"name": "answer", "strict": True, "schema": schema}
@@ -108,16 +108,10 @@ def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, An
 def first_token_scores(
     top: Sequence[Mapping[str, Any]], surfaces: Sequence[str]
 ) -> tuple[float, ...] | None:
-    """Read one log probability per label from the alternatives of an answer's first token.
+    """Read [C] log probabilities of labels from the alternatives of an answer's first token.
 
-    Args:
-        top: Alternatives with "token" and "logprob".
-        surfaces: The labels in id order.
-
-    Returns:
-        [C] log probabilities; a label that is not among the alternatives gets the smallest one
-        listed, which bounds its own from above. None if an alternative fits several labels, or
-        none fits any.
+    A label that is not among them gets the smallest one listed, which bounds its own from above.
+    None if an alternative fits several labels, or none fits any.
     """
     scores: dict[int, float] = {}
     listed = []

@@ -214,26 +214,17 @@ class DemoSelector:
         return self._fitted
 
     def _checked(self, examples: object, name: str, whose: str) -> int:
-        """Return the number of rows of examples that hold what the strategy ranks by.
-
-        Raises:
-            InputTypeError: If they are no `Examples`.
-            InputError: If features or texts are missing.
-        """
+        # The number of rows of examples that hold what the strategy ranks by.
         if not isinstance(examples, Examples):
             raise InputTypeError(f"{name} is {type(examples).__name__}; an Examples is needed")
         given = {"features": examples.features, "texts": examples.texts}
         for part in self.strategy.parts:
             if given[part] is None:
                 raise InputError(f"strategy {self.strategy.name!r} needs {part}; {whose} have none")
-        return len(examples)
+        return examples.n_rows
 
     def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
-        """Return rows and scores: the chosen ones, then the shared ones, drawn first.
-
-        Raises:
-            DemoConfigError: If the cap leaves a query too few rows.
-        """
+        # Rows and scores: the chosen ones, then the shared ones, which are drawn first.
         state, shared = self._state, np.empty((len(asked.rows), 0), np.int64)
         in_rounds = isinstance(self.strategy, Stratified)
         quota = Quota(
@@ -289,11 +280,6 @@ class _Fitted:
 
 
 def _as_strategy(strategy: object) -> Strategy:
-    """Return the record of a strategy that is given by name or as a record.
-
-    Raises:
-        DemoConfigError: If it is neither.
-    """
     if isinstance(strategy, Strategy):
         return strategy
     if isinstance(strategy, str) and strategy in STRATEGIES:
@@ -303,11 +289,6 @@ def _as_strategy(strategy: object) -> Strategy:
 
 
 def _as_guard(leaks: object) -> LeakGuard:
-    """Return the guard that is given by its action's name or as a record.
-
-    Raises:
-        InputTypeError: If it is neither; a `DemoConfigError` if there is no such action.
-    """
     if isinstance(leaks, LeakGuard):
         return leaks
     if not isinstance(leaks, str):

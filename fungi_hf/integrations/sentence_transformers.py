@@ -16,8 +16,8 @@ import torch
 from fungi_hf.errors import ConfigError, NotFittedError, OptionalDependencyError
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.integrations.parts import ExtractorParts
-from fungi_hf.integrations.transformers.saving import save_pipeline
-from fungi_hf.storage.files import CONFIG_NAME
+from fungi_hf.integrations.transformers.folders import save_pipeline
+from fungi_hf.storage.files import CONFIG_NAME, HubOptions
 
 try:
     from sentence_transformers.base.modules import InputModule
@@ -49,12 +49,7 @@ class FungiModule(InputModule):
     def __init__(
         self, extractor: FungiExtractor | str | Path, config: FungiConfig | None = None
     ) -> None:
-        """Wrap an extractor.
-
-        Args:
-            extractor: An extractor, fitted if its config wants that; or what
-                `FungiExtractor.from_pretrained` takes.
-            config: For a model's name.
+        """Wrap an extractor that needs no `fit`, or load what `from_pretrained` takes.
 
         Raises:
             ConfigError: If a config is given with an extractor.
@@ -76,7 +71,7 @@ class FungiModule(InputModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as parts."""
-        return _rebuild, (ExtractorParts.of(self.extractor),)
+        return _rebuild, (ExtractorParts(self.extractor),)
 
     @property
     def modalities(self) -> list[str]:
@@ -142,14 +137,8 @@ class FungiModule(InputModule):
     ) -> FungiModule:
         """Read what `save` or `FungiExtractor.save_pretrained` wrote."""
         place = str(Path(model_name_or_path) / subfolder) if subfolder else model_name_or_path
-        extractor = FungiExtractor.from_pretrained(
-            place,
-            revision=revision,
-            token=token,
-            cache_dir=cache_folder,
-            local_files_only=local_files_only,
-        )
-        return cls(extractor)
+        hub = HubOptions(revision, token, cache_folder, local_files_only)
+        return cls(FungiExtractor.from_pretrained(place, **hub.arguments()))
 
 
 def _rebuild(parts: ExtractorParts) -> FungiModule:

@@ -114,19 +114,11 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
                 f"the encoder {self.model!r} has other weights than when the transformer was "
                 "pickled; features would not be comparable"
             )
-        extractor.restore(FittedState.from_tensors(tensors))
-        extractor.tuning = tuning
+        extractor.restore(FittedState.from_tensors(tensors), tuning)
         self.extractor_ = extractor
 
     def fit(self, X: Any, y: Any = None) -> FungiTransformer:  # noqa: ARG002
-        """Load the encoder and learn what the config asks for.
-
-        Args:
-            X: Training inputs: a list, array or column of texts.
-            y: Ignored.
-
-        Returns:
-            The transformer itself.
+        """Load the encoder and learn what the config asks for from a list, array or column.
 
         Raises:
             ConfigError: If a parameter is not one of the choices.
@@ -146,13 +138,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Any:
-        """Give [N, F] float32.
-
-        Args:
-            X: A list, array or column of inputs.
-
-        Returns:
-            The vectors, in the order of the inputs.
+        """Give the vectors of a list, array or column, in its order, [N, F] float32.
 
         Raises:
             InputTypeError: If X is not a sequence of inputs.
@@ -165,22 +151,11 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return np.concatenate(parts, axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:
-        """Give "<block>_<column>" for every column.
-
-        Args:
-            input_features: Ignored.
-
-        Returns:
-            [F] objects.
-        """
+        """Give "<block>_<column>" for every column, [F] objects; the argument is ignored."""
         del input_features
         check_is_fitted(self, "extractor_")
-        layout = self.extractor_.layout
-        names = [
-            f"{name}_{column}"
-            for name in self._factors()
-            for column in range(layout[name].stop - layout[name].start)
-        ]
+        kept = {name: self.extractor_.layout[name] for name in self._factors()}
+        names = [f"{name}_{i}" for name, it in kept.items() for i in range(it.stop - it.start)]
         return np.asarray(names, dtype=object)
 
     def _build(self) -> FungiExtractor:

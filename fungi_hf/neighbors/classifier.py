@@ -15,7 +15,8 @@ from fungi_hf.neighbors.base import Index, check_count, check_exclusions
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.kernel import KernelIndex
 from fungi_hf.neighbors.labels import encode_known, encode_labels
-from fungi_hf.neighbors.vectors import as_matrix, cut
+from fungi_hf.neighbors.topk import cut
+from fungi_hf.neighbors.vectors import as_matrix
 from fungi_hf.types import KernelFeatures
 
 if TYPE_CHECKING:

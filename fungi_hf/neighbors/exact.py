@@ -15,7 +15,8 @@ from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, check_exclusions, check_metric
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.pool import Pool
-from fungi_hf.neighbors.vectors import check_same_origin, cut, read_rows, warn_zero
+from fungi_hf.neighbors.topk import cut
+from fungi_hf.neighbors.vectors import check_same_origin, read_rows, warn_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

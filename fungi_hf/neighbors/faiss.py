@@ -19,8 +19,8 @@ from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, as_scores, check_count, check_exclusions
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import VectorIndex
-from fungi_hf.neighbors.topk import best
-from fungi_hf.neighbors.vectors import blocks, cut, nonzero
+from fungi_hf.neighbors.topk import best, cut
+from fungi_hf.neighbors.vectors import blocks, nonzero
 from fungi_hf.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:

@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, ShapeError
 from fungi_hf.neighbors.base import check_count, check_exclusions
-from fungi_hf.neighbors.vectors import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from fungi_hf.neighbors.base import Exclusions
     from fungi_hf.neighbors.vectors import RealArray
@@ -171,6 +170,12 @@ def _sort_candidates(
                     run = map if len(some) == 1 else workers.map
                     is_last = repeat(pool.stop == n_pool)
                     list(run(_Candidates.take, some, parts, repeat(pool), is_last))
+
+
+def cut(rows: slice, size: int) -> Iterator[slice]:
+    """Cut a slice into slices of at most `size` rows."""
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
 
 
 def _n_threads() -> int:

@@ -30,9 +30,8 @@ _LARGEST_FACTOR: Final = 1e9  # of a weight or temperature
 class ObjectiveSpec:
     """One objective's options.
 
-    A subclass is defined with `class MySpec(ObjectiveSpec, kind="mine", home="module:Class")`;
-    configs know it by its kind from then on. A class variable of a subclass answers for all its
-    specs, a property for one.
+    Configs know a `class MySpec(ObjectiveSpec, kind="mine", home="module:Class")` by its kind. A
+    class variable of it answers for all its specs, a property for one.
 
     Attributes:
         kind: Name in JSON.
@@ -93,9 +92,6 @@ class ObjectiveSpec:
                 f"{self.kind} uses the untouched input: n_views must be 1; got {self.n_views}"
             )
         self.check()
-        self._check_late_views()
-
-    def _check_late_views(self) -> None:
         k = self.late_views
         if k is None:
             return

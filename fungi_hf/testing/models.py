@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,18 +34,9 @@ def tiny_text_model(
 ) -> tuple[nn.Module, Any]:
     """Build a tiny text encoder of one family, in eval mode, and its tokenizer.
 
-    Width 16, two heads, random weights large enough that attention is far from uniform. No
-    global generator is moved.
-
-    Args:
-        family: One of `TEXT_FAMILIES`.
-        dtype: Of the weights.
-        attention: "sdpa" or "eager"; families without sdpa use eager whatever is asked.
-        seed: Of the weights.
-        n_layers: Blocks.
-
-    Returns:
-        The model and the tokenizer.
+    Width 16, two heads, random weights large enough that attention is far from uniform. The
+    attention is "sdpa" or "eager"; families without sdpa use eager whatever is asked. No global
+    generator is moved.
 
     Raises:
         ConfigError: If the family is unknown.
@@ -62,9 +54,7 @@ def tiny_text_model(
 def randomise(model: nn.Module, *, seed: int = 0) -> None:
     """Overwrite every parameter by seeded normal numbers; normalisation weights are near 1.
 
-    Args:
-        model: Changed in place.
-        seed: Of the numbers; each parameter's stream is keyed by its name.
+    Each parameter's stream is keyed by its name.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -137,11 +127,7 @@ def _word_piece(cls: str = "[CLS]", pad: str = "[PAD]", sep: str = "[SEP]") -> A
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = (pad, "[UNK]", cls, sep, "[MASK]")
-    return _wrap(tokenizer, f"{cls} $A {sep}", (cls, sep), *special)
-
-
-def _mpnet_pieces() -> Any:
-    return _word_piece("<s>", "<pad>", "</s>")
+    return _wrap(tokenizer, f"{cls} $A {sep}", special)
 
 
 def _byte_pairs() -> Any:
@@ -157,10 +143,10 @@ def _byte_pairs() -> Any:
         vocabulary[left + right] = len(vocabulary)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return _wrap(tokenizer, "<s> $A </s>", ("<s>", "</s>"), *special)
+    return _wrap(tokenizer, "<s> $A </s>", special)
 
 
-def _unigram(template: str, special: tuple[str, str, str, str, str]) -> Callable[[], Any]:
+def _unigram(template: str, special: tuple[str, ...]) -> Callable[[], Any]:
     def build() -> Any:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -171,36 +157,25 @@ def _unigram(template: str, special: tuple[str, str, str, str, str]) -> Callable
         unknown = [piece for piece, _ in pieces].index(special[1])
         tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unknown))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        markers = tuple(piece for piece in template.split() if piece != "$A")
-        return _wrap(tokenizer, template, markers, *special)
+        return _wrap(tokenizer, template, special)
 
     return build
 
 
-def _wrap(  # noqa: PLR0913, PLR0917  (pad, unk, cls, sep and mask belong together)
-    tokenizer: Any,
-    template: str,
-    markers: tuple[str, ...],
-    pad: str,
-    unk: str,
-    cls: str,
-    sep: str,
-    mask: str,
-) -> Any:
+def _wrap(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
+    markers = [(m, tokenizer.token_to_id(m)) for m in template.split() if m != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(m, tokenizer.token_to_id(m)) for m in markers]
+        single=template, special_tokens=markers
     )
+    pad, unk, cls, sep, mask = special
     named = {"pad_token": pad, "unk_token": unk, "mask_token": mask}
-    named |= {"cls_token": cls, "bos_token": cls}
-    named |= {"sep_token": sep, "eos_token": sep}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=_MAX_TOKENS,
-        **{name: token for name, token in named.items() if token},
-    )
+    named |= {"cls_token": cls, "bos_token": cls, "sep_token": sep, "eos_token": sep}
+    given: dict[str, Any] = {name: token for name, token in named.items() if token}
+    given |= {"tokenizer_object": tokenizer, "model_max_length": _MAX_TOKENS}
+    return PreTrainedTokenizerFast(**given)
 
 
 _DEBERTA: Final[dict[str, Any]] = {
@@ -219,7 +194,7 @@ _FAMILIES: Final[dict[str, tuple[Callable[[Any, int, str], nn.Module], Callable[
     "bert": (_model("Bert"), _word_piece),
     "roberta": (_model("Roberta"), _byte_pairs),
     "distilbert": (_model("DistilBert", shape=_distilbert_shape), _word_piece),
-    "mpnet": (_model("MPNet"), _mpnet_pieces),
+    "mpnet": (_model("MPNet"), functools.partial(_word_piece, "<s>", "<pad>", "</s>")),
     "modernbert": (
         _model("ModernBert", tokens=("pad", "bos", "eos", "cls", "sep"), local_attention=8),
         _byte_pairs,

@@ -19,10 +19,14 @@ from transformers import Pipeline
 from fungi_hf.checks import check_choice, check_flag, check_known
 from fungi_hf.errors import InputTypeError
 from fungi_hf.extraction.inputs import is_clip, warn_of
-from fungi_hf.integrations.transformers.loading import ModelByName, build_extractor
-from fungi_hf.integrations.transformers.saving import push_pipeline, save_pipeline
+from fungi_hf.integrations.transformers.folders import (
+    ModelByName,
+    build_extractor,
+    push_pipeline,
+    save_pipeline,
+)
 from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.upload import PushOptions
+from fungi_hf.storage.sharing import PushOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,13 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["FungiPipeline", "ModelByName"]
 
 _ARGUMENTS: Final = (
-    "fungi_config",
-    "return_tensors",
-    "on_error",
-    "batch_size",
-    "num_workers",
-    "device",
-    "dtype",
+    *("fungi_config", "return_tensors", "on_error"),
+    *("batch_size", "num_workers", "device", "dtype"),
 )
 
 
@@ -112,16 +111,9 @@ class FungiPipeline(Pipeline):
         hub = HubOptions(local_files_only=bool(host.pop("local_files_only", False)))
         host.pop("torch_dtype", None)
         given = processor or tokenizer or feature_extractor or image_processor
-        self.extractor: FungiExtractor = build_extractor(
-            model, given, fungi_config, dtype=dtype, hub=hub
-        )
-        encoder = self.extractor.encoder
-        super().__init__(
-            model=encoder.model,
-            tokenizer=encoder.tokenizer,
-            feature_extractor=encoder.processor,
-            **host,
-        )
+        self.extractor = build_extractor(model, given, fungi_config, dtype=dtype, hub=hub)
+        encoder, own = self.extractor.encoder, self.extractor.encoder.processor
+        super().__init__(encoder.model, encoder.tokenizer, feature_extractor=own, **host)
 
     @property
     def fungi_config(self) -> FungiConfig:
@@ -140,15 +132,7 @@ class FungiPipeline(Pipeline):
         return {}, forward, post
 
     def fit(self, inputs: Iterable[Any], labels: Any = None) -> FungiPipeline:
-        """Learn what the config asks for from training inputs; see `FungiExtractor.fit`.
-
-        Args:
-            inputs: Training inputs.
-            labels: Ignored.
-
-        Returns:
-            The pipeline itself.
-        """
+        """Learn what the config asks for, as `FungiExtractor.fit` does, and give the pipeline."""
         self.extractor.fit(inputs, labels)
         return self
 
@@ -191,7 +175,10 @@ class FungiPipeline(Pipeline):
         kind = _kind(inputs)
         if kind == "lazy":
             workers = num_workers if num_workers is not None else self._num_workers
-            return self._lazy(inputs, size or 1, workers or 0, on_error, post)
+            progress = _Progress()
+            forward = {"progress": progress, "on_error": on_error}
+            source = self.get_iterator(inputs, workers or 0, size or 1, {}, forward, post)
+            return _Lazy(source, progress, self.extractor)
         many = list(inputs) if kind == "many" else [inputs]
         skips = on_error == "skip" and kind == "many"
         features = self.extractor(many, size, on_error="skip" if skips else "raise")
@@ -200,14 +187,6 @@ class FungiPipeline(Pipeline):
         if skips:
             return PipelineOutputs(outputs, features.failures)
         return outputs if kind == "many" else outputs[0]
-
-    def _lazy(
-        self, inputs: Any, size: int, workers: int, on_error: str, post: dict[str, Any]
-    ) -> Iterator[Any]:
-        progress = _Progress()
-        forward = {"progress": progress, "on_error": on_error}
-        source = self.get_iterator(inputs, workers, size, {}, forward, post)
-        return _Lazy(source, progress, self.extractor)
 
     def preprocess(self, item: Any) -> dict[str, list[Any]]:
         """Pass the raw input on: lists go through transformers' collation untouched."""
@@ -221,13 +200,12 @@ class FungiPipeline(Pipeline):
     ) -> dict[str, Any]:
         raw = [item[0] if isinstance(item, list) else item for item in model_inputs["raw"]]
         progress = progress or _Progress()
-        features, notes = self.extractor.collect(
-            raw, len(raw), on_error=on_error, first=progress.seen
-        )
+        first = progress.seen
+        features, notes = self.extractor.collect(raw, len(raw), on_error=on_error, first=first)
         progress.seen += len(raw)
         progress.notes.update(notes)
         progress.failures += features.failures
-        lost = {failure.index - progress.seen + len(raw) for failure in features.failures}
+        lost = {failure.index - first for failure in features.failures}
         # transformers splits a batch by the rows of its tensors: what failed keeps its row.
         kept = torch.tensor([row not in lost for row in range(len(raw))])
         rows = torch.zeros(len(raw), features.shape[1])
@@ -279,21 +257,14 @@ class FungiPipeline(Pipeline):
         Raises:
             StorageError: If the repository holds another model or cannot be written.
         """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        options = PushOptions(commit_message, private, token, revision, create_pr)
         return push_pipeline(self.extractor, repo_id, options, custom_code=custom_code)
 
 
 class _Lazy(Iterator[Any]):
     """transformers' iterator, with a length where it has one, and one warning at its end.
 
-    Attributes:
-        failures: Inputs skipped so far.
+    `failures` are the inputs skipped so far.
     """
 
     def __init__(self, source: Any, progress: _Progress, extractor: FungiExtractor) -> None:
@@ -316,11 +287,7 @@ class _Lazy(Iterator[Any]):
 
 
 def _kind(inputs: Any) -> str:
-    """Say whether inputs are "one", "many" at hand, or a "lazy" source.
-
-    Raises:
-        InputTypeError: If they are a table, whose column must be named.
-    """
+    # Inputs are "one", "many" at hand, or a "lazy" source.
     if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None or is_clip(inputs):
         return "one"
     if hasattr(inputs, "column_names") and hasattr(inputs, "features"):

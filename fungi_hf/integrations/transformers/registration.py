@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from fungi_hf.errors import BrokenDependencyError
-from fungi_hf.hub.reference import TASK
+from fungi_hf.storage.files import MODEL_TYPE, TASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,41 +36,38 @@ def arrange() -> None:
         sys.meta_path.insert(0, _Watch())
 
 
-class _Watch(importlib.abc.MetaPathFinder):
-    """Waits for the first import of transformers' pipelines, then steps aside."""
+class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Waits for the first import of transformers' pipelines, then steps aside.
+
+    The module is loaded as its own loader does; the task is registered afterwards.
+    """
+
+    _loader: importlib.abc.Loader
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Give the module's own spec with a loader that registers afterwards."""
+        """Give the module's own spec, with this object in the place of its loader."""
         del path, target
         if fullname != _PIPELINES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader, self)
+            self._loader, spec.loader = spec.loader, self
         return spec
-
-
-class _Registering(importlib.abc.Loader):
-    """Loads a module as its own loader does, then registers the task."""
-
-    def __init__(self, loader: importlib.abc.Loader, watch: _Watch) -> None:
-        """Keep the module's own loader, and who to put back should loading fail."""
-        self._loader, self._watch = loader, watch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the module's own loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then register."""
+        """Run the module, then register; wait again should loading fail."""
         try:
             with broken_torchaudio_named():
                 self._loader.exec_module(module)
         except BaseException:
-            sys.meta_path.insert(0, self._watch)
+            sys.meta_path.insert(0, self)
             raise
         register()
 
@@ -101,10 +98,16 @@ def register() -> None:
     """Add the task "fungi-feature-extraction"."""
     with broken_torchaudio_named():
         from transformers.pipelines import PIPELINE_REGISTRY
-    from fungi_hf.hub.reference import register_reference
+    from transformers import AutoConfig, PreTrainedConfig
+
     from fungi_hf.integrations.transformers.pipeline import FungiPipeline, ModelByName
 
-    register_reference()
+    class FungiReferenceConfig(PreTrainedConfig):
+        """What `AutoConfig` gives for a folder that points to its encoder."""
+
+        model_type = MODEL_TYPE
+
+    AutoConfig.register(MODEL_TYPE, FungiReferenceConfig, exist_ok=True)
     if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is FungiPipeline:
         return
     PIPELINE_REGISTRY.register_pipeline(
