@@ -135,10 +135,6 @@ class FungiConfig:
             object.__setattr__(self, "reduction", PCA(n_components=reduction))
         elif reduction is not None and not isinstance(reduction, PCA):
             raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
-        self._check_fields()
-        self._check_together()
-
-    def _check_fields(self) -> None:
         for name, literal in _CHOICES.items():
             check_fields(self, [name], check_choice, get_args(literal))
         check_fields(self, ("published_signs", "round_sketch", "center"), check_flag)
@@ -154,6 +150,7 @@ class FungiConfig:
         seed = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
+        self._check_together()
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]

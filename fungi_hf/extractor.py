@@ -21,8 +21,7 @@ from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub import saving
-from fungi_hf.hub.loading import load
+from fungi_hf.hub import folders
 from fungi_hf.storage.files import HubOptions
 from fungi_hf.storage.sharing import PushOptions
 
@@ -112,18 +111,12 @@ class FungiExtractor:
     ) -> Self:
         """Load an encoder, or a saved extractor with its config and fitted state.
 
-        Args:
-            model_or_folder: A Hub id or folder of a model; a folder or repository written by
-                `save_pretrained`; or a loaded model.
-            config: What to compute. Must be None for a saved extractor. A loaded model's own
-                dtype is taken when it is None.
-            processor: The loaded model's tokenizer or feature extractor.
-            device: Where to put a model that is loaded here.
-            revision: This and the next three are those of `fungi_hf.storage.files.HubOptions`.
-            token: As there.
-            cache_dir: As there.
-            local_files_only: As there.
-            model: The encoder of a saved extractor when it is not where it was.
+        What is loaded is a Hub id or folder of a model; a folder or repository written by
+        `save_pretrained`, which brings its config (`config` must be None, and `model` is the
+        encoder where that is not where it was); or a loaded model with its `processor`, a
+        tokenizer or feature extractor, whose own dtype is taken when `config` is None. `device` is
+        for a model that is loaded here. The other options are those of
+        `fungi_hf.storage.files.HubOptions`.
 
         Raises:
             EncoderError: If the model or its preprocessor cannot be used.
@@ -132,7 +125,7 @@ class FungiExtractor:
             ConfigError: If the config does not fit the encoder.
         """
         hub = HubOptions(revision, token, cache_dir, local_files_only)
-        loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
+        loaded = folders.load(model_or_folder, config, processor, hub, device=device, model=model)
         extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
         if loaded.saved is not None:
             extractor.restore(*loaded.saved.fitted(loaded.encoder, extractor.digests()))
@@ -149,7 +142,7 @@ class FungiExtractor:
         Raises:
             StorageError: If the folder cannot be written.
         """
-        saving.save(self, folder)
+        folders.save(self, folder)
 
     def push_to_hub(
         self,
@@ -170,7 +163,7 @@ class FungiExtractor:
             StorageError: If the repository cannot be written, or holds what pushing would break.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
-        return saving.push(self, repo_id, options)
+        return folders.push(self, repo_id, options)
 
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
         """Render a model card: Markdown with the Hub's YAML head, for README.md.
@@ -180,7 +173,7 @@ class FungiExtractor:
         Raises:
             InputError: If a result is of another type.
         """
-        return saving.card(self, results, place)
+        return folders.card(self, results, place)
 
     @property
     def state(self) -> FittedState:

@@ -8,6 +8,7 @@ module is not its own, and then imports the installed package; no code is in the
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -138,7 +139,7 @@ class FungiModule(InputModule):
         """Read what `save` or `FungiExtractor.save_pretrained` wrote."""
         place = str(Path(model_name_or_path) / subfolder) if subfolder else model_name_or_path
         hub = HubOptions(revision, token, cache_folder, local_files_only)
-        return cls(FungiExtractor.from_pretrained(place, **hub.arguments()))
+        return cls(FungiExtractor.from_pretrained(place, **dataclasses.asdict(hub)))
 
 
 def _rebuild(parts: ExtractorParts) -> FungiModule:

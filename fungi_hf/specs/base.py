@@ -23,7 +23,6 @@ OBJECTIVE_SPECS: Final[dict[str, type[ObjectiveSpec]]] = {}
 """Spec classes by kind; a class enters when it is defined."""
 REGISTERED_OBJECTIVES: Final[dict[str, Callable[..., object]]] = {}
 """Factories of third-party objectives by name; `register_objective` fills it."""
-_LARGEST_FACTOR: Final = 1e9  # of a weight or temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +199,7 @@ class ViewsSpec(ObjectiveSpec):
 
 def check_factors(owner: object, *names: str, optional: bool = False) -> None:
     """Refuse anything but a number above 0 that float32 holds with room to spare."""
-    check_fields(
-        owner, names, check_number, 0, _LARGEST_FACTOR, inclusive="neither", optional=optional
-    )
+    check_fields(owner, names, check_number, 0, 1e9, inclusive="neither", optional=optional)
 
 
 def check_options(owner: object, name: str) -> None:

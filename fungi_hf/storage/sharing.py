@@ -23,8 +23,6 @@ from fungi_hf.storage.files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from huggingface_hub import HfApi
 
 
@@ -53,14 +51,14 @@ def push_folder(
     options: PushOptions,
     *,
     with_model: bool = False,
-    check: Callable[[set[str]], None] | None = None,
+    alone: bool = False,
 ) -> str:
     """Upload a folder's files in one commit.
 
     Our two files replace older ones. Any other file (a reference, `modules.json`, a card) is only
     added where the repository has none, so a model that lives there keeps its own; a folder
-    `with_model` is refused where the repository holds another. `check` gets the names of the files
-    that are there, and may refuse, too. Gives the address of the commit or pull request.
+    `with_model` is refused where the repository holds another, a config `alone` where it holds a
+    saved extractor. Gives the address of the commit or pull request.
 
     Raises:
         StorageError: If the repository cannot be written, or holds another model.
@@ -72,8 +70,9 @@ def push_folder(
     as_user: dict[str, Any] = {"private": options.private, "token": options.token}
     name = str(reach(lambda: api.create_repo(repo_id, exist_ok=True, **as_user), what).repo_id)
     there = set(reach(lambda: _files(api, name, options), what))
-    if check is not None:
-        check(there)
+    if alone and CONFIG_NAME in there:
+        hub = HubOptions(options.revision, options.token)
+        _refuse_extractor(find_file(repo_id, CONFIG_NAME, hub), repo_id)
     own_model = with_model and CONFIG_NAME in there
     if with_model and "config.json" in there and not own_model:
         raise StorageError(
@@ -135,15 +134,9 @@ def write_config(fields: dict[str, Any], folder: str | Path) -> None:
 
 def push_config(fields: dict[str, Any], repo_id: str, options: PushOptions) -> str:
     """Push a config's fields in one commit, unless the repository holds a saved extractor."""
-
-    def check(files: set[str]) -> None:
-        if CONFIG_NAME in files:
-            hub = HubOptions(options.revision, options.token)
-            _refuse_extractor(find_file(repo_id, CONFIG_NAME, hub), repo_id)
-
     with tempfile.TemporaryDirectory() as folder:
         write_config(fields, folder)
-        return push_folder(folder, repo_id, options, check=check)
+        return push_folder(folder, repo_id, options, alone=True)
 
 
 def _refuse_extractor(path: Path | None, place: str | Path) -> None:

@@ -7,6 +7,7 @@ input gives a leading axis of one: a nested list [1][F], or a tensor [1, F].
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,9 @@ from transformers import Pipeline
 from fungi_hf.checks import check_choice, check_flag, check_known
 from fungi_hf.errors import InputTypeError
 from fungi_hf.extraction.inputs import is_clip, warn_of
-from fungi_hf.integrations.transformers.folders import (
-    ModelByName,
-    build_extractor,
-    push_pipeline,
-    save_pipeline,
-)
+from fungi_hf.integrations.transformers.folders import ModelByName, build_extractor, save_pipeline
 from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.sharing import PushOptions
+from fungi_hf.storage.sharing import PushOptions, push_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,11 +49,7 @@ class _Progress:
 
 
 class PipelineOutputs(list[Any]):
-    """The outputs of the usable inputs under `on_error="skip"`.
-
-    Attributes:
-        failures: Index, source and reason of each input that was left out.
-    """
+    """The outputs of the usable inputs under `on_error="skip"`, and which were left out, why."""
 
     def __init__(self, outputs: list[Any], failures: tuple[Failure, ...]) -> None:
         super().__init__(outputs)
@@ -258,7 +250,9 @@ class FungiPipeline(Pipeline):
             StorageError: If the repository holds another model or cannot be written.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
-        return push_pipeline(self.extractor, repo_id, options, custom_code=custom_code)
+        with tempfile.TemporaryDirectory() as folder:
+            save_pipeline(self.extractor, folder, custom_code=custom_code)
+            return push_folder(folder, repo_id, options, with_model=True)
 
 
 class _Lazy(Iterator[Any]):

@@ -1,13 +1,17 @@
-"""From a name, a folder or a model to what an extractor is made of, fitted state included.
+"""Extractors in folders and repositories: config, encoder's name, fitted state, digests.
 
-Invariant: whatever is wrong with a saved folder is an error before anything of it is used.
+Invariant: a model's own files are never overwritten; whatever is wrong with a saved folder is an
+error before anything of it is used.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import torch
 
@@ -15,27 +19,129 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError, StateError
 from fungi_hf.extraction.state import FittedState
+from fungi_hf.hub.card import Subject, render_card
 from fungi_hf.storage.digests import json_digest
 from fungi_hf.storage.files import (
     CONFIG_NAME,
+    FORMAT,
     STATE_NAME,
     find_file,
     is_reference,
     read_document,
     read_tensors,
+    reference_text,
+    replace_file,
+    write_folder,
 )
+from fungi_hf.storage.sharing import push_folder
 from fungi_hf.tuning.report import TUNING_NAME, TuningReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.encoders.loading import Source
+    from fungi_hf.hub.card import Result
     from fungi_hf.storage.files import HubOptions
+    from fungi_hf.storage.sharing import PushOptions
 
-_RESOLVED: Final = ("target_layer", "pooling", "max_length")
+_MODULE: Final = "fungi_hf.integrations.sentence_transformers.FungiModule"
+
+
+class _Savable(Protocol):
+    """What is saved of an extractor."""
+
+    encoder: Encoder
+    config: FungiConfig
+    source: Source
+    tuning: TuningReport | None
+
+    @property
+    def state(self) -> FittedState: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def layout(self) -> dict[str, slice]: ...
+    def digests(self) -> dict[str, str]: ...
+
+
+def save(
+    extractor: _Savable, folder: str | Path, *, with_model: bool = False, public: bool = False
+) -> None:
+    """Write an extractor; its model is not copied, and a model's files there are not touched.
+
+    In a folder `with_model` no reference to another one is written; in a `public` one, for a
+    repository, a local folder's name is left out.
+    """
+    name, encoder = extractor.source.name, extractor.encoder
+    if name and Path(name).is_dir():
+        name = "" if public else str(Path(name).resolve())
+    fields = extractor.config.to_dict()
+    document = {
+        "format": FORMAT,
+        "config": fields,
+        "encoder": {"name": name, "revision": extractor.source.revision},
+        "resolved": resolved(encoder),
+        "digests": {
+            **extractor.digests(),
+            "config": json_digest(fields),
+            "state": extractor.state.digest(),
+            "encoder": encoder_digest(encoder),
+        },
+        "fingerprint": extractor.fingerprint,
+        "layout": {name: [part.start, part.stop] for name, part in extractor.layout.items()},
+    }
+    modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
+    extras = {"modules.json": json.dumps(modules, indent=2) + "\n"}
+    if not with_model:
+        extras["config.json"] = reference_text(name)
+    write_folder(folder, document, extractor.state.to_tensors(), extras)
+    report = Path(folder) / TUNING_NAME
+    if extractor.tuning is not None:
+        replace_file(report, extractor.tuning.to_json().encode())
+    elif report.exists():  # another extractor's
+        report.unlink()
+
+
+def resolved(encoder: Encoder) -> dict[str, Any]:
+    """Give layer, pooling and length as they were found, as fields of a config."""
+    return {
+        "target_layer": encoder.layer_path,
+        "pooling": encoder.pooling,
+        "max_length": encoder.max_length,
+    }
+
+
+def card(extractor: _Savable, results: Iterable[Result], place: str) -> str:
+    """Render an extractor's model card; see `FungiExtractor.make_card`."""
+    name, encoder = extractor.source.name, extractor.encoder
+    base = "" if Path(name).is_dir() else name
+    subject = Subject(
+        title=place.rpartition("/")[2] or f"FUNGI features of {base or 'a local encoder'}",
+        config=extractor.config,
+        base_model=base,
+        place=place,
+        modality=encoder.modality,
+        target_layer=encoder.layer_path,
+        pooling=encoder.pooling,
+        fingerprint=extractor.fingerprint,
+    )
+    return render_card(subject, results)
+
+
+def push(extractor: _Savable, repo_id: str, options: PushOptions) -> str:
+    """Push what `save` writes, and a card, in one commit, and give its address."""
+    if not extractor.source.name or Path(extractor.source.name).is_dir():
+        warnings.warn(
+            "the encoder is no repository of the Hub: whoever loads this must pass model=",
+            stacklevel=3,
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        save(extractor, folder, public=True)
+        (Path(folder) / "README.md").write_text(card(extractor, (), repo_id), "utf-8")
+        return push_folder(folder, repo_id, options)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +165,7 @@ class SavedExtractor:
             if not isinstance(document.get(key) or {}, dict):
                 raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")
         for key in document.get("resolved") or {}:
-            if key not in _RESOLVED:
+            if key not in ("target_layer", "pooling", "max_length"):
                 raise StateError(f"{path}: 'resolved' has an unknown field {key!r}")
         if path.parent.parent.name == "snapshots":
             # A repository may move on between two files: the rest is read from the same commit.
@@ -132,8 +238,8 @@ class Loaded(NamedTuple):
     """What an extractor is made of; without `saved`, a bare model's, there is no fitted state."""
 
     encoder: Encoder
-    config: FungiConfig
     source: Source
+    config: FungiConfig
     saved: SavedExtractor | None = None
 
 
@@ -174,10 +280,8 @@ def load(
             where, hub = saved.encoder(model)
             # Layer, pooling and length as they were found when it was saved.
             config = saved.config.replace(**(saved.document.get("resolved") or {}))
-            encoder, source = load_encoder(
-                where, config, processor=processor, device=device, hub=hub
-            )
-            return Loaded(encoder, saved.config, source, saved)
+            encoder = load_encoder(where, config, processor=processor, device=device, hub=hub)
+            return Loaded(*encoder, saved.config, saved)
     if model is not None:
         raise ConfigError(
             f"model= is for saved extractors; there is no {CONFIG_NAME} in {str(model_or_folder)!r}"
@@ -187,7 +291,5 @@ def load(
         if isinstance(model_or_folder, torch.nn.Module):
             dtype = str(next(model_or_folder.parameters()).dtype).removeprefix("torch.")
             config = config.replace(dtype=dtype)
-    encoder, source = load_encoder(
-        model_or_folder, config, processor=processor, device=device, hub=hub
-    )
-    return Loaded(encoder, config, source)
+    encoder = load_encoder(model_or_folder, config, processor=processor, device=device, hub=hub)
+    return Loaded(*encoder, config)
