@@ -23,8 +23,7 @@ from fungi_hf.checks import (
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
 from fungi_hf.specs.paper import PAPER
-from fungi_hf.storage.digests import json_digest
-from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.files import HubOptions, json_digest
 from fungi_hf.storage.sharing import PushOptions, push_config, read_config, write_config
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class FungiConfig:
     """The choices that decide a feature vector, apart from the encoder's weights.
+
+    A value that is not allowed, alone or beside the others, is a ConfigError.
 
     Attributes:
         objectives: Gradient blocks in order: names ("kl", "simclr", "activation", a registered
@@ -121,11 +122,6 @@ class FungiConfig:
     version: int = field(default=CONFIG_VERSION)
 
     def __post_init__(self) -> None:
-        """Normalise shorthand and check every field against the others.
-
-        Raises:
-            ConfigError: If a field is not allowed.
-        """
         given: Any = self.objectives
         if not isinstance(given, (tuple, list)):
             raise ConfigError(f"objectives must be a tuple of names or specs; got {given!r}")

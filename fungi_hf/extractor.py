@@ -48,7 +48,10 @@ _OF_ENCODER = ("pooling", "target_layer", "max_length", *_AUDIO)
 
 
 class FungiExtractor:
-    """Extracts FUNGI features with one encoder and one config.
+    """Extracts FUNGI features with one encoder and one config, by default the default config.
+
+    An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its
+    source is written into saved folders. Nothing is encoded at construction.
 
     Attributes:
         budget: Limits of batches and groups; they change speed and memory, not features.
@@ -64,15 +67,6 @@ class FungiExtractor:
     def __init__(
         self, encoder: Encoder, config: FungiConfig | None = None, *, source: Source | None = None
     ) -> None:
-        """Build heads, sketch and views; nothing is encoded yet.
-
-        The encoder conforms to `fungi_hf.encoders.base.Encoder`; its source is written into saved
-        folders. No config is the default config.
-
-        Raises:
-            EncoderError: If `encoder` is a bare model, or lacks members of an encoder.
-            ConfigError: If `config` is no config.
-        """
         if not hasattr(encoder, "layer_path"):
             raise EncoderError(
                 f"FungiExtractor takes an encoder; got {type(encoder).__name__}: use "

@@ -24,7 +24,7 @@ class Result:
     """One measured number.
 
     Attributes:
-        dataset: Name of the data, e.g. "Banking-77".
+        dataset: Name of the data, e.g. "Banking-77"; its split and licence are below.
         dataset_id: Its identifier on the Hub; the name in lower case if empty.
         metric: E.g. "accuracy".
         value: The number with the features of this config, in [0, 1] or a percentage.
@@ -32,8 +32,6 @@ class Result:
         protocol: How it was measured, e.g. "20-NN, full training set".
         seeds: Of the draws behind the number; empty where nothing is drawn.
         task: Task type of the Hub.
-        split: Of the data.
-        licence: Of the data.
     """
 
     dataset: str
@@ -69,15 +67,11 @@ class Subject:
     """What a card is about.
 
     Attributes:
-        title: Heading.
-        config: What is computed.
         base_model: Repository of the encoder; empty for a local one.
         place: What the snippet loads: a repository or folder; empty takes the base model with
             the config.
         modality: "text", "audio" or "vision".
-        target_layer: As it was found.
-        pooling: As it was found.
-        fingerprint: Of the extractor.
+        target_layer, pooling: As they were found.
         licence: Of the weights; empty where unknown.
     """
 

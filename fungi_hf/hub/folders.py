@@ -20,13 +20,13 @@ from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError, StateError
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.hub.card import Subject, render_card
-from fungi_hf.storage.digests import json_digest
 from fungi_hf.storage.files import (
     CONFIG_NAME,
     FORMAT,
     STATE_NAME,
     find_file,
     is_reference,
+    json_digest,
     read_document,
     read_tensors,
     reference_text,
@@ -84,12 +84,7 @@ def save(
         "config": fields,
         "encoder": {"name": name, "revision": extractor.source.revision},
         "resolved": resolved(encoder),
-        "digests": {
-            **extractor.digests(),
-            "config": json_digest(fields),
-            "state": extractor.state.digest(),
-            "encoder": encoder_digest(encoder),
-        },
+        "digests": _digests(extractor.digests(), fields, extractor.state, encoder),
         "fingerprint": extractor.fingerprint,
         "layout": {name: [part.start, part.stop] for name, part in extractor.layout.items()},
     }
@@ -112,6 +107,13 @@ def resolved(encoder: Encoder) -> dict[str, Any]:
         "pooling": encoder.pooling,
         "max_length": encoder.max_length,
     }
+
+
+def _digests(
+    drawn: Mapping[str, str], fields: dict[str, Any], state: FittedState, encoder: Encoder
+) -> dict[str, str]:
+    known = {"config": json_digest(fields), "state": state.digest()}
+    return {**drawn, **known, "encoder": encoder_digest(encoder)}
 
 
 def card(extractor: _Savable, results: Iterable[Result], place: str) -> str:
@@ -145,8 +147,11 @@ def push(extractor: _Savable, repo_id: str, options: PushOptions) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SavedExtractor:
-    """A folder or repository that `save_pretrained` wrote, and its `fungi_config.json`, checked."""
+class _SavedExtractor:
+    """A folder or repository that `save_pretrained` wrote, and its `fungi_config.json`, checked.
+
+    Whatever is wrong with it is a StateError.
+    """
 
     place: str | Path
     hub: HubOptions
@@ -154,12 +159,7 @@ class SavedExtractor:
     document: Mapping[str, Any]
 
     @classmethod
-    def read(cls, place: str | Path, path: Path, hub: HubOptions) -> SavedExtractor:
-        """Read and check `fungi_config.json`.
-
-        Raises:
-            StateError: If a field has the wrong type.
-        """
+    def read(cls, place: str | Path, path: Path, hub: HubOptions) -> _SavedExtractor:
         document = read_document(path)
         for key in ("encoder", "resolved", "digests"):
             if not isinstance(document.get(key) or {}, dict):
@@ -175,11 +175,7 @@ class SavedExtractor:
     def encoder(
         self, given: str | Path | nn.Module | None
     ) -> tuple[str | Path | nn.Module, HubOptions]:
-        """Say which encoder to load and how to reach it.
-
-        Raises:
-            StateError: If the folder does not name one, or names something outside of the Hub.
-        """
+        # Which encoder to load and how to reach it.
         if given is not None:
             return given, dataclasses.replace(self.hub, revision=None)
         beside = find_file(self.place, "config.json", self.hub)
@@ -205,24 +201,13 @@ class SavedExtractor:
     def fitted(
         self, encoder: Encoder, digests: Mapping[str, str]
     ) -> tuple[FittedState, TuningReport | None]:
-        """Read the fitted state and, where there is one, how the config was chosen.
-
-        The digests are those of every random object that was drawn here.
-
-        Raises:
-            StateError: Naming the first digest that is another here than there.
-        """
+        # The fitted state and how the config was chosen; the digests are those drawn here.
         state_path = find_file(self.place, STATE_NAME, self.hub)
         state = FittedState.from_tensors({} if state_path is None else read_tensors(state_path))
         stored = self.document.get("digests") or {}
         if "state" not in stored and state_path is not None:
             raise StateError(f"{str(self.place)!r} holds fitted state without its digest")
-        here = {
-            **digests,
-            "config": json_digest(self.document["config"]),
-            "state": state.digest(),
-            "encoder": encoder_digest(encoder),
-        }
+        here = _digests(digests, self.document["config"], state, encoder)
         for name, digest in stored.items():
             if here.get(name) != digest:
                 raise StateError(
@@ -234,13 +219,13 @@ class SavedExtractor:
         return state, None if report is None else TuningReport.read(report)
 
 
-class Loaded(NamedTuple):
+class _Loaded(NamedTuple):
     """What an extractor is made of; without `saved`, a bare model's, there is no fitted state."""
 
     encoder: Encoder
     source: Source
     config: FungiConfig
-    saved: SavedExtractor | None = None
+    saved: _SavedExtractor | None = None
 
 
 def load(
@@ -251,7 +236,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     model: str | Path | nn.Module | None = None,
-) -> Loaded:
+) -> _Loaded:
     """Load an encoder, or the encoder and config of a saved extractor.
 
     The arguments are those of `FungiExtractor.from_pretrained`; `hub` is the way to a repository.
@@ -276,12 +261,12 @@ def load(
                     f"{str(model_or_folder)!r} brings its own config; pass config=None, or the "
                     "model's own name with your config"
                 )
-            saved = SavedExtractor.read(model_or_folder, found, hub)
+            saved = _SavedExtractor.read(model_or_folder, found, hub)
             where, hub = saved.encoder(model)
             # Layer, pooling and length as they were found when it was saved.
             config = saved.config.replace(**(saved.document.get("resolved") or {}))
             encoder = load_encoder(where, config, processor=processor, device=device, hub=hub)
-            return Loaded(*encoder, saved.config, saved)
+            return _Loaded(*encoder, saved.config, saved)
     if model is not None:
         raise ConfigError(
             f"model= is for saved extractors; there is no {CONFIG_NAME} in {str(model_or_folder)!r}"
@@ -292,4 +277,4 @@ def load(
             dtype = str(next(model_or_folder.parameters()).dtype).removeprefix("torch.")
             config = config.replace(dtype=dtype)
     encoder = load_encoder(model_or_folder, config, processor=processor, device=device, hub=hub)
-    return Loaded(*encoder, config)
+    return _Loaded(*encoder, config)

@@ -220,7 +220,7 @@ class LocalLLM(LLM):
     def _weights(self) -> str:
         """Give a digest of all weights; computed once, since they are not to change."""
         if self._digest is None:
-            from fungi_hf.storage.digests import tensor_digest
+            from fungi_hf.storage.files import tensor_digest
 
             self._digest = tensor_digest(self.model.state_dict())
         return self._digest

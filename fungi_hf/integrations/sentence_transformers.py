@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 class FungiModule(InputModule):
     """The one module of a `SentenceTransformer` that gives FUNGI features.
 
+    It wraps an extractor, or what `FungiExtractor.from_pretrained` loads with the config; one that
+    still needs `fit` is a NotFittedError, a config beside an extractor a ConfigError.
+
     Example:
         >>> from sentence_transformers import SentenceTransformer
         >>> model = SentenceTransformer(modules=[FungiModule("folder-or-hub-id")])
@@ -50,12 +53,6 @@ class FungiModule(InputModule):
     def __init__(
         self, extractor: FungiExtractor | str | Path, config: FungiConfig | None = None
     ) -> None:
-        """Wrap an extractor that needs no `fit`, or load what `from_pretrained` takes.
-
-        Raises:
-            ConfigError: If a config is given with an extractor.
-            NotFittedError: If the extractor still needs `fit`.
-        """
         super().__init__()
         if not isinstance(extractor, FungiExtractor):
             extractor = FungiExtractor.from_pretrained(extractor, config)

@@ -89,7 +89,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle parameters and fitted tensors; an encoder that has a name is not copied."""
+        # Parameters and fitted tensors; an encoder that has a name is not copied.
         state = dict(super().__getstate__())
         extractor: FungiExtractor | None = state.pop("extractor_", None)
         if extractor is not None:
@@ -98,11 +98,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the encoder again and give it the fitted tensors.
-
-        Raises:
-            StateError: If the encoder's weights are not those of the pickle.
-        """
+        # The encoder is loaded again; other weights than those of the pickle are a StateError.
         fitted = state.pop("_fitted", None)
         super().__setstate__(state)
         if fitted is None:

@@ -27,7 +27,7 @@ REGISTERED_OBJECTIVES: Final[dict[str, Callable[..., object]]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec:
-    """One objective's options.
+    """One objective's options; a field, or a kind, that is not allowed is a ConfigError.
 
     Configs know a `class MySpec(ObjectiveSpec, kind="mine", home="module:Class")` by its kind. A
     class variable of it answers for all its specs, a property for one.
@@ -58,11 +58,6 @@ class ObjectiveSpec:
     name: str = ""
 
     def __init_subclass__(cls, *, kind: str = "", home: str = "") -> None:
-        """Make the kind known.
-
-        Raises:
-            ConfigError: If another class has the kind.
-        """
         if not kind:  # a base of several specs
             return
         taken = OBJECTIVE_SPECS.get(kind, cls)
@@ -73,11 +68,6 @@ class ObjectiveSpec:
         OBJECTIVE_SPECS[kind] = cls
 
     def __post_init__(self) -> None:
-        """Fill in the name and check the fields.
-
-        Raises:
-            ConfigError: If a field is not allowed.
-        """
         if not self.name:
             object.__setattr__(self, "name", self.default_name())
         if not isinstance(self.name, str) or not self.name.replace("_", "").isalnum():

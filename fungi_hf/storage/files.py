@@ -1,11 +1,13 @@
 """The on-disk layout: `fungi_config.json` and `fungi_state.safetensors`, locally or on the Hub.
 
-JSON and safetensors only. Whatever is wrong with a folder is said before anything is used.
+JSON and safetensors only. Whatever is wrong with a folder is said before anything is used: the
+digests of tensors and JSON data that it holds are the same everywhere for the same values.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -292,3 +294,21 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Give a 16-digit digest of named tensors, independent of their order and device."""
+    import torch  # configs are digested without it
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def json_digest(data: Mapping[str, Any]) -> str:
+    """Give a 16-digit digest of plain data, independent of the order of keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
