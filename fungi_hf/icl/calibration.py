@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float64Array as Scores
 
 Calibration = Literal["contextual", "batch"]
-CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
+CONTENT_FREE: tuple[str, ...] = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 _LEAST = 1e-12
 
 
@@ -30,23 +30,16 @@ def probabilities(scores: npt.ArrayLike) -> Scores:
 
 
 def contextual(scores: npt.ArrayLike, content_free: npt.ArrayLike) -> Scores:
-    """Take out what the model says without content (Zhao et al. 2021).
+    """Take out what the model says without content: [n, C] -> [n, C] (Zhao et al. 2021).
 
     Formula: z_i(y) - ln p_cf(y), p_cf the mean over the content-free inputs of their softmax,
-    clipped at 1e-12.
-
-    Args:
-        scores: [n, C].
-        content_free: [n, M, C] scores of M content-free inputs with each query's own
-            demonstrations, or [M, C] if one set serves all queries.
-
-    Returns:
-        [n, C].
+    clipped at 1e-12. `content_free` is [n, M, C], M inputs with each query's own demonstrations,
+    or [M, C] if one set serves all queries.
 
     Raises:
         ShapeError: If the shapes do not fit.
     """
-    checked, free = _matrix(scores, "scores"), _checked(content_free, "content_free")
+    checked, free = _checked(scores, "scores", 2), _checked(content_free, "content_free")
     outer = free.shape[:-2] in ((), checked.shape[:1]) and free.ndim > 1  # one set, or one a row
     if not outer or free.shape[-1] != checked.shape[1] or not free.shape[-2]:
         raise ShapeError(
@@ -58,37 +51,23 @@ def contextual(scores: npt.ArrayLike, content_free: npt.ArrayLike) -> Scores:
 
 
 def batch(scores: npt.ArrayLike, reference: npt.ArrayLike | None = None) -> Scores:
-    """Take out the mean prediction over many texts (Zhou et al. 2024).
+    """Take out the mean prediction over many texts: [n, C] -> [n, C] (Zhou et al. 2024).
 
-    Formula: z_i(y) - ln mean_j p_j(y), the mean clipped at 1e-12.
-
-    Args:
-        scores: [n, C].
-        reference: [R, C] scores of the texts that the mean is taken over, e.g. of training texts
-            with leave-one-out prompts; None takes the scores themselves (transductive).
-
-    Returns:
-        [n, C].
+    Formula: z_i(y) - ln mean_j p_j(y), the mean clipped at 1e-12 and taken over `reference` [R, C],
+    e.g. of training texts with leave-one-out prompts; None takes the scores (transductive).
 
     Raises:
         ShapeError: If the numbers of labels differ.
     """
-    checked = _matrix(scores, "scores")
-    basis = checked if reference is None else _matrix(reference, "reference")
+    checked = _checked(scores, "scores", 2)
+    basis = checked if reference is None else _checked(reference, "reference", 2)
     if basis.shape[1] != checked.shape[1]:
         raise ShapeError(f"reference has shape {basis.shape}, scores {checked.shape}")
     prior = probabilities(basis).mean(axis=0)
     return np.asarray(checked - np.log(np.maximum(prior, _LEAST)))
 
 
-def _matrix(scores: npt.ArrayLike, name: str) -> Scores:
-    checked = _checked(scores, name)
-    if checked.ndim != 2:
-        raise ShapeError(f"{name} have shape {checked.shape}; [n, C] is needed")
-    return checked
-
-
-def _checked(scores: npt.ArrayLike | None, name: str) -> Scores:
+def _checked(scores: npt.ArrayLike | None, name: str, n_axes: int | None = None) -> Scores:
     # An array of log scores: -inf is a score, NaN and +inf are not.
     origin = "label scores come from LocalLLM(output='score'), or from a server with top_logprobs"
     if scores is None:
@@ -99,6 +78,8 @@ def _checked(scores: npt.ArrayLike | None, name: str) -> Scores:
         raise InputTypeError(f"{name} are not numbers for every label; {origin}") from None
     if array.ndim < 1 or not array.size:
         raise ShapeError(f"{name} have shape {array.shape}; at least one row and label are needed")
+    if n_axes is not None and array.ndim != n_axes:
+        raise ShapeError(f"{name} have shape {array.shape}; [n, C] is needed")
     if np.isnan(array).any() or (array == np.inf).any():
         raise InputError(f"{name} hold NaN or +Inf; log scores are finite or -Inf")
     if (array == -np.inf).all(axis=-1).any():

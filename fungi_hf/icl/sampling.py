@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
 from fungi_hf.icl.cache import CACHE_VERSION
-from fungi_hf.icl.reply import LABEL_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,21 +18,16 @@ if TYPE_CHECKING:
 TokenParam = Literal["max_completion_tokens", "max_tokens"]
 OutputMode: TypeAlias = Literal["enum", "text", "json"]
 
-_OWN_FIELDS = frozenset(
-    {
-        "model", "messages", "response_format", "temperature", "max_tokens", "seed", "stream",
-        "max_completion_tokens", "logprobs", "top_logprobs", "n",
-    }
-)  # fmt: skip
-_MAX_ENUM_VALUES = 1000  # limits of strict schemas, as documented
-_LONG_ENUM = 250
-_MAX_LONG_ENUM_CHARACTERS = 15_000
+_OWN_FIELDS = {"model", "messages", "response_format", "stream", "n", *get_args(TokenParam)}
+_OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
-    """Say whether an enum of these strings stays within the documented schema limits."""
-    is_short = len(values) <= _LONG_ENUM or sum(map(len, values)) <= _MAX_LONG_ENUM_CHARACTERS
-    return is_short and len(values) <= _MAX_ENUM_VALUES
+    """Say whether an enum stays within the documented limits of strict schemas.
+
+    They are 1000 values, and 15,000 characters together where there are more than 250.
+    """
+    return len(values) <= 250 or (len(values) <= 1000 and sum(map(len, values)) <= 15_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +81,7 @@ class Sampling:
 
 
 def request_key(parts: Mapping[str, object]) -> str:
-    """Give the sha256 of the canonical JSON of everything that an answer depends on.
-
-    Args:
-        parts: JSON values only: strings, finite numbers, booleans, None, lists, objects.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Give the sha256 in hexadecimal of the canonical JSON of all that an answer depends on."""
     versioned = {"cache_version": CACHE_VERSION, **parts}
     words = json.dumps(
         versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -103,20 +90,15 @@ def request_key(parts: Mapping[str, object]) -> str:
 
 
 def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:
-    """Give the `response_format` of a request: a strict schema, any JSON object, or None.
-
-    Args:
-        output: The output mode.
-        surfaces: The labels as they are to be spelled, in id order.
-    """
+    """Give the `response_format` of a request: a strict schema, any JSON object, or None."""
     if output == "text":
         return None
     if output == "json":
         return {"type": "json_object"}
     schema = {
         "type": "object",
-        "properties": {LABEL_KEY: {"type": "string", "enum": list(surfaces)}},
-        "required": [LABEL_KEY],
+        "properties": {"label": {"type": "string", "enum": list(surfaces)}},
+        "required": ["label"],
         "additionalProperties": False,
     }
     inner = {"name": "answer", "strict": True, "schema": schema}
@@ -126,16 +108,10 @@ def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, An
 def first_token_scores(
     top: Sequence[Mapping[str, Any]], surfaces: Sequence[str]
 ) -> tuple[float, ...] | None:
-    """Read one log probability per label from the alternatives of an answer's first token.
+    """Read [C] log probabilities of labels from the alternatives of an answer's first token.
 
-    Args:
-        top: Alternatives with "token" and "logprob".
-        surfaces: The labels in id order.
-
-    Returns:
-        [C] log probabilities; a label that is not among the alternatives gets the smallest one
-        listed, which bounds its own from above. None if an alternative fits several labels, or
-        none fits any.
+    A label that is not among them gets the smallest one listed, which bounds its own from above.
+    None if an alternative fits several labels, or none fits any.
     """
     scores: dict[int, float] = {}
     listed = []

@@ -11,26 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from transformers import DynamicCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from fungi_hf.types import Float64Array
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One prompt with every label after it, as tokens.
+    """One prompt with every label after it, as tokens."""
 
-    Attributes:
-        prefix: Tokens that all labels' sequences share, at least one.
-        suffixes: [C] the rest of each sequence, end token included; none is empty.
-    """
-
-    prefix: tuple[int, ...]
-    suffixes: tuple[tuple[int, ...], ...]
+    prefix: tuple[int, ...]  # what all labels' sequences share, at least one token
+    suffixes: tuple[tuple[int, ...], ...]  # [C] the rest, end token included; none is empty
 
     @property
     def longest(self) -> int:
@@ -61,8 +56,6 @@ def _forward(
     model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any = None, keep: int = 0
 ) -> Any:
     """Run the model on new tokens [B, S] after what the cache holds; mask is [B, P + S]."""
-    import torch
-
     options: dict[str, Any] = {"use_cache": keep == 1 or cache is not None}
     past, accepted = mask.shape[1] - tokens.shape[1], inspect.signature(model.forward).parameters
     if "position_ids" in accepted:
@@ -75,18 +68,16 @@ def _forward(
     return model(input_ids=tokens, attention_mask=mask, **options)
 
 
-def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Give the log probability of each target: [B, S, V], [B, S] -> [B, S] float64."""
-    import torch
-
+def _sequence_scores(
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Add the log probabilities of the targets: [B, S, V], [B, S], [B, S] -> [B] float64."""
     wanted = logits.gather(-1, targets[..., None])[..., 0].double()  # [B, S]
-    return wanted - torch.logsumexp(logits.double(), dim=-1)
+    return ((wanted - torch.logsumexp(logits.double(), dim=-1)) * mask).sum(dim=1)
 
 
 def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad on the right: tokens and mask, both [B, S]."""
-    import torch
-
     width = max(map(len, rows))
     tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
@@ -94,22 +85,12 @@ def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, t
 
 
 def shared_prefix_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64Array:
-    """Give log p(label | prompt), summed over the label's tokens, for every label.
+    """Give [C] log p(label | prompt) in nats, summed over the label's tokens.
 
     One forward pass over the prefix, its key-value cache repeated per label, one padded pass over
-    the suffixes (several if they exceed the batch size).
-
-    Args:
-        model: A causal model in evaluation mode.
-        encoded: The tokens; the prefix must not be empty.
-        max_batch_tokens: Most cached and new tokens in one pass.
-
-    Returns:
-        [C] natural logarithms.
+    the suffixes (several if cached and new tokens exceed `max_batch_tokens`). The model is in
+    evaluation mode.
     """
-    import torch
-    from transformers import DynamicCache
-
     with torch.no_grad():
         prefix = torch.tensor([encoded.prefix], device=model.device)  # [1, P]
         start = _forward(model, prefix, torch.ones_like(prefix), keep=1)
@@ -122,8 +103,7 @@ def shared_prefix_scores(model: Any, encoded: Encoded, max_batch_tokens: int) ->
         scores = []
         for begin in chunks:
             rows = encoded.suffixes[begin : begin + at_once]
-            is_last = begin == chunks[-1]
-            own = cache if is_last else copy.deepcopy(cache)
+            own = cache if begin == chunks[-1] else copy.deepcopy(cache)
             scores.append(_suffix_scores(model, rows, own, len(encoded.prefix), first))
         return np.concatenate(scores)
 
@@ -131,8 +111,6 @@ def shared_prefix_scores(model: Any, encoded: Encoded, max_batch_tokens: int) ->
 def _suffix_scores(
     model: Any, rows: Sequence[Sequence[int]], cache: Any, n_prefix: int, first: torch.Tensor
 ) -> Float64Array:
-    import torch
-
     tokens, mask = _padded(rows, first.device)  # [C, S]
     scores = first[tokens[:, 0]]  # the prefix's last position predicts the first token
     if tokens.shape[1] > 1:
@@ -140,15 +118,12 @@ def _suffix_scores(
         before = torch.ones(len(rows), n_prefix, dtype=mask.dtype, device=mask.device)
         seen = torch.cat([before, mask[:, :-1]], dim=1)  # [C, P + S - 1]
         logits = _forward(model, tokens[:, :-1], seen, cache).logits  # [C, S - 1, V]
-        later = _token_scores(logits, tokens[:, 1:]) * mask[:, 1:]
-        scores = scores + later.sum(dim=1)
+        scores = scores + _sequence_scores(logits, tokens[:, 1:], mask[:, 1:])
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)
 
 
 def naive_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64Array:
     """Give the same as `shared_prefix_scores` by full forward passes over every sequence."""
-    import torch
-
     at_once, n_prefix = max(1, max_batch_tokens // encoded.longest), len(encoded.prefix)
     scores = []
     with torch.no_grad():
@@ -156,24 +131,19 @@ def naive_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64
             rows = [encoded.prefix + s for s in encoded.suffixes[begin : begin + at_once]]
             tokens, mask = _padded(rows, model.device)  # [C, P + S]
             logits = _forward(model, tokens, mask).logits[:, n_prefix - 1 : -1]
-            later = _token_scores(logits, tokens[:, n_prefix:]) * mask[:, n_prefix:]
-            scores.append(later.sum(dim=1).cpu().numpy())
+            later = _sequence_scores(logits, tokens[:, n_prefix:], mask[:, n_prefix:])
+            scores.append(later.cpu().numpy())
     return np.concatenate(scores).astype(np.float64)
 
 
 def constrained_choice(model: Any, encoded: Encoded) -> int:
-    """Decode greedily through the tree of the labels' tokens.
-
-    Returns:
-        The label whose tokens were chosen: always one of them, whatever the model prefers.
-    """
-    import torch
-
+    """Give the label that greedy decoding through the tree of the labels' tokens ends in."""
     alive, depth = list(range(len(encoded.suffixes))), 0
     fresh, cache, n_seen = list(encoded.prefix), None, 0
     with torch.no_grad():
         while True:
             options = sorted({encoded.suffixes[label][depth] for label in alive})
+            chosen = options[0]
             if len(options) > 1:
                 tokens = torch.tensor([fresh], device=model.device)
                 n_seen += len(fresh)
@@ -182,8 +152,6 @@ def constrained_choice(model: Any, encoded: Encoded) -> int:
                 cache, fresh = out.past_key_values, []
                 logits = out.logits[0, -1, torch.tensor(options, device=model.device)]
                 chosen = options[int(logits.argmax())]
-            else:
-                chosen = options[0]
             alive = [label for label in alive if encoded.suffixes[label][depth] == chosen]
             if len(alive) == 1:
                 return alive[0]

@@ -22,22 +22,16 @@ import openai
 
 from fungi_hf.errors import LLMAuthError, LLMError, RequestFailedError
 from fungi_hf.icl.limits import Gate
-from fungi_hf.icl.reply import read_usage
-from fungi_hf.icl.verdict import Failure, read_answer
+from fungi_hf.icl.reply import Failure, read_answer, read_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from fungi_hf.icl.limits import Limits, SlidingWindow
-    from fungi_hf.icl.reply import Reply
-    from fungi_hf.icl.verdict import Payload
+    from fungi_hf.icl.reply import Payload, Reply
 
     Send: TypeAlias = Callable[[Any], Awaitable[Any]]
 
-PATH = "/chat/completions"
-FIRST_ROWS = 10  # give up if the first 10 requests all fail to connect
-
-_HIDDEN = "[hidden]"
 _BROKEN = Failure(kind="retry", message="the connection broke before an answer")
 # httpx under openai 2.x, httpx2 under 3.x
 _HTTP: Any = importlib.import_module(
@@ -47,33 +41,22 @@ _HTTP: Any = importlib.import_module(
 
 @dataclass(slots=True)
 class Exchange:
-    """One request with all its attempts.
-
-    Attributes:
-        body: What is sent.
-        estimate: Tokens that an attempt is expected to take.
-        attempts: Attempts so far.
-        outcome: What the last one gave.
-    """
+    """One request with all its attempts."""
 
     body: bytes
-    estimate: int
+    estimate: int  # tokens that an attempt is expected to take
     attempts: int = 0
-    outcome: Payload | Failure = _BROKEN
+    outcome: Payload | Failure = _BROKEN  # of the last attempt
 
 
 _EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")  # of the request that the task sends
 
 
 class Transport:
-    """What belongs to one event loop: the HTTP client, the gate, the requests in flight.
+    """What belongs to one event loop: the HTTP client, the gate, the requests in flight by key.
 
-    Args:
-        base_url: A checked base URL.
-        api_key: The bearer key; it is sent and appears nowhere else.
-        limits: Attempts, timeout, waits and the clock.
-        window: The rates so far, also those of earlier event loops.
-        proxies: Obey the proxies that the environment names.
+    `api_key` is sent and appears nowhere else. `window` holds the rates of earlier event loops too.
+    `proxies` obeys the proxies that the environment names.
     """
 
     def __init__(
@@ -92,23 +75,13 @@ class Transport:
             http_client=_Client(self._attempt, trust_env=proxies),
         )
 
-    def start(self, key: str, work: Coroutine[None, None, Reply]) -> asyncio.Task[Reply]:
-        """Run the work as a task that all askers of the key share."""
-        task = self.loop.create_task(work)
-        self.in_flight[key] = task
-        task.add_done_callback(lambda _: self.in_flight.pop(key, None))
-        return task
-
     async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
         """Send until there is an answer, the row is settled, or the attempts are used up.
 
-        Args:
-            body: The request, JSON values only.
-            estimate: Tokens that the prompt and the answer may take.
+        `body` holds JSON values only; `estimate` is what prompt and answer may take in tokens.
 
         Returns:
-            The decoded completion, or a failure of kind "refused" or "overflow"; and the number of
-            attempts.
+            The decoded completion, or a failure of kind "refused" or "overflow"; and the attempts.
 
         Raises:
             LLMError: If the run has to stop.
@@ -122,13 +95,13 @@ class Transport:
         token = _EXCHANGE.set(exchange)
         try:
             with contextlib.suppress(openai.OpenAIError):  # the exchange holds the verdict
-                await self._client.post(PATH, cast_to=_HTTP.Response)
+                await self._client.post("/chat/completions", cast_to=_HTTP.Response)
         finally:
             _EXCHANGE.reset(token)
         outcome, attempts = exchange.outcome, exchange.attempts
         if not isinstance(outcome, Failure) or outcome.kind in ("refused", "overflow"):
             return outcome, attempts
-        message = outcome.message.replace(self._key, _HIDDEN)
+        message = outcome.message.replace(self._key, "[hidden]")
         if outcome.kind == "retry":
             raise RequestFailedError(message, attempts)
         raise LLMAuthError(message) if outcome.kind == "auth" else LLMError(message)
@@ -144,7 +117,9 @@ class Transport:
     async def _attempt(self, request: Any, send: Send) -> Any:
         """Make one attempt of the client's loop; give it the answer or the verdict."""
         exchange = _EXCHANGE.get()
-        request = _with_body(request, exchange.body)
+        headers = [pair for pair in request.headers.multi_items() if pair[0] != "content-length"]
+        options = {"headers": headers, "content": exchange.body, "extensions": request.extensions}
+        request = _HTTP.Request(request.method, request.url, **options)
         exchange.attempts += 1
         ticket = await self._gate.enter(exchange.estimate)
         used = exchange.estimate
@@ -171,32 +146,22 @@ class Transport:
         except TimeoutError:
             return None, Failure(kind="retry", message=f"no answer within {seconds:g} s")
         except _HTTP.HTTPError as error:
-            return None, Failure(
-                kind="retry",
-                message=f"no answer from the server ({type(error).__name__}: {error})",
-                unreachable=isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout)),
-            )
-        return response, read_answer(
-            response.status_code, response.headers, response.content, self._limits
-        )
+            message = f"no answer from the server ({type(error).__name__}: {error})"
+            unreachable = isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout))
+            return None, Failure(kind="retry", message=message, unreachable=unreachable)
+        status, headers = response.status_code, response.headers
+        return response, read_answer(status, headers, response.content, self._limits)
 
     def _checked(self, outcome: Payload | Failure, attempt: int) -> Payload | Failure:
-        """Give the outcome; a fatal one in its place if the first rows reach nobody."""
+        """Give the outcome; a fatal one in its place if the first 10 rows reach nobody."""
         if not isinstance(outcome, Failure) or not outcome.unreachable:
             self._reached = True
         elif not self._reached:
             self._unreachable += attempt == 1
-            if self._unreachable >= FIRST_ROWS:
+            if self._unreachable >= 10:
                 message = f"the first {self._unreachable} requests could not connect"
                 return Failure(kind="fatal", message=f"{message}: {outcome.message}")
         return outcome
-
-
-def _with_body(request: Any, body: bytes) -> Any:
-    headers = [pair for pair in request.headers.multi_items() if pair[0] != "content-length"]
-    return _HTTP.Request(
-        request.method, request.url, headers=headers, content=body, extensions=request.extensions
-    )
 
 
 class _Client(openai.DefaultAsyncHttpxClient):

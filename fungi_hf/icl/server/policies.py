@@ -1,7 +1,6 @@
 """Answers of the loopback server, made from the demonstrations that it reads out of a prompt.
 
-Reading the prompt back is the point: an answer is right only if formatting, order, transport and
-parsing all were.
+So an answer is right only if formatting, order, transport and parsing all were.
 """
 
 from __future__ import annotations
@@ -34,21 +33,13 @@ class FakeReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """The demonstrations of one prompt as the model sees them, first to last.
+    """The demonstrations of one prompt as the model sees them, first to last."""
 
-    Attributes:
-        demos: (text, label) pairs in prompt order; an audio demonstration has the text "".
-        query: The text that is to be classified.
-        enum: The labels that the response schema allows; empty without a schema.
-        system: The system message, which may list the labels.
-        json_key: The key of a JSON answer; None if answers are plain.
-    """
-
-    demos: tuple[tuple[str, str], ...]
+    demos: tuple[tuple[str, str], ...]  # (text, label); an audio demonstration has the text ""
     query: str
-    enum: tuple[str, ...]
-    system: str
-    json_key: str | None
+    enum: tuple[str, ...]  # the labels that the response schema allows, if there is one
+    system: str  # the system message, which may list the labels
+    json_key: str | None  # the key of a JSON answer; None if answers are plain
 
     @property
     def labels(self) -> list[str]:
@@ -76,8 +67,7 @@ def read_prompt(body: Json) -> Shown:
     messages = body["messages"]
     system = "\n".join(message_text(m) for m in messages if m["role"] in ("system", "developer"))
     turns = [m for m in messages if m["role"] in ("user", "assistant")]
-    pairs: list[tuple[str, str]] = []
-    query = message_text(turns[-1]) if turns else ""
+    pairs, query = [], message_text(turns[-1]) if turns else ""
     if any(m["role"] == "assistant" for m in turns):
         for asked, answered in itertools.pairwise(turns):
             if answered["role"] == "assistant":
@@ -85,15 +75,11 @@ def read_prompt(body: Json) -> Shown:
     else:
         system = system or query.partition("Text: ")[0]
         pairs, query = _read_lines(query)
-    keys = {key for key in (_answer(label)[1] for _, label in pairs) if key}
+    answers = [_answer(label) for _, label in pairs]
+    demos = tuple((text, label) for (text, _), (label, _) in zip(pairs, answers, strict=True))
     enum, key = _read_schema(body)
-    return Shown(
-        demos=tuple((text, _answer(label)[0]) for text, label in pairs),
-        query=query,
-        enum=enum,
-        system=system,
-        json_key=key or (keys.pop() if keys else None),
-    )
+    key = key or next((key for _, key in answers if key), None)
+    return Shown(demos=demos, query=query, enum=enum, system=system, json_key=key)
 
 
 def _read_lines(block: str) -> tuple[list[tuple[str, str]], str]:
@@ -154,7 +140,7 @@ def _first_label(shown: Shown) -> str | None:
     return next(iter([*shown.enum, *sorted(set(shown.labels), key=shown.place)]), None)
 
 
-VOTES: dict[str, Callable[[Shown], str | None]] = {
+_VOTES: dict[str, Callable[[Shown], str | None]] = {
     "majority": _majority,
     "nearest": lambda shown: next(reversed(shown.labels), None),
     "reciprocal_rank": _reciprocal_rank,
@@ -167,7 +153,7 @@ _SILENCE = {
     "empty": FakeReply(content=""),
     "refusal": FakeReply(refusal="I cannot help with that."),
 }
-POLICIES = (*VOTES, "lookup", *_SILENCE)
+POLICIES = (*_VOTES, "lookup", *_SILENCE)
 
 
 def answers_of(
@@ -175,11 +161,8 @@ def answers_of(
 ) -> Callable[[Json], str | FakeReply]:
     """Give the function from a checked request to its answer, in the form that it asks for.
 
-    Args:
-        policy: A name of `POLICIES`, a list of answers that are given one after the other, or a
-            function from the request's body to an answer.
-        table: Text -> label, for the policy "lookup": the table's label if it is shown, else the
-            majority.
+    "lookup" gives the label of the query in `table` (text -> label) if it is shown, else the
+    majority.
 
     Raises:
         ConfigError: If the policy is unknown, or "lookup" has no table.
@@ -205,12 +188,11 @@ def answers_of(
 def _by_name(name: str, shown: Shown, table: Mapping[str, str]) -> FakeReply:
     label = table.get(shown.query)
     if name != "lookup" or label not in shown.labels:
-        label = VOTES["majority" if name == "lookup" else name](shown)
+        label = _VOTES["majority" if name == "lookup" else name](shown)
     if label is None:  # nothing is shown: a constrained model still has to choose
         label = shown.enum[0] if shown.enum else "no demonstrations were shown"
-    content = label
-    if shown.json_key is not None:
-        content = json.dumps({shown.json_key: label}, ensure_ascii=False)
+    key = shown.json_key
+    content = label if key is None else json.dumps({key: label}, ensure_ascii=False)
     if name == "length":
         return FakeReply(content=content[: len(content) // 2], finish_reason="length")
     # Shares of the labels shown, as of a model with one token per label.

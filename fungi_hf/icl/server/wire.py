@@ -1,13 +1,9 @@
-"""Refuse a chat-completion request as a strict server would, and build the bodies of its answers.
-
-Everything here works on decoded JSON and knows no socket, so that it is testable without a server.
-"""
+"""Refuse a chat-completion request as a strict server would; this knows JSON and no socket."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fungi_hf.icl.sampling import schema_fits
@@ -16,10 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Json: TypeAlias = dict[str, Any]
-CountTokens: TypeAlias = Callable[[str], int]
-
-TOKENS_PER_MESSAGE = 3
-TOKENS_PER_REQUEST = 3
 
 _ROLES = ("system", "developer", "user", "assistant")
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -50,8 +42,7 @@ def check_request(body: object) -> Json:
     """Give the body back if a strict server would accept it.
 
     Raises:
-        BadRequestError: For unknown fields, wrong types, bad messages, streaming, or a response
-            schema outside the rules of strict mode.
+        BadRequestError: For anything that such a server refuses.
     """
     if not isinstance(body, dict):
         raise BadRequestError("the body must be a JSON object")
@@ -65,10 +56,8 @@ def check_request(body: object) -> Json:
     _need(not body.get("stream"), "stream is not supported by this server")
     _need(body.get("n", 1) == 1, "n must be 1")
     top = body.get("top_logprobs")
-    _need(
-        top is None or (body.get("logprobs") and 0 <= top <= 20),
-        "top_logprobs must be between 0 and 20 and needs logprobs=true",
-    )
+    in_range = top is None or (body.get("logprobs") and 0 <= top <= 20)
+    _need(in_range, "top_logprobs must be between 0 and 20 and needs logprobs=true")
     _need(body["messages"], "messages must not be empty")
     for position, message in enumerate(body["messages"]):
         _check_message(f"messages[{position}]", message)
@@ -95,15 +84,11 @@ def _check_part(where: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     is_part = isinstance(part, dict) and set(part) == {"type", kind}
     _need(is_part, f"{where}: a content part has the fields type and its own name")
-    known = kind in ("text", "input_audio")
-    _need(known, f"{where}: content parts of type {kind!r} are not supported")
     if kind == "text":
         _need(isinstance(part[kind], str), f"{where}: the text of a part must be a string")
-    else:
-        _check_audio(f"{where}.input_audio", part[kind])
-
-
-def _check_audio(where: str, audio: Any) -> None:
+        return
+    _need(kind == "input_audio", f"{where}: content parts of type {kind!r} are not supported")
+    where, audio = f"{where}.input_audio", part[kind]
     has_both = isinstance(audio, dict) and set(audio) == {"data", "format"}
     _need(has_both, f"{where} must have the fields data and format")
     _need(audio["format"] in ("wav", "mp3"), f"{where}.format must be wav or mp3")
@@ -123,11 +108,9 @@ def _check_format(form: Mapping[str, Any]) -> None:
         raise BadRequestError("response_format.type must be text, json_object or json_schema")
     named = isinstance(inner.get("name"), str) and isinstance(inner.get("schema"), dict)
     _need(named, "response_format.json_schema needs a name and a schema")
-    if inner.get("strict"):
-        _check_strict(inner["schema"])
-
-
-def _check_strict(schema: Mapping[str, Any]) -> None:
+    if not inner.get("strict"):
+        return
+    schema = inner["schema"]
     properties = schema.get("properties")
     if schema.get("type") != "object" or not isinstance(properties, dict) or not properties:
         raise BadRequestError("strict schema: the root must be an object with properties")
@@ -150,19 +133,6 @@ def message_text(message: Mapping[str, Any]) -> str:
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
-def prompt_tokens(body: Json, count: CountTokens) -> int:
-    """Count the tokens of all messages with the chat overhead."""
-    return TOKENS_PER_REQUEST + sum(
-        TOKENS_PER_MESSAGE + count(message_text(message)) for message in body["messages"]
-    )
-
-
 def estimate_tokens(words: str) -> int:
     """Count one token per four bytes, rounded up."""
     return -(-len(words.encode("utf-8", "surrogatepass")) // 4)
-
-
-def error_body(message: str, code: str | None, status: int) -> Json:
-    """Give the error object that OpenAI-compatible servers send."""
-    kind = "invalid_request_error" if status < 429 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
