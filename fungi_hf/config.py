@@ -195,11 +195,7 @@ class FungiConfig:
         return cls(**PAPER[modality])
 
     def replace(self, **changes: Any) -> FungiConfig:
-        """Give a copy with some fields changed, checked again.
-
-        Raises:
-            ConfigError: If a field does not exist or its value is not allowed.
-        """
+        """Give a copy with some fields changed, checked again; an unknown one is a ConfigError."""
         check_known("FungiConfig", changes, self.__dataclass_fields__)
         return dataclasses.replace(self, **changes)
 
@@ -262,11 +258,8 @@ class FungiConfig:
         """Read the config of a folder, of a repository of the Hub, or of a JSON file.
 
         A config or an extractor was saved or pushed there; fitted state is not read. The options
-        are those of `fungi_hf.storage.files.HubOptions`.
-
-        Raises:
-            StorageError: If there is no config, or it cannot be read.
-            ConfigError: If it holds an unknown key or value.
+        are those of `fungi_hf.storage.files.HubOptions`. A config that is not there or cannot be
+        read is a StorageError, one with an unknown key or value a ConfigError.
         """
         hub = HubOptions(revision, token, cache_dir, local_files_only)
         return cls.from_dict(read_config(place, hub))
@@ -274,8 +267,7 @@ class FungiConfig:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the config alone to a folder, made if missing; other files are not touched.
 
-        Raises:
-            StorageError: If it holds a saved extractor, or cannot be written.
+        A folder that holds a saved extractor, or cannot be written, is a StorageError.
         """
         write_config(self.to_dict(), folder)
 
@@ -291,14 +283,9 @@ class FungiConfig:
     ) -> str:
         """Push what `save_pretrained` writes, in one commit; other files there are not touched.
 
-        The repository, "user/name", is made if missing. The options are those of
-        `fungi_hf.storage.sharing.PushOptions`.
-
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository holds a saved extractor, or cannot be written.
+        The repository, "user/name", is made if missing; one that holds a saved extractor, or
+        cannot be written, is a StorageError. The options are those of
+        `fungi_hf.storage.sharing.PushOptions`. Gives the address of the commit or pull request.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
         return push_config(self.to_dict(), repo_id, options)

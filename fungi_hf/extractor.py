@@ -129,12 +129,9 @@ class FungiExtractor:
         """Write config, encoder name, digests and fitted state; the model itself is not copied.
 
         Beside our two files, a folder that has none gets a `config.json` that points to the
-        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
-
-        The folder is made if missing; files of a model that live there are not touched.
-
-        Raises:
-            StorageError: If the folder cannot be written.
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers). The
+        folder is made if missing; files of a model that live there are not touched. One that
+        cannot be written is a StorageError.
         """
         folders.save(self, folder)
 
@@ -148,13 +145,9 @@ class FungiExtractor:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Push what `save_pretrained` writes, and a card; see `FungiConfig.push_to_hub`.
+        """Push what `save_pretrained` writes, and a card, as `FungiConfig.push_to_hub` does.
 
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository cannot be written, or holds what pushing would break.
+        A repository that cannot be written is a StorageError. Gives the address of the commit.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
         return folders.push(self, repo_id, options)
@@ -162,10 +155,8 @@ class FungiExtractor:
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
         """Render a model card: Markdown with the Hub's YAML head, for README.md.
 
-        Its snippet loads `place`; an empty one, the encoder with the config.
-
-        Raises:
-            InputError: If a result is of another type.
+        Its snippet loads `place`; an empty one, the encoder with the config. A result of another
+        type is an InputError.
         """
         return folders.card(self, results, place)
 
@@ -348,10 +339,6 @@ class FungiExtractor:
         return replace(features, failures=tuple(failures)), reading.notes
 
     def _features(self, array: Float32Array, *notes: str) -> FungiFeatures:
-        return FungiFeatures(
-            array=array,
-            layout=dict(self._finisher.layout),
-            fingerprint=self.fingerprint,
-            factors=self._plan.factor_shapes,
-            notes=(*self._finisher.notes, *notes),
-        )
+        layout, shapes = dict(self._finisher.layout), self._plan.factor_shapes
+        notes = (*self._finisher.notes, *notes)
+        return FungiFeatures(array, self.fingerprint, layout, shapes, notes=notes)

@@ -20,19 +20,7 @@ from fungi_hf.encoders.loading import encoder_digest, load_encoder
 from fungi_hf.errors import ConfigError, EncoderError, StateError
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.hub.card import Subject, render_card
-from fungi_hf.storage.files import (
-    CONFIG_NAME,
-    FORMAT,
-    STATE_NAME,
-    find_file,
-    is_reference,
-    json_digest,
-    read_document,
-    read_tensors,
-    reference_text,
-    replace_file,
-    write_folder,
-)
+from fungi_hf.storage import files
 from fungi_hf.storage.sharing import push_folder
 from fungi_hf.tuning.report import TUNING_NAME, TuningReport
 
@@ -44,7 +32,6 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.encoders.loading import Source
     from fungi_hf.hub.card import Result
-    from fungi_hf.storage.files import HubOptions
     from fungi_hf.storage.sharing import PushOptions
 
 _MODULE: Final = "fungi_hf.integrations.sentence_transformers.FungiModule"
@@ -80,7 +67,7 @@ def save(
         name = "" if public else str(Path(name).resolve())
     fields = extractor.config.to_dict()
     document = {
-        "format": FORMAT,
+        "format": files.FORMAT,
         "config": fields,
         "encoder": {"name": name, "revision": extractor.source.revision},
         "resolved": resolved(encoder),
@@ -91,11 +78,11 @@ def save(
     modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
     extras = {"modules.json": json.dumps(modules, indent=2) + "\n"}
     if not with_model:
-        extras["config.json"] = reference_text(name)
-    write_folder(folder, document, extractor.state.to_tensors(), extras)
+        extras["config.json"] = files.reference_text(name)
+    files.write_folder(folder, document, extractor.state.to_tensors(), extras)
     report = Path(folder) / TUNING_NAME
     if extractor.tuning is not None:
-        replace_file(report, extractor.tuning.to_json().encode())
+        files.replace_file(report, extractor.tuning.to_json().encode())
     elif report.exists():  # another extractor's
         report.unlink()
 
@@ -112,7 +99,7 @@ def resolved(encoder: Encoder) -> dict[str, Any]:
 def _digests(
     drawn: Mapping[str, str], fields: dict[str, Any], state: FittedState, encoder: Encoder
 ) -> dict[str, str]:
-    known = {"config": json_digest(fields), "state": state.digest()}
+    known = {"config": files.json_digest(fields), "state": state.digest()}
     return {**drawn, **known, "encoder": encoder_digest(encoder)}
 
 
@@ -154,13 +141,13 @@ class _SavedExtractor:
     """
 
     place: str | Path
-    hub: HubOptions
+    hub: files.HubOptions
     config: FungiConfig
     document: Mapping[str, Any]
 
     @classmethod
-    def read(cls, place: str | Path, path: Path, hub: HubOptions) -> _SavedExtractor:
-        document = read_document(path)
+    def read(cls, place: str | Path, path: Path, hub: files.HubOptions) -> _SavedExtractor:
+        document = files.read_document(path)
         for key in ("encoder", "resolved", "digests"):
             if not isinstance(document.get(key) or {}, dict):
                 raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")
@@ -174,12 +161,12 @@ class _SavedExtractor:
 
     def encoder(
         self, given: str | Path | nn.Module | None
-    ) -> tuple[str | Path | nn.Module, HubOptions]:
+    ) -> tuple[str | Path | nn.Module, files.HubOptions]:
         # Which encoder to load and how to reach it.
         if given is not None:
             return given, dataclasses.replace(self.hub, revision=None)
-        beside = find_file(self.place, "config.json", self.hub)
-        if beside is not None and not is_reference(beside):
+        beside = files.find_file(self.place, "config.json", self.hub)
+        if beside is not None and not files.is_reference(beside):
             return self.place, self.hub
         recorded = self.document.get("encoder") or {}
         name, revision = recorded.get("name"), recorded.get("revision")
@@ -202,10 +189,10 @@ class _SavedExtractor:
         self, encoder: Encoder, digests: Mapping[str, str]
     ) -> tuple[FittedState, TuningReport | None]:
         # The fitted state and how the config was chosen; the digests are those drawn here.
-        state_path = find_file(self.place, STATE_NAME, self.hub)
-        state = FittedState.from_tensors({} if state_path is None else read_tensors(state_path))
+        path = files.find_file(self.place, files.STATE_NAME, self.hub)
+        state = FittedState.from_tensors({} if path is None else files.read_tensors(path))
         stored = self.document.get("digests") or {}
-        if "state" not in stored and state_path is not None:
+        if "state" not in stored and path is not None:
             raise StateError(f"{str(self.place)!r} holds fitted state without its digest")
         here = _digests(digests, self.document["config"], state, encoder)
         for name, digest in stored.items():
@@ -215,7 +202,7 @@ class _SavedExtractor:
                     "folder: a file was altered, the encoder's weights differ, or this version "
                     "of torch draws other random numbers; features would not be comparable"
                 )
-        report = find_file(self.place, TUNING_NAME, self.hub)
+        report = files.find_file(self.place, TUNING_NAME, self.hub)
         return state, None if report is None else TuningReport.read(report)
 
 
@@ -232,7 +219,7 @@ def load(
     model_or_folder: str | Path | nn.Module,
     config: FungiConfig | None,
     processor: Any,
-    hub: HubOptions,
+    hub: files.HubOptions,
     *,
     device: str | torch.device | None = None,
     model: str | Path | nn.Module | None = None,
@@ -254,7 +241,7 @@ def load(
                 f"{type(given).__name__}: {given!r:.60}"
             )
     if not isinstance(model_or_folder, torch.nn.Module):
-        found = find_file(model_or_folder, CONFIG_NAME, hub)
+        found = files.find_file(model_or_folder, files.CONFIG_NAME, hub)
         if found is not None:
             if config is not None:
                 raise ConfigError(
@@ -269,7 +256,8 @@ def load(
             return _Loaded(*encoder, saved.config, saved)
     if model is not None:
         raise ConfigError(
-            f"model= is for saved extractors; there is no {CONFIG_NAME} in {str(model_or_folder)!r}"
+            f"model= is for saved extractors; there is no {files.CONFIG_NAME} in "
+            f"{str(model_or_folder)!r}"
         )
     if config is None:
         config = FungiConfig()

@@ -141,13 +141,11 @@ def _unigram(template: str, special: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def _wrap(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
-    from tokenizers import processors
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
     markers = [(m, tokenizer.token_to_id(m)) for m in template.split() if m != "$A"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=markers
-    )
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=markers)
     pad, unk, cls, sep, mask = special
     named = {"pad_token": pad, "unk_token": unk, "mask_token": mask}
     named |= {"cls_token": cls, "bos_token": cls, "sep_token": sep, "eos_token": sep}

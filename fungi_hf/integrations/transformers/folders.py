@@ -66,9 +66,9 @@ class ModelByName:
 
     def hub(self, hub: HubOptions) -> HubOptions:
         """Give the way to the repository; what loading would ignore is refused."""
-        ways = [item.name for item in dataclasses.fields(HubOptions)]
-        check_known("model_kwargs", self.arguments, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
-        given = {key: self.arguments[key] for key in ways if self.arguments.get(key) is not None}
+        ways, asked = HubOptions.__dataclass_fields__, self.arguments
+        check_known("model_kwargs", asked, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
+        given = {key: asked[key] for key in ways if asked.get(key) is not None}
         return dataclasses.replace(hub, **given)
 
 
@@ -116,8 +116,7 @@ def build_extractor(
             config = (config or FungiConfig()).replace(dtype=asked)
         options = dataclasses.asdict(hub) if by_name else {}
         extractor = FungiExtractor.from_pretrained(target, config, processor, **options)
-    attention = model.arguments.get(_PASSED_ON) if by_name else None
-    if attention is not None:
+    if by_name and (attention := model.arguments.get(_PASSED_ON)) is not None:
         module: Any = extractor.encoder.model
         module.set_attn_implementation(attention)
     return extractor
