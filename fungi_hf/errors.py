@@ -93,11 +93,7 @@ class PromptOverflowError(FungiError, ValueError):
 
 
 class LLMError(FungiError, RuntimeError):
-    """An LLM server refused the run for good.
-
-    Attributes:
-        partial: The rows that were finished before, if a run was stopped.
-    """
+    """An LLM server refused the run for good; `partial` are the rows finished before a stop."""
 
     partial: object | None = None
 

@@ -241,21 +241,13 @@ def column_of(rows: Sequence[Mapping[str, Any]], column: str, place: str | Path)
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Give the names of the columns of a Parquet file.
-
-    Raises:
-        StorageError: If it is not one.
-    """
+    """Give the names of the columns of a Parquet file; any other file is a StorageError."""
     names: list[str] = _parquet(path, "read_schema").names
     return names
 
 
 def read_lines(path: Path) -> list[str]:
-    """Give the lines; str.splitlines would also split at characters that are part of a text.
-
-    Raises:
-        StorageError: If the file is not UTF-8.
-    """
+    """Give the lines; str.splitlines would also split at characters that are part of a text."""
     with _text(path) as stream:
         return [line.rstrip("\n") for line in stream]
 

@@ -8,7 +8,7 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import load_encoder
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.hub.saving import resolved
+from fungi_hf.hub.folders import resolved
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,6 +21,11 @@ _WORDS: Final = (
     *("please", "help", "pay", "paid", "lost", "new", "old", "card", "money", "bank", "account"),
 )
 _MAX_TOKENS: Final = 128
+_POSITIONS: Final = "max_position_embeddings"
+# Names of the width, the blocks, the heads and the MLP's width; and of the positions.
+_HEADS: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_SIZES: Final = (*_HEADS, _POSITIONS)
+_DISTILBERT: Final = ("dim", "n_layers", "n_heads", "hidden_dim", _POSITIONS)
 _EAGER_ONLY: Final = ("MPNet", "DebertaV2")
 
 
@@ -64,37 +69,10 @@ def randomise(model: nn.Module, *, seed: int = 0) -> None:
             parameter.copy_(1 + 0.2 * noise if near_one else 0.3 * noise)
 
 
-def _shape(n_layers: int) -> dict[str, Any]:
-    return {
-        "hidden_size": 16,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "max_position_embeddings": _MAX_TOKENS + 2,
-    }
-
-
-def _distilbert_shape(n_layers: int) -> dict[str, Any]:
-    names = ("dim", "n_layers", "n_heads", "hidden_dim", "max_position_embeddings")
-    return dict(zip(names, _shape(n_layers).values(), strict=True))
-
-
-def _t5_shape(n_layers: int) -> dict[str, Any]:
-    return {
-        "d_model": 16,
-        "d_kv": 8,
-        "d_ff": 24,
-        "num_layers": n_layers,
-        "num_heads": 2,
-        "relative_attention_num_buckets": 8,
-        "relative_attention_max_distance": 16,
-    }
-
-
 def _model(
     name: str,
     kind: str = "Model",
-    shape: Callable[[int], dict[str, Any]] = _shape,
+    sizes: tuple[str, ...] = _SIZES,
     tokens: tuple[str, ...] = ("pad",),
     **extra: Any,
 ) -> Callable[[Any, int, str], nn.Module]:
@@ -104,9 +82,9 @@ def _model(
         import transformers
 
         ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in tokens}
-        config = getattr(transformers, f"{name}Config")(
-            vocab_size=len(tokenizer), **ids, **shape(n_layers), **extra
-        )
+        shape = dict(zip(sizes, (16, n_layers, 2, 24, _MAX_TOKENS + 2), strict=False))
+        kwargs = {"vocab_size": len(tokenizer), **ids, **shape, **extra}
+        config = getattr(transformers, f"{name}Config")(**kwargs)
         config._attn_implementation = "eager" if name in _EAGER_ONLY else attention
         model: nn.Module = getattr(transformers, f"{name}{kind}")(config)
         return model
@@ -163,13 +141,11 @@ def _unigram(template: str, special: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def _wrap(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
-    from tokenizers import processors
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
     markers = [(m, tokenizer.token_to_id(m)) for m in template.split() if m != "$A"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=markers
-    )
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=markers)
     pad, unk, cls, sep, mask = special
     named = {"pad_token": pad, "unk_token": unk, "mask_token": mask}
     named |= {"cls_token": cls, "bos_token": cls, "sep_token": sep, "eos_token": sep}
@@ -188,12 +164,19 @@ _DEBERTA: Final[dict[str, Any]] = {
     "share_att_key": True,
     "type_vocab_size": 0,
 }
-_T5: Final[dict[str, Any]] = {"kind": "EncoderModel", "shape": _t5_shape, "tokens": ("pad", "eos")}
+_T5: Final[dict[str, Any]] = {
+    "kind": "EncoderModel",
+    "tokens": ("pad", "eos"),
+    "sizes": ("d_model", "num_layers", "num_heads", "d_ff"),
+    "d_kv": 8,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+}
 _T5_PIECES = _unigram("$A </s>", ("<pad>", "<unk>", "", "</s>", ""))
 _FAMILIES: Final[dict[str, tuple[Callable[[Any, int, str], nn.Module], Callable[[], Any]]]] = {
     "bert": (_model("Bert"), _word_piece),
     "roberta": (_model("Roberta"), _byte_pairs),
-    "distilbert": (_model("DistilBert", shape=_distilbert_shape), _word_piece),
+    "distilbert": (_model("DistilBert", sizes=_DISTILBERT), _word_piece),
     "mpnet": (_model("MPNet"), functools.partial(_word_piece, "<s>", "<pad>", "</s>")),
     "modernbert": (
         _model("ModernBert", tokens=("pad", "bos", "eos", "cls", "sep"), local_attention=8),
