@@ -21,15 +21,8 @@ from fungi_hf.icl.cache import AnswerCache
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
-from fungi_hf.icl.reply import Failure, Reply, read_alternatives, read_reply
-from fungi_hf.icl.sampling import (
-    OutputMode,
-    Sampling,
-    first_token_scores,
-    request_key,
-    response_format,
-    schema_fits,
-)
+from fungi_hf.icl.reply import Failure, Reply, first_token_scores, read_reply
+from fungi_hf.icl.sampling import OutputMode, Sampling, request_key, response_format, schema_fits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,8 +212,7 @@ class ChatLLM(LLM):
         reply = read_reply(outcome, attempts)
         if self.sampling.top_logprobs is None or self.prompt_output(labels) != "text":
             return reply
-        scores = first_token_scores(read_alternatives(outcome), labels.surfaces)
-        return replace(reply, label_scores=scores)
+        return replace(reply, label_scores=first_token_scores(outcome, labels.surfaces))
 
     def _estimate(self, prompt: Prompt) -> int:
         return prompt.input_tokens + self.sampling.max_output_tokens

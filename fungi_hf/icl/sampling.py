@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -103,29 +102,3 @@ def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, An
     }
     inner = {"name": "answer", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": inner}
-
-
-def first_token_scores(
-    top: Sequence[Mapping[str, Any]], surfaces: Sequence[str]
-) -> tuple[float, ...] | None:
-    """Read [C] log probabilities of labels from the alternatives of an answer's first token.
-
-    A label that is not among them gets the smallest one listed, which bounds its own from above.
-    None if an alternative fits several labels, or none fits any.
-    """
-    scores: dict[int, float] = {}
-    listed = []
-    for entry in top:
-        token, value = str(entry.get("token", "")).strip().casefold(), entry.get("logprob")
-        if not isinstance(value, (int, float)):
-            continue
-        listed.append(float(value))
-        fits = [i for i, s in enumerate(surfaces) if token and s.casefold().startswith(token)]
-        exact = [i for i in fits if surfaces[i].casefold() == token]
-        if len(exact or fits) > 1:
-            return None
-        for label in exact or fits:
-            scores[label] = max(float(value), scores.get(label, -math.inf))
-    if not scores:
-        return None
-    return tuple(scores.get(label, min(listed)) for label in range(len(surfaces)))

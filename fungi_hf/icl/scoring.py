@@ -102,24 +102,16 @@ def shared_prefix_scores(model: Any, encoded: Encoded, max_batch_tokens: int) ->
         chunks = range(0, len(encoded.suffixes), at_once)
         scores = []
         for begin in chunks:
-            rows = encoded.suffixes[begin : begin + at_once]
-            own = cache if begin == chunks[-1] else copy.deepcopy(cache)
-            scores.append(_suffix_scores(model, rows, own, len(encoded.prefix), first))
-        return np.concatenate(scores)
-
-
-def _suffix_scores(
-    model: Any, rows: Sequence[Sequence[int]], cache: Any, n_prefix: int, first: torch.Tensor
-) -> Float64Array:
-    tokens, mask = _padded(rows, first.device)  # [C, S]
-    scores = first[tokens[:, 0]]  # the prefix's last position predicts the first token
-    if tokens.shape[1] > 1:
-        cache.batch_repeat_interleave(len(rows))
-        before = torch.ones(len(rows), n_prefix, dtype=mask.dtype, device=mask.device)
-        seen = torch.cat([before, mask[:, :-1]], dim=1)  # [C, P + S - 1]
-        logits = _forward(model, tokens[:, :-1], seen, cache).logits  # [C, S - 1, V]
-        scores = scores + _sequence_scores(logits, tokens[:, 1:], mask[:, 1:])
-    return np.asarray(scores.cpu().numpy(), dtype=np.float64)
+            tokens, mask = _padded(encoded.suffixes[begin : begin + at_once], first.device)
+            scores.append(first[tokens[:, 0]])  # the prefix's last position predicts the first
+            if tokens.shape[1] > 1:
+                own = cache if begin == chunks[-1] else copy.deepcopy(cache)
+                own.batch_repeat_interleave(len(tokens))
+                before = mask.new_ones(len(tokens), len(encoded.prefix))
+                seen = torch.cat([before, mask[:, :-1]], dim=1)  # [C, P + S - 1]
+                logits = _forward(model, tokens[:, :-1], seen, own).logits  # [C, S - 1, V]
+                scores[-1] = scores[-1] + _sequence_scores(logits, tokens[:, 1:], mask[:, 1:])
+        return np.asarray(torch.cat(scores).cpu().numpy(), dtype=np.float64)
 
 
 def naive_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64Array:
@@ -131,9 +123,8 @@ def naive_scores(model: Any, encoded: Encoded, max_batch_tokens: int) -> Float64
             rows = [encoded.prefix + s for s in encoded.suffixes[begin : begin + at_once]]
             tokens, mask = _padded(rows, model.device)  # [C, P + S]
             logits = _forward(model, tokens, mask).logits[:, n_prefix - 1 : -1]
-            later = _sequence_scores(logits, tokens[:, n_prefix:], mask[:, n_prefix:])
-            scores.append(later.cpu().numpy())
-    return np.concatenate(scores).astype(np.float64)
+            scores.append(_sequence_scores(logits, tokens[:, n_prefix:], mask[:, n_prefix:]))
+    return np.asarray(torch.cat(scores).cpu().numpy(), dtype=np.float64)
 
 
 def constrained_choice(model: Any, encoded: Encoded) -> int:

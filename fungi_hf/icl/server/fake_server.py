@@ -7,33 +7,26 @@ saw but never a header.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from fungi_hf.checks import check_number
 from fungi_hf.errors import ConfigError
 from fungi_hf.icl.server.policies import FakeReply, answers_of
-from fungi_hf.icl.server.wire import (
-    BadRequestError,
-    Json,
-    check_request,
-    estimate_tokens,
-    message_text,
-)
+from fungi_hf.icl.server.wire import BadRequestError, check_request, estimate_tokens, message_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fungi_hf.icl.server.policies import Policy
+    from fungi_hf.icl.server.wire import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +59,9 @@ class LoggedRequest:
     number: int
     arrival_s: float
     end_s: float
-    body_sha256: str
     status: int
     prompt_tokens: int
     completion_tokens: int
-
-
-Faults: TypeAlias = Callable[[int, Json], int | Fault | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +111,7 @@ class FakeOpenAIServer:
         self,
         policy: Policy = "majority",
         latency: float = 0.0,
-        faults: Faults | None = None,
+        faults: Callable[[int, Json], int | Fault | None] | None = None,
         count_tokens: Callable[[str], int] | None = None,
         *,
         table: Mapping[str, str] | None = None,
@@ -194,12 +183,12 @@ class FakeOpenAIServer:
         try:
             response = self._answer(raw, authorization, number)
         finally:
-            digest, (asked, said) = hashlib.sha256(raw).hexdigest(), response.tokens
             with self._lock:
                 # Before the bytes leave: the client may send the next request at once.
                 self._in_flight -= 1
-                end, status = time.monotonic(), response.status
-                self.log.append(LoggedRequest(number, arrival, end, digest, status, asked, said))
+                end = time.monotonic()
+                billed = (response.status, *response.tokens)
+                self.log.append(LoggedRequest(number, arrival, end, *billed))
         return response
 
     def _answer(self, raw: bytes, authorization: str, number: int) -> Response:
@@ -235,8 +224,8 @@ class FakeOpenAIServer:
         choice: Json = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
         if body.get("logprobs"):
             ranked = sorted(reply.top_logprobs.items(), key=lambda pair: -pair[1])
+            ranked = ranked[: body.get("top_logprobs", 0)]
             entries = [{"token": token, "logprob": math.log(share)} for token, share in ranked]
-            entries = entries[: body.get("top_logprobs", 0)]
             first = entries[0] if entries else {"token": reply.content or "", "logprob": 0.0}
             choice["logprobs"] = {"content": [{**first, "top_logprobs": entries}]}
         completion = {
