@@ -225,8 +225,7 @@ class FungiExtractor:
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
-        Raises:
-            InputError: If there are no inputs, or one is unusable.
+        No input, or one that is unusable, is an InputError.
         """
         del labels
         self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress).state)
