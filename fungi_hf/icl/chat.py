@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
-from fungi_hf.icl.cache import AnswerCache
+from fungi_hf.icl.cache import AnswerCache, request_key
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
 from fungi_hf.icl.reply import Failure, Reply, first_token_scores, read_reply
-from fungi_hf.icl.sampling import OutputMode, Sampling, request_key, response_format, schema_fits
+from fungi_hf.icl.sampling import OutputMode, Sampling, response_format, schema_fits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +200,12 @@ class ChatLLM(LLM):
             if answer.status == "ok" or not repairs:
                 break
             repairs -= 1
-            body = _repaired(body, reply.content or "", answer.reason)
+            said = (
+                f"{answer.reason} Answer with one of the labels listed, spelled exactly as listed."
+            )
+            turns = {"assistant": reply.content, "user": said}.items()
+            asked = [{"role": role, "content": words} for role, words in turns]
+            body = {**body, "messages": [*body["messages"], *asked]}
         if self.cache is not None and reply.finish_reason == "stop" and answer.status == "ok":
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
@@ -263,9 +268,3 @@ def _checked_url(base_url: str) -> str:
     if url.endswith("/chat/completions"):
         raise ConfigError(f"base_url {base_url!r} must not end in /chat/completions; {form}")
     return url
-
-
-def _repaired(body: dict[str, Any], answer: str, reason: str) -> dict[str, Any]:
-    complaint = f"{reason} Answer with one of the labels listed, spelled exactly as listed."
-    turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
-    return {**body, "messages": [*body["messages"], *turns]}

@@ -133,10 +133,7 @@ class SlidingWindow:
 
 
 class Gate:
-    """Where every attempt of a run waits for room, in order of arrival.
-
-    It belongs to one event loop; the window may outlive it.
-    """
+    """Where every attempt of one event loop waits for room, in order of arrival."""
 
     def __init__(self, limits: Limits, window: SlidingWindow) -> None:
         self._clock, self._window = limits.clock, window

@@ -76,12 +76,9 @@ class Transport:
         )
 
     async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
-        """Send until there is an answer, the row is settled, or the attempts are used up.
+        """Give the completion, or a failure that settles the row; and the number of attempts.
 
-        `body` holds JSON values only; `estimate` is what prompt and answer may take in tokens.
-
-        Returns:
-            The decoded completion, or a failure of kind "refused" or "overflow"; and the attempts.
+        `estimate` is what prompt and answer may take in tokens.
 
         Raises:
             LLMError: If the run has to stop.
