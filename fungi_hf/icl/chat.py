@@ -148,11 +148,11 @@ class ChatLLM(LLM):
         self._key_to_send()
         tpm = self.limits.tpm
         for row, prompt in enumerate(prompts):
-            tokens = self._estimate(prompt)
+            tokens = prompt.input_tokens + self.max_output_tokens
             if tpm is not None and tokens > tpm:
                 raise ConfigError(
                     f"row {row} takes {tokens} tokens (input {prompt.input_tokens}, output up to "
-                    f"{self.sampling.max_output_tokens}), more than tpm={tpm}"
+                    f"{self.max_output_tokens}), more than tpm={tpm}"
                 )
 
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
@@ -191,8 +191,9 @@ class ChatLLM(LLM):
             if stored is not None:
                 return self._reply(stored, labels).free()
         transport, reply, repairs = self._connected(), Reply(), self.limits.repair
+        tokens = prompt.input_tokens + self.max_output_tokens
         while True:
-            outcome, attempts = await transport.ask(body, self._estimate(prompt))
+            outcome, attempts = await transport.ask(body, tokens)
             reply = self._reply(outcome, labels, attempts).after(reply)
             if reply.failure or (self.cache is None and not repairs):
                 return reply
@@ -219,9 +220,6 @@ class ChatLLM(LLM):
             return reply
         return replace(reply, label_scores=first_token_scores(outcome, labels.surfaces))
 
-    def _estimate(self, prompt: Prompt) -> int:
-        return prompt.input_tokens + self.sampling.max_output_tokens
-
     def _key_to_send(self) -> str:
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
         if importlib.util.find_spec("openai") is None:
@@ -235,14 +233,12 @@ class ChatLLM(LLM):
 
     def _connected(self) -> Transport:
         if self._transport is None or self._transport.loop is not asyncio.get_running_loop():
-            key = self._key_to_send()
+            url, key = self.base_url, self._key_to_send()
             from fungi_hf.icl.transport import Transport
 
             # A proxy from the environment cannot reach this machine's own servers.
-            proxies = not _is_loopback(self.base_url)
-            self._transport = Transport(
-                self.base_url, key, self.limits, self._window, proxies=proxies
-            )
+            proxies = not _is_loopback(url)
+            self._transport = Transport(url, key, self.limits, self._window, proxies=proxies)
         return self._transport
 
 

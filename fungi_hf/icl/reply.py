@@ -125,7 +125,6 @@ class Failure:
     kind: Kind
     message: str
     wait_s: float | None = None  # in which the server wants no request at all, if it said so
-    unreachable: bool = False  # no connection could be made
 
 
 def read_answer(

@@ -20,10 +20,7 @@ _OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
-    """Say whether an enum stays within the documented limits of strict schemas.
-
-    They are 1000 values, and 15,000 characters together where there are more than 250.
-    """
+    """Say whether an enum stays within the documented limits of strict schemas."""
     return len(values) <= 250 or (len(values) <= 1000 and sum(map(len, values)) <= 15_000)
 
 

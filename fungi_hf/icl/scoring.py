@@ -1,9 +1,8 @@
 """Scores of labels after a prompt, which is computed once, and the calibration of such scores.
 
 `naive_scores` is the slow twin: one full forward pass per label, obviously right. Calibrations take
-out what a model prefers before it has read the text. They are pure functions on arrays [n, C] of
-log scores (natural logarithm, any constant per row); the label is the argmax of what they return,
-ties to the lowest id.
+out what a model prefers before it reads the text: pure functions of [n, C] log scores (in nats, any
+constant per row). The label is the argmax of what they return, ties to the lowest id.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The loopback server's mind: requests are checked, demonstrations read back, answers made.
+"""What the loopback server makes of a request: it is checked as by a strict server, and answered.
 
-Requests are refused as by a strict server. An answer is made from what is read out of the prompt,
-so it is right only if formatting, order, transport and parsing all were. No socket is known here.
+An answer is made from the demonstrations that are read out of the prompt, so it is right only if
+formatting, order, transport and parsing all were. No socket is known here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import binascii
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError
 from fungi_hf.icl.sampling import schema_fits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Json: TypeAlias = dict[str, Any]
 
@@ -184,8 +187,7 @@ class Shown:
 def read_prompt(body: Json) -> Shown:
     """Read demonstrations and query out of a checked request in any of the prompt styles.
 
-    Shown are the user and assistant pairs before the last user message, else the `Text:` and
-    `Label:` lines of the last user message.
+    They are the turns before the last user message, else its `Text:` and `Label:` lines.
     """
     messages = body["messages"]
     system = "\n".join(message_text(m) for m in messages if m["role"] in ("system", "developer"))
@@ -259,15 +261,11 @@ def _reciprocal_rank(shown: Shown) -> str | None:
     return min(order, key=order.__getitem__, default=None)
 
 
-def _first_label(shown: Shown) -> str | None:
-    return next(iter([*shown.enum, *sorted(set(shown.labels), key=shown.place)]), None)
-
-
 _VOTES: dict[str, Callable[[Shown], str | None]] = {
     "majority": _majority,
     "nearest": lambda shown: next(reversed(shown.labels), None),
     "reciprocal_rank": _reciprocal_rank,
-    "first_label": _first_label,
+    "first_label": lambda s: next(iter([*s.enum, *sorted(set(s.labels), key=s.place)]), None),
     "echo": lambda shown: shown.query,
     "invalid": lambda _: "something else entirely",
     "length": _majority,
@@ -284,8 +282,7 @@ def answers_of(
 ) -> Callable[[Json], str | FakeReply]:
     """Give the function from a checked request to its answer, in the form that it asks for.
 
-    "lookup" gives the label of the query in `table` (text -> label) if it is shown, else the
-    majority.
+    "lookup" gives the query's label in `table` if that label is shown, else the majority.
 
     Raises:
         ConfigError: If the policy is unknown, or "lookup" has no table.
