@@ -125,7 +125,6 @@ class Failure:
     kind: Kind
     message: str
     wait_s: float | None = None  # in which the server wants no request at all, if it said so
-    unreachable: bool = False  # no connection could be made
 
 
 def read_answer(
@@ -197,12 +196,11 @@ def server_wait(headers: Mapping[str, str], wall_s: float) -> float | None:
 def read_usage(payload: Mapping[str, Any]) -> Usage:
     """Read what a chat completion cost; zero where the server does not say."""
     usage = _get(payload, "usage", dict, {})
+    details = _get(usage, "prompt_tokens_details", dict, {})
     return Usage(
         input_tokens=_get(usage, "prompt_tokens", int, 0),
         output_tokens=_get(usage, "completion_tokens", int, 0),
-        cached_input_tokens=_get(
-            _get(usage, "prompt_tokens_details", dict, {}), "cached_tokens", int, 0
-        ),
+        cached_input_tokens=_get(details, "cached_tokens", int, 0),
     )
 
 

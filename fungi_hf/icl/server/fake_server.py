@@ -19,28 +19,28 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fungi_hf.checks import check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.server.policies import FakeReply, answers_of
-from fungi_hf.icl.server.wire import BadRequestError, check_request, estimate_tokens, message_text
+from fungi_hf.icl.server.policies import (
+    BadRequestError,
+    FakeReply,
+    answers_of,
+    check_request,
+    estimate_tokens,
+    message_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fungi_hf.icl.server.policies import Policy
-    from fungi_hf.icl.server.wire import Json
+    from fungi_hf.icl.server.policies import Json, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One planned failure.
+    """One planned failure: an HTTP status, `delay_s` seconds after the server's latency.
 
-    Attributes:
-        status: The HTTP status sent; 0 sends nothing and closes the connection.
-        code: The error's code, e.g. "insufficient_quota".
-        message: The error's text.
-        retry_after: The `Retry-After` header: seconds, or an HTTP date as text.
-        retry_after_ms: The `retry-after-ms` header.
-        body: What is sent in place of an error object with code and message.
-        delay_s: Seconds to wait before, on top of the server's latency.
+    Status 0 sends nothing and closes the connection. `body` is sent in place of an error object
+    with the message and the code, e.g. "insufficient_quota". `retry_after` (seconds, or an HTTP
+    date as text) and `retry_after_ms` are headers.
     """
 
     status: int = 500
