@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from fungi_hf.errors import InputError
 from fungi_hf.extraction.batches import cut_groups
@@ -71,8 +70,7 @@ def learn(
     blocks, notes, state = None, Counter[str](), FittedState()
     if reader.config.learns_from_blocks:
         reading = reader.read(inputs)
-        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-            parts = [compute(chunk, plan, budget, bar) for chunk in reading]
+        parts = list(compute(reading, plan, budget, progress=progress))
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
         notes, state = reading.notes, finisher.fit(blocks)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.group import compute
@@ -138,30 +137,15 @@ def centred(rows: Tensor, mean: Tensor, whitening: Tensor | None = None) -> Tens
 def extract(
     reading: Reading, plan: Plan, finisher: Finisher, budget: Budget, *, progress: bool
 ) -> tuple[Float32Array, list[str]]:
-    """Read all inputs and give their features, chunk by chunk.
-
-    Args:
-        reading: Not begun.
-        plan: What to compute.
-        finisher: Of the same plan.
-        budget: Limits of batches and groups.
-        progress: Whether to show a bar.
-
-    Returns:
-        [N, F], and what exact factors dropped, said beyond rounding.
-    """
+    """Give the features of all that is read, [N, F], and say what exact factors dropped."""
     array = np.empty((0, finisher.width), dtype=np.float32)
     lost: dict[str, float] = {}
-    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-        for chunk in reading:
-            blocks = compute(chunk, plan, budget, bar, lost)
-            if reading.skips:
-                blocks = reading.finite(blocks)
-            rows = finisher.finish(blocks, reading.first + len(array))
-            # Grown in place: joining a list of parts would hold the output twice.
-            array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
-            array[len(array) - len(rows) :] = rows
-            bar.update(reading.n_read - bar.n)
+    for blocks in compute(reading, plan, budget, progress=progress, lost=lost):
+        kept = reading.finite(blocks) if reading.skips else blocks
+        rows = finisher.finish(kept, reading.first + len(array))
+        # Grown in place: joining a list of parts would hold the output twice.
+        array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
+        array[len(array) - len(rows) :] = rows
     return array, [
         f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
         "a larger sketch_rank keeps more"

@@ -6,10 +6,11 @@ import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.encoders.base import LateBatch
 from fungi_hf.errors import ConfigError, LayerUseError, ObjectiveError
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
-    from tqdm import tqdm
 
     from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.extraction.batches import Budget, Sample
+    from fungi_hf.extraction.inputs import Reading
     from fungi_hf.extraction.plan import Plan
     from fungi_hf.gradients.factors import LayerFactors
     from fungi_hf.gradients.tape import Tape
@@ -50,36 +51,40 @@ class _Originals:
 
 
 def compute(
-    samples: Sequence[Sample],
+    reading: Reading,
     plan: Plan,
     budget: Budget,
-    bar: tqdm[Any],
+    *,
+    progress: bool = False,
     lost: dict[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """Give every raw block of a chunk, [N, width] float32 on the CPU, in the chunk's order.
+) -> Iterator[dict[str, Tensor]]:
+    """Give every raw block of one chunk after the other, [N, width] float32 on the CPU.
 
     Args:
-        samples: The chunk.
+        reading: Gives the chunks.
         plan: Of a target layer alone.
         budget: Limits of batches and groups.
-        bar: Moved by one per sample.
+        progress: Whether to show a bar.
         lost: Updated: block of exact factors -> largest share of a squared norm dropped.
     """
     lost = {} if lost is None else lost
-    blocks: dict[str, Tensor] = {}
-    waiting: dict[str, SketchBuffer] = {}
-    with untouched(plan.encoder.model):
-        for name, width in plan.widths.items():
-            blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
-            if name in plan.objectives and isinstance(plan.sketch, DenseSketch):
-                rounded = plan.round_sketch
-                waiting[name] = SketchBuffer(plan.sketch, blocks[name], rounded=rounded)
-        for some in cut_groups(samples, budget):
-            Group(some, plan, budget).write(blocks, waiting, lost)
-            bar.update(len(some))
-        for buffer in waiting.values():
-            buffer.flush()
-    return blocks
+    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+        for samples in reading:
+            with untouched(plan.encoder.model):
+                blocks: dict[str, Tensor] = {}
+                waiting: dict[str, SketchBuffer] = {}
+                for name, width in plan.widths.items():
+                    blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
+                    if name in plan.objectives and isinstance(plan.sketch, DenseSketch):
+                        rounded = plan.round_sketch
+                        waiting[name] = SketchBuffer(plan.sketch, blocks[name], rounded=rounded)
+                for some in cut_groups(samples, budget):
+                    Group(some, plan, budget).write(blocks, waiting, lost)
+                    bar.update(len(some))
+                for buffer in waiting.values():
+                    buffer.flush()
+            yield blocks
+            bar.update(reading.n_read - bar.n)
 
 
 class Group:

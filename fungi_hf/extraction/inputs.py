@@ -42,17 +42,33 @@ class InputReader:
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         """Build the view generators that the config names."""
         self.encoder, self.config = encoder, config
-        self._late = {
-            spec.name: late
-            for spec in config.objectives
-            if (late := _late_views(encoder, spec, spec.n_views)) is not None
-        }
-        self._views: dict[str, ViewGenerator] = {
-            spec.name: _views(encoder, spec, spec.n_views)
-            for spec in config.objectives
-            if spec.n_views > 1 and spec.name not in self._late
-        }
+        self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
         self._streams = {spec.name: spec.stream for spec in config.objectives}
+
+    def _generators(
+        self, wanted: Iterable[tuple[ObjectiveSpec, int]]
+    ) -> tuple[dict[str, ViewGenerator], dict[str, LateViews]]:
+        """Give the generators of whole and of late views by objective, V views each.
+
+        Raises:
+            ConfigError: If late views are wanted of an encoder that offers none.
+        """
+        whole: dict[str, ViewGenerator] = {}
+        late: dict[str, LateViews] = {}
+        for spec, n_views in wanted:
+            (name, options), found = spec.view_generator, None
+            if spec.late_views is not None:
+                if not isinstance(self.encoder, LateEncoder):
+                    raise ConfigError(
+                        f"{type(self.encoder).__name__} offers no late views; set late_views=None, "
+                        "or write the members of fungi_hf.encoders.base.LateEncoder"
+                    )
+                found = self.encoder.late_views(name, n_views, options, spec.late_views)
+            if found is None:
+                whole[spec.name] = self.encoder.views(name, n_views, options)
+            else:
+                late[spec.name] = found
+        return whole, late
 
     def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Give one input after the other in canonical form; only the current one is held.
@@ -66,10 +82,7 @@ class InputReader:
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        if (late := _late_views(self.encoder, spec, spec.training_views)) is not None:
-            return self._samples(raws, {}, {spec.name: late})
-        views = _views(self.encoder, spec, spec.training_views)
-        return self._samples(raws, {spec.name: views}, {})
+        return self._samples(raws, *self._generators([(spec, spec.training_views)]))
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
@@ -77,19 +90,19 @@ class InputReader:
 
     def samples(self, raws: Sequence[Any]) -> list[Sample]:
         """Prepare checked inputs and the views that the config wants."""
-        return self._samples(raws, self._views, self._late)
+        return self._samples(raws, *self._views)
 
     def _samples(
         self,
         raws: Sequence[Any],
-        generators: Mapping[str, ViewGenerator],
+        whole: Mapping[str, ViewGenerator],
         late: Mapping[str, LateViews],
     ) -> list[Sample]:
         """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
         content = self.encoder.content
         made = {
             name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
-            for name, views in generators.items()
+            for name, views in whole.items()
         }
         keys = {
             name: [[content(view) for view in views] for views in of_samples]
@@ -209,28 +222,6 @@ class Reading:
             raise error
         source = self._encoder.describe(raw)
         self.failures.append(Failure(index=index, source=source, error=str(error)))
-
-
-def _views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> ViewGenerator:
-    name, options = spec.view_generator
-    return encoder.views(name, n_views, options)
-
-
-def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
-    """Give the late views of an objective, or None where it wants whole ones.
-
-    Raises:
-        ConfigError: If the encoder offers none.
-    """
-    if spec.late_views is None:
-        return None
-    if not isinstance(encoder, LateEncoder):
-        raise ConfigError(
-            f"{type(encoder).__name__} offers no late views; set late_views=None, or write the "
-            "members of fungi_hf.encoders.base.LateEncoder"
-        )
-    name, options = spec.view_generator
-    return encoder.late_views(name, n_views, options, spec.late_views)
 
 
 def iterate(inputs: Any) -> Iterator[Any]:

@@ -79,8 +79,8 @@ class KhatriRao:
     def __init__(self, m: int, n1: int, width: int, *, rank: int, seed: int) -> None:
         """Draw U [m, P s] and W [n1, P s]."""
         self.width, self.rank = width, rank
-        self.U = _signs(m, width * rank, seed, "khatri_rao/U")
-        self.W = _signs(n1, width * rank, seed, "khatri_rao/W")
+        self.U = _signs(uniform(torch_generator(seed, "khatri_rao/U"), m, width * rank))
+        self.W = _signs(uniform(torch_generator(seed, "khatri_rao/W"), n1, width * rank))
 
     def __call__(self, factors: LayerFactors) -> Tensor:
         """Give [B, P]."""
@@ -140,8 +140,7 @@ class DenseSketch:
         for start in range(0, self.width, step):
             n_rows = min(step, self.width - start)
             if stream is not None:  # one stream: row blocks continue it exactly
-                block = uniform(stream, n_rows, columns)
-                yield (block > 0.5).to(block.dtype).mul_(2).sub_(1)
+                yield _signs(uniform(stream, n_rows, columns))
             else:
                 yield torch.stack([self._row(start + k, columns) for k in range(n_rows)])
 
@@ -151,7 +150,7 @@ class DenseSketch:
             return normal(numpy_generator(self.seed, name), columns)
         draw = uniform(torch_generator(self.seed, name), columns)
         if self.kind == "rademacher":
-            return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
+            return _signs(draw)
         signs = (draw < 1 / 6).to(draw.dtype) - (draw >= 5 / 6).to(draw.dtype)
         return signs.mul_(math.sqrt(3))
 
@@ -183,7 +182,7 @@ class DenseSketch:
         if not self.published:
             return self._row(0, columns)
         stream = torch.Generator().manual_seed(self.seed)
-        return (uniform(stream, 1, columns) > 0.5).float().mul_(2).sub_(1)[0]
+        return _signs(uniform(stream, 1, columns))[0]
 
 
 class SketchBuffer:
@@ -234,8 +233,8 @@ def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
         )
 
 
-def _signs(rows: int, columns: int, seed: int, name: str) -> Tensor:
-    draw = uniform(torch_generator(seed, name), rows, columns)
+def _signs(draw: Tensor) -> Tensor:
+    """Turn uniform numbers into +1 and -1."""
     return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
 
 
