@@ -71,14 +71,10 @@ class Finisher:
             )
 
     def fit(self, blocks: Mapping[str, Tensor]) -> FittedState:
-        """Learn block means, whitening and the PCA from raw training blocks.
+        """Learn block means, whitening and a PCA from raw training blocks, name -> [N, width].
 
-        Args:
-            blocks: Name -> [N, width].
-
-        Returns:
-            Means and whitening (empty where the config does not ask) and the PCA (None where it
-            would not reduce).
+        Means and whitening stay empty where the config does not ask, and so does a PCA that would
+        not reduce.
         """
         power, wanted = self._config.whitening, self._config.reduction
         means: dict[str, Tensor] = {}

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
     from torch import Tensor
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder, LateViews
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
+
+    _Views: TypeAlias = tuple[dict[str, ViewGenerator], dict[str, LateViews]]
 
 
 class InputReader:
@@ -45,9 +47,7 @@ class InputReader:
         self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
         self._streams = {spec.name: spec.stream for spec in config.objectives}
 
-    def _generators(
-        self, wanted: Iterable[tuple[ObjectiveSpec, int]]
-    ) -> tuple[dict[str, ViewGenerator], dict[str, LateViews]]:
+    def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
         """Give the generators of whole and of late views by objective, V views each.
 
         Raises:
@@ -82,23 +82,18 @@ class InputReader:
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        return self._samples(raws, *self._generators([(spec, spec.training_views)]))
+        return self.samples(raws, self._generators([(spec, spec.training_views)]))
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
         return Reading(self, inputs, skip=skip, first=first)
 
-    def samples(self, raws: Sequence[Any]) -> list[Sample]:
-        """Prepare checked inputs and the views that the config wants."""
-        return self._samples(raws, *self._views)
+    def samples(self, raws: Sequence[Any], generators: _Views | None = None) -> list[Sample]:
+        """Prepare checked inputs and their views, by default those that the config wants.
 
-    def _samples(
-        self,
-        raws: Sequence[Any],
-        whole: Mapping[str, ViewGenerator],
-        late: Mapping[str, LateViews],
-    ) -> list[Sample]:
-        """Prepare inputs and their distinct views in one call, so that an encoder shares work."""
+        The encoder gets all distinct inputs and views in one call, so that it shares work.
+        """
+        whole, late = generators or self._views
         content = self.encoder.content
         made = {
             name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]

@@ -56,14 +56,7 @@ def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linea
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Give every Linear layer that may be a target, in the order of the model.
-
-    Args:
-        model: A loaded model; not modified.
-
-    Returns:
-        Dotted path -> layer, without those that `resolve_layer` refuses.
-    """
+    """Give every Linear layer that `resolve_layer` would not refuse, in the order of the model."""
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
@@ -185,20 +186,30 @@ class DenseSketch:
         return _signs(uniform(stream, 1, columns))[0]
 
 
+@dataclass(slots=True, eq=False)
 class SketchBuffer:
-    """Factors that wait for a dense sketch, whose matrix is drawn once for many samples."""
+    """Sketches factors into rows of an output; those of a dense sketch wait for one another.
 
-    def __init__(self, sketch: DenseSketch, out: Tensor, *, rounded: bool) -> None:
-        """Write into `out`, [N, P] float32, rounded to bfloat16 if asked."""
-        self._sketch, self._out, self._rounded = sketch, out, rounded
-        self._rows: list[Tensor] = []
-        self._parts: list[LayerFactors] = []
-        self._bytes = 0
+    A dense sketch draws its matrix anew for every call, however many samples it is for.
+
+    Attributes:
+        sketch: Of P numbers.
+        out: [N, P] float32 on the CPU.
+        rounded: Whether sketches are rounded to bfloat16.
+    """
+
+    sketch: Sketch
+    out: Tensor
+    rounded: bool = False
+    _waiting: list[tuple[Tensor, LayerFactors]] = field(default_factory=list, init=False)
+    _bytes: int = field(default=0, init=False)
 
     def add(self, rows: Tensor, factors: LayerFactors) -> None:
         """Take the factors of the samples whose vectors belong at `rows` of the output."""
-        self._rows.append(rows)
-        self._parts.append(factors)
+        if not isinstance(self.sketch, DenseSketch):
+            self._write(rows, factors)
+            return
+        self._waiting.append((rows, factors))
         row_bytes = factors.delta.shape[1] + factors.a.shape[1]
         self._bytes += len(factors.owner) * row_bytes * factors.delta.element_size()
         if self._bytes > _BLOCK_BYTES:
@@ -206,15 +217,18 @@ class SketchBuffer:
 
     def flush(self) -> None:
         """Sketch what is waiting."""
-        if not self._parts:
+        if not self._waiting:
             return
-        rows = torch.cat(self._rows)
-        places = torch.arange(len(rows)).split([len(some) for some in self._rows])
-        parts = zip(self._parts, places, strict=True)
-        y = self._sketch(concatenate([part.placed(at, len(rows)) for part, at in parts]))
-        y = y.float().cpu()
-        self._out[rows] = y.bfloat16().float() if self._rounded else y
-        self._rows, self._parts, self._bytes = [], [], 0
+        rows = torch.cat([some for some, _ in self._waiting])
+        places = torch.arange(len(rows)).split([len(some) for some, _ in self._waiting])
+        parts = zip(self._waiting, places, strict=True)
+        moved = [factors.placed(at, len(rows)) for (_, factors), at in parts]
+        self._write(rows, concatenate(moved))
+        self._waiting, self._bytes = [], 0
+
+    def _write(self, rows: Tensor, factors: LayerFactors) -> None:
+        y = self.sketch(factors)
+        self.out[rows] = (y.bfloat16() if self.rounded else y).float().cpu()
 
 
 def _gradients(factors: LayerFactors) -> Tensor:
@@ -227,10 +241,9 @@ def _gradients(factors: LayerFactors) -> Tensor:
 
 
 def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
-    if factors.shape != (m, n1):
-        raise ShapeError(
-            f"the sketch was drawn for gradients of shape {(m, n1)}; got {factors.shape}"
-        )
+    got = (factors.delta.shape[1], factors.a.shape[1] + factors.bias)
+    if got != (m, n1):
+        raise ShapeError(f"the sketch was drawn for gradients of shape {(m, n1)}; got {got}")
 
 
 def _signs(draw: Tensor) -> Tensor:
