@@ -63,18 +63,11 @@ class Answer:
 
 
 class AnswerParser:
-    """Reads answers against a fixed list of surfaces, which have to be distinct under both keys.
-
-    Args:
-        names: The labels, for messages.
-        surfaces: Their surface forms, in id order.
-    """
+    """Reads answers against surfaces in id order; their names are for messages."""
 
     def __init__(self, names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
         _refuse_alike(names, surfaces)
-        self._exact = {surface.strip(): label for label, surface in enumerate(surfaces)}
-        self._keys = {key(surface): label for label, surface in enumerate(surfaces)}
-        self._bare = {bare(surface): label for label, surface in enumerate(surfaces)}
+        self._labels = {bare(surface): label for label, surface in enumerate(surfaces)}
         self._surfaces = surfaces
         self._patterns = [_whole_words(surface) for surface in surfaces]
 
@@ -89,12 +82,11 @@ class AnswerParser:
         text = (answer or "").strip()
         if not text:
             return Answer("empty", reason="the answer is empty")
-        if text in self._exact:
-            return Answer("ok", self._exact[text])
         core = self._peeled(text)
         if isinstance(core, Answer):
             return core
-        if not self._is_usable(_stated_label(core, is_all=False)):
+        stated = _stated_label(core, is_all=False)  # by JSON within other words
+        if stated is None or (isinstance(stated, str) and bare(stated) not in self._labels):
             return Answer("invalid", reason="the JSON in the answer states no known label")
         return self._search(core)
 
@@ -103,24 +95,13 @@ class AnswerParser:
         seen: set[str] = set()
         while text not in seen:  # each pass peels one layer; a text that stays is the core
             seen.add(text)
-            found = self._lookup(text)
-            if found is not None:
-                return Answer("ok", found)
+            if bare(text) in self._labels:
+                return Answer("ok", self._labels[bare(text)])
             peeled = _peel(text)
             if peeled is None:
                 return Answer("invalid", reason="the JSON answer has no single text under 'label'")
             text = peeled or text
         return text
-
-    def _is_usable(self, stated: str | bool | None) -> bool:
-        """Return whether JSON within other words states no label, or a known one."""
-        return stated is False or (isinstance(stated, str) and self._lookup(stated) is not None)
-
-    def _lookup(self, text: str) -> int | None:
-        found = self._exact.get(text)
-        if found is None:
-            found = self._keys.get(key(text))
-        return self._bare.get(bare(text)) if found is None else found
 
     def _search(self, text: str) -> Answer:
         """Return the one label named as whole words, if nothing outside its words denies it."""
@@ -131,7 +112,11 @@ class AnswerParser:
             for match in pattern.finditer(folded)
         ]
         # A label inside a longer one was not said: "exchange rate" in "wrong exchange rate".
-        outer = [span for span in spans if not any(_inside(span, other) for other in spans)]
+        outer = [
+            (start, end, label)
+            for start, end, label in spans
+            if not any(a <= start and end <= b and end - start < b - a for a, b, _ in spans)
+        ]
         labels = sorted({label for _, _, label in outer})
         if not labels:
             return Answer("invalid", reason=f"{text[:80]!r} names none of the labels")
@@ -149,29 +134,21 @@ class AnswerParser:
 
 
 def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
-    # None may be empty or span lines, no two may be equal under one of the keys.
+    # None may be empty or span lines; no two may be equal under `bare`, hence under `key`.
     for name, surface in zip(names, surfaces, strict=True):
         if not bare(surface):
             raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")
         if len(surface.splitlines()) > 1:
             raise LabelError(f"the surface of {name!r} spans several lines: {surface!r}")
-    pairs: dict[tuple[str, str], None] = {}
-    for fold in (key, bare):
-        groups: dict[str, list[int]] = {}
-        for label, surface in enumerate(surfaces):
-            groups.setdefault(fold(surface), []).append(label)
-        for group in groups.values():
-            for a, b in itertools.combinations(group, 2):
-                pairs[surfaces[a], surfaces[b]] = None
+    groups: dict[str, list[str]] = {}
+    for surface in surfaces:
+        groups.setdefault(bare(surface), []).append(surface)
+    alike = (itertools.combinations(group, 2) for group in groups.values())
+    pairs = list(dict.fromkeys(itertools.chain.from_iterable(alike)))
     if pairs:
-        shown = "; ".join(f"{a!r} and {b!r}" for a, b in list(pairs)[:10])
+        shown = "; ".join(f"{a!r} and {b!r}" for a, b in pairs[:10])
         more = f" and {len(pairs) - 10} more" if len(pairs) > 10 else ""
         raise LabelError(f"labels that no parser can tell apart: {shown}{more}")
-
-
-def _inside(span: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
-    longer = other[1] - other[0] > span[1] - span[0]
-    return longer and other[0] <= span[0] and span[1] <= other[1]
 
 
 def _whole_words(surface: str) -> re.Pattern[str]:

@@ -28,11 +28,7 @@ _NOISE = 1e-12  # a conditional variance below this is rounding noise
 
 
 class _Relevance:
-    """MMR: relevance less the largest similarity to a chosen row.
-
-    As `_LogVolume` does, it gives what each next pick would add, and takes in the picks; where no
-    gain reaches `least`, the ranking decides.
-    """
+    """MMR: relevance less the largest similarity to a chosen row; below `least` rank decides."""
 
     least = -np.inf
 
@@ -92,12 +88,10 @@ class _LogVolume:
 def pick_diverse(
     ranker: DenseRanking, options: MMR | DPP, asked: QueryRows, quota: Quota
 ) -> tuple[Rows, Scores]:
-    """Choose k rows for each query among its nearest candidates by a cosine ranking.
+    """Choose k rows for each query, [n, k], among its nearest candidates by a cosine ranking.
 
-    Where a cap leaves too few candidates, the rest comes from further down the ranking.
-
-    Returns:
-        [n, k] rows in rank order and their cosines; -1 where the ranking ran out.
+    Where a cap leaves too few candidates, the rest comes from further down the ranking. Rows stand
+    in rank order, with their cosines; they are -1 where the ranking ran out.
     """
     n_candidates = min(options.candidates, ranker.n_rows)
     rows = np.full((len(asked.rows), quota.k), -1, np.int64)

@@ -71,21 +71,16 @@ ESTIMATE = TokenCounter()
 
 
 def choose_that_fit(
-    n: int, cost: Callable[[Sequence[int]], int], budget: int
+    n: int, cost: Callable[[Sequence[int]], int], budget: int | None
 ) -> tuple[list[int], dict[int, int]]:
     """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
 
-    Args:
-        n: Number of items; item 0 is the nearest.
-        cost: Tokens of the prompt that holds the given items (ascending numbers).
-        budget: Tokens allowed.
-
-    Returns:
-        The kept items, ascending, and the tokens over budget of each other item: it is dropped
-        only if the kept nearer items and it cost more than the budget.
+    `cost` gives the tokens of the prompt that holds some items, in ascending order. Returns the
+    kept items, ascending, and the tokens over budget of each other item: it is dropped only if the
+    kept nearer items and it cost more than the budget.
     """
     kept, over = list(range(n)), dict[int, int]()
-    if cost(kept) <= budget:
+    if budget is None or cost(kept) <= budget:
         return kept, over
     kept = []
     for item in range(n):

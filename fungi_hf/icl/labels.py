@@ -98,14 +98,6 @@ class LabelSpace:
                 raise LabelError(f"{error} (row {row})") from None
         return np.array(ids, dtype=np.int64)
 
-    def surfaces_of(self, targets: Iterable[Target]) -> list[str]:
-        """Return the surface forms of labels that are stated by id or by name."""
-        return [self.surfaces[self.id_of(target)] for target in targets]
-
-    def describe(self) -> dict[str, object]:
-        """Return what a run folder records about the labels."""
-        return {"n_labels": len(self), "digest": self.digest}
-
 
 def _checked_names(names: object) -> tuple[str, ...]:
     listed = as_list(names, "names")

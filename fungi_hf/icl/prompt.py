@@ -25,7 +25,7 @@ from fungi_hf.icl.fitting import ESTIMATE, TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from fungi_hf.icl.demos import Demonstration
     from fungi_hf.icl.examples import Content
@@ -173,13 +173,8 @@ class PromptBuilder:
             row: The query's row, for messages.
             reserve_tokens: Part of the budget that is kept free, e.g. for a label to be scored.
 
-        Returns:
-            The prompt; without messages if it overflows and `on_overflow="skip"`.
-
         Raises:
-            InputTypeError: If the query is neither a text nor a clip. Clips in another style
-                than "multiturn", demonstrations without a label and an unknown output are refused
-                too.
+            InputTypeError: If the query is neither a text nor a clip.
             PromptOverflowError: If the query is over the budget and `on_overflow="error"`.
         """
         check_choice("output", output, get_args(Output), error=DemoConfigError)
@@ -198,26 +193,29 @@ class PromptBuilder:
         def cost(items: Sequence[int]) -> int:
             return self.counter.prompt([content for _, content in turns(items)])[0] + reserve_tokens
 
-        kept, over, budget = list(range(len(pairs))), dict[int, int](), self.max_input_tokens
-        if budget is not None:
-            alone = cost([])
-            if alone > budget:
-                if self.on_overflow == "error":
-                    raise PromptOverflowError(
-                        f"the query alone takes {alone} tokens{where}, the budget is {budget}; "
-                        "raise max_input_tokens or pass on_overflow='skip'"
-                    )
-                is_exact = self.counter.count is not None
-                return Prompt(
-                    messages=(), input_tokens=alone, exact_count=is_exact, budget=budget,
-                    style=self.style,
-                )  # fmt: skip
-            kept, over = choose_that_fit(len(pairs), cost, budget)
+        budget = self.max_input_tokens
+        if budget is not None and (alone := cost([])) > budget:
+            if self.on_overflow == "error":
+                raise PromptOverflowError(
+                    f"the query alone takes {alone} tokens{where}, the budget is {budget}; "
+                    "raise max_input_tokens or pass on_overflow='skip'"
+                )
+            return Prompt(
+                messages=(),
+                input_tokens=alone,
+                exact_count=self.counter.count is not None,
+                budget=budget,
+                style=self.style,
+            )
+        kept, over = choose_that_fit(len(pairs), cost, budget)
         chosen = turns(kept)
         contents = [content for _, content in chosen]
         input_tokens, exact_count = self.counter.prompt(contents)
         return Prompt(
-            messages=tuple(_message(role, content) for role, content in chosen),
+            messages=tuple(
+                {"role": role, "content": [c.part()] if isinstance(c, AudioClip) else c}
+                for role, c in chosen
+            ),
             kept=tuple(demonstrations[place].row for place in sorted(nearest[i] for i in kept)),
             dropped=tuple(
                 Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
@@ -232,7 +230,7 @@ class PromptBuilder:
 
     def longest_label_tokens(self, output: Output = "text") -> int:
         """Return the tokens of the longest answer, to be reserved when every label is scored."""
-        return max(map(self.counter.tokens, _written(self.labels.surfaces, output)))
+        return max(self.counter.tokens(_written(name, output)) for name in self.labels.surfaces)
 
     def system(self, output: Output = "text", *, audio: bool = False) -> str:
         """Return the system text: instruction, list of labels, form of the answer."""
@@ -254,14 +252,23 @@ class PromptBuilder:
             "max_input_tokens": self.max_input_tokens,
             "counts_tokens": self.counter.count is not None,
             "on_overflow": self.on_overflow,
-            "labels": self.labels.describe(),
+            "labels": {"n_labels": len(self.labels), "digest": self.labels.digest},
         }
 
     def _pairs(
         self, query: Content, demonstrations: Sequence[Demonstration], output: Output, where: str
     ) -> list[tuple[Content, str]]:
         # Contents with their answers as they are shown, in prompt order.
-        contents, targets = [], []
+        if self.style != "multiturn":
+            held = [(f"pool row {shown.row}", shown.content) for shown in demonstrations]
+            held.append(("the query", query))
+            clips = [name for name, content in held if isinstance(content, AudioClip)]
+            if clips:
+                raise InputError(
+                    f"{clips[0]} is audio{where}, which style {self.style!r} cannot hold; "
+                    "use style='multiturn'"
+                )
+        pairs = []
         for shown in demonstrations:
             if shown.target is None or shown.content is None:
                 missing = "label" if shown.target is None else "content"
@@ -269,21 +276,9 @@ class PromptBuilder:
                     f"the demonstration in pool row {shown.row} has no {missing}; "
                     "fit the selector on Examples with contents and targets"
                 )
-            contents.append(shown.content)
-            targets.append(shown.target)
-        if self.style != "multiturn":
-            clips = [
-                f"pool row {d.row}" for d in demonstrations if isinstance(d.content, AudioClip)
-            ]
-            if isinstance(query, AudioClip):
-                clips.append("the query")
-            if clips:
-                raise InputError(
-                    f"{clips[0]} is audio{where}, which style {self.style!r} cannot hold; "
-                    "use style='multiturn'"
-                )
-        answers = _written(self.labels.surfaces_of(targets), output)
-        return list(zip(contents, answers, strict=True))
+            surface = self.labels.surfaces[self.labels.id_of(shown.target)]
+            pairs.append((shown.content, _written(surface, output)))
+        return pairs
 
     def _turns(
         self, query: Content, pairs: Sequence[tuple[Content, str]], output: Output
@@ -305,18 +300,9 @@ def _text_line(content: Content) -> str:
     return f"Text: {json.dumps(str(content), ensure_ascii=False)}"
 
 
-def _message(role: str, content: Content) -> Message:
-    return {
-        "role": role,
-        "content": [content.part()] if isinstance(content, AudioClip) else content,
-    }
-
-
-def _written(surfaces: Iterable[str], output: Output) -> list[str]:
-    """Return labels in the form in which answers are asked for."""
-    if output == "text":
-        return list(surfaces)
-    return [json.dumps({"label": surface}, ensure_ascii=False) for surface in surfaces]
+def _written(surface: str, output: Output) -> str:
+    """Return a label in the form in which answers are asked for."""
+    return surface if output == "text" else json.dumps({"label": surface}, ensure_ascii=False)
 
 
 def _readable(content: object) -> str:
