@@ -1,6 +1,7 @@
 """Prompts: instruction and labels, demonstrations in their order, the query.
 
-Texts are inserted, never formatted, and never cut. The prompt is this project's own.
+Texts are inserted, never formatted, and never cut. The prompt is this project's own. Under a
+budget demonstrations are kept whole or dropped whole; the nearest are asked first.
 
 Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if output is JSON):
 - "multiturn": system, then a user and an assistant message per demonstration, then the query.
@@ -12,24 +13,23 @@ Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, PromptOverflowError
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.fitting import ESTIMATE, TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fungi_hf.icl.demos import Demonstration
     from fungi_hf.icl.examples import Content
-    from fungi_hf.icl.fitting import CountTokens
 
 PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
 
@@ -44,6 +44,54 @@ DEFAULT_INSTRUCTION = (
 )
 AUDIO_INSTRUCTION = DEFAULT_INSTRUCTION.replace("the text", "the audio clip")
 JSON_REQUEST = 'Write the answer as a JSON object: {"label": "<the label>"}'
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounter:
+    """How tokens are counted."""
+
+    # text -> tokens, a pure function; None estimates 3.5 characters per token, rounded up
+    count: Callable[..., int] | None = None
+    per_message: int = 3  # tokens that a chat server adds to each message
+    per_prompt: int = 3  # tokens that it adds once
+    takes_audio: bool = False  # `count` takes an `AudioClip` too; otherwise clips are not counted
+    _known: Callable[[Content], int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.count is not None and not callable(self.count):
+            raise InputTypeError(
+                f"count_tokens is {type(self.count).__name__}; a function text -> int is needed"
+            )
+        sizes = ("per_message", "per_prompt")
+        check_fields(self, sizes, check_integer, 0, error=DemoConfigError)
+        if self.takes_audio and self.count is None:
+            raise DemoConfigError("takes_audio needs a count function")
+        # Demonstrations repeat between queries, so their counts are kept.
+        known = self.tokens if self.count is None else functools.lru_cache(1 << 16)(self.tokens)
+        object.__setattr__(self, "_known", known)
+
+    def prompt(self, contents: Sequence[Content]) -> tuple[int, bool]:
+        """Return the tokens of a prompt, overhead included, and whether they are exact."""
+        overhead = self.per_prompt + self.per_message * len(contents)
+        has_clips = any(isinstance(content, AudioClip) for content in contents)
+        is_exact = self.count is not None and (self.takes_audio or not has_clips)
+        return overhead + sum(map(self._known, contents)), is_exact
+
+    def tokens(self, content: Content) -> int:
+        """Return the tokens of one message's content.
+
+        A count function that returns no whole number raises `InputTypeError`, one that returns a
+        negative number `InputError`.
+        """
+        if self.count is None:
+            return 0 if isinstance(content, AudioClip) else -(-2 * len(content) // 7)
+        if isinstance(content, AudioClip) and not self.takes_audio:
+            return 0
+        name, value = "what count_tokens returned", self.count(content)
+        return check_integer(name, value, 0, error=InputError, type_error=InputTypeError)
+
+
+ESTIMATE = TokenCounter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +165,7 @@ class PromptBuilder:
         instruction: str | None = None,
         show_labels: bool = True,
         max_input_tokens: int | None = None,
-        count_tokens: CountTokens | TokenCounter | None = ESTIMATE,
+        count_tokens: Callable[..., int] | TokenCounter | None = ESTIMATE,
         on_overflow: Overflow = "error",
     ) -> None:
         """Check the settings.
@@ -207,7 +255,7 @@ class PromptBuilder:
                 budget=budget,
                 style=self.style,
             )
-        kept, over = choose_that_fit(len(pairs), cost, budget)
+        kept, over = _choose_that_fit(len(pairs), cost, budget)
         chosen = turns(kept)
         contents = [content for _, content in chosen]
         input_tokens, exact_count = self.counter.prompt(contents)
@@ -294,6 +342,28 @@ class PromptBuilder:
         if self.style == "block":
             return [*before, ("user", block)]
         return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
+
+
+def _choose_that_fit(
+    n: int, cost: Callable[[Sequence[int]], int], budget: int | None
+) -> tuple[list[int], dict[int, int]]:
+    """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
+
+    `cost` gives the tokens of the prompt that holds some items, in ascending order. Returns the
+    kept items, ascending, and the tokens over budget of each other item: it is dropped only if the
+    kept nearer items and it cost more than the budget.
+    """
+    kept, over = list(range(n)), dict[int, int]()
+    if budget is None or cost(kept) <= budget:
+        return kept, over
+    kept = []
+    for item in range(n):
+        excess = cost([*kept, item]) - budget
+        if excess > 0:
+            over[item] = excess
+        else:
+            kept.append(item)
+    return kept, over
 
 
 def _text_line(content: Content) -> str:
