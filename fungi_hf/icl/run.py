@@ -271,8 +271,8 @@ class Run:
             self._journal.add({**line, **facts})
         if self._watch is not None:
             progress = self._progress
-            progress.failed += result.status != "ok"
-            progress.failed -= before is not None and before.status != "ok"
+            was_failed = before is not None and before.status != "ok"
+            progress.failed += (result.status != "ok") - was_failed
             progress.finished = len(self._finished)
             progress.fresh += 1
             progress.tokens += usage.total_tokens
