@@ -156,11 +156,9 @@ class ChatLLM(LLM):
                 )
 
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
-        """Answer one prompt, from the cache if it was answered before.
+        """Answer one prompt, from the cache if it was answered before; see `LLM.answer`.
 
-        A refusal, an empty or a truncated answer is a reply too, see `Reply.failure`.
-        `RequestFailedError` is raised if all attempts of this request failed, any other
-        `LLMError` if the whole run has to stop.
+        `RequestFailedError` says that all attempts failed.
         """
         transport = self._connected()
         body, key = self._request(prompt, labels)
