@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
 
 
@@ -44,19 +42,11 @@ def numpy_generator(seed: int, *names: str | bytes) -> np.random.Generator:
 
 
 def sample_generator(seed: int, name: str, content: str | bytes) -> random.Random:
-    """Give the generator of one sample, keyed by what the sample holds and nothing else.
+    """Give a consumer's generator of one sample, keyed by what the sample holds and nothing else.
 
-    Args:
-        seed: The root seed.
-        name: The consumer, e.g. an objective's name.
-        content: The sample itself: its text, or the bytes of its samples or pixels.
+    The content is its text, or the bytes of its samples or pixels.
     """
     return random.Random(derive(seed, name, content))
-
-
-def sample_generators(seed: int, name: str, contents: Iterable[str | bytes]) -> list[random.Random]:
-    """Give `sample_generator` for each of several samples."""
-    return [sample_generator(seed, name, content) for content in contents]
 
 
 def uniform(generator: torch.Generator, *shape: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from fungi_hf.errors import ComparisonError, FeatureError, InputError, InputType
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 Stream: TypeAlias = tuple[str, ...]
 _Z = 1.959963984540054  # two-sided 95 %
-_TAILS = (0.025, 0.975)
-_POWER_80 = 2.80  # 1.96 for 5 % two-sided, 0.84 for 80 % power
-_BATCH_NUMBERS = 1 << 22
 _BOOTSTRAP: Stream = ("evaluation", "bootstrap")
 
 
@@ -48,11 +45,6 @@ def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
     centre = (share + _Z**2 / (2 * n)) / spread
     half = _Z / spread * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def wilson_intervals(n_right: Iterable[int], n: int) -> list[tuple[float, float]]:
-    """Give `wilson_interval` of several shares of n rows."""
-    return [wilson_interval(count, n) for count in n_right]
 
 
 def mcnemar_p(n_gained: int, n_lost: int) -> float:
@@ -90,11 +82,6 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
     one, other = one.astype(bool), other.astype(bool)
     gained, lost = int((~one & other).sum()), int((one & ~other).sum())
     return PairedTest(difference=(gained - lost) / len(one), p=mcnemar_p(gained, lost))
-
-
-def mcnemar_each(first: npt.ArrayLike, others: Iterable[npt.ArrayLike]) -> list[PairedTest]:
-    """Give `mcnemar` of one classifier and each of several others."""
-    return [mcnemar(first, other) for other in others]
 
 
 def bootstrap_interval(
@@ -171,7 +158,7 @@ def smallest_difference(n_gained: int, n_lost: int, n: int) -> float:
     """
     if n < 1:
         raise InputError(f"n is {n}; at least 1 row is needed")
-    return _POWER_80 * math.sqrt((n_gained + n_lost) / n / n)
+    return 2.80 * math.sqrt((n_gained + n_lost) / n / n)  # 1.96 for 5 % two-sided, 0.84 for 80 %
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -208,7 +195,7 @@ def _counted_interval(
 
 
 def _interval(means: Float64Array) -> tuple[float, float]:
-    low, high = np.quantile(means, _TAILS)
+    low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -219,13 +206,12 @@ def _flip_test(rows: Float64Array, n_samples: int) -> float:
     generator = numpy_generator(42, "evaluation", "sign flips")
     # Rows of one size are flipped together: the sum of their signs is binomial.
     sizes, counts = np.unique(np.round(np.abs(moved), 12), return_counts=True)
-    reached = 0
-    for size in _batches(n_samples, len(sizes)):
-        sums = (2 * generator.binomial(counts, 0.5, (size, len(sizes))) - counts) @ sizes
-        reached += int((np.abs(sums) >= abs(moved.sum()) - 1e-9).sum())
+    shapes = [(size, len(sizes)) for size in _batches(n_samples, len(sizes))]
+    sums = ((2 * generator.binomial(counts, 0.5, shape) - counts) @ sizes for shape in shapes)
+    reached = sum(int((np.abs(some) >= abs(moved.sum()) - 1e-9).sum()) for some in sums)
     return (reached + 1) / (n_samples + 1)
 
 
 def _batches(n_samples: int, width: int) -> list[int]:
-    step = max(1, _BATCH_NUMBERS // width)
+    step = max(1, (1 << 22) // width)  # 32 MB
     return [min(step, n_samples - start) for start in range(0, n_samples, step)]

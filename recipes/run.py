@@ -39,10 +39,18 @@ def model_folder(name: str) -> str:
     return name
 
 
+def build(name: str, config: FungiConfig, texts: list[str]) -> FungiExtractor:
+    """Load a model by its name and fit on the training texts where the config needs that."""
+    extractor = FungiExtractor.from_pretrained(model_folder(name), config)
+    if texts and config.needs_fit:
+        extractor.fit(texts, progress=True)
+    return extractor
+
+
 def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFeatures, float]:
     """Fit on the training texts and extract both splits; reuse features of an equal fingerprint."""
     train, test = splits(recipe)
-    extractor = fitted(recipe, train)
+    extractor = build(recipe["model"], FungiConfig.from_dict(recipe["config"]), train.texts)
     if isinstance(extractor.sketch, DenseSketch):
         extractor.sketch.materialise()
     seconds = 0.0
@@ -59,13 +67,6 @@ def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFe
         found.save(path)
         features.append(found)
     return features[0], features[1], seconds
-
-
-def fitted(recipe: dict[str, Any], train: Split) -> FungiExtractor:
-    """Give the recipe's extractor, fitted on the training texts if its config wants that."""
-    config = FungiConfig.from_dict(recipe["config"])
-    extractor = FungiExtractor.from_pretrained(model_folder(recipe["model"]), config)
-    return extractor.fit(train.texts, progress=True) if config.needs_fit else extractor
 
 
 def splits(recipe: dict[str, Any]) -> tuple[Split, Split]:

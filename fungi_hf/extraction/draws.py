@@ -66,7 +66,7 @@ def learn(
         inputs = readable_twice(inputs)
     draw = TrainingDraw(reader.checked(inputs), reader.encoder, reader.config)
     reader.encoder.fit(draw)
-    draw.finish()
+    draw.finish(read_again=reader.config.learns_from_blocks)
     fit_objectives(plan, draw, reader, budget)
     blocks, notes, state = None, Counter[str](), FittedState()
     if reader.config.learns_from_blocks:
@@ -134,14 +134,15 @@ class TrainingDraw:
                 del kept[-heapq.heappop(largest)]
         return item
 
-    def finish(self) -> None:
-        """Read what nobody has read.
+    def finish(self, *, read_again: bool = False) -> None:
+        """Read what nobody has read; but one input is enough where all are read again.
 
         Raises:
             InputError: If there was no input at all.
         """
         for _ in self:
-            pass
+            if read_again and not self.specs:
+                break
         if self._is_empty:
             raise InputError("fit needs at least one input; got none")
 

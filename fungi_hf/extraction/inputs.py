@@ -18,7 +18,7 @@ from fungi_hf.encoders.base import LateEncoder
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
-from fungi_hf.seeding import sample_generators
+from fungi_hf.seeding import sample_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,7 +94,8 @@ class InputReader:
         contents = list(map(self.encoder.content, raws)) if views or late else []
 
         def random(stream: str) -> list[Random]:
-            return sample_generators(self.config.seed, f"views/{stream}", contents)
+            seed, name = self.config.seed, f"views/{stream}"
+            return [sample_generator(seed, name, content) for content in contents]
 
         made = {
             names: [list(one(*pair)) for pair in zip(raws, random(stream), strict=True)]

@@ -53,7 +53,7 @@ class TokenCounter:
         object.__setattr__(self, "_known", known)
 
     def prompt(self, contents: Sequence[Content]) -> tuple[int, bool]:
-        """Return the tokens of a prompt of these messages, all in all, and if they are exact."""
+        """Return the tokens of a prompt, overhead included, and whether they are exact."""
         overhead = self.per_prompt + self.per_message * len(contents)
         has_clips = any(isinstance(content, AudioClip) for content in contents)
         is_exact = self.count is not None and (self.takes_audio or not has_clips)

@@ -214,7 +214,7 @@ class LocalLLM(LLM):
     @functools.cached_property
     def _weights(self) -> str:
         """Give a digest of all weights; computed once, since they are not to change."""
-        from fungi_hf.storage.digests import tensor_digest
+        from fungi_hf.storage.files import tensor_digest
 
         return tensor_digest(self.model.state_dict())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from fungi_hf.specs import PCA
-from fungi_hf.statistics import mcnemar_each, wilson_intervals
+from fungi_hf.statistics import mcnemar, wilson_interval
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    tests = mcnemar_each(right[0], right)
-    intervals = wilson_intervals(right.sum(1).tolist(), right.shape[1])
+    tests = [mcnemar(right[0], rows) for rows in right]
+    intervals = [wilson_interval(int(rows.sum()), len(rows)) for rows in right]
     return [
         CandidateScore(
             name=one.candidate.name,

@@ -162,11 +162,12 @@ class AudioEncoder(BlockEncoder):
         if clip.content not in inputs:
             wave = self._wave(clip)
             inputs[clip.content] = AudioInput(wave, self._body.log_mel(wave))
-        data, notes = inputs[clip.content], {"cut": clip.cut, "silent": not clip.samples.any()}
+        data = inputs[clip.content]
+        cost = self._body.cost(len(data.wave))
         if isinstance(raw, AudioView):
-            data, notes = replace(data, draw=raw.draw), {}
-        cost, kept = self._body.cost(len(data.wave)), (name for name in notes if notes[name])
-        return Prepared(data, cost, raw.content, tuple(kept))
+            return Prepared(replace(data, draw=raw.draw), cost, raw.content)
+        notes = {"cut": clip.cut, "silent": not clip.samples.any()}
+        return Prepared(data, cost, raw.content, tuple(name for name in notes if notes[name]))
 
     def _with_wave_draw(self, data: AudioInput) -> AudioInput:
         # Here and not when views are made: every view would hold a waveform of its own.
