@@ -156,10 +156,7 @@ class ChatLLM(LLM):
                 )
 
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
-        """Answer one prompt, from the cache if it was answered before; see `LLM.answer`.
-
-        `RequestFailedError` says that all attempts failed.
-        """
+        """Answer one prompt, from the cache if it was answered before; see `LLM.answer`."""
         transport = self._connected()
         body, key = self._request(prompt, labels)
         shared = transport.in_flight.get(key)

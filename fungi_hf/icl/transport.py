@@ -54,8 +54,7 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")  # of the request that 
 class Transport:
     """What belongs to one event loop: the HTTP client, the gate, the requests in flight by key.
 
-    `api_key` is sent and appears nowhere else. `window` holds the rates of earlier event loops too.
-    `proxies` obeys the proxies that the environment names.
+    The API key is sent and appears nowhere else. `proxies` obeys those that the environment names.
     """
 
     def __init__(
