@@ -39,7 +39,7 @@ def check_integer(
     whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if whole is None or (low is not None and whole < low) or (high is not None and whole > high):
         raise (type_error or error if whole is None else error)(
-            f"{name} must be {_or(also)}an integer{_bounds(low, high)}; got {value!r}"
+            f"{name} must be {also and f'{also} or '}an integer{_bounds(low, high)}; got {value!r}"
         )
     return whole
 
@@ -67,7 +67,7 @@ def check_number(
     below = high is None or number < high or (with_high and number == high)
     if not math.isfinite(number) or not (above and below):
         bounds = _bounds(low, high, with_low=with_low, with_high=with_high)
-        raise error(f"{name} must be {_or(also)}a number{bounds}; got {value!r}")
+        raise error(f"{name} must be {also and f'{also} or '}a number{bounds}; got {value!r}")
     return number
 
 
@@ -123,10 +123,6 @@ def check_fields(
         if value is not None or not optional:
             checked = check(f"{type(owner).__name__}.{name}", value, *bounds, **options)
             object.__setattr__(owner, name, checked)
-
-
-def _or(also: str) -> str:
-    return f"{also} or " if also else ""
 
 
 def _bounds(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import (
@@ -23,8 +23,7 @@ from fungi_hf.checks import (
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
 from fungi_hf.specs.paper import PAPER
-from fungi_hf.storage.digests import json_digest
-from fungi_hf.storage.files import HubOptions
+from fungi_hf.storage.files import HubOptions, json_digest
 from fungi_hf.storage.sharing import PushOptions, push_config, read_config, write_config
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class FungiConfig:
     """The choices that decide a feature vector, apart from the encoder's weights.
+
+    A value that is not allowed, alone or beside the others, is a ConfigError.
 
     Attributes:
         objectives: Gradient blocks in order: names ("kl", "simclr", "activation", a registered
@@ -118,14 +119,9 @@ class FungiConfig:
     audio_context: Context = "clip"
     dtype: Dtype = "float32"
     seed: int = 42
-    version: int = field(default=CONFIG_VERSION)
+    version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
-        """Normalise shorthand and check every field against the others.
-
-        Raises:
-            ConfigError: If a field is not allowed.
-        """
         given: Any = self.objectives
         if not isinstance(given, (tuple, list)):
             raise ConfigError(f"objectives must be a tuple of names or specs; got {given!r}")
@@ -135,10 +131,6 @@ class FungiConfig:
             object.__setattr__(self, "reduction", PCA(n_components=reduction))
         elif reduction is not None and not isinstance(reduction, PCA):
             raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
-        self._check_fields()
-        self._check_together()
-
-    def _check_fields(self) -> None:
         for name, literal in _CHOICES.items():
             check_fields(self, [name], check_choice, get_args(literal))
         check_fields(self, ("published_signs", "round_sketch", "center"), check_flag)
@@ -154,6 +146,7 @@ class FungiConfig:
         seed = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
+        self._check_together()
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]
@@ -202,19 +195,14 @@ class FungiConfig:
         return cls(**PAPER[modality])
 
     def replace(self, **changes: Any) -> FungiConfig:
-        """Give a copy with some fields changed, checked again.
-
-        Raises:
-            ConfigError: If a field does not exist or its value is not allowed.
-        """
+        """Give a copy with some fields changed, checked again; an unknown one is a ConfigError."""
         check_known("FungiConfig", changes, self.__dataclass_fields__)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON data with every default written out."""
-        data = dataclasses.asdict(self)
-        data["objectives"] = [spec.to_dict() for spec in self.objectives]
-        return data
+        objectives = [spec.to_dict() for spec in self.objectives]
+        return dataclasses.asdict(self) | {"objectives": objectives}
 
     def to_json(self) -> str:
         """Give the JSON text that `from_json` reads."""
@@ -269,11 +257,8 @@ class FungiConfig:
         """Read the config of a folder, of a repository of the Hub, or of a JSON file.
 
         A config or an extractor was saved or pushed there; fitted state is not read. The options
-        are those of `fungi_hf.storage.files.HubOptions`.
-
-        Raises:
-            StorageError: If there is no config, or it cannot be read.
-            ConfigError: If it holds an unknown key or value.
+        are those of `fungi_hf.storage.files.HubOptions`. A config that is not there or cannot be
+        read is a StorageError, one with an unknown key or value a ConfigError.
         """
         hub = HubOptions(revision, token, cache_dir, local_files_only)
         return cls.from_dict(read_config(place, hub))
@@ -281,8 +266,7 @@ class FungiConfig:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the config alone to a folder, made if missing; other files are not touched.
 
-        Raises:
-            StorageError: If it holds a saved extractor, or cannot be written.
+        A folder that holds a saved extractor, or cannot be written, is a StorageError.
         """
         write_config(self.to_dict(), folder)
 
@@ -298,14 +282,9 @@ class FungiConfig:
     ) -> str:
         """Push what `save_pretrained` writes, in one commit; other files there are not touched.
 
-        The repository, "user/name", is made if missing. The options are those of
-        `fungi_hf.storage.sharing.PushOptions`.
-
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository holds a saved extractor, or cannot be written.
+        The repository, "user/name", is made if missing; one that holds a saved extractor, or
+        cannot be written, is a StorageError. The options are those of
+        `fungi_hf.storage.sharing.PushOptions`. Gives the address of the commit or pull request.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
         return push_config(self.to_dict(), repo_id, options)

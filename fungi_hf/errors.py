@@ -93,11 +93,7 @@ class PromptOverflowError(FungiError, ValueError):
 
 
 class LLMError(FungiError, RuntimeError):
-    """An LLM server refused the run for good.
-
-    Attributes:
-        partial: The rows that were finished before, if a run was stopped.
-    """
+    """An LLM server refused the run for good; `partial` are the rows finished before a stop."""
 
     partial: object | None = None
 
@@ -110,7 +106,6 @@ class RequestFailedError(LLMError):
     """One request failed at every allowed attempt; other rows may still succeed."""
 
     def __init__(self, message: str, attempts: int) -> None:
-        """Take the last failure, and keep how many requests were sent."""
         super().__init__(f"{message} ({attempts} attempts)")
         self.attempts = attempts
 

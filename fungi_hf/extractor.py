@@ -21,8 +21,7 @@ from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub import saving
-from fungi_hf.hub.loading import load
+from fungi_hf.hub import folders
 from fungi_hf.storage.files import HubOptions
 from fungi_hf.storage.sharing import PushOptions
 
@@ -49,7 +48,10 @@ _OF_ENCODER = ("pooling", "target_layer", "max_length", *_AUDIO)
 
 
 class FungiExtractor:
-    """Extracts FUNGI features with one encoder and one config.
+    """Extracts FUNGI features with one encoder and one config, by default the default config.
+
+    An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its
+    source is written into saved folders. Nothing is encoded at construction.
 
     Attributes:
         budget: Limits of batches and groups; they change speed and memory, not features.
@@ -65,15 +67,6 @@ class FungiExtractor:
     def __init__(
         self, encoder: Encoder, config: FungiConfig | None = None, *, source: Source | None = None
     ) -> None:
-        """Build heads, sketch and views; nothing is encoded yet.
-
-        The encoder conforms to `fungi_hf.encoders.base.Encoder`; its source is written into saved
-        folders. No config is the default config.
-
-        Raises:
-            EncoderError: If `encoder` is a bare model, or lacks members of an encoder.
-            ConfigError: If `config` is no config.
-        """
         if not hasattr(encoder, "layer_path"):
             raise EncoderError(
                 f"FungiExtractor takes an encoder; got {type(encoder).__name__}: use "
@@ -112,18 +105,12 @@ class FungiExtractor:
     ) -> Self:
         """Load an encoder, or a saved extractor with its config and fitted state.
 
-        Args:
-            model_or_folder: A Hub id or folder of a model; a folder or repository written by
-                `save_pretrained`; or a loaded model.
-            config: What to compute. Must be None for a saved extractor. A loaded model's own
-                dtype is taken when it is None.
-            processor: The loaded model's tokenizer or feature extractor.
-            device: Where to put a model that is loaded here.
-            revision: This and the next three are those of `fungi_hf.storage.files.HubOptions`.
-            token: As there.
-            cache_dir: As there.
-            local_files_only: As there.
-            model: The encoder of a saved extractor when it is not where it was.
+        What is loaded is a Hub id or folder of a model; a folder or repository written by
+        `save_pretrained`, which brings its config (`config` must be None, and `model` is the
+        encoder where that is not where it was); or a loaded model with its `processor`, a
+        tokenizer or feature extractor, whose own dtype is taken when `config` is None. `device` is
+        for a model that is loaded here. The other options are those of
+        `fungi_hf.storage.files.HubOptions`.
 
         Raises:
             EncoderError: If the model or its preprocessor cannot be used.
@@ -132,7 +119,7 @@ class FungiExtractor:
             ConfigError: If the config does not fit the encoder.
         """
         hub = HubOptions(revision, token, cache_dir, local_files_only)
-        loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
+        loaded = folders.load(model_or_folder, config, processor, hub, device=device, model=model)
         extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
         if loaded.saved is not None:
             extractor.restore(*loaded.saved.fitted(loaded.encoder, extractor.digests()))
@@ -142,14 +129,11 @@ class FungiExtractor:
         """Write config, encoder name, digests and fitted state; the model itself is not copied.
 
         Beside our two files, a folder that has none gets a `config.json` that points to the
-        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
-
-        The folder is made if missing; files of a model that live there are not touched.
-
-        Raises:
-            StorageError: If the folder cannot be written.
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers). The
+        folder is made if missing; files of a model that live there are not touched. One that
+        cannot be written is a StorageError.
         """
-        saving.save(self, folder)
+        folders.save(self, folder)
 
     def push_to_hub(
         self,
@@ -161,26 +145,20 @@ class FungiExtractor:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Push what `save_pretrained` writes, and a card; see `FungiConfig.push_to_hub`.
+        """Push what `save_pretrained` writes, and a card, as `FungiConfig.push_to_hub` does.
 
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository cannot be written, or holds what pushing would break.
+        A repository that cannot be written is a StorageError. Gives the address of the commit.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
-        return saving.push(self, repo_id, options)
+        return folders.push(self, repo_id, options)
 
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
         """Render a model card: Markdown with the Hub's YAML head, for README.md.
 
-        Its snippet loads `place`; an empty one, the encoder with the config.
-
-        Raises:
-            InputError: If a result is of another type.
+        Its snippet loads `place`; an empty one, the encoder with the config. A result of another
+        type is an InputError.
         """
-        return saving.card(self, results, place)
+        return folders.card(self, results, place)
 
     @property
     def state(self) -> FittedState:
@@ -247,8 +225,7 @@ class FungiExtractor:
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
-        Raises:
-            InputError: If there are no inputs, or one is unusable.
+        No input, or one that is unusable, is an InputError.
         """
         del labels
         self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress).state)
@@ -361,10 +338,6 @@ class FungiExtractor:
         return replace(features, failures=tuple(failures)), reading.notes
 
     def _features(self, array: Float32Array, *notes: str) -> FungiFeatures:
-        return FungiFeatures(
-            array=array,
-            layout=dict(self._finisher.layout),
-            fingerprint=self.fingerprint,
-            factors=self._plan.factor_shapes,
-            notes=(*self._finisher.notes, *notes),
-        )
+        layout, shapes = dict(self._finisher.layout), self._plan.factor_shapes
+        notes = (*self._finisher.notes, *notes)
+        return FungiFeatures(array, self.fingerprint, layout, shapes, notes=notes)

@@ -64,11 +64,7 @@ class FungiFeatures(Vectors):
         return self._with_array(self.array[rows])
 
     def joined(self, other: FungiFeatures) -> FungiFeatures:
-        """Give these rows and the other's after them.
-
-        Raises:
-            FingerprintMismatchError: If the two come from different configs, models or states.
-        """
+        """Give these rows and the other's after them, of the same config, model and state."""
         self._check_same(other)
         return self._with_array(np.concatenate([self.array, other.array]))
 
@@ -87,10 +83,8 @@ class FungiFeatures(Vectors):
 
         Formula: sum over blocks of <x_b, y_b>; for a block of r factor pairs the inner product
         of the gradients, sum_ij (d_i . d'_j) (a_i . a'_j). With unit weights this is the sum of
-        the blocks' cosines.
-
-        Raises:
-            FingerprintMismatchError: If the two come from different configs, models or states.
+        the blocks' cosines. Features of other configs, models or states are a
+        FingerprintMismatchError.
         """
         self._check_same(other)
         total = np.zeros((len(self), len(other)), dtype=np.float32)
@@ -119,8 +113,7 @@ class FungiFeatures(Vectors):
     def load(cls, path: str | Path) -> FungiFeatures:
         """Read what `save`, or `fungi-hf extract` to a .parquet file, wrote.
 
-        Raises:
-            StorageError: If the file is missing, damaged or not ours.
+        A file that is missing, damaged or not ours is a StorageError.
         """
         found = read_features(path)
         return cls(found.array, found.fingerprint, found.layout, found.factors)

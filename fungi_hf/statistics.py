@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Stream: TypeAlias = tuple[str, ...]
 _Z = 1.959963984540054  # two-sided 95 %
-_POWER_80 = 2.80  # 1.96 for 5 % two-sided, 0.84 for 80 % power
-_BATCH_NUMBERS = 1 << 22
 _BOOTSTRAP: Stream = ("evaluation", "bootstrap")
 
 
@@ -160,7 +158,7 @@ def smallest_difference(n_gained: int, n_lost: int, n: int) -> float:
     """
     if n < 1:
         raise InputError(f"n is {n}; at least 1 row is needed")
-    return _POWER_80 * math.sqrt((n_gained + n_lost) / n / n)
+    return 2.80 * math.sqrt((n_gained + n_lost) / n / n)  # 1.96 for 5 % two-sided, 0.84 for 80 %
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -215,5 +213,5 @@ def _flip_test(rows: Float64Array, n_samples: int) -> float:
 
 
 def _batches(n_samples: int, width: int) -> list[int]:
-    step = max(1, _BATCH_NUMBERS // width)
+    step = max(1, (1 << 22) // width)  # 32 MB
     return [min(step, n_samples - start) for start in range(0, n_samples, step)]

@@ -7,8 +7,6 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from fungi_hf.errors import FeatureError, InputError, choices
 from fungi_hf.extraction.group import compute
 from fungi_hf.extraction.inputs import InputReader
@@ -71,7 +69,6 @@ def _run(extractor: FungiExtractor, names: list[str]) -> tuple[Plan, InputReader
 def _seconds(run: tuple[Plan, InputReader], items: list[Any]) -> float:
     plan, reader = run
     start = time.perf_counter()
-    with tqdm(disable=True) as bar:
-        for chunk in reader.read(items):
-            compute(chunk, plan, plan.budget, bar)
+    for _ in compute(reader.read(items), plan, plan.budget):
+        pass
     return time.perf_counter() - start

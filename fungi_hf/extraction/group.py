@@ -6,26 +6,27 @@ import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.encoders.base import LateBatch
 from fungi_hf.errors import ConfigError, LayerUseError, ObjectiveError
 from fungi_hf.extraction.batches import cut_batches, cut_groups
 from fungi_hf.gradients.factors import compress, concatenate
-from fungi_hf.gradients.sketches import DenseSketch, SketchBuffer
+from fungi_hf.gradients.sketches import SketchBuffer
 from fungi_hf.gradients.tape import record, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
-    from tqdm import tqdm
 
     from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.extraction.batches import Budget, Sample
+    from fungi_hf.extraction.inputs import Reading
     from fungi_hf.extraction.plan import Plan
     from fungi_hf.gradients.factors import LayerFactors
     from fungi_hf.gradients.tape import Tape
@@ -50,36 +51,39 @@ class _Originals:
 
 
 def compute(
-    samples: Sequence[Sample],
+    reading: Reading,
     plan: Plan,
     budget: Budget,
-    bar: tqdm[Any],
+    *,
+    progress: bool = False,
     lost: dict[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """Give every raw block of a chunk, [N, width] float32 on the CPU, in the chunk's order.
+) -> Iterator[dict[str, Tensor]]:
+    """Give every raw block of one chunk after the other, [N, width] float32 on the CPU.
 
     Args:
-        samples: The chunk.
+        reading: Gives the chunks.
         plan: Of a target layer alone.
         budget: Limits of batches and groups.
-        bar: Moved by one per sample.
+        progress: Whether to show a bar.
         lost: Updated: block of exact factors -> largest share of a squared norm dropped.
     """
     lost = {} if lost is None else lost
-    blocks: dict[str, Tensor] = {}
-    waiting: dict[str, SketchBuffer] = {}
-    with untouched(plan.encoder.model):
-        for name, width in plan.widths.items():
-            blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
-            if name in plan.objectives and isinstance(plan.sketch, DenseSketch):
-                rounded = plan.round_sketch
-                waiting[name] = SketchBuffer(plan.sketch, blocks[name], rounded=rounded)
-        for some in cut_groups(samples, budget):
-            Group(some, plan, budget).write(blocks, waiting, lost)
-            bar.update(len(some))
-        for buffer in waiting.values():
-            buffer.flush()
-    return blocks
+    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+        for samples in reading:
+            with untouched(plan.encoder.model):
+                blocks: dict[str, Tensor] = {}
+                buffers: dict[str, SketchBuffer] = {}
+                for name, width in plan.widths.items():
+                    out = blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
+                    if name in plan.objectives and plan.sketch is not None:
+                        buffers[name] = SketchBuffer(plan.sketch, out, rounded=plan.round_sketch)
+                for some in cut_groups(samples, budget):
+                    Group(some, plan, budget).write(blocks, buffers, lost)
+                    bar.update(len(some))
+                for buffer in buffers.values():
+                    buffer.flush()
+            yield blocks
+            bar.update(reading.n_read - bar.n)
 
 
 class Group:
@@ -198,16 +202,10 @@ class Group:
     def write(
         self,
         blocks: Mapping[str, Tensor],
-        waiting: Mapping[str, SketchBuffer],
+        buffers: Mapping[str, SketchBuffer],
         lost: dict[str, float],
     ) -> None:
-        """Put the embedding and every block of the target layer into their rows of a chunk.
-
-        Args:
-            blocks: Name -> [chunk, width] float32 on the CPU; gets raw rows.
-            waiting: Block name -> buffer that takes the factors instead.
-            lost: Updated: block of exact factors -> largest share of a squared norm dropped.
-        """
+        """Put raw blocks into their rows of a chunk's blocks, sketched ones through buffers."""
         plan = self._plan
         blocks["embedding"][self.rows] = self.embeddings().float().cpu()
         pooled = self.activations()
@@ -215,16 +213,12 @@ class Group:
             blocks[name][self.rows] = pooled[path].float().cpu()
         for name in plan.objectives:
             factors = self.factors(name)[plan.encoder.layer_path]
-            if name in waiting:
-                waiting[name].add(self.rows, factors)
-                continue
-            if plan.sketch is None:
+            if name in buffers:
+                buffers[name].add(self.rows, factors)
+            else:
                 block, dropped = compress(factors, plan.rank)
                 lost[name] = max(float(dropped.max()), lost.get(name, 0.0))
-            else:
-                block = plan.sketch(factors)
-                block = block.bfloat16() if plan.round_sketch else block
-            blocks[name][self.rows] = block.float().cpu()
+                blocks[name][self.rows] = block.float().cpu()
 
     def embeddings(self) -> Tensor:
         """Give the embeddings of the untouched inputs, [B, D]."""
@@ -259,10 +253,9 @@ class Group:
         return found
 
     def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
-        """Give an objective's summed loss's gradient at the embeddings of all encoded inputs.
+        """Give the gradient of an objective's summed loss at all embeddings, and what it read.
 
-        Returns:
-            [U, D], and [U] whether the objective read the input.
+        That is [U, D] over the encoded inputs, and [U] whether the objective read the input.
 
         Raises:
             ObjectiveError: If it does not give one loss per sample.
@@ -285,13 +278,9 @@ class Group:
 def pooler_of(
     encoder: Encoder, batch: Batch, *, strict: bool = True
 ) -> Callable[[str, Tensor], Tensor | None]:
-    """Give what pools a layer's input in the pass of one batch, as the embedding is pooled.
+    """Give what pools a layer's input [N, T, n] as the embeddings of a batch are pooled.
 
-    Args:
-        encoder: Says how.
-        batch: Of N inputs.
-        strict: Whether an input [N, T, n] that cannot be pooled is an error (LayerUseError); else
-            None is given for it.
+    An input that has not the batch's tokens is a LayerUseError if `strict`, else it gives None.
     """
 
     def pool(path: str, a: Tensor) -> Tensor | None:

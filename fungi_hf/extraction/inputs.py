@@ -229,7 +229,7 @@ def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateView
 
 
 def iterate(inputs: Any) -> Iterator[Any]:
-    """Iterate over inputs, refusing what only looks like many.
+    """Iterate over inputs; refuse a single input where a sequence is expected.
 
     Raises:
         InputTypeError: If `inputs` is one input, a dict, a table, or not iterable.

@@ -121,16 +121,7 @@ def whitening_matrix(rows: Tensor, power: float) -> Tensor:
 def project(
     train: Float32Array, other: Float32Array, n_components: int
 ) -> tuple[Float32Array, Float32Array]:
-    """Give both on the leading principal components of the training rows, centred, unwhitened.
-
-    Args:
-        train: [N, F].
-        other: [Q, F].
-        n_components: C, smaller than N and F.
-
-    Returns:
-        [N, C] and [Q, C].
-    """
+    """Give both on the C leading components of the training rows, [N, C] and [Q, C]."""
     components = PrincipalComponents.fit(torch.from_numpy(train), n_components)
     low, high = (components.transform(torch.from_numpy(rows)).numpy() for rows in (train, other))
     return low, high

@@ -90,16 +90,7 @@ class LayerFactors:
 
 
 def concatenate(parts: Sequence[LayerFactors]) -> LayerFactors:
-    """Join factors of the same samples; owners keep their meaning.
-
-    Args:
-        parts: At least one, all of one layer and one number of samples.
-
-    Returns:
-        One record with all rows.
-    """
-    if len(parts) == 1:
-        return parts[0]
+    """Join factors of one layer and the same samples; owners keep their meaning."""
     return dataclasses.replace(
         parts[0],
         delta=torch.cat([part.delta for part in parts]),
@@ -170,14 +161,7 @@ def exact_cosines(first: LayerFactors, second: LayerFactors) -> Float32Array:
     """Give the cosines of exact gradients, without a sketch.
 
     Formula: <G_i, G_j> = sum over rows r of i and s of j of <delta_r, delta_s> <a_r, a_s>, in
-    float64; 0 where a gradient is zero.
-
-    Args:
-        first: Gradients of B samples of one layer.
-        second: Of B' samples of the same layer.
-
-    Returns:
-        [B, B'].
+    float64; 0 where a gradient is zero. Gives [B, B'] for two records of one layer.
     """
     table = torch.zeros(first.n_samples, second.n_samples, dtype=torch.float64)
     delta, inputs = second.delta.double(), second.inputs.double()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fungi_hf.checks import check_known, check_number
 from fungi_hf.config import FungiConfig
@@ -18,17 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from jinja2 import Template
-
-_LINE: Final = 96
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One measured number.
 
     Attributes:
-        dataset: Name of the data, e.g. "Banking-77".
+        dataset: Name of the data, e.g. "Banking-77"; its split and licence are below.
         dataset_id: Its identifier on the Hub; the name in lower case if empty.
         metric: E.g. "accuracy".
         value: The number with the features of this config, in [0, 1] or a percentage.
@@ -36,8 +32,6 @@ class Result:
         protocol: How it was measured, e.g. "20-NN, full training set".
         seeds: Of the draws behind the number; empty where nothing is drawn.
         task: Task type of the Hub.
-        split: Of the data.
-        licence: Of the data.
     """
 
     dataset: str
@@ -73,15 +67,11 @@ class Subject:
     """What a card is about.
 
     Attributes:
-        title: Heading.
-        config: What is computed.
         base_model: Repository of the encoder; empty for a local one.
         place: What the snippet loads: a repository or folder; empty takes the base model with
             the config.
         modality: "text", "audio" or "vision".
-        target_layer: As it was found.
-        pooling: As it was found.
-        fingerprint: Of the extractor.
+        target_layer, pooling: As they were found.
         licence: Of the weights; empty where unknown.
     """
 
@@ -119,6 +109,7 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         InputError: If a result is of another type.
     """
     from huggingface_hub import EvalResult, ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     rows = list(results)
     for row in rows:
@@ -137,11 +128,10 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         for row in rows
     ]
     has_gradients = any(spec.has_gradient for spec in subject.config.objectives)
-    gradient_tag = ["gradient-features"] if has_gradients else []
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,
-        tags=["fungi", *gradient_tag, "feature-extraction", "retrieval"],
+        tags=["fungi", *["gradient-features"] * has_gradients, "feature-extraction", "retrieval"],
         pipeline_tag="feature-extraction",
         datasets=sorted({row.dataset_id for row in rows if row.dataset_id}) or None,
         license=subject.licence or None,
@@ -149,7 +139,14 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         eval_results=evaluations or None,
         ignore_metadata_errors=True,
     )
-    return _template().render(
+    environment = Environment(  # noqa: S701  (Markdown, not HTML)
+        loader=PackageLoader("fungi_hf.hub", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja").render(
         head=data.to_yaml(),
         subject=subject,
         config=subject.config,
@@ -163,19 +160,6 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         licences=dict.fromkeys((row.dataset for row in rows), "")
         | {row.dataset: row.licence for row in reversed(rows) if row.licence},
     )
-
-
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(  # noqa: S701  (Markdown, not HTML)
-        loader=PackageLoader("fungi_hf.hub", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("card.md.jinja")
 
 
 def _open(config: FungiConfig) -> str:
@@ -199,7 +183,7 @@ def _open(config: FungiConfig) -> str:
         without = "its embedding" if has_gradients else "its embedding or gradients"
         first = f"{kind} of a frozen encoder, without {without}: {held}."
     unchanged = "Nothing was trained; the encoder's weights are untouched."
-    return textwrap.fill(f"{first} {unchanged}", _LINE)
+    return textwrap.fill(f"{first} {unchanged}", 96)
 
 
 def _fields(config: FungiConfig) -> str:

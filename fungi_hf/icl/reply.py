@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from fungi_hf.checks import check_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fungi_hf.icl.limits import Limits
 
 Kind = Literal["retry", "fatal", "auth", "refused", "overflow"]
@@ -29,24 +31,14 @@ _SETTLING: dict[object, Kind] = {"context_length_exceeded": "overflow", "content
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that were billed.
+    """Tokens that were billed."""
 
-    Attributes:
-        input_tokens: All input tokens, the cached ones included.
-        output_tokens: Generated tokens.
-        cached_input_tokens: Those that the server says it read from its prompt cache.
-    """
-
-    input_tokens: int = 0
+    input_tokens: int = 0  # all of them, the cached ones included
     output_tokens: int = 0
-    cached_input_tokens: int = 0
+    cached_input_tokens: int = 0  # those that the server says it read from its prompt cache
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
-        )
+        return Usage(**{name: n + getattr(other, name) for name, n in asdict(self).items()})
 
     @property
     def total_tokens(self) -> int:
@@ -125,30 +117,20 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One attempt without an answer.
+    """One attempt without an answer; `message` is what the server or the connection said.
 
-    Attributes:
-        kind: "retry", "fatal" (the run stops), "auth" (the run stops, credentials), "refused" or
-            "overflow" (this row is settled, others go on).
-        message: What the server or the connection said.
-        wait_s: Seconds in which the server wants no request at all; None if it named none.
-        unreachable: No connection could be made.
+    "fatal" and "auth" stop the run, "refused" and "overflow" settle the row.
     """
 
     kind: Kind
     message: str
-    wait_s: float | None = None
-    unreachable: bool = False
+    wait_s: float | None = None  # in which the server wants no request at all, if it said so
 
 
 def read_answer(
     status: int, headers: Mapping[str, str], content: bytes, limits: Limits
 ) -> Payload | Failure:
-    """Give the decoded completion of a whole HTTP answer, or what went wrong.
-
-    `headers` is read by lower-case names, `content` is the decompressed body, `limits` gives the
-    longest wait and the clock to read dates by.
-    """
+    """Give the decoded completion of an HTTP answer, or what went wrong."""
     try:
         body = json.loads(content)
     except ValueError:
@@ -209,49 +191,64 @@ def server_wait(headers: Mapping[str, str], wall_s: float) -> float | None:
 
 def read_usage(payload: Mapping[str, Any]) -> Usage:
     """Read what a chat completion cost; zero where the server does not say."""
-    usage = _mapping(payload.get("usage"))
-    details = _mapping(usage.get("prompt_tokens_details"))
+    usage = _get(payload, "usage", dict, {})
+    details = _get(usage, "prompt_tokens_details", dict, {})
     return Usage(
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_input_tokens=_count(details.get("cached_tokens")),
+        input_tokens=_get(usage, "prompt_tokens", int, 0),
+        output_tokens=_get(usage, "completion_tokens", int, 0),
+        cached_input_tokens=_get(details, "cached_tokens", int, 0),
     )
 
 
 def read_reply(payload: Mapping[str, Any], attempts: int = 0) -> Reply:
     """Read a chat completion, whatever the server left out; without label scores."""
-    choice = _first(payload.get("choices"))
-    message = _mapping(choice.get("message"))
+    choice = _first(payload, "choices")
+    message = _get(choice, "message", dict, {})
     return Reply(
-        content=_text(message.get("content")),
-        finish_reason=_text(choice.get("finish_reason")) or "stop",
-        refusal=_text(message.get("refusal")),
+        content=_get(message, "content", str),
+        finish_reason=_get(choice, "finish_reason", str) or "stop",
+        refusal=_get(message, "refusal", str),
         usage=read_usage(payload),
-        model=_text(payload.get("model")),
-        system_fingerprint=_text(payload.get("system_fingerprint")),
+        model=_get(payload, "model", str),
+        system_fingerprint=_get(payload, "system_fingerprint", str),
         attempts=attempts,
     )
 
 
-def read_alternatives(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Give the alternatives of the first token, with their log probabilities, if there are any."""
-    choice = _first(payload.get("choices"))
-    token = _first(_mapping(choice.get("logprobs")).get("content"))
-    listed = token.get("top_logprobs")
-    return [_mapping(entry) for entry in listed] if isinstance(listed, list) else []
+def first_token_scores(
+    payload: Mapping[str, Any], surfaces: Sequence[str]
+) -> tuple[float, ...] | None:
+    """Read [C] log probabilities of labels from the alternatives of an answer's first token.
+
+    A label that is not among them gets the smallest one listed, which bounds its own from above.
+    None if an alternative fits several labels, or none fits any.
+    """
+    first = _first(_get(_first(payload, "choices"), "logprobs", dict, {}), "content")
+    scores: dict[int, float] = {}
+    listed = []
+    for entry in _get(first, "top_logprobs", list, ()):
+        value = entry.get("logprob") if isinstance(entry, dict) else None
+        if not isinstance(value, (int, float)):
+            continue
+        token = str(entry.get("token", "")).strip().casefold()
+        listed.append(float(value))
+        fits = [i for i, s in enumerate(surfaces) if token and s.casefold().startswith(token)]
+        exact = [i for i in fits if surfaces[i].casefold() == token]
+        if len(exact or fits) > 1:
+            return None
+        for label in exact or fits:
+            scores[label] = max(float(value), scores.get(label, -math.inf))
+    if not scores:
+        return None
+    return tuple(scores.get(label, min(listed)) for label in range(len(surfaces)))
 
 
-def _first(values: object) -> Mapping[str, Any]:
-    return _mapping(values[0]) if isinstance(values, list) and values else {}
+def _get(source: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    # A member of decoded JSON if it has that very type (True is no int), else the default.
+    value = source.get(name)
+    return value if type(value) is kind else default
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _first(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    values = _get(source, name, list)
+    return values[0] if values and isinstance(values[0], dict) else {}

@@ -1,16 +1,13 @@
-"""What a chat request asks of the model: sampling fields, form of the answer, and its identity."""
+"""What a chat request asks of the model: sampling fields, and the form of the answer."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.cache import CACHE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,10 +20,7 @@ _OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
-    """Say whether an enum stays within the documented limits of strict schemas.
-
-    They are 1000 values, and 15,000 characters together where there are more than 250.
-    """
+    """Say whether an enum stays within the documented limits of strict schemas."""
     return len(values) <= 250 or (len(values) <= 1000 and sum(map(len, values)) <= 15_000)
 
 
@@ -80,15 +74,6 @@ class Sampling:
         return {name: value for name, value in named.items() if value is not None} | {**self.extra}
 
 
-def request_key(parts: Mapping[str, object]) -> str:
-    """Give the sha256 in hexadecimal of the canonical JSON of all that an answer depends on."""
-    versioned = {"cache_version": CACHE_VERSION, **parts}
-    words = json.dumps(
-        versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:
     """Give the `response_format` of a request: a strict schema, any JSON object, or None."""
     if output == "text":
@@ -103,29 +88,3 @@ def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, An
     }
     inner = {"name": "answer", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": inner}
-
-
-def first_token_scores(
-    top: Sequence[Mapping[str, Any]], surfaces: Sequence[str]
-) -> tuple[float, ...] | None:
-    """Read [C] log probabilities of labels from the alternatives of an answer's first token.
-
-    A label that is not among them gets the smallest one listed, which bounds its own from above.
-    None if an alternative fits several labels, or none fits any.
-    """
-    scores: dict[int, float] = {}
-    listed = []
-    for entry in top:
-        token, value = str(entry.get("token", "")).strip().casefold(), entry.get("logprob")
-        if not isinstance(value, (int, float)):
-            continue
-        listed.append(float(value))
-        fits = [i for i, s in enumerate(surfaces) if token and s.casefold().startswith(token)]
-        exact = [i for i in fits if surfaces[i].casefold() == token]
-        if len(exact or fits) > 1:
-            return None
-        for label in exact or fits:
-            scores[label] = max(float(value), scores.get(label, -math.inf))
-    if not scores:
-        return None
-    return tuple(scores.get(label, min(listed)) for label in range(len(surfaces)))

@@ -8,6 +8,7 @@ module is not its own, and then imports the installed package; no code is in the
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 class FungiModule(InputModule):
     """The one module of a `SentenceTransformer` that gives FUNGI features.
 
+    It wraps an extractor, or what `FungiExtractor.from_pretrained` loads with the config; one that
+    still needs `fit` is a NotFittedError, a config beside an extractor a ConfigError.
+
     Example:
         >>> from sentence_transformers import SentenceTransformer
         >>> model = SentenceTransformer(modules=[FungiModule("folder-or-hub-id")])
@@ -49,12 +53,6 @@ class FungiModule(InputModule):
     def __init__(
         self, extractor: FungiExtractor | str | Path, config: FungiConfig | None = None
     ) -> None:
-        """Wrap an extractor that needs no `fit`, or load what `from_pretrained` takes.
-
-        Raises:
-            ConfigError: If a config is given with an extractor.
-            NotFittedError: If the extractor still needs `fit`.
-        """
         super().__init__()
         if not isinstance(extractor, FungiExtractor):
             extractor = FungiExtractor.from_pretrained(extractor, config)
@@ -138,7 +136,7 @@ class FungiModule(InputModule):
         """Read what `save` or `FungiExtractor.save_pretrained` wrote."""
         place = str(Path(model_name_or_path) / subfolder) if subfolder else model_name_or_path
         hub = HubOptions(revision, token, cache_folder, local_files_only)
-        return cls(FungiExtractor.from_pretrained(place, **hub.arguments()))
+        return cls(FungiExtractor.from_pretrained(place, **dataclasses.asdict(hub)))
 
 
 def _rebuild(parts: ExtractorParts) -> FungiModule:

@@ -75,11 +75,16 @@ class Comparison:
             for rows, scores in found
         ]
 
+    def has_ratio(self, some: list[int]) -> bool:
+        """Tell whether the sum of products is still to be multiplied by |p| / |p_c|."""
+        return self.pool.metric == "cosine" and len(some) < len(self.pool.columns)
+
     def _is_uneven(self, some: list[int]) -> bool:
         """Tell whether blocks are too small a part of a row for float32 rows of length 1."""
+        if not self.has_ratio(some):
+            return False
         norms = _norms(self.pool.norms, some)
-        is_lost = (norms > 0) & (self.pool.whole / _UNEVEN > norms)
-        return self.pool.metric == "cosine" and bool(is_lost.any())
+        return bool(((norms > 0) & (self.pool.whole / _UNEVEN > norms)).any())
 
     def _margin(self, some: list[int]) -> Float64Array:
         """Give, per query, how far apart fast similarities must be to prove the exact order.
@@ -158,8 +163,8 @@ class _Products:
             total = grams[some[0]]
             if n_parts > 1:  # the products are for all combinations
                 total = self._empty(-1, total.shape)
-                np.copyto(total, grams[some[0]])
-                for place in some[1:]:
+                np.add(grams[some[0]], grams[some[1]] if len(some) > 1 else 0, out=total)
+                for place in some[2:]:
                     total += grams[place]
             own = _norms(compared.norms[queries], some)
             if ratio is not None:
@@ -190,8 +195,7 @@ class _Products:
         return [np.matmul(a, b.T, out=self._empty(place, shape)) for place, (a, b) in pairs]
 
     def _ratio_of(self, some: list[int], part: slice) -> RealArray | None:
-        """Give |p| / |p_c| of pool rows, where the products have to be multiplied by it."""
-        if self.pool.metric != "cosine" or len(some) == len(self.pool.columns):
+        if not self.compared.has_ratio(some):
             return None
         norms = _norms(self.pool.norms[part], some)
         return _ratio(self.pool.whole[part], norms).astype(self.dtype)
@@ -230,6 +234,8 @@ def _joined(parts: list[slice]) -> list[slice]:
 
 def _norms(norms: Float64Array, some: list[int]) -> Float64Array:
     """Give the norm of some blocks together from the norm of each, [..., b]."""
+    if len(some) == 1:
+        return norms[..., some[0]]
     return np.asarray(np.hypot.reduce(norms[..., some], axis=-1))
 
 

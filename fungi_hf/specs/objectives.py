@@ -214,7 +214,6 @@ class PCA:
     normalize: bool = True
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_fields(self, ["n_components"], check_integer)
         check_fields(self, ["normalize"], check_flag)
 

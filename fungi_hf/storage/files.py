@@ -1,23 +1,25 @@
 """The on-disk layout: `fungi_config.json` and `fungi_state.safetensors`, locally or on the Hub.
 
-JSON and safetensors only. Whatever is wrong with a folder is said before anything is used.
+JSON and safetensors only. Whatever is wrong with a folder is said before anything is used: the
+digests of tensors and JSON data that it holds are the same everywhere for the same values.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -36,7 +38,7 @@ _RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
-    """How to reach a repository; the meaning is huggingface_hub's.
+    """How to reach a repository: arguments of huggingface_hub and of every `from_pretrained`.
 
     Attributes:
         revision: Branch, tag or commit.
@@ -49,10 +51,6 @@ class HubOptions:
     token: str | bool | None = None
     cache_dir: str | Path | None = None
     local_files_only: bool = False
-
-    def arguments(self) -> dict[str, Any]:
-        """Give the arguments of huggingface_hub's functions, and of every `from_pretrained`."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
@@ -67,25 +65,26 @@ def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
     folder = Path(source)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    return _download(str(source), name, hub)
+    what = f"{str(source)!r} is neither a folder nor a repository that can be reached"
+    return reach(lambda: _download(str(source), name, hub), what)
 
 
 def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    def download() -> Path | None:
-        try:
-            return Path(hf_hub_download(repo_id, name, **hub.arguments()))
-        except LocalEntryNotFoundError as error:
-            if _status(error.__cause__) not in _RETRIED and _is_cached(repo_id, hub):
-                # Offline, a file that the repository lacks looks like one that cannot be had.
-                return None
-            raise
-        except EntryNotFoundError:
+    try:
+        return Path(hf_hub_download(repo_id, name, **asdict(hub)))
+    except LocalEntryNotFoundError as error:
+        # Offline, a file that a cached repository lacks looks like one that cannot be had.
+        cache = Path(hub.cache_dir or constants.HF_HUB_CACHE)
+        snapshots = cache / f"models--{repo_id.replace('/', '--')}" / "snapshots"
+        is_cached = snapshots.is_dir() and any(snapshots.iterdir())
+        if _status(error.__cause__) not in _RETRIED and is_cached:
             return None
-
-    return reach(download, f"{repo_id!r} is neither a folder nor a repository that can be reached")
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def reach(call: Callable[[], T], what: str) -> T:
@@ -106,10 +105,7 @@ def reach(call: Callable[[], T], what: str) -> T:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call again, after a pause, while the Hub is busy or cuts the connection.
-
-    The last error is raised as it is.
-    """
+    """Call again, after a pause, while the Hub is busy or cuts the connection; raise the last."""
     for pause_s in _PAUSES_S:
         try:
             return call()
@@ -121,10 +117,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def _is_busy(error: BaseException) -> bool:
-    """Whether a busy answer, or a connection that broke in the middle of one, is behind an error.
-
-    An unreachable file was asked for again by the client itself.
-    """
+    # Whether a busy answer, or a connection that broke in the middle of one, is behind an error.
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     chain: list[BaseException] = []
@@ -133,7 +126,7 @@ def _is_busy(error: BaseException) -> bool:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
-        return False
+        return False  # the client itself asked again
     cut = any(_client(link) in _CLIENTS and "Protocol" in type(link).__name__ for link in chain)
     return cut or any(_status(link) in _RETRIED for link in chain)
 
@@ -162,15 +155,6 @@ def _client(error: BaseException) -> str:
 
 def _status(error: BaseException | None) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _is_cached(repo_id: str, hub: HubOptions) -> bool:
-    """Whether some snapshot of the repository is in the cache."""
-    from huggingface_hub import constants
-
-    cache = Path(hub.cache_dir or constants.HF_HUB_CACHE)
-    snapshots = cache / f"models--{repo_id.replace('/', '--')}" / "snapshots"
-    return snapshots.is_dir() and any(snapshots.iterdir())
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -304,3 +288,21 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Give a 16-digit digest of named tensors, independent of their order and device."""
+    import torch  # configs are digested without it
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def json_digest(data: Mapping[str, Any]) -> str:
+    """Give a 16-digit digest of plain data, independent of the order of keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

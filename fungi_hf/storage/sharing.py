@@ -11,20 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.errors import StorageError
-from fungi_hf.storage.files import (
-    CONFIG_NAME,
-    FORMAT,
-    STATE_NAME,
-    HubOptions,
-    find_file,
-    reach,
-    read_document,
-    write_folder,
-)
+from fungi_hf.storage import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from huggingface_hub import HfApi
 
 
@@ -53,14 +42,14 @@ def push_folder(
     options: PushOptions,
     *,
     with_model: bool = False,
-    check: Callable[[set[str]], None] | None = None,
+    alone: bool = False,
 ) -> str:
     """Upload a folder's files in one commit.
 
     Our two files replace older ones. Any other file (a reference, `modules.json`, a card) is only
     added where the repository has none, so a model that lives there keeps its own; a folder
-    `with_model` is refused where the repository holds another. `check` gets the names of the files
-    that are there, and may refuse, too. Gives the address of the commit or pull request.
+    `with_model` is refused where the repository holds another, a config `alone` where it holds a
+    saved extractor. Gives the address of the commit or pull request.
 
     Raises:
         StorageError: If the repository cannot be written, or holds another model.
@@ -70,34 +59,30 @@ def push_folder(
     api = HfApi()
     what = f"cannot push to {repo_id!r}"
     as_user: dict[str, Any] = {"private": options.private, "token": options.token}
-    name = str(reach(lambda: api.create_repo(repo_id, exist_ok=True, **as_user), what).repo_id)
-    there = set(reach(lambda: _files(api, name, options), what))
-    if check is not None:
-        check(there)
-    own_model = with_model and CONFIG_NAME in there
+    name = str(
+        files.reach(lambda: api.create_repo(repo_id, exist_ok=True, **as_user), what).repo_id
+    )
+    there = set(files.reach(lambda: _files(api, name, options), what))
+    if alone and files.CONFIG_NAME in there:
+        hub = files.HubOptions(options.revision, options.token)
+        _refuse_extractor(files.find_file(repo_id, files.CONFIG_NAME, hub), repo_id)
+    own_model = with_model and files.CONFIG_NAME in there
     if with_model and "config.json" in there and not own_model:
         raise StorageError(
             f"{repo_id!r} holds a model, which pushing a pipeline would overwrite; choose another "
             "repository, or push our files alone with pipe.extractor.push_to_hub(repo_id)"
         )
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
     operations = [
         CommitOperationAdd(path_in_repo=file, path_or_fileobj=path)
-        for file, path in files.items()
-        if file in (CONFIG_NAME, STATE_NAME) or own_model or file not in there
+        for file, path in named.items()
+        if file in (files.CONFIG_NAME, files.STATE_NAME) or own_model or file not in there
     ]
-    info = reach(
-        lambda: api.create_commit(
-            name,
-            operations=operations,
-            commit_message=options.commit_message or "Upload FUNGI features with fungi_hf",
-            token=options.token,
-            revision=options.revision,
-            create_pr=options.create_pr,
-        ),
-        what,
-    )
+    message = options.commit_message or "Upload FUNGI features with fungi_hf"
+    how: dict[str, Any] = {"revision": options.revision, "create_pr": options.create_pr}
+    how |= {"token": options.token, "commit_message": message}
+    info = files.reach(lambda: api.create_commit(name, operations, **how), what)
     return str(info.pr_url if options.create_pr and info.pr_url else info.commit_url)
 
 
@@ -113,41 +98,35 @@ def _files(api: HfApi, name: str, options: PushOptions) -> list[str]:
         return list(api.list_repo_files(name, token=options.token, revision=options.revision))
 
 
-def read_config(place: str | Path, hub: HubOptions) -> dict[str, Any]:
+def read_config(place: str | Path, hub: files.HubOptions) -> dict[str, Any]:
     """Read a config's fields from a folder, a repository or a JSON file; no state is read.
 
     Raises:
         StorageError: If there is no config, or it cannot be read.
     """
     file = Path(place)
-    path = file if file.is_file() else find_file(place, CONFIG_NAME, hub)
+    path = file if file.is_file() else files.find_file(place, files.CONFIG_NAME, hub)
     if path is None:
-        raise StorageError(f"there is no {CONFIG_NAME} in {str(place)!r}")
-    fields: dict[str, Any] = read_document(path)["config"]
+        raise StorageError(f"there is no {files.CONFIG_NAME} in {str(place)!r}")
+    fields: dict[str, Any] = files.read_document(path)["config"]
     return fields
 
 
 def write_config(fields: dict[str, Any], folder: str | Path) -> None:
     """Write a config's fields, unless the folder holds a saved extractor."""
-    _refuse_extractor(Path(folder) / CONFIG_NAME, folder)
-    write_folder(folder, {"format": FORMAT, "config": fields}, None)
+    _refuse_extractor(Path(folder) / files.CONFIG_NAME, folder)
+    files.write_folder(folder, {"format": files.FORMAT, "config": fields}, None)
 
 
 def push_config(fields: dict[str, Any], repo_id: str, options: PushOptions) -> str:
     """Push a config's fields in one commit, unless the repository holds a saved extractor."""
-
-    def check(files: set[str]) -> None:
-        if CONFIG_NAME in files:
-            hub = HubOptions(options.revision, options.token)
-            _refuse_extractor(find_file(repo_id, CONFIG_NAME, hub), repo_id)
-
     with tempfile.TemporaryDirectory() as folder:
         write_config(fields, folder)
-        return push_folder(folder, repo_id, options, check=check)
+        return push_folder(folder, repo_id, options, alone=True)
 
 
 def _refuse_extractor(path: Path | None, place: str | Path) -> None:
-    if path is not None and path.is_file() and "digests" in read_document(path):
+    if path is not None and path.is_file() and "digests" in files.read_document(path):
         raise StorageError(
             f"{str(place)!r} holds a saved extractor, whose fitted state belongs to its config; "
             "choose another place for the config alone"

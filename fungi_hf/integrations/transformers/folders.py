@@ -1,4 +1,4 @@
-"""How a pipeline finds its encoder, config and fitted state, and how it is written and pushed.
+"""How a pipeline finds its encoder, config and fitted state, and how it is written.
 
 Invariant: what is written is one folder that loads again.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fungi_hf.checks import check_known
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError, EncoderError, InputTypeError, StorageError
-from fungi_hf.hub.saving import save
+from fungi_hf.hub.folders import save
 from fungi_hf.storage.files import (
     CONFIG_NAME,
     STATE_NAME,
@@ -26,11 +25,10 @@ from fungi_hf.storage.files import (
     is_reference,
     replace_file,
 )
-from fungi_hf.storage.sharing import push_folder, read_config
+from fungi_hf.storage.sharing import read_config
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
-    from fungi_hf.storage.sharing import PushOptions
 
 _IGNORED: Final = (
     *("_commit_hash", "_from_pipeline", "code_revision", "trust_remote_code"),
@@ -68,9 +66,9 @@ class ModelByName:
 
     def hub(self, hub: HubOptions) -> HubOptions:
         """Give the way to the repository; what loading would ignore is refused."""
-        ways = [item.name for item in dataclasses.fields(HubOptions)]
-        check_known("model_kwargs", self.arguments, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
-        given = {key: self.arguments[key] for key in ways if self.arguments.get(key) is not None}
+        ways, asked = HubOptions.__dataclass_fields__, self.arguments
+        check_known("model_kwargs", asked, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
+        given = {key: asked[key] for key in ways if asked.get(key) is not None}
         return dataclasses.replace(hub, **given)
 
 
@@ -105,7 +103,7 @@ def build_extractor(
         own = by_name and home == target
         way = _hub_of(home, target, hub)
         extractor = FungiExtractor.from_pretrained(
-            home, None, processor, model=None if own else target, **way.arguments()
+            home, None, processor, model=None if own else target, **dataclasses.asdict(way)
         )
         if asked not in (None, extractor.config.dtype):
             raise ConfigError(
@@ -116,11 +114,9 @@ def build_extractor(
         config = _read_config(fungi_config, hub)
         if asked is not None:
             config = (config or FungiConfig()).replace(dtype=asked)
-        extractor = FungiExtractor.from_pretrained(
-            target, config, processor, **hub.arguments() if by_name else {}
-        )
-    attention = model.arguments.get(_PASSED_ON) if by_name else None
-    if attention is not None:
+        options = dataclasses.asdict(hub) if by_name else {}
+        extractor = FungiExtractor.from_pretrained(target, config, processor, **options)
+    if by_name and (attention := model.arguments.get(_PASSED_ON)) is not None:
         module: Any = extractor.encoder.model
         module.set_attn_implementation(attention)
     return extractor
@@ -197,12 +193,3 @@ def save_pipeline(
             replace_file(config, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
     except OSError as error:
         raise StorageError(f"cannot write to {target}: {error}") from None
-
-
-def push_pipeline(
-    extractor: FungiExtractor, repo_id: str, options: PushOptions, *, custom_code: bool
-) -> str:
-    """Upload what `save_pipeline` writes, in one commit, and give its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_pipeline(extractor, folder, custom_code=custom_code)
-        return push_folder(folder, repo_id, options, with_model=True)

@@ -7,6 +7,7 @@ input gives a leading axis of one: a nested list [1][F], or a tensor [1, F].
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,9 @@ from transformers import Pipeline
 from fungi_hf.checks import check_choice, check_flag, check_known
 from fungi_hf.errors import InputTypeError
 from fungi_hf.extraction.inputs import is_clip, warn_of
-from fungi_hf.integrations.transformers.folders import (
-    ModelByName,
-    build_extractor,
-    push_pipeline,
-    save_pipeline,
-)
+from fungi_hf.integrations.transformers.folders import ModelByName, build_extractor, save_pipeline
 from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.sharing import PushOptions
+from fungi_hf.storage.sharing import PushOptions, push_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,11 +49,7 @@ class _Progress:
 
 
 class PipelineOutputs(list[Any]):
-    """The outputs of the usable inputs under `on_error="skip"`.
-
-    Attributes:
-        failures: Index, source and reason of each input that was left out.
-    """
+    """The outputs of the usable inputs under `on_error="skip"`, and which were left out, why."""
 
     def __init__(self, outputs: list[Any], failures: tuple[Failure, ...]) -> None:
         super().__init__(outputs)
@@ -92,21 +84,13 @@ class FungiPipeline(Pipeline):
     ) -> None:
         """Load or wrap the encoder; called by `transformers.pipeline`.
 
-        Args:
-            model: What `ModelByName` gave for a name, or a loaded model, which is not changed but
-                for its device.
-            tokenizer: The preprocessor of a text model; loaded with the model if None.
-            feature_extractor: The same for audio.
-            image_processor: The same for images.
-            processor: Any of the three.
-            fungi_config: A config; its dictionary; or a folder or repository with a config and,
-                perhaps, fitted state. None is what the model's folder says, else the default.
-            dtype: Of the forward pass; "auto" is the config's.
-            host: transformers' own arguments: task, device, batch_size, num_workers,
-                return_tensors.
-
-        Raises:
-            ConfigError: If an argument is unknown or the config does not fit.
+        The model is what `ModelByName` gave for a name, or loaded, and then not changed but for
+        its device. A preprocessor that is not given is loaded with the model. `fungi_config` is a
+        config; its dictionary; or a folder or repository with a config and, perhaps, fitted state;
+        None is what the model's folder says, else the default. `dtype` is that of the forward
+        pass; "auto" is the config's. The rest are transformers' own arguments: task, device,
+        batch_size, num_workers, return_tensors. An argument that is unknown, or a config that does
+        not fit, is a ConfigError.
         """
         hub = HubOptions(local_files_only=bool(host.pop("local_files_only", False)))
         host.pop("torch_dtype", None)
@@ -162,11 +146,7 @@ class FungiPipeline(Pipeline):
             For one input a list [1][F] or a tensor [1, F]; for many a list of these; for a lazy
             source an iterator over these, whose `.failures` grow as it is read.
 
-        Raises:
-            InputTypeError: If an input has the wrong type.
-            InputError: If an input is unusable.
-            NotFittedError: If the config needs `fit` first.
-            ConfigError: If an argument is unknown.
+        The errors are those of the extractor's call; an unknown argument is a ConfigError.
         """
         _, forward, post = self._sanitize_parameters(**options)
         post = {**self._postprocess_params, **post}
@@ -224,15 +204,11 @@ class FungiPipeline(Pipeline):
     ) -> None:
         """Write encoder, preprocessor, config and fitted state: a folder that loads again.
 
-        Args:
-            save_directory: Made if missing; must not hold another model.
-            custom_code: Also write a one-line module, so that users who have this package but do
-                not import it load the folder with `trust_remote_code=True`. transformers then
-                wants that argument from everybody who asks for the task by name.
-            options: Passed to the model's own `save_pretrained` (max_shard_size, ...).
-
-        Raises:
-            StorageError: If the folder holds another model or cannot be written.
+        The folder is made if missing; one that holds another model, or cannot be written, is a
+        StorageError. With `custom_code` a one-line module is written, too, so that users who have
+        this package but do not import it load the folder with `trust_remote_code=True`;
+        transformers then wants that argument from everybody who asks for the task by name. The
+        options are those of the model's own `save_pretrained` (max_shard_size, ...).
         """
         save_pipeline(self.extractor, save_directory, custom_code=custom_code, options=options)
 
@@ -247,25 +223,19 @@ class FungiPipeline(Pipeline):
         create_pr: bool = False,
         custom_code: bool = False,
     ) -> str:
-        """Upload what `save_pretrained` writes to a repository that holds no other model.
+        """Upload what `save_pretrained` writes, as `FungiConfig.push_to_hub` does.
 
-        For the arguments see `FungiConfig.push_to_hub` and, for the last, `save_pretrained`.
-
-        Returns:
-            The commit's address.
-
-        Raises:
-            StorageError: If the repository holds another model or cannot be written.
+        A repository that holds another model, or cannot be written, is a StorageError. Gives the
+        commit's address.
         """
         options = PushOptions(commit_message, private, token, revision, create_pr)
-        return push_pipeline(self.extractor, repo_id, options, custom_code=custom_code)
+        with tempfile.TemporaryDirectory() as folder:
+            save_pipeline(self.extractor, folder, custom_code=custom_code)
+            return push_folder(folder, repo_id, options, with_model=True)
 
 
 class _Lazy(Iterator[Any]):
-    """transformers' iterator, with a length where it has one, and one warning at its end.
-
-    `failures` are the inputs skipped so far.
-    """
+    """transformers' iterator, with its length, one warning at its end, and `failures` so far."""
 
     def __init__(self, source: Any, progress: _Progress, extractor: FungiExtractor) -> None:
         self._source, self._iterator = source, iter(source)

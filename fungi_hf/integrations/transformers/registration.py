@@ -3,10 +3,9 @@
 Invariant: registering is idempotent and changes nothing of transformers but its task table. Until
 transformers' pipelines are imported, `import fungi_hf` imports neither them nor torch.
 
-This is the package's one deliberate global effect at import. The README promises that
-`import fungi_hf` makes the task known; transformers has no entry point for tasks, and importing its
-pipelines at once would cost every import of a config seconds. So `arrange` puts a finder in
-`sys.meta_path`, which waits for `transformers.pipelines` and then takes itself out.
+This is the package's one deliberate global effect at import: `import fungi_hf` makes the task
+known, transformers has no entry point for tasks, and importing its pipelines at once would cost
+every import of a config seconds. So `arrange` puts a finder in `sys.meta_path`.
 """
 
 from __future__ import annotations
@@ -37,17 +36,14 @@ def arrange() -> None:
 
 
 class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Waits for the first import of transformers' pipelines, then steps aside.
-
-    The module is loaded as its own loader does; the task is registered afterwards.
-    """
+    """Waits for the first import of transformers' pipelines, steps aside, registers after it."""
 
     _loader: importlib.abc.Loader
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Give the module's own spec, with this object in the place of its loader."""
+        # The module's own spec, with this object in the place of its loader.
         del path, target
         if fullname != _PIPELINES:
             return None
@@ -58,15 +54,13 @@ class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the module's own loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then register; wait again should loading fail."""
         try:
             with broken_torchaudio_named():
                 self._loader.exec_module(module)
-        except BaseException:
+        except BaseException:  # wait again
             sys.meta_path.insert(0, self)
             raise
         register()
