@@ -13,8 +13,8 @@ from fungi_hf.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     import argparse
 
+    from fungi_hf.evaluation.records import SweepResult
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import SweepResult
     from fungi_hf.extractor import FungiExtractor
 
 FIELDS = {
@@ -69,9 +69,9 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _run_sweep(options: argparse.Namespace) -> None:
+    from fungi_hf.evaluation.records import SUFFIXES
     from fungi_hf.evaluation.report.tables import render_text, sweep_table
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import SUFFIXES
 
     if options.out is not None and Path(options.out).suffix not in SUFFIXES:
         raise StorageError(f"--out {options.out}: the suffix must be .json or .csv")
