@@ -18,7 +18,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio tables test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 check fix bench clean
+.PHONY: help install demo demo-audio tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -45,6 +45,9 @@ demo-audio: .venv/.dev  ## spoken digits on any audio encoder: make demo-audio M
 
 tables: .venv/.dev      ## rebuild the tables of README.md, docs and recipes/ABLATIONS.md from results
 	$(BIN)/python -m recipes.table
+
+relabel: .venv/.dev     ## rename recorded results after a change of fingerprints: WHISPER=id-or-folder
+	$(BIN)/python -m recipes.relabel --whisper $(WHISPER)
 
 check: .venv/.dev       ## format, lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ import torch
 from benchmarks import text_models, timing
 from fungi_hf.config import KL, FungiConfig, SimCLR
 from fungi_hf.gradients.layers import resolve_layer
-from fungi_hf.objectives.build import make_objective
+from fungi_hf.objectives.base import make_objective
 from fungi_hf.seeding import sample_generator
 from fungi_hf.views.text import PublishedDeletion
 from tests.oracles import published_text as published

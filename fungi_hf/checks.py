@@ -31,21 +31,15 @@ def check_integer(
     error: ErrorClass = ConfigError,
     type_error: ErrorClass | None = None,
 ) -> int:
-    """Give a whole number from `low` to `high`; True, False and 1.0 are none.
+    """Give a whole number from `low` to `high`, each None for no bound; True and 1.0 are none.
 
-    Args:
-        name: What the message calls the value.
-        value: Anything.
-        low: The least; None is no bound.
-        high: The largest; None is no bound.
-        also: What else the caller takes, for the message: "None".
-        error: What to raise.
-        type_error: What to raise for a value that is no integer; None is `error`.
+    `also` says in the message what else the caller takes, as "None". `type_error` is raised for a
+    value that is no integer, `error` for an integer out of range; None stands for `error`.
     """
     whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if whole is None or (low is not None and whole < low) or (high is not None and whole > high):
         raise (type_error or error if whole is None else error)(
-            f"{name} must be {_or(also)}an integer{_bounds(low, high)}; got {value!r}"
+            f"{name} must be {also and f'{also} or '}an integer{_bounds(low, high)}; got {value!r}"
         )
     return whole
 
@@ -62,14 +56,7 @@ def check_number(
 ) -> float:
     """Give a finite number between two bounds as a float; True and False are none.
 
-    Args:
-        name: What the message calls the value.
-        value: Anything.
-        low: The lower bound; None is no bound.
-        high: The upper bound; None is no bound.
-        inclusive: Which of the bounds are themselves allowed.
-        also: What else the caller takes, for the message: "None".
-        error: What to raise.
+    `inclusive` says which of the bounds are themselves allowed, `also` what else the caller takes.
     """
     number = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
@@ -80,7 +67,7 @@ def check_number(
     below = high is None or number < high or (with_high and number == high)
     if not math.isfinite(number) or not (above and below):
         bounds = _bounds(low, high, with_low=with_low, with_high=with_high)
-        raise error(f"{name} must be {_or(also)}a number{bounds}; got {value!r}")
+        raise error(f"{name} must be {also and f'{also} or '}a number{bounds}; got {value!r}")
     return number
 
 
@@ -124,15 +111,10 @@ def check_fields(
     optional: bool = False,
     **options: Any,
 ) -> None:
-    """Check some fields of a dataclass alike, frozen or not, and keep what the check gives.
+    """Check fields of a dataclass alike, frozen or not, and keep what the check gives.
 
-    Args:
-        owner: The dataclass; its name stands before the field's in the message.
-        names: The fields.
-        check: `check_integer`, `check_number`, `check_choice` or `check_flag`.
-        bounds: What the check takes after the value.
-        optional: Whether None is allowed, too.
-        options: What the check takes by name.
+    The message names the owner's class and the field. The bounds and options are those of the
+    check; `optional` allows None, too.
     """
     if optional:
         options["also"] = "None"
@@ -141,10 +123,6 @@ def check_fields(
         if value is not None or not optional:
             checked = check(f"{type(owner).__name__}.{name}", value, *bounds, **options)
             object.__setattr__(owner, name, checked)
-
-
-def _or(also: str) -> str:
-    return f"{also} or " if also else ""
 
 
 def _bounds(

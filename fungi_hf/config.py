@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import (
@@ -23,10 +23,8 @@ from fungi_hf.checks import (
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
 from fungi_hf.specs.paper import PAPER
-from fungi_hf.storage.configs import push_config, read_config, write_config
-from fungi_hf.storage.digests import json_digest
-from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.upload import PushOptions
+from fungi_hf.storage.files import HubOptions, json_digest
+from fungi_hf.storage.sharing import PushOptions, push_config, read_config, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,8 +50,6 @@ _CHOICES: Final[dict[str, Any]] = {
     "audio_context": Context,
     "dtype": Dtype,
 }
-_LARGEST_WEIGHT: Final = 1e9
-
 __all__ = [
     "CONFIG_VERSION",
     "KL",
@@ -69,6 +65,8 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class FungiConfig:
     """The choices that decide a feature vector, apart from the encoder's weights.
+
+    A value that is not allowed, alone or beside the others, is a ConfigError.
 
     Attributes:
         objectives: Gradient blocks in order: names ("kl", "simclr", "activation", a registered
@@ -121,16 +119,11 @@ class FungiConfig:
     audio_context: Context = "clip"
     dtype: Dtype = "float32"
     seed: int = 42
-    version: int = field(default=CONFIG_VERSION)
+    version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
-        """Normalise shorthand and check every field against the others.
-
-        Raises:
-            ConfigError: If a field is not allowed.
-        """
         given: Any = self.objectives
-        if isinstance(given, str) or not isinstance(given, (tuple, list)):
+        if not isinstance(given, (tuple, list)):
             raise ConfigError(f"objectives must be a tuple of names or specs; got {given!r}")
         object.__setattr__(self, "objectives", tuple(parse_objective(item) for item in given))
         reduction: Any = self.reduction
@@ -138,18 +131,13 @@ class FungiConfig:
             object.__setattr__(self, "reduction", PCA(n_components=reduction))
         elif reduction is not None and not isinstance(reduction, PCA):
             raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
-        self._check_fields()
-        self._check_together()
-
-    def _check_fields(self) -> None:
         for name, literal in _CHOICES.items():
             check_fields(self, [name], check_choice, get_args(literal))
         check_fields(self, ("published_signs", "round_sketch", "center"), check_flag)
-        check_fields(
-            self, ("sketch_dim", "sketch_rank", "max_length"), check_integer, optional=True
-        )
+        whole = ("sketch_dim", "sketch_rank", "max_length")
+        check_fields(self, whole, check_integer, optional=True)
         check_fields(self, ["version"], check_integer)
-        check_fields(self, ["embedding_weight"], check_number, 0, _LARGEST_WEIGHT)
+        check_fields(self, ["embedding_weight"], check_number, 0, 1e9)
         check_fields(self, ["whitening"], check_number, 0, 1)
         if not isinstance(self.target_layer, str) or not self.target_layer:
             raise ConfigError(
@@ -158,6 +146,7 @@ class FungiConfig:
         seed = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
+        self._check_together()
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]
@@ -191,14 +180,10 @@ class FungiConfig:
 
     @classmethod
     def paper(cls, modality: str) -> FungiConfig:
-        """Give the published code's choices for one modality, its quirks included.
+        """Give the published code's choices for "text" or "audio", its quirks included.
 
-        Args:
-            modality: "text" or "audio".
-
-        Returns:
-            The preset. Head weights, negatives and views follow the published distributions;
-            their draws cannot be reproduced, since the published code does not seed them apart.
+        Head weights, negatives and views follow the published distributions; their draws cannot
+        be reproduced, since the published code does not seed them apart.
 
         Raises:
             ConfigError: If the modality is unknown.
@@ -210,19 +195,14 @@ class FungiConfig:
         return cls(**PAPER[modality])
 
     def replace(self, **changes: Any) -> FungiConfig:
-        """Give a copy with some fields changed, checked again.
-
-        Raises:
-            ConfigError: If a field does not exist or its value is not allowed.
-        """
-        check_known("FungiConfig", changes, _names(self))
+        """Give a copy with some fields changed, checked again; an unknown one is a ConfigError."""
+        check_known("FungiConfig", changes, self.__dataclass_fields__)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON data with every default written out."""
-        data = dataclasses.asdict(self)
-        data["objectives"] = [spec.to_dict() for spec in self.objectives]
-        return data
+        objectives = [spec.to_dict() for spec in self.objectives]
+        return dataclasses.asdict(self) | {"objectives": objectives}
 
     def to_json(self) -> str:
         """Give the JSON text that `from_json` reads."""
@@ -230,13 +210,7 @@ class FungiConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FungiConfig:
-        """Read what `to_dict` wrote.
-
-        Args:
-            data: The fields; a missing one takes its default.
-
-        Returns:
-            The config, stamped with this version.
+        """Read what `to_dict` wrote; a missing field takes its default.
 
         Raises:
             ConfigError: If a key is unknown or a value is not allowed.
@@ -244,17 +218,16 @@ class FungiConfig:
         if not isinstance(data, dict):
             raise ConfigError(f"a config must be a JSON object; got {type(data).__name__}")
         values = dict(data)
-        version = values.pop("version", CONFIG_VERSION)
-        check_integer("version", version)
+        version = check_integer("version", values.pop("version", CONFIG_VERSION))
         if version > CONFIG_VERSION:
             warnings.warn(
                 f"this config has version {version}, the package knows {CONFIG_VERSION}; "
                 "fields may have changed their meaning: upgrade fungi-hf",
                 stacklevel=2,
             )
-        check_known("FungiConfig", values, _names(cls))
+        check_known("FungiConfig", values, cls.__dataclass_fields__)
         if isinstance(values.get("reduction"), dict):
-            check_known("PCA", values["reduction"], _names(PCA))
+            check_known("PCA", values["reduction"], PCA.__dataclass_fields__)
             values["reduction"] = PCA(**values["reduction"])
         return cls(**values)
 
@@ -283,33 +256,17 @@ class FungiConfig:
     ) -> FungiConfig:
         """Read the config of a folder, of a repository of the Hub, or of a JSON file.
 
-        Args:
-            place: Written by `save_pretrained` or `push_to_hub`, of a config or an extractor.
-            revision: Branch, tag or commit.
-            token: Access token of the Hub.
-            cache_dir: Cache folder of the Hub.
-            local_files_only: Do not ask the network.
-
-        Returns:
-            The config; fitted state is not read.
-
-        Raises:
-            StorageError: If there is no config, or it cannot be read.
-            ConfigError: If it holds an unknown key or value.
+        A config or an extractor was saved or pushed there; fitted state is not read. The options
+        are those of `fungi_hf.storage.files.HubOptions`. A config that is not there or cannot be
+        read is a StorageError, one with an unknown key or value a ConfigError.
         """
-        hub = HubOptions(
-            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        hub = HubOptions(revision, token, cache_dir, local_files_only)
         return cls.from_dict(read_config(place, hub))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the config alone; other files there are not touched.
+        """Write the config alone to a folder, made if missing; other files are not touched.
 
-        Args:
-            folder: Made if missing.
-
-        Raises:
-            StorageError: If it holds a saved extractor, or cannot be written.
+        A folder that holds a saved extractor, or cannot be written, is a StorageError.
         """
         write_config(self.to_dict(), folder)
 
@@ -325,33 +282,13 @@ class FungiConfig:
     ) -> str:
         """Push what `save_pretrained` writes, in one commit; other files there are not touched.
 
-        Args:
-            repo_id: "user/name"; made if missing.
-            commit_message: Of the commit.
-            private: Of a repository that is made here.
-            token: Access token.
-            revision: Branch to commit to.
-            create_pr: Open a pull request in place of a commit.
-
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository holds a saved extractor, or cannot be written.
+        The repository, "user/name", is made if missing; one that holds a saved extractor, or
+        cannot be written, is a StorageError. The options are those of
+        `fungi_hf.storage.sharing.PushOptions`. Gives the address of the commit or pull request.
         """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        options = PushOptions(commit_message, private, token, revision, create_pr)
         return push_config(self.to_dict(), repo_id, options)
 
     def fingerprint(self) -> str:
         """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
         return json_digest(self.to_dict())
-
-
-def _names(owner: Any) -> list[str]:
-    return [item.name for item in dataclasses.fields(owner)]

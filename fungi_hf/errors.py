@@ -93,11 +93,7 @@ class PromptOverflowError(FungiError, ValueError):
 
 
 class LLMError(FungiError, RuntimeError):
-    """An LLM server refused the run for good.
-
-    Attributes:
-        partial: The rows that were finished before, if a run was stopped.
-    """
+    """An LLM server refused the run for good; `partial` are the rows finished before a stop."""
 
     partial: object | None = None
 
@@ -110,12 +106,6 @@ class RequestFailedError(LLMError):
     """One request failed at every allowed attempt; other rows may still succeed."""
 
     def __init__(self, message: str, attempts: int) -> None:
-        """Keep how often it was tried.
-
-        Args:
-            message: The last failure.
-            attempts: Requests sent.
-        """
         super().__init__(f"{message} ({attempts} attempts)")
         self.attempts = attempts
 
@@ -136,13 +126,7 @@ class OptionalDependencyError(FungiError, ImportError):
     """An optional package is missing or broken."""
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
-        """Name the package and the extra that brings it.
-
-        Args:
-            package: The name to import.
-            extra: The extra of this distribution that installs it.
-            reason: What is wrong when the package is installed but broken.
-        """
+        """Name the package and our extra that brings it; or why it is broken, if it is there."""
         self.package, self.extra = package, extra
         fact = reason or f"{package} is not installed"
         super().__init__(f"{fact}; install it with: pip install 'fungi-hf[{extra}]'")

@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from fungi_hf.checks import check_choice
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
-from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
+from fungi_hf.errors import ConfigError, EncoderError, NotFittedError
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub import saving
-from fungi_hf.hub.loading import load
+from fungi_hf.hub import folders
 from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.upload import PushOptions
+from fungi_hf.storage.sharing import PushOptions
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,14 +43,15 @@ if TYPE_CHECKING:
 
 
 # What an encoder is built from, apart from its model.
-_OF_ENCODER = (
-    *("pooling", "target_layer", "max_length"),
-    *("audio_statistics", "audio_frontend", "audio_context"),
-)
+_AUDIO = ("audio_statistics", "audio_frontend", "audio_context")
+_OF_ENCODER = ("pooling", "target_layer", "max_length", *_AUDIO)
 
 
 class FungiExtractor:
-    """Extracts FUNGI features with one encoder and one config.
+    """Extracts FUNGI features with one encoder and one config, by default the default config.
+
+    An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its
+    source is written into saved folders. Nothing is encoded at construction.
 
     Attributes:
         budget: Limits of batches and groups; they change speed and memory, not features.
@@ -66,17 +67,6 @@ class FungiExtractor:
     def __init__(
         self, encoder: Encoder, config: FungiConfig | None = None, *, source: Source | None = None
     ) -> None:
-        """Build heads, sketch and views; nothing is encoded yet.
-
-        Args:
-            encoder: Any object that conforms to `fungi_hf.encoders.base.Encoder`.
-            config: What to compute; the default config if None.
-            source: Where the encoder came from; written into saved folders.
-
-        Raises:
-            EncoderError: If `encoder` is a bare model, or lacks members of an encoder.
-            ConfigError: If `config` is no config.
-        """
         if not hasattr(encoder, "layer_path"):
             raise EncoderError(
                 f"FungiExtractor takes an encoder; got {type(encoder).__name__}: use "
@@ -115,21 +105,12 @@ class FungiExtractor:
     ) -> Self:
         """Load an encoder, or a saved extractor with its config and fitted state.
 
-        Args:
-            model_or_folder: A Hub id or folder of a model; a folder or repository written by
-                `save_pretrained`; or a loaded model.
-            config: What to compute. Must be None for a saved extractor. A loaded model's own
-                dtype is taken when it is None.
-            processor: The loaded model's tokenizer or feature extractor.
-            device: Where to put a model that is loaded here.
-            revision: Branch, tag or commit.
-            token: Access token of the Hub.
-            cache_dir: Cache folder of the Hub.
-            local_files_only: Do not ask the network.
-            model: The encoder of a saved extractor when it is not where it was.
-
-        Returns:
-            The extractor.
+        What is loaded is a Hub id or folder of a model; a folder or repository written by
+        `save_pretrained`, which brings its config (`config` must be None, and `model` is the
+        encoder where that is not where it was); or a loaded model with its `processor`, a
+        tokenizer or feature extractor, whose own dtype is taken when `config` is None. `device` is
+        for a model that is loaded here. The other options are those of
+        `fungi_hf.storage.files.HubOptions`.
 
         Raises:
             EncoderError: If the model or its preprocessor cannot be used.
@@ -137,30 +118,22 @@ class FungiExtractor:
             StorageError: If a folder or repository cannot be read.
             ConfigError: If the config does not fit the encoder.
         """
-        hub = HubOptions(
-            revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
-        loaded = load(model_or_folder, config, processor, hub, device=device, model=model)
+        hub = HubOptions(revision, token, cache_dir, local_files_only)
+        loaded = folders.load(model_or_folder, config, processor, hub, device=device, model=model)
         extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
         if loaded.saved is not None:
-            state, tuning = loaded.saved.fitted(loaded.encoder, extractor.digests())
-            extractor.restore(state)
-            extractor.tuning = tuning
+            extractor.restore(*loaded.saved.fitted(loaded.encoder, extractor.digests()))
         return extractor
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, encoder name, digests and fitted state; the model itself is not copied.
 
         Beside our two files, a folder that has none gets a `config.json` that points to the
-        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers).
-
-        Args:
-            folder: Made if missing. Files of a model that live there are not touched.
-
-        Raises:
-            StorageError: If the folder cannot be written.
+        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers). The
+        folder is made if missing; files of a model that live there are not touched. One that
+        cannot be written is a StorageError.
         """
-        saving.save(self, folder)
+        folders.save(self, folder)
 
     def push_to_hub(
         self,
@@ -172,37 +145,20 @@ class FungiExtractor:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Push what `save_pretrained` writes, and a card; see `FungiConfig.push_to_hub`.
+        """Push what `save_pretrained` writes, and a card, as `FungiConfig.push_to_hub` does.
 
-        Returns:
-            The address of the commit or pull request.
-
-        Raises:
-            StorageError: If the repository cannot be written, or holds what pushing would break.
+        A repository that cannot be written is a StorageError. Gives the address of the commit.
         """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
-        return saving.push(self, repo_id, options)
+        options = PushOptions(commit_message, private, token, revision, create_pr)
+        return folders.push(self, repo_id, options)
 
     def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
         """Render a model card: Markdown with the Hub's YAML head, for README.md.
 
-        Args:
-            results: What was measured (`fungi_hf.hub.card.Result`).
-            place: What the snippet loads; empty takes the encoder with the config.
-
-        Returns:
-            The card.
-
-        Raises:
-            InputError: If a result is of another type.
+        Its snippet loads `place`; an empty one, the encoder with the config. A result of another
+        type is an InputError.
         """
-        return saving.card(self, results, place)
+        return folders.card(self, results, place)
 
     @property
     def state(self) -> FittedState:
@@ -213,10 +169,10 @@ class FungiExtractor:
         """Give a digest of every random object that was drawn at construction."""
         return self._plan.digests()
 
-    def restore(self, state: FittedState) -> None:
-        """Load fitted state; if it differs from the current one, `tuning` is cleared."""
-        if state.digest() != self.state.digest():
-            self.tuning = None
+    def restore(self, state: FittedState, tuning: TuningReport | None = None) -> None:
+        """Load fitted state and its evidence; without, `tuning` stays if the state is the same."""
+        if tuning is not None or state.digest() != self.state.digest():
+            self.tuning = tuning
         self._plan.load_state(state.objectives)
         self._finisher.load(state)
         if state.encoder:
@@ -259,7 +215,7 @@ class FungiExtractor:
     def fit(
         self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
     ) -> FungiExtractor:
-        """Learn what the config asks for: negative banks, block means, whitening, a PCA.
+        """Learn what the config asks for: negative banks, means, whitening, a PCA; give itself.
 
         Args:
             inputs: Training inputs. Their order changes the rounding of means and covariances,
@@ -269,11 +225,7 @@ class FungiExtractor:
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
 
-        Returns:
-            The extractor itself.
-
-        Raises:
-            InputError: If there are no inputs, or one is unusable.
+        No input, or one that is unusable, is an InputError.
         """
         del labels
         self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress).state)
@@ -366,17 +318,13 @@ class FungiExtractor:
     ) -> tuple[FungiFeatures, Counter[str]]:
         """Extract features as a call does, but count what was special in place of warning.
 
+        Gives, beside the features, name of a note -> number of inputs, for `inputs.warn_of`.
         Inputs that continue others say by `first` how many came before.
 
-        Returns:
-            The features, and the name of a note -> number of inputs, for `inputs.warn_of`.
-
         Raises:
-            ConfigError: If `batch_size` or `on_error` is not one of the choices.
             NotFittedError: If the config needs `fit` first.
         """
-        if on_error not in ("raise", "skip"):
-            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
+        check_choice("on_error", on_error, ("raise", "skip"))
         if self._missing:
             raise NotFittedError(
                 f"the config needs training inputs for {', '.join(self._missing)}; "
@@ -390,10 +338,6 @@ class FungiExtractor:
         return replace(features, failures=tuple(failures)), reading.notes
 
     def _features(self, array: Float32Array, *notes: str) -> FungiFeatures:
-        return FungiFeatures(
-            array=array,
-            layout=dict(self._finisher.layout),
-            fingerprint=self.fingerprint,
-            factors=self._plan.factor_shapes,
-            notes=(*self._finisher.notes, *notes),
-        )
+        layout, shapes = dict(self._finisher.layout), self._plan.factor_shapes
+        notes = (*self._finisher.notes, *notes)
+        return FungiFeatures(array, self.fingerprint, layout, shapes, notes=notes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.errors import FingerprintMismatchError, StorageError
-from fungi_hf.tables import Vectors, read_features
+from fungi_hf.tables import Vectors, make_layout, read_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 
     from fungi_hf.types import Float32Array, Layout
 
+__all__ = ["Failure", "FungiFeatures", "make_layout"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One input that gave no vector.
-
-    Attributes:
-        index: Its position among the inputs.
-        source: A short description of it.
-        error: Why.
-    """
+    """One input that gave no vector: its position, a short description of it, and why."""
 
     index: int
     source: str
@@ -68,18 +64,12 @@ class FungiFeatures(Vectors):
         return self._with_array(self.array[rows])
 
     def joined(self, other: FungiFeatures) -> FungiFeatures:
-        """Give these rows and the other's after them.
-
-        Raises:
-            FingerprintMismatchError: If the two come from different configs, models or states.
-        """
+        """Give these rows and the other's after them, of the same config, model and state."""
         self._check_same(other)
         return self._with_array(np.concatenate([self.array, other.array]))
 
     def _with_array(self, array: Float32Array) -> FungiFeatures:
-        return FungiFeatures(
-            array=array, layout=self.layout, fingerprint=self.fingerprint, factors=self.factors
-        )
+        return FungiFeatures(array, self.fingerprint, self.layout, self.factors)
 
     def _check_same(self, other: FungiFeatures) -> None:
         if other.fingerprint != self.fingerprint:
@@ -93,25 +83,15 @@ class FungiFeatures(Vectors):
 
         Formula: sum over blocks of <x_b, y_b>; for a block of r factor pairs the inner product
         of the gradients, sum_ij (d_i . d'_j) (a_i . a'_j). With unit weights this is the sum of
-        the blocks' cosines.
-
-        Args:
-            other: Features with the same layout and fingerprint.
-
-        Returns:
-            [N, N'] float32.
-
-        Raises:
-            FingerprintMismatchError: If the two come from different configs, models or states.
+        the blocks' cosines. Features of other configs, models or states are a
+        FingerprintMismatchError.
         """
         self._check_same(other)
         total = np.zeros((len(self), len(other)), dtype=np.float32)
         for name, columns in self.layout.items():
             left, right = self.array[:, columns], other.array[:, columns]
-            if name in self.factors:
-                total += _factor_similarity(left, right, *self.factors[name])
-            else:
-                total += left @ right.T
+            factors = self.factors.get(name)
+            total += _factor_similarity(left, right, *factors) if factors else left @ right.T
         return total
 
     def save(self, path: str | Path) -> None:
@@ -133,16 +113,10 @@ class FungiFeatures(Vectors):
     def load(cls, path: str | Path) -> FungiFeatures:
         """Read what `save`, or `fungi-hf extract` to a .parquet file, wrote.
 
-        Raises:
-            StorageError: If the file is missing, damaged or not ours.
+        A file that is missing, damaged or not ours is a StorageError.
         """
         found = read_features(path)
-        return cls(
-            array=found.array,
-            layout=found.layout,
-            fingerprint=found.fingerprint,
-            factors=found.factors,
-        )
+        return cls(found.array, found.fingerprint, found.layout, found.factors)
 
 
 def _factor_similarity(left: Float32Array, right: Float32Array, m: int, n1: int) -> Float32Array:

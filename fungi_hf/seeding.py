@@ -42,12 +42,9 @@ def numpy_generator(seed: int, *names: str | bytes) -> np.random.Generator:
 
 
 def sample_generator(seed: int, name: str, content: str | bytes) -> random.Random:
-    """Give the generator of one sample, keyed by what the sample holds and nothing else.
+    """Give a consumer's generator of one sample, keyed by what the sample holds and nothing else.
 
-    Args:
-        seed: The root seed.
-        name: The consumer, e.g. an objective's name.
-        content: The sample itself: its text, or the bytes of its samples or pixels.
+    The content is its text, or the bytes of its samples or pixels.
     """
     return random.Random(derive(seed, name, content))
 

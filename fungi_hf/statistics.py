@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from fungi_hf.types import Float64Array
+    from fungi_hf.types import Float64Array, Int64Array
 
 Stream: TypeAlias = tuple[str, ...]
 _Z = 1.959963984540054  # two-sided 95 %
-_TAILS = (0.025, 0.975)
-_POWER_80 = 2.80  # 1.96 for 5 % two-sided, 0.84 for 80 % power
-_BATCH_NUMBERS = 1 << 22
 _BOOTSTRAP: Stream = ("evaluation", "bootstrap")
 
 
@@ -92,11 +89,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Give the 95 % percentile interval of a mean over resampled rows, low and high.
 
-    Args:
-        values: [N] one number a row, or [draws, N]: a row's draws are resampled together.
-        n_samples: How often to resample.
-        seed: The root seed.
-        stream: Names of the random numbers.
+    `values` are [N], one number a row, or [draws, N]: a row's draws are resampled together.
 
     Raises:
         InputError: If there are no rows or no samples.
@@ -140,10 +133,9 @@ def paired_difference(
 ) -> dict[str, float]:
     """Compare per-row outcomes of the same rows, [N] or [draws, N] (averaged over draws).
 
-    Returns:
-        `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
-        interval, and `p`: exact McNemar for right-or-wrong outcomes, else the share of random
-        sign flips whose mean difference is at least as large (one is added to both counts).
+    Gives `difference` of the means (other minus baseline), `low` and `high` of its 95 % bootstrap
+    interval, and `p`: exact McNemar for right-or-wrong outcomes, else the share of random sign
+    flips whose mean difference is at least as large (one is added to both counts).
 
     Raises:
         ComparisonError: If the shapes differ.
@@ -166,7 +158,7 @@ def smallest_difference(n_gained: int, n_lost: int, n: int) -> float:
     """
     if n < 1:
         raise InputError(f"n is {n}; at least 1 row is needed")
-    return _POWER_80 * math.sqrt((n_gained + n_lost) / n / n)
+    return 2.80 * math.sqrt((n_gained + n_lost) / n / n)  # 1.96 for 5 % two-sided, 0.84 for 80 %
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -195,10 +187,7 @@ def _is_binary(*outcomes: npt.NDArray[np.generic]) -> bool:
 
 
 def _counted_interval(
-    values: Float64Array,
-    counts: npt.NDArray[np.integer],
-    n_samples: int,
-    generator: np.random.Generator,
+    values: Float64Array, counts: Int64Array, n_samples: int, generator: np.random.Generator
 ) -> tuple[float, float]:
     """Resample rows that share few values: the counts of a resample are multinomial."""
     n = int(counts.sum())
@@ -206,7 +195,7 @@ def _counted_interval(
 
 
 def _interval(means: Float64Array) -> tuple[float, float]:
-    low, high = np.quantile(means, _TAILS)
+    low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -217,13 +206,12 @@ def _flip_test(rows: Float64Array, n_samples: int) -> float:
     generator = numpy_generator(42, "evaluation", "sign flips")
     # Rows of one size are flipped together: the sum of their signs is binomial.
     sizes, counts = np.unique(np.round(np.abs(moved), 12), return_counts=True)
-    reached = 0
-    for size in _batches(n_samples, len(sizes)):
-        sums = (2 * generator.binomial(counts, 0.5, (size, len(sizes))) - counts) @ sizes
-        reached += int((np.abs(sums) >= abs(moved.sum()) - 1e-9).sum())
+    shapes = [(size, len(sizes)) for size in _batches(n_samples, len(sizes))]
+    sums = ((2 * generator.binomial(counts, 0.5, shape) - counts) @ sizes for shape in shapes)
+    reached = sum(int((np.abs(some) >= abs(moved.sum()) - 1e-9).sum()) for some in sums)
     return (reached + 1) / (n_samples + 1)
 
 
 def _batches(n_samples: int, width: int) -> list[int]:
-    step = max(1, _BATCH_NUMBERS // width)
+    step = max(1, (1 << 22) // width)  # 32 MB
     return [min(step, n_samples - start) for start in range(0, n_samples, step)]

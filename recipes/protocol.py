@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.evaluation.grams import combination_neighbors
+from fungi_hf.features import make_layout
 from fungi_hf.neighbors.classifier import vote
 from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.neighbors.vectors import read_rows
-from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -39,16 +39,21 @@ def model_folder(name: str) -> str:
     return name
 
 
+def build(name: str, config: FungiConfig, texts: list[str]) -> FungiExtractor:
+    """Load a model by its name and fit on the training texts where the config needs that."""
+    extractor = FungiExtractor.from_pretrained(model_folder(name), config)
+    if texts and config.needs_fit:
+        extractor.fit(texts, progress=True)
+    return extractor
+
+
 def extract(recipe: dict[str, Any], cache: Path) -> tuple[FungiFeatures, FungiFeatures, float]:
     """Fit on the training texts and extract both splits; reuse features of an equal fingerprint."""
-    config = FungiConfig.from_dict(recipe["config"])
-    extractor = FungiExtractor.from_pretrained(model_folder(recipe["model"]), config)
+    train, test = splits(recipe)
+    extractor = build(recipe["model"], FungiConfig.from_dict(recipe["config"]), train.texts)
     if isinstance(extractor.sketch, DenseSketch):
         extractor.sketch.materialise()
-    train, test = splits(recipe)
     seconds = 0.0
-    if config.needs_fit:
-        extractor.fit(train.texts, progress=True)
     features = []
     for split, texts in (("train", train.texts), ("test", test.texts)):
         path = cache / f"{recipe['name']}-{split}-{extractor.fingerprint}.safetensors"

@@ -14,7 +14,7 @@ from fungi_hf.extraction.reduction import PrincipalComponents
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import FungiFeatures
 from fungi_hf.gradients.factors import unit_rows
-from fungi_hf.storage.digests import tensor_digest
+from fungi_hf.storage.files import tensor_digest
 from tests.tiny import TEXTS, TRAIN, fitted
 
 WIDTHS = {"embedding": 6, "kl": 4, "simclr": 5}

@@ -6,204 +6,204 @@ import importlib
 
 import pytest
 
-NAMES = """
-fungi_hf.config:Activation
-fungi_hf.config:CONFIG_VERSION
-fungi_hf.config:Custom
-fungi_hf.config:FungiConfig
-fungi_hf.config:KL
-fungi_hf.config:OBJECTIVE_SPECS
-fungi_hf.config:PCA
-fungi_hf.config:SimCLR
-fungi_hf.encoders.audio.decoding:decode
-fungi_hf.encoders.base:Encoder
-fungi_hf.encoders.base:LateEncoder
-fungi_hf.encoders.base:Prepared
-fungi_hf.errors:NotFittedError
-fungi_hf.evaluation.grams:combination_neighbors
-fungi_hf.evaluation.report.documents:EvaluationDocument
-fungi_hf.evaluation.report.plots:cka_heat_map
-fungi_hf.evaluation.report.plots:class_bars
-fungi_hf.evaluation.report.plots:render
-fungi_hf.evaluation.report.sections:write_report
-fungi_hf.evaluation.report.tables:render_text
-fungi_hf.evaluation.report.tables:result_table
-fungi_hf.evaluation.sweeps.layers:SweepData
-fungi_hf.evaluation.sweeps.layers:sweep_layers
-fungi_hf.evaluation.sweeps.layers:sweep_objective
-fungi_hf.evaluation.sweeps.sketches:sweep_sketches
-fungi_hf.evaluation:BlockFeatures
-fungi_hf.evaluation:ClusteringProtocol
-fungi_hf.evaluation:EvaluationResult
-fungi_hf.evaluation:KNNProtocol
-fungi_hf.evaluation:KNN_PROTOCOLS
-fungi_hf.evaluation:LINEAR_PROTOCOLS
-fungi_hf.evaluation:LinearProtocol
-fungi_hf.evaluation:RETRIEVAL_PROTOCOLS
-fungi_hf.evaluation:Relevance
-fungi_hf.evaluation:RetrievalProtocol
-fungi_hf.evaluation:block_cka
-fungi_hf.evaluation:build_report
-fungi_hf.evaluation:change_per_class
-fungi_hf.evaluation:evaluate_clustering
-fungi_hf.evaluation:evaluate_knn
-fungi_hf.evaluation:evaluate_linear
-fungi_hf.evaluation:evaluate_retrieval
-fungi_hf.evaluation:knn_protocol
-fungi_hf.evaluation:linear_cka
-fungi_hf.evaluation:write_report
-fungi_hf.extraction.finish:Finisher
-fungi_hf.extraction.reduction:PrincipalComponents
-fungi_hf.extraction.state:FittedState
-fungi_hf.extraction.variants:SketchSettings
-fungi_hf.extraction.variants:VariantExtractor
-fungi_hf.extractor:FungiExtractor
-fungi_hf.features:FungiFeatures
-fungi_hf.gradients.factors:LayerFactors
-fungi_hf.gradients.factors:exact_cosines
-fungi_hf.gradients.sketches:DenseSketch
-fungi_hf.hub.card:Result
-fungi_hf.hub.card:Subject
-fungi_hf.hub.card:render_card
-fungi_hf.icl.limits:Limits
-fungi_hf.icl.llm:LLM
-fungi_hf.icl.llm:Limits
-fungi_hf.icl.llm:Reply
-fungi_hf.icl.run:EvalResult
-fungi_hf.icl.sampling:Sampling
-fungi_hf.icl:ChatLLM
-fungi_hf.icl:DemoSelector
-fungi_hf.icl:Examples
-fungi_hf.icl:FakeOpenAIServer
-fungi_hf.icl:LabelSpace
-fungi_hf.icl:LocalLLM
-fungi_hf.icl:PromptBuilder
-fungi_hf.icl:compare
-fungi_hf.icl:evaluate
-fungi_hf.icl:vote_k_pool
-fungi_hf.integrations.datasets:extract_dataset
-fungi_hf.integrations.pipeline:FungiPipeline
-fungi_hf.integrations.sentence_transformers:FungiModule
-fungi_hf.integrations.sklearn:FungiTransformer
-fungi_hf.neighbors.base:Metric
-fungi_hf.neighbors.classifier:KNNClassifier
-fungi_hf.neighbors.classifier:vote
-fungi_hf.neighbors.shots:draw_few
-fungi_hf.neighbors.vectors:read_rows
-fungi_hf.neighbors:ExactIndex
-fungi_hf.neighbors:FaissIndex
-fungi_hf.neighbors:FaissOptions
-fungi_hf.neighbors:Index
-fungi_hf.neighbors:KNNClassifier
-fungi_hf.neighbors:KernelIndex
-fungi_hf.neighbors:Metric
-fungi_hf.neighbors:Neighbors
-fungi_hf.neighbors:search_similarity
-fungi_hf.objectives.simclr:SimCLRObjective
-fungi_hf.objectives:KLObjective
-fungi_hf.objectives:Objective
-fungi_hf.objectives:SimCLRObjective
-fungi_hf.objectives:make_objective
-fungi_hf.objectives:register_objective
-fungi_hf.seeding:numpy_generator
-fungi_hf.seeding:torch_generator
-fungi_hf.statistics:holm
-fungi_hf.statistics:mcnemar
-fungi_hf.tables:make_layout
-fungi_hf.testing:TEXT_FAMILIES
-fungi_hf.testing:check_encoder
-fungi_hf.testing:check_objective
-fungi_hf.testing:check_views
-fungi_hf.testing:model_state
-fungi_hf.testing:randomise
-fungi_hf.testing:rng_states
-fungi_hf.testing:tiny_text_model
-fungi_hf.tuning.candidates:Candidate
-fungi_hf.tuning.candidates:EMBEDDING
-fungi_hf.tuning.candidates:costs
-fungi_hf.tuning.candidates:scores
-fungi_hf.tuning.sample:draw_rows
-fungi_hf.tuning.sample:read_groups
-fungi_hf.tuning.scan:scan
-fungi_hf.tuning.scan:sibling_layers
-fungi_hf.tuning.scan:space_of
-fungi_hf.tuning.search:Space
-fungi_hf.tuning.stages:Voters
-fungi_hf.tuning.votes:leave_one_out
-fungi_hf.tuning:CandidateScore
-fungi_hf.tuning:TuningReport
-fungi_hf.tuning:TuningSearch
-fungi_hf.tuning:stages
-fungi_hf.tuning:tune
-fungi_hf.views:ViewGenerator
-fungi_hf.views:register_views
-fungi_hf:Activation
-fungi_hf:Custom
-fungi_hf:FungiConfig
-fungi_hf:FungiError
-fungi_hf:FungiExtractor
-fungi_hf:FungiFeatures
-fungi_hf:KL
-fungi_hf:PCA
-fungi_hf:SimCLR
-fungi_hf:register_objective
-""".split()
+NAMES = [
+    "fungi_hf.config:Activation",
+    "fungi_hf.config:CONFIG_VERSION",
+    "fungi_hf.config:Custom",
+    "fungi_hf.config:FungiConfig",
+    "fungi_hf.config:KL",
+    "fungi_hf.config:OBJECTIVE_SPECS",
+    "fungi_hf.config:PCA",
+    "fungi_hf.config:SimCLR",
+    "fungi_hf.encoders.audio.decoding:decode",
+    "fungi_hf.encoders.base:Encoder",
+    "fungi_hf.encoders.base:LateEncoder",
+    "fungi_hf.encoders.base:Prepared",
+    "fungi_hf.errors:NotFittedError",
+    "fungi_hf.evaluation.grams:combination_neighbors",
+    "fungi_hf.evaluation.report.documents:EvaluationDocument",
+    "fungi_hf.evaluation.report.plots:cka_heat_map",
+    "fungi_hf.evaluation.report.plots:class_bars",
+    "fungi_hf.evaluation.report.plots:render",
+    "fungi_hf.evaluation.report.sections:write_report",
+    "fungi_hf.evaluation.report.tables:render_text",
+    "fungi_hf.evaluation.report.tables:result_table",
+    "fungi_hf.evaluation.sweeps.layers:SweepData",
+    "fungi_hf.evaluation.sweeps.layers:sweep_layers",
+    "fungi_hf.evaluation.sweeps.layers:sweep_objective",
+    "fungi_hf.evaluation.sweeps.sketches:sweep_sketches",
+    "fungi_hf.evaluation:BlockFeatures",
+    "fungi_hf.evaluation:ClusteringProtocol",
+    "fungi_hf.evaluation:EvaluationResult",
+    "fungi_hf.evaluation:KNNProtocol",
+    "fungi_hf.evaluation:KNN_PROTOCOLS",
+    "fungi_hf.evaluation:LINEAR_PROTOCOLS",
+    "fungi_hf.evaluation:LinearProtocol",
+    "fungi_hf.evaluation:RETRIEVAL_PROTOCOLS",
+    "fungi_hf.evaluation:Relevance",
+    "fungi_hf.evaluation:RetrievalProtocol",
+    "fungi_hf.evaluation:block_cka",
+    "fungi_hf.evaluation:build_report",
+    "fungi_hf.evaluation:change_per_class",
+    "fungi_hf.evaluation:evaluate_clustering",
+    "fungi_hf.evaluation:evaluate_knn",
+    "fungi_hf.evaluation:evaluate_linear",
+    "fungi_hf.evaluation:evaluate_retrieval",
+    "fungi_hf.evaluation:knn_protocol",
+    "fungi_hf.evaluation:linear_cka",
+    "fungi_hf.evaluation:write_report",
+    "fungi_hf.extraction.finish:Finisher",
+    "fungi_hf.extraction.reduction:PrincipalComponents",
+    "fungi_hf.extraction.state:FittedState",
+    "fungi_hf.extraction.variants:SketchSettings",
+    "fungi_hf.extraction.variants:VariantExtractor",
+    "fungi_hf.extractor:FungiExtractor",
+    "fungi_hf.features:FungiFeatures",
+    "fungi_hf.gradients.factors:LayerFactors",
+    "fungi_hf.gradients.factors:exact_cosines",
+    "fungi_hf.gradients.sketches:DenseSketch",
+    "fungi_hf.hub.card:Result",
+    "fungi_hf.hub.card:Subject",
+    "fungi_hf.hub.card:render_card",
+    "fungi_hf.icl.limits:Limits",
+    "fungi_hf.icl.llm:LLM",
+    "fungi_hf.icl.llm:Limits",
+    "fungi_hf.icl.llm:Reply",
+    "fungi_hf.icl.run:EvalResult",
+    "fungi_hf.icl.sampling:Sampling",
+    "fungi_hf.icl:ChatLLM",
+    "fungi_hf.icl:DemoSelector",
+    "fungi_hf.icl:Examples",
+    "fungi_hf.icl:FakeOpenAIServer",
+    "fungi_hf.icl:LabelSpace",
+    "fungi_hf.icl:LocalLLM",
+    "fungi_hf.icl:PromptBuilder",
+    "fungi_hf.icl:compare",
+    "fungi_hf.icl:evaluate",
+    "fungi_hf.icl:vote_k_pool",
+    "fungi_hf.integrations.datasets:extract_dataset",
+    "fungi_hf.integrations.pipeline:FungiPipeline",
+    "fungi_hf.integrations.sentence_transformers:FungiModule",
+    "fungi_hf.integrations.sklearn:FungiTransformer",
+    "fungi_hf.neighbors.base:Metric",
+    "fungi_hf.neighbors.classifier:KNNClassifier",
+    "fungi_hf.neighbors.classifier:vote",
+    "fungi_hf.neighbors.shots:draw_few",
+    "fungi_hf.neighbors.vectors:read_rows",
+    "fungi_hf.neighbors:ExactIndex",
+    "fungi_hf.neighbors:FaissIndex",
+    "fungi_hf.neighbors:FaissOptions",
+    "fungi_hf.neighbors:Index",
+    "fungi_hf.neighbors:KNNClassifier",
+    "fungi_hf.neighbors:KernelIndex",
+    "fungi_hf.neighbors:Metric",
+    "fungi_hf.neighbors:Neighbors",
+    "fungi_hf.neighbors:search_similarity",
+    "fungi_hf.objectives.simclr:SimCLRObjective",
+    "fungi_hf.objectives:KLObjective",
+    "fungi_hf.objectives:Objective",
+    "fungi_hf.objectives:SimCLRObjective",
+    "fungi_hf.objectives:make_objective",
+    "fungi_hf.objectives:register_objective",
+    "fungi_hf.seeding:numpy_generator",
+    "fungi_hf.seeding:torch_generator",
+    "fungi_hf.statistics:holm",
+    "fungi_hf.statistics:mcnemar",
+    "fungi_hf.tables:make_layout",
+    "fungi_hf.testing:TEXT_FAMILIES",
+    "fungi_hf.testing:check_encoder",
+    "fungi_hf.testing:check_objective",
+    "fungi_hf.testing:check_views",
+    "fungi_hf.testing:model_state",
+    "fungi_hf.testing:randomise",
+    "fungi_hf.testing:rng_states",
+    "fungi_hf.testing:tiny_text_model",
+    "fungi_hf.tuning.candidates:Candidate",
+    "fungi_hf.tuning.candidates:EMBEDDING",
+    "fungi_hf.tuning.candidates:costs",
+    "fungi_hf.tuning.candidates:scores",
+    "fungi_hf.tuning.sample:draw_rows",
+    "fungi_hf.tuning.sample:read_groups",
+    "fungi_hf.tuning.scan:scan",
+    "fungi_hf.tuning.scan:sibling_layers",
+    "fungi_hf.tuning.scan:space_of",
+    "fungi_hf.tuning.search:Space",
+    "fungi_hf.tuning.stages:Voters",
+    "fungi_hf.tuning.votes:leave_one_out",
+    "fungi_hf.tuning:CandidateScore",
+    "fungi_hf.tuning:TuningReport",
+    "fungi_hf.tuning:TuningSearch",
+    "fungi_hf.tuning:stages",
+    "fungi_hf.tuning:tune",
+    "fungi_hf.views:ViewGenerator",
+    "fungi_hf.views:register_views",
+    "fungi_hf:Activation",
+    "fungi_hf:Custom",
+    "fungi_hf:FungiConfig",
+    "fungi_hf:FungiError",
+    "fungi_hf:FungiExtractor",
+    "fungi_hf:FungiFeatures",
+    "fungi_hf:KL",
+    "fungi_hf:PCA",
+    "fungi_hf:SimCLR",
+    "fungi_hf:register_objective",
+]
 # Of modules that moved or became folders; these paths go with the next release.
-MOVED = """
-fungi_hf.evaluation.documents:EvaluationDocument
-fungi_hf.evaluation.documents:read_documents
-fungi_hf.evaluation.documents:write_document
-fungi_hf.evaluation.plots:accuracy_against_cost
-fungi_hf.evaluation.plots:cka_heat_map
-fungi_hf.evaluation.plots:class_bars
-fungi_hf.evaluation.plots:difference_intervals
-fungi_hf.evaluation.plots:layer_curves
-fungi_hf.evaluation.plots:render
-fungi_hf.evaluation.plots:value_curves
-fungi_hf.evaluation.report:build_report
-fungi_hf.evaluation.report:write_report
-fungi_hf.evaluation.sketch_sweep:sweep_sketches
-fungi_hf.evaluation.statistics:PairedTest
-fungi_hf.evaluation.statistics:bootstrap_interval
-fungi_hf.evaluation.statistics:holm
-fungi_hf.evaluation.statistics:mcnemar
-fungi_hf.evaluation.statistics:paired_difference
-fungi_hf.evaluation.statistics:wilson_interval
-fungi_hf.evaluation.sweeps:SweepData
-fungi_hf.evaluation.sweeps:sweep_layers
-fungi_hf.evaluation.sweeps:sweep_objective
-fungi_hf.evaluation.sweeps:sweep_sketches
-fungi_hf.evaluation.tables:group_results
-fungi_hf.evaluation.tables:render_text
-fungi_hf.evaluation.tables:result_table
-fungi_hf.evaluation.tables:sweep_table
-fungi_hf.evaluation.tuning:CandidateScore
-fungi_hf.evaluation.tuning:TuningReport
-fungi_hf.evaluation.tuning:TuningSearch
-fungi_hf.evaluation.tuning:tune
-fungi_hf.gradients:LayerFactors
-fungi_hf.icl.fake_server:FakeOpenAIServer
-fungi_hf.icl.fake_server:Fault
-fungi_hf.icl.fake_server:LoggedRequest
-fungi_hf.icl.significance:bootstrap_difference
-fungi_hf.icl.significance:holm
-fungi_hf.icl.significance:mcnemar
-fungi_hf.icl.significance:smallest_difference
-fungi_hf.icl.sources:Vectors
-fungi_hf.icl.sources:load_examples
-fungi_hf.icl.sources:load_labels
-fungi_hf.icl.sources:load_vectors
-fungi_hf.late:BlockStack
-fungi_hf.late:LateBatch
-fungi_hf.sketches:DenseSketch
-fungi_hf.sketches:KhatriRao
-fungi_hf.sketches:Sketch
-fungi_hf.sketches:make_sketch
-fungi_hf.variants:SketchSettings
-fungi_hf.variants:VariantBlocks
-fungi_hf.variants:VariantExtractor
-fungi_hf.variants:exact_cosines
-""".split()
+MOVED = [
+    "fungi_hf.evaluation.documents:EvaluationDocument",
+    "fungi_hf.evaluation.documents:read_documents",
+    "fungi_hf.evaluation.documents:write_document",
+    "fungi_hf.evaluation.plots:accuracy_against_cost",
+    "fungi_hf.evaluation.plots:cka_heat_map",
+    "fungi_hf.evaluation.plots:class_bars",
+    "fungi_hf.evaluation.plots:difference_intervals",
+    "fungi_hf.evaluation.plots:layer_curves",
+    "fungi_hf.evaluation.plots:render",
+    "fungi_hf.evaluation.plots:value_curves",
+    "fungi_hf.evaluation.report:build_report",
+    "fungi_hf.evaluation.report:write_report",
+    "fungi_hf.evaluation.sketch_sweep:sweep_sketches",
+    "fungi_hf.evaluation.statistics:PairedTest",
+    "fungi_hf.evaluation.statistics:bootstrap_interval",
+    "fungi_hf.evaluation.statistics:holm",
+    "fungi_hf.evaluation.statistics:mcnemar",
+    "fungi_hf.evaluation.statistics:paired_difference",
+    "fungi_hf.evaluation.statistics:wilson_interval",
+    "fungi_hf.evaluation.sweeps:SweepData",
+    "fungi_hf.evaluation.sweeps:sweep_layers",
+    "fungi_hf.evaluation.sweeps:sweep_objective",
+    "fungi_hf.evaluation.sweeps:sweep_sketches",
+    "fungi_hf.evaluation.tables:group_results",
+    "fungi_hf.evaluation.tables:render_text",
+    "fungi_hf.evaluation.tables:result_table",
+    "fungi_hf.evaluation.tables:sweep_table",
+    "fungi_hf.evaluation.tuning:CandidateScore",
+    "fungi_hf.evaluation.tuning:TuningReport",
+    "fungi_hf.evaluation.tuning:TuningSearch",
+    "fungi_hf.evaluation.tuning:tune",
+    "fungi_hf.gradients:LayerFactors",
+    "fungi_hf.icl.fake_server:FakeOpenAIServer",
+    "fungi_hf.icl.fake_server:Fault",
+    "fungi_hf.icl.fake_server:LoggedRequest",
+    "fungi_hf.icl.significance:bootstrap_difference",
+    "fungi_hf.icl.significance:holm",
+    "fungi_hf.icl.significance:mcnemar",
+    "fungi_hf.icl.significance:smallest_difference",
+    "fungi_hf.icl.sources:Vectors",
+    "fungi_hf.icl.sources:load_examples",
+    "fungi_hf.icl.sources:load_labels",
+    "fungi_hf.icl.sources:load_vectors",
+    "fungi_hf.late:BlockStack",
+    "fungi_hf.late:LateBatch",
+    "fungi_hf.sketches:DenseSketch",
+    "fungi_hf.sketches:KhatriRao",
+    "fungi_hf.sketches:Sketch",
+    "fungi_hf.sketches:make_sketch",
+    "fungi_hf.variants:SketchSettings",
+    "fungi_hf.variants:VariantBlocks",
+    "fungi_hf.variants:VariantExtractor",
+    "fungi_hf.variants:exact_cosines",
+]
 
 
 @pytest.mark.parametrize("name", [*NAMES, *MOVED])

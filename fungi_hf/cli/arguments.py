@@ -21,18 +21,7 @@ def command(
     run: Callable[[argparse.Namespace], int | None],
     examples: str,
 ) -> argparse.ArgumentParser:
-    """Add a command.
-
-    Args:
-        subparsers: What `ArgumentParser.add_subparsers` gave.
-        name: The word that the user types.
-        words: The command in half a line.
-        run: From the parsed arguments to an exit status; None is 0.
-        examples: Shown below the options by `--help`.
-
-    Returns:
-        The parser of the command, for its arguments.
-    """
+    """Add a command and give its parser; `run` gives an exit status, None is 0."""
     raw = argparse.RawDescriptionHelpFormatter
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name, help=words, epilog=examples, formatter_class=raw

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from fungi_hf.errors import ConfigError, InputError, LLMError
+from fungi_hf.cli.arguments import check_counts
+from fungi_hf.errors import InputError, LLMError
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.comparison import compare
 from fungi_hf.icl.demos import ORDERS
@@ -117,14 +118,15 @@ def _temperature(words: str) -> float | None:
 
 
 def run_rows(options: argparse.Namespace) -> int:
-    """Run, or continue a run, with a progress bar.
+    """Run, or continue a run, with a progress bar; finished rows are kept in the run folder.
 
     Returns:
-        0; 1 if the server stopped the run or rows failed; 130 after an interruption. Finished
-        rows are kept in the run folder in any case.
+        0; 1 if the server stopped the run or rows failed; 130 after an interruption.
     """
     selector, builder, queries = read_parts(options)
-    with _served(options) as llm:
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(FakeOpenAIServer(options.fake)).url if options.fake else None
+        llm = stack.enter_context(contextlib.closing(chat_of(options, url)))
         plan = make_plan(selector, builder, llm, queries, repeats=options.repeats)
         try:
             with _bar() as watch:
@@ -174,21 +176,12 @@ def compare_folders(options: argparse.Namespace) -> None:
 def read_parts(
     options: argparse.Namespace,
 ) -> tuple[DemoSelector | None, PromptBuilder, Examples]:
-    """Read the files and fit the selector.
-
-    Returns:
-        The fitted selector (None for the control without demonstrations), the prompt builder and
-        the queries.
-
-    Raises:
-        ConfigError: If the limit is not positive.
-    """
+    """Read the files; give the fitted selector, None for "none", the builder and the queries."""
     labels = load_labels(options.labels)
     pool = load_examples(options.train, options.train_features, options.blocks)
     queries = load_examples(options.test, options.test_features, options.blocks)
+    check_counts(options, "limit")
     if options.limit is not None:
-        if options.limit < 1:
-            raise ConfigError(f"limit must be at least 1, got {options.limit}")
         queries = queries.take(range(min(options.limit, len(queries))))
     builder = PromptBuilder(
         labels,
@@ -232,16 +225,6 @@ def chat_of(options: argparse.Namespace, base_url: str | None = None) -> ChatLLM
         sampling=Sampling(**{name: getattr(options, name) for name in _SAMPLING}),
         cache=options.cache,
     )
-
-
-@contextlib.contextmanager
-def _served(options: argparse.Namespace) -> Iterator[ChatLLM]:
-    """Give the model, behind a loopback server if one was asked for."""
-    with contextlib.ExitStack() as stack:
-        url = None
-        if options.fake is not None:
-            url = stack.enter_context(FakeOpenAIServer(options.fake)).url
-        yield stack.enter_context(contextlib.closing(chat_of(options, url)))
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     elif not path.exists():
         raise InputError(f"there is no file or folder {place}")
     elif path.is_dir():
-        inputs = sorted(str(one) for one in path.rglob("*") if is_sound(str(one)))
+        inputs = sorted(str(one) for one in path.rglob("*") if one.suffix.lower() in SOUND_SUFFIXES)
     elif is_sound(place):
         inputs = [place]
     elif is_plain(place):

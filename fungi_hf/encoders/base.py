@@ -104,7 +104,7 @@ class Encoder(Protocol):
 
     @abstractmethod
     def prepare(self, raws: Sequence[Any]) -> list[Prepared]:
-        """Turn canonical raw inputs, or views of them, into model inputs."""
+        """Turn canonical raw inputs and views of them, a chunk's in one call, into model inputs."""
 
     @abstractmethod
     def collate(self, items: Sequence[Prepared]) -> Batch:
@@ -121,7 +121,8 @@ class Encoder(Protocol):
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
         """Give the view generator of that name, "auto" being the modality's default.
 
-        By default those of `fungi_hf.views.register_views` alone.
+        An unknown name or option is a ConfigError. By default only what
+        `fungi_hf.views.register_views` knows is offered.
         """
         return make_views(name, n_views, options, {})
 

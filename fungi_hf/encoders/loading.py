@@ -14,8 +14,7 @@ from torch import nn
 
 from fungi_hf.encoders.text import TextEncoder
 from fungi_hf.errors import ConfigError, EncoderError, StorageError, choices
-from fungi_hf.storage.digests import tensor_digest
-from fungi_hf.storage.files import HubOptions, explain, find_file, patiently
+from fungi_hf.storage.files import HubOptions, explain, find_file, patiently, tensor_digest
 
 if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig

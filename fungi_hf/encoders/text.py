@@ -33,11 +33,7 @@ _REPLACEMENT: Final = "\ufffd"
 
 
 class TextEncoder(BlockEncoder):
-    """A tokenizer and a text model, pooled to one embedding.
-
-    Attributes:
-        NOTES: What can be said of an input that is usable but not as the user may think.
-    """
+    """A tokenizer and a text model, pooled to one embedding."""
 
     chunk_size = 4096
     NOTES: ClassVar[Mapping[str, str]] = {
@@ -125,9 +121,7 @@ class TextEncoder(BlockEncoder):
         limit = int(min(getattr(self.tokenizer, "model_max_length", 10**9), 10**9))
         positions = getattr(self.model.config, "max_position_embeddings", None)
         if isinstance(positions, int) and positions > 0 and not self._has_relative_positions():
-            # RoBERTa-like tables begin after the padding index.
-            offset = self._position_offset()
-            limit = min(limit, positions - offset)
+            limit = min(limit, positions - self._position_offset())
         if trained is not None:
             limit = min(limit, trained)
         if asked is not None:
@@ -148,6 +142,7 @@ class TextEncoder(BlockEncoder):
         )
 
     def _position_offset(self) -> int:
+        # RoBERTa-like tables begin after the padding index.
         for module in self.model.modules():
             table = getattr(module, "position_embeddings", None)
             if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
@@ -188,23 +183,26 @@ class TextEncoder(BlockEncoder):
         return raw.encode()
 
     def prepare(self, raws: Sequence[str]) -> list[Prepared]:
-        """Tokenise, truncate and note what was special; padding comes later.
+        """Tokenise, truncate and note what was special, once per distinct text; padding is later.
 
         Raises:
             InputError: If a text has no tokens at all, not even special ones.
         """
         if not raws:
             return []
+        distinct = list(dict.fromkeys(raws))
         with TOKENIZING:
             encoded = self.tokenizer(
-                list(raws),
+                distinct,
                 add_special_tokens=True,
                 truncation=True,
                 max_length=self.max_length,
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )["input_ids"]
-        return [self._prepared(raw, ids) for raw, ids in zip(raws, encoded, strict=True)]
+        pairs = zip(distinct, encoded, strict=True)
+        items = {raw: self._prepared(raw, ids) for raw, ids in pairs}
+        return [items[raw] for raw in raws]
 
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
         if not ids:
@@ -291,11 +289,7 @@ class TextEncoder(BlockEncoder):
         return (tokens * weights).sum(1) / weights.sum(1)
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
-        """Build a view generator: "word_deletion" (default), "nlpaug_deletion" or a registered one.
-
-        Raises:
-            ConfigError: If the name or an option is unknown.
-        """
+        """Build views: "word_deletion" (default), "nlpaug_deletion" or registered ones."""
         own: dict[str, Callable[..., ViewGenerator]] = {
             "word_deletion": self._word_deletion,
             "nlpaug_deletion": PublishedDeletion,

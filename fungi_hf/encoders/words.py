@@ -23,14 +23,8 @@ def word_spans(text: str, tokenizer: Any) -> Spans:
 
     Words are the tokenizer's own (its pre-tokenizer's, so that scripts without blanks are cut
     too), split at blanks and rejoined at apostrophes ("don't" is one word). A tokenizer without
-    offsets gives runs of non-blank characters.
-
-    Args:
-        text: Any text; not truncated.
-        tokenizer: A Hugging Face tokenizer.
-
-    Returns:
-        Increasing, disjoint, non-empty spans.
+    offsets gives runs of non-blank characters. The spans are increasing, disjoint and non-empty;
+    the text is not truncated.
     """
     if not getattr(tokenizer, "is_fast", False):
         return whitespace_spans(text)

@@ -93,11 +93,8 @@ def evaluate_clustering(
 def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
     """Give each row the class that its cluster is matched with, -1 for an unmatched cluster.
 
-    The matching is one to one and has the most rows right.
-
-    Args:
-        clusters: [N] from 0.
-        codes: [N] class numbers from 0.
+    The matching of clusters [N] and classes [N], both from 0, is one to one and has the most rows
+    right.
     """
     table = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
     np.add.at(table, (clusters, codes), 1)

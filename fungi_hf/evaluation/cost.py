@@ -27,10 +27,7 @@ def extraction_costs(
 ) -> dict[str, float]:
     """Time the extraction of combinations of blocks, alternated, on one machine.
 
-    Args:
-        extractor: Fitted; its encoder is used, not changed.
-        inputs: Raw inputs, a few hundred.
-        combinations: Block names to combine.
+    The extractor is fitted; its encoder is used, not changed. A few hundred raw inputs are enough.
 
     Returns:
         "a+b" -> median over three rounds, after one that is not timed, of its time over that of

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array, Int64Array, Layout
 
 Combination: TypeAlias = tuple[str, ...]
-WHOLE = "features"  # the name of the only block of a plain array
 MOST_BLOCKS = 8  # 255 combinations
 
 
@@ -83,11 +82,7 @@ class LabelledRows:
 def read_sides(
     train: FeatureInput, train_labels: Labels, test: FeatureInput, test_labels: Labels
 ) -> tuple[LabelledRows, LabelledRows, tuple[str, ...]]:
-    """Check training and test rows that belong together.
-
-    Returns:
-        Both, and a note about test labels that no training row has.
-    """
+    """Check training and test rows; give both, and a note about labels unseen in training."""
     known = read_labelled(train, train_labels, "train")
     judged = read_labelled(test, test_labels, "test")
     check_pair(known, judged)
@@ -96,7 +91,7 @@ def read_sides(
 
 
 def read_labelled(features: FeatureInput, labels: Labels, name: str) -> LabelledRows:
-    """Check features and their labels, one a row, as `read_blocks` does.
+    """Check features, as `read_blocks` does, and their labels, one a row.
 
     Raises:
         InputError: If there are no rows.
@@ -108,19 +103,16 @@ def read_labelled(features: FeatureInput, labels: Labels, name: str) -> Labelled
 
 
 def read_blocks(features: FeatureInput, name: str) -> LabelledRows:
-    """Check features without labels; float arrays are not copied.
+    """Check features [N, F] without labels; a plain array is one block called "features".
 
-    Args:
-        features: [N, F] features with a layout, or an array (one block called "features").
-        name: What the caller calls them, for messages.
+    Float arrays are not copied. Messages call the features by the name.
 
     Raises:
         FeatureError: If the layout does not fit the columns.
     """
     rows = read_rows(features, name)
-    layout = (
-        features.layout if isinstance(features, BlockFeatures) else {WHOLE: slice(0, rows.width)}
-    )
+    whole = {"features": slice(0, rows.width)}
+    layout = features.layout if isinstance(features, BlockFeatures) else whole
     if not layout:
         raise FeatureError(f"{name} has an empty layout; it must name at least one block")
     for block, columns in layout.items():
@@ -185,18 +177,12 @@ def check_kinds(first: LabelArray, second: LabelArray, names: tuple[str, str]) -
 def choose_combinations(
     layout: Mapping[str, slice], wanted: Sequence[Sequence[str]] | None
 ) -> list[Combination]:
-    """Give the block combinations to evaluate, smaller ones first.
+    """Give the distinct block combinations to evaluate, each in the layout's order.
 
-    Args:
-        layout: The blocks there are.
-        wanted: Sequences of block names; None takes every combination.
-
-    Returns:
-        Distinct combinations, each in the layout's order.
+    Wanted are sequences of block names; None takes every combination, smaller ones first.
 
     Raises:
         FeatureError: If a block is unknown, or there are too many blocks for all combinations.
-        InputTypeError: If a combination is a single string, or not a sequence of strings.
     """
     names = list(layout)
     if wanted is None:

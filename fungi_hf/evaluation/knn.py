@@ -160,13 +160,7 @@ class KNNJudge:
         self.notes = (shrunk,) if k < rule.n_neighbors else ()
 
     def vote(self, number: int, found: Neighbors, notes: tuple[str, ...] = ()) -> Draw:
-        """Let the neighbours of one draw vote.
-
-        Args:
-            number: Of the draw.
-            found: [Q, K] of the test rows within its training set.
-            notes: Facts for the record.
-        """
+        """Let the neighbours [Q, K] vote that were found within the training set of a number."""
         rule, (classes, codes) = self._rule, self._encoded[number]
         near, scores = codes[found.indices], found.scores
         how: Any = {"weights": rule.weights, "metric": rule.metric}
@@ -203,10 +197,8 @@ def _nearest(
 
 
 def knn_protocol(protocol: KNNProtocol | str) -> KNNProtocol:
-    """Give a protocol by name, or back.
+    """Give one of `KNN_PROTOCOLS` by name; a `KNNProtocol` is given back.
 
-    Args:
-        protocol: A key of `KNN_PROTOCOLS`, whose 5 shots may be any other number, as in
-            "paper-text-10-shot"; or a `KNNProtocol`.
+    The 5 shots of a name may be any other number, as in "paper-text-10-shot".
     """
     return protocol_named(protocol, KNN_PROTOCOLS, "kNN")

@@ -110,13 +110,11 @@ def evaluate_linear(
 ) -> list[EvaluationResult]:
     """Fit a linear probe on every combination of blocks and judge it on the test rows.
 
-    Rows, labels and combinations are those of `evaluate_knn`.
-
     Args:
-        train: [N, F].
-        train_labels: N labels.
+        train: [N, F], this and what follows as for `evaluate_knn`.
+        train_labels: N.
         test: [Q, F].
-        test_labels: Q labels.
+        test_labels: Q.
         protocol: A `LinearProtocol`, or the name of one of `LINEAR_PROTOCOLS`.
         combinations: Block names to combine.
         validation: Features and labels to choose the strength by. Without them a stratified

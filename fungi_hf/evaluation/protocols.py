@@ -48,13 +48,9 @@ def check_each(
 
 
 def protocol_named(protocol: Protocol | str, known: Mapping[str, Protocol], task: str) -> Protocol:
-    """Give a protocol by name; a protocol is given back.
+    """Give the task's known protocol of a name; a protocol is given back.
 
-    Args:
-        protocol: A key of `known`, whose 5 shots may be any other number, as in
-            "paper-text-10-shot"; or a protocol.
-        known: The protocols of the task, "fungi" among them.
-        task: For the message.
+    The 5 shots of a name may be any other number, as in "paper-text-10-shot".
 
     Raises:
         ConfigError: If there is no such protocol.
@@ -72,13 +68,7 @@ def protocol_named(protocol: Protocol | str, known: Mapping[str, Protocol], task
 def reduce_or_note(
     known: LabelledRows, other: LabelledRows, some: Combination, n_components: int | None
 ) -> tuple[tuple[Float32Array, Float32Array] | None, tuple[str, ...]]:
-    """Give both sides' blocks on the leading principal components of the known rows.
-
-    Args:
-        known: N rows to learn from.
-        other: Q rows of the same layout.
-        some: The blocks.
-        n_components: C; None reduces nothing.
+    """Give some blocks of N known and Q other rows on C principal components of the known.
 
     Returns:
         [N, C] and [Q, C], centred, unwhitened, and no note. None where nothing is reduced, with a

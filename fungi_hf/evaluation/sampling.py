@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import LabelError
-from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, need
+from fungi_hf.evaluation.protocols import need
 from fungi_hf.neighbors.labels import encode_labels
 from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.seeding import numpy_generator
@@ -25,7 +24,7 @@ def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) 
 
     Args:
         labels: [N].
-        n_shots: Rows a class, at least 1.
+        n_shots: Rows a class; this and what follows as a `KNNProtocol` has checked it.
         sampling: `balanced`: n random rows of each class, see `draw_few`. `first`: the first
             n of each class in file order (published for images). `proportional`: n x classes rows
             in proportion to the classes' sizes, by StratifiedShuffleSplit (published for text).
@@ -34,8 +33,6 @@ def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) 
     Raises:
         LabelError: If a class is too small.
     """
-    check_integer("n_shots", n_shots, **AS_INPUT)
-    check_choice("sampling", sampling, get_args(Sampling))
     classes, codes = encode_labels(labels, "train labels")
     if sampling == "proportional":
         return _proportional(codes, n_shots, len(classes), seed)
@@ -81,7 +78,6 @@ def split_validation(labels: LabelArray, share: float, seed: int) -> tuple[Int64
 
 
 def _proportional(codes: Int64Array, n_shots: int, n_classes: int, seed: int) -> Int64Array:
-    check_integer("seed", seed, 0, MOST_SEED, **AS_INPUT)
     size = n_shots * n_classes
     smallest = int(np.bincount(codes).min())
     if size > len(codes) - n_classes or smallest < 2:

@@ -18,16 +18,9 @@ if TYPE_CHECKING:
 
 
 def linear_cka(first: Vectors, second: Vectors) -> float:
-    """Give linear CKA of two sets of vectors of the same inputs.
+    """Give linear CKA of two sets of vectors, [N, F] and [N, F'], of the same inputs, in [0, 1].
 
     Formula: |Y'X|_F^2 / (|X'X|_F |Y'Y|_F), X and Y centred by column; 0 if one is constant.
-
-    Args:
-        first: [N, F].
-        second: [N, F'].
-
-    Returns:
-        In [0, 1].
 
     Raises:
         ShapeError: If the numbers of rows differ.
@@ -42,13 +35,9 @@ def linear_cka(first: Vectors, second: Vectors) -> float:
 
 
 def block_cka(features: FeatureInput) -> tuple[list[str], Float64Array]:
-    """Give linear CKA between all blocks.
+    """Give the names of all blocks and linear CKA between them, [blocks, blocks] in [0, 1].
 
-    Args:
-        features: [N, F] features with a layout, N at least 2; read in blocks of rows.
-
-    Returns:
-        Names, and [blocks, blocks] values in [0, 1].
+    Features [N, F] with a layout are read in blocks of rows.
 
     Raises:
         InputError: If there are fewer than two rows.

@@ -43,16 +43,13 @@ class Draw:
 def classification_metrics(
     truth: LabelArray, predicted: LabelArray, classes: LabelArray, second: Float64Array | None
 ) -> dict[str, float]:
-    """Give `accuracy`, `mean_per_class`, and `auc` where there are two classes, in [0, 1].
+    """Give `accuracy`, `mean_per_class` (recall, over the classes of the truth) and, of two, `auc`.
 
     Args:
         truth: [N] labels; those not among the classes are always wrong.
         predicted: [N] labels.
         classes: [C].
         second: [N] share of the second of two classes.
-
-    Returns:
-        `mean_per_class` averages recall over the classes of the truth.
     """
     right = truth == predicted
     recalls = recall_per_class(truth, right)
@@ -131,15 +128,7 @@ def summarise(
 
 
 def change_per_class(result: EvaluationResult, baseline: EvaluationResult) -> dict[str, float]:
-    """Give each class's recall minus that of the baseline, largest gain first.
-
-    Args:
-        result: A record with `per_class`.
-        baseline: Of the same test rows.
-
-    Returns:
-        Class -> difference of shares.
-    """
+    """Give class -> recall minus that of a baseline of the same test rows, largest gain first."""
     shared = [name for name in result.per_class if name in baseline.per_class]
     changes = {name: result.per_class[name] - baseline.per_class[name] for name in shared}
     return dict(sorted(changes.items(), key=lambda item: (-item[1], item[0])))

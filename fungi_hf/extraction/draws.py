@@ -55,7 +55,7 @@ def learn(
         inputs = readable_twice(inputs)
     draw = TrainingDraw(reader, inputs)
     reader.encoder.fit(draw)
-    draw.finish()
+    draw.finish(read_again=reader.config.learns_from_blocks)
     fit_objectives(plan, draw, reader, budget)
     blocks, notes, state = None, Counter[str](), FittedState()
     if reader.config.learns_from_blocks:
@@ -93,6 +93,7 @@ class TrainingDraw:
         self._source, self._content = reader.checked(inputs), reader.encoder.content
         self._seed = reader.config.seed
         self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
+        self._wanted = {spec.name: spec.n_training for spec in self.specs}
         self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}
         self._largest: dict[str, list[int]] = {spec.name: [] for spec in self.specs}  # heap of -key
         self._is_empty = True
@@ -106,25 +107,26 @@ class TrainingDraw:
         item = next(self._source)
         self._is_empty = False
         content = self._content(item) if self.specs else b""
-        for spec in self.specs:
-            key = derive(self._seed, "negatives", self._streams[spec.name], content)
-            kept, largest = self._kept[spec.name], self._largest[spec.name]
-            if key in kept or (len(kept) == spec.n_training and key > -largest[0]):
+        for name, n_training in self._wanted.items():
+            key = derive(self._seed, "negatives", self._streams[name], content)
+            kept, largest = self._kept[name], self._largest[name]
+            if key in kept or (len(kept) == n_training and key > -largest[0]):
                 continue
             kept[key] = item
             heapq.heappush(largest, -key)
-            if len(kept) > spec.n_training:
+            if len(kept) > n_training:
                 del kept[-heapq.heappop(largest)]
         return item
 
-    def finish(self) -> None:
-        """Read what nobody has read.
+    def finish(self, *, read_again: bool = False) -> None:
+        """Read what nobody has read; but one input is enough where all are read again.
 
         Raises:
             InputError: If there was no input at all.
         """
         for _ in self:
-            pass
+            if read_again and not self.specs:
+                break
         if self._is_empty:
             raise InputError("fit needs at least one input; got none")
 

@@ -10,10 +10,10 @@ import torch
 
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.group import compute
-from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
+from fungi_hf.extraction.reduction import PrincipalComponents, block_statistics, centred
 from fungi_hf.extraction.state import FittedState
+from fungi_hf.features import make_layout
 from fungi_hf.gradients.factors import unit_rows
-from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,10 +82,9 @@ class Finisher:
         if self._config.center or power > 0:
             for name in self._weights:
                 check_finite(blocks[name], name)
-                rows = unit_rows(blocks[name]).double()
-                means[name] = rows.mean(0)
-                if power > 0:
-                    whitening[name] = whitening_matrix(rows - means[name], power)
+                means[name], matrix = block_statistics(unit_rows(blocks[name]), power)
+                if matrix is not None:
+                    whitening[name] = matrix
         self.load(FittedState(means=means, whitening=whitening))
         if wanted is not None:
             rows = self._concatenate(blocks)
@@ -120,14 +119,6 @@ class Finisher:
                 rows = centred(rows, self.state.means[name], self.state.whitening.get(name))
             parts.append(rows * weight)
         return torch.cat(parts, dim=1)
-
-
-def centred(rows: Tensor, mean: Tensor, whitening: Tensor | None = None) -> Tensor:
-    """Give unit rows less their mean, whitened, of unit length again; a row of zeros stays."""
-    moved = rows.double() - mean
-    if whitening is not None:
-        moved = moved @ whitening
-    return unit_rows(moved.float()) * (rows != 0).any(-1, keepdim=True)
 
 
 def extract(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import numbers
 import warnings
 from collections import Counter
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, LateViews
+    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
-    _Views: TypeAlias = tuple[dict[str, ViewGenerator], dict[str, LateViews]]
+    # Objectives that see the same views, their random stream, and what makes the views; objective
+    # of late views -> the same.
+    _Views: TypeAlias = tuple[
+        list[tuple[list[str], str, ViewGenerator]], dict[str, tuple[str, LateViews]]
+    ]
 
 
 class InputReader:
@@ -45,16 +50,15 @@ class InputReader:
         """Build the view generators that the config names."""
         self.encoder, self.config = encoder, config
         self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
-        self._streams = {spec.name: spec.stream for spec in config.objectives}
 
     def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
-        """Give the generators of whole and of late views by objective, V views each.
+        """Give the generators of whole and of late views, V views for each objective.
 
         Raises:
             ConfigError: If late views are wanted of an encoder that offers none.
         """
-        whole: dict[str, ViewGenerator] = {}
-        late: dict[str, LateViews] = {}
+        whole: dict[tuple[object, ...], tuple[list[str], str, ViewGenerator]] = {}
+        late: dict[str, tuple[str, LateViews]] = {}
         for spec, n_views in wanted:
             (name, options), found = spec.view_generator, None
             if spec.late_views is not None:
@@ -64,11 +68,14 @@ class InputReader:
                         "or write the members of fungi_hf.encoders.base.LateEncoder"
                     )
                 found = self.encoder.late_views(name, n_views, options, spec.late_views)
-            if found is None:
-                whole[spec.name] = self.encoder.views(name, n_views, options)
-            else:
-                late[spec.name] = found
-        return whole, late
+            if found is not None:
+                late[spec.name] = spec.stream, found
+                continue
+            key = (spec.stream, name, json.dumps(options, sort_keys=True), n_views)
+            if key not in whole:
+                whole[key] = [], spec.stream, self.encoder.views(name, n_views, options)
+            whole[key][0].append(spec.name)
+        return list(whole.values()), late
 
     def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """Give one input after the other in canonical form; only the current one is held.
@@ -91,42 +98,32 @@ class InputReader:
     def samples(self, raws: Sequence[Any], generators: _Views | None = None) -> list[Sample]:
         """Prepare checked inputs and their views, by default those that the config wants.
 
-        The encoder gets all distinct inputs and views in one call, so that it shares work.
+        The encoder gets all inputs and views in one call, so that it shares work.
         """
         whole, late = generators or self._views
-        content = self.encoder.content
-        made = {
-            name: [views(*pair) for pair in zip(raws, self._random(raws, name), strict=True)]
-            for name, views in whole.items()
-        }
-        keys = {
-            name: [[content(view) for view in views] for views in of_samples]
-            for name, of_samples in made.items()
-        }
-        distinct = {
-            key: view
-            for name, of_samples in made.items()
-            for views, their_keys in zip(of_samples, keys[name], strict=True)
-            for key, view in zip(their_keys, views, strict=True)
-        }
-        prepared = self.encoder.prepare([*raws, *distinct.values()])
-        originals = prepared[: len(raws)]
-        items = dict(zip(distinct, prepared[len(raws) :], strict=True))
-        found = {
-            name: [[items[key] for key in of_sample] for of_sample in of_samples]
-            for name, of_samples in keys.items()
-        }
-        for name, views in late.items():
-            found[name] = views(raws, originals, self._random(raws, name))
+        contents = list(map(self.encoder.content, raws)) if whole or late else []
+
+        def random(stream: str) -> list[Random]:
+            seed, name = self.config.seed, f"views/{stream}"
+            return [sample_generator(seed, name, content) for content in contents]
+
+        made = [
+            [list(views(*pair)) for pair in zip(raws, random(stream), strict=True)]
+            for _, stream, views in whole
+        ]
+        flat = [view for of_samples in made for some in of_samples for view in some]
+        prepared = iter(self.encoder.prepare([*raws, *flat]))
+        originals = list(itertools.islice(prepared, len(raws)))
+        found: dict[str, list[list[Prepared]]] = {}
+        for (names, _, _), of_samples in zip(whole, made, strict=True):
+            items = [list(itertools.islice(prepared, len(some))) for some in of_samples]
+            found |= dict.fromkeys(names, items)
+        for name, (stream, late_views) in late.items():
+            found[name] = late_views(raws, originals, random(stream))
         return [
             Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
             for place, item in enumerate(originals)
         ]
-
-    def _random(self, raws: Sequence[Any], name: str) -> list[Random]:
-        """Give the generator of each input's views for one objective."""
-        stream, content = f"views/{self._streams[name]}", self.encoder.content
-        return [sample_generator(self.config.seed, stream, content(raw)) for raw in raws]
 
 
 class Reading:

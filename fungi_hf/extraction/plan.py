@@ -12,7 +12,7 @@ from fungi_hf.extraction.batches import Budget
 from fungi_hf.gradients.layers import block_number, resolve_layer
 from fungi_hf.gradients.sketches import make_sketch
 from fungi_hf.gradients.tape import own_context
-from fungi_hf.objectives.build import make_objective
+from fungi_hf.objectives.base import make_objective
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

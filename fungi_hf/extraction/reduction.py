@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from fungi_hf.errors import FeatureError
+from fungi_hf.gradients.factors import unit_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from fungi_hf.types import Float32Array
@@ -60,6 +63,26 @@ class PrincipalComponents:
     def transform(self, rows: Tensor) -> Tensor:
         """Give [N, C] in the rows' dtype."""
         return ((rows.double() - self.mean) @ self.components.T).to(rows.dtype)
+
+
+def centred(rows: Tensor, mean: Tensor, whitening: Tensor | None) -> Tensor:
+    """Give unit rows less their mean, whitened, of unit length again; a row of zeros stays."""
+    moved = rows.double() - mean
+    if whitening is not None:
+        moved = moved @ whitening
+    return unit_rows(moved.float()) * (rows != 0).any(-1, keepdim=True)
+
+
+def centred_alone(blocks: Mapping[str, Tensor], power: float) -> dict[str, Tensor]:
+    """Centre and whiten blocks of unit rows by what their own rows teach."""
+    return {name: centred(rows, *block_statistics(rows, power)) for name, rows in blocks.items()}
+
+
+def block_statistics(rows: Tensor, power: float) -> tuple[Tensor, Tensor | None]:
+    """Give the mean [D] of unit rows and the whitening matrix [D, D], None where power is 0."""
+    exact = rows.double()
+    mean = exact.mean(0)
+    return mean, whitening_matrix(exact - mean, power) if power > 0 else None
 
 
 def whitening_matrix(rows: Tensor, power: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from fungi_hf.errors import StateError
 from fungi_hf.extraction.reduction import PrincipalComponents
-from fungi_hf.storage.digests import tensor_digest
+from fungi_hf.storage.files import tensor_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

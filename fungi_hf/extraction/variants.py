@@ -25,7 +25,7 @@ from fungi_hf.gradients.factors import concatenate, unit_rows
 from fungi_hf.gradients.layers import block_number, linear_layers
 from fungi_hf.gradients.sketches import SketchBuffer, make_sketch
 from fungi_hf.gradients.tape import own_context, untouched
-from fungi_hf.objectives.build import make_objective
+from fungi_hf.objectives.base import make_objective
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence

@@ -5,25 +5,18 @@ Invariant: a card says nothing that is not in the config or in the results that 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fungi_hf.checks import check_known, check_number
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import InputError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
-
-    from jinja2 import Template
-
-_TAGS: Final = ("fungi", "feature-extraction", "retrieval")
-_GRADIENT_TAG: Final = "gradient-features"
-_LINE: Final = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +24,7 @@ class Result:
     """One measured number.
 
     Attributes:
-        dataset: Name of the data, e.g. "Banking-77".
+        dataset: Name of the data, e.g. "Banking-77"; its split and licence are below.
         dataset_id: Its identifier on the Hub; the name in lower case if empty.
         metric: E.g. "accuracy".
         value: The number with the features of this config, in [0, 1] or a percentage.
@@ -39,8 +32,6 @@ class Result:
         protocol: How it was measured, e.g. "20-NN, full training set".
         seeds: Of the draws behind the number; empty where nothing is drawn.
         task: Task type of the Hub.
-        split: Of the data.
-        licence: Of the data.
     """
 
     dataset: str
@@ -63,8 +54,7 @@ class Result:
         """
         if not isinstance(data, dict):
             raise InputError(f"a result must be an object; got {data!r}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        check_known("a result", data, known, error=InputError)
+        check_known("a result", data, cls.__dataclass_fields__, error=InputError)
         for key in ("dataset", "metric", "value", "protocol"):
             if key not in data:
                 raise InputError(f"a result needs {key!r}; got {sorted(data)}")
@@ -77,15 +67,11 @@ class Subject:
     """What a card is about.
 
     Attributes:
-        title: Heading.
-        config: What is computed.
         base_model: Repository of the encoder; empty for a local one.
         place: What the snippet loads: a repository or folder; empty takes the base model with
             the config.
         modality: "text", "audio" or "vision".
-        target_layer: As it was found.
-        pooling: As it was found.
-        fingerprint: Of the extractor.
+        target_layer, pooling: As they were found.
         licence: Of the weights; empty where unknown.
     """
 
@@ -119,14 +105,11 @@ def read_results(path: Path) -> list[Result]:
 def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
     """Give the card's text: YAML head for the Hub, then Markdown.
 
-    Args:
-        subject: What it is about.
-        results: What was measured.
-
     Raises:
         InputError: If a result is of another type.
     """
     from huggingface_hub import EvalResult, ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     rows = list(results)
     for row in rows:
@@ -144,11 +127,11 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         )
         for row in rows
     ]
-    gradient_tag = [_GRADIENT_TAG] if _has_gradients(subject.config) else []
+    has_gradients = any(spec.has_gradient for spec in subject.config.objectives)
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,
-        tags=[_TAGS[0], *gradient_tag, *_TAGS[1:]],
+        tags=["fungi", *["gradient-features"] * has_gradients, "feature-extraction", "retrieval"],
         pipeline_tag="feature-extraction",
         datasets=sorted({row.dataset_id for row in rows if row.dataset_id}) or None,
         license=subject.licence or None,
@@ -156,24 +139,6 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         eval_results=evaluations or None,
         ignore_metadata_errors=True,
     )
-    return _template().render(
-        head=data.to_yaml(),
-        subject=subject,
-        config=subject.config,
-        opening=_open(subject.config),
-        place=json.dumps(subject.place or subject.base_model or "folder-or-hub-id"),
-        fields=_fields(subject.config),
-        sample='"my card was lost"' if subject.modality == "text" else '"clip.wav"',
-        has_gradients=_has_gradients(subject.config),
-        rows=rows,
-        losing=[row for row in rows if row.baseline is not None and row.value < row.baseline],
-        licences=_licences(rows),
-    )
-
-
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(  # noqa: S701  (Markdown, not HTML)
         loader=PackageLoader("fungi_hf.hub", ""),
         undefined=StrictUndefined,
@@ -181,11 +146,20 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("card.md.jinja")
-
-
-def _has_gradients(config: FungiConfig) -> bool:
-    return any(spec.has_gradient for spec in config.objectives)
+    return environment.get_template("card.md.jinja").render(
+        head=data.to_yaml(),
+        subject=subject,
+        config=subject.config,
+        opening=_open(subject.config),
+        place=json.dumps(subject.place or subject.base_model or "folder-or-hub-id"),
+        fields=_fields(subject.config),
+        sample='"my card was lost"' if subject.modality == "text" else '"clip.wav"',
+        has_gradients=has_gradients,
+        rows=rows,
+        losing=[row for row in rows if row.baseline is not None and row.value < row.baseline],
+        licences=dict.fromkeys((row.dataset for row in rows), "")
+        | {row.dataset: row.licence for row in reversed(rows) if row.licence},
+    )
 
 
 def _open(config: FungiConfig) -> str:
@@ -209,7 +183,7 @@ def _open(config: FungiConfig) -> str:
         without = "its embedding" if has_gradients else "its embedding or gradients"
         first = f"{kind} of a frozen encoder, without {without}: {held}."
     unchanged = "Nothing was trained; the encoder's weights are untouched."
-    return textwrap.fill(f"{first} {unchanged}", _LINE)
+    return textwrap.fill(f"{first} {unchanged}", 96)
 
 
 def _fields(config: FungiConfig) -> str:
@@ -217,9 +191,3 @@ def _fields(config: FungiConfig) -> str:
     default = FungiConfig().to_dict()
     fields = {key: value for key, value in config.to_dict().items() if value != default[key]}
     return json.dumps(fields, indent=2)
-
-
-def _licences(rows: Sequence[Result]) -> dict[str, str]:
-    """Give the licence of every data set, empty where no row says one."""
-    found = dict.fromkeys((row.dataset for row in rows), "")
-    return found | {row.dataset: row.licence for row in reversed(rows) if row.licence}

@@ -84,13 +84,7 @@ class AnswerParser:
         self._patterns = [_whole_words(surface) for surface in surfaces]
 
     def parse(self, answer: str | None) -> Answer:
-        """Apply the rules in order.
-
-        Args:
-            answer: What the model said; None stands for nothing.
-
-        Returns:
-            The status, with the label if it is "ok".
+        """Apply the rules in order to what the model said; None stands for nothing.
 
         Raises:
             InputTypeError: If the answer is neither a text nor None.
@@ -105,7 +99,7 @@ class AnswerParser:
         core = self._peeled(text)
         if isinstance(core, Answer):
             return core
-        if not self._is_usable(_embedded_label(core)):
+        if not self._is_usable(_stated_label(core, is_all=False)):
             return Answer("invalid", reason="the JSON in the answer states no known label")
         return self._search(core)
 
@@ -160,11 +154,7 @@ class AnswerParser:
 
 
 def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
-    """Refuse surfaces that are empty, span lines, or are equal under one of the keys.
-
-    Raises:
-        LabelError: If there are some.
-    """
+    # None may be empty or span lines, no two may be equal under one of the keys.
     for name, surface in zip(names, surfaces, strict=True):
         if not bare(surface):
             raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")
@@ -200,7 +190,7 @@ def _whole_words(surface: str) -> re.Pattern[str]:
 def _peel(text: str) -> str | None:
     """Return the text less one layer; None if it is JSON with an unusable label."""
     if text.startswith("{"):
-        stated = _stated_label(text)
+        stated = _stated_label(text, is_all=True)
         if stated is not False:
             return stated if isinstance(stated, str) else None
     fence = _FENCE.match(text)
@@ -217,31 +207,21 @@ def _peel(text: str) -> str | None:
     return text.rstrip(".,; ")
 
 
-def _stated_label(text: str) -> str | bool | None:
-    """Return the text under "label" of a JSON object, None if unusable, False if there is none."""
-    try:
-        return _label_of(json.loads(text, object_pairs_hook=_Pairs))
-    except (ValueError, RecursionError):
-        return False
+def _stated_label(text: str, *, is_all: bool) -> str | bool | None:
+    """Return the text under "label" of a JSON object, None if unusable, False if there is none.
 
-
-def _embedded_label(text: str) -> str | bool | None:
-    """Return the same for the first JSON object within other words."""
+    The object is all of the text, or the first within other words.
+    """
     start = text.find("{")
-    if start < 0:
-        return False
     try:
-        return _label_of(json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text, start)[0])
+        value, end = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text, max(start, 0))
     except (ValueError, RecursionError):
         return False
+    stated = [v for name, v in value if name == "label"] if isinstance(value, _Pairs) else []
+    if not stated or (is_all and text[end:].strip()):
+        return False
+    return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None
 
 
 class _Pairs(list[tuple[str, object]]):
     """The members of a JSON object, repeated names included."""
-
-
-def _label_of(value: object) -> str | bool | None:
-    stated = [v for name, v in value if name == "label"] if isinstance(value, _Pairs) else []
-    if not stated:
-        return False
-    return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None

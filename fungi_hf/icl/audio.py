@@ -34,11 +34,11 @@ class AudioClip:
     sampling_rate: int
 
     def __post_init__(self) -> None:
-        samples, rate = _checked_samples(self.samples), self.sampling_rate
+        rate = self.sampling_rate
         is_number = isinstance(rate, Real) and not isinstance(rate, bool)
         if not (is_number and rate > 0 and float(rate).is_integer()):
             raise AudioError(f"sampling_rate is {rate!r}; it is a positive whole number in Hz")
-        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "samples", _checked_samples(self.samples))
         object.__setattr__(self, "sampling_rate", int(rate))
 
     def __eq__(self, other: object) -> bool:
@@ -79,11 +79,7 @@ class AudioClip:
 
 
 def _checked_samples(samples: object) -> npt.NDArray[np.float32]:
-    """Return a read-only float32 copy.
-
-    Raises:
-        AudioError: If the samples are not one channel of finite floats.
-    """
+    # A read-only float32 copy of one channel of finite floats.
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu().float().numpy()
     array = np.asarray(samples)

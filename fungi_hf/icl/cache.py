@@ -13,7 +13,7 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from fungi_hf.errors import CacheError
 
@@ -21,22 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Future
 
-JsonObject: TypeAlias = dict[str, Any]
-
 CACHE_VERSION = 2
 _APPLICATION_ID = 0x46554E47  # "FUNG"
-_BUSY_S = 10.0
 
 
 def request_key(parts: Mapping[str, object]) -> str:
-    """Give the sha256 of the canonical JSON of everything that an answer depends on.
-
-    Args:
-        parts: JSON values only: strings, finite numbers, booleans, None, lists, objects.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Give the sha256 in hexadecimal of the canonical JSON of all that an answer depends on."""
     versioned = {"cache_version": CACHE_VERSION, **parts}
     words = json.dumps(
         versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -45,13 +35,10 @@ def request_key(parts: Mapping[str, object]) -> str:
 
 
 class AnswerCache:
-    """Raw replies by request key in one SQLite file.
+    """Raw replies by request key in one SQLite file; it and its folder are made when missing.
 
     All access runs in one thread of its own, so the object may be used from any thread and its
     futures awaited from any event loop. Several processes may share the file.
-
-    Args:
-        path: The file; it and its folder are made when missing.
 
     Raises:
         CacheError: If path cannot be written, is a folder, not one of these databases, or of
@@ -65,7 +52,7 @@ class AnswerCache:
         with self._facts():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
-                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                self.path, timeout=10.0, isolation_level=None, check_same_thread=False
             )
         try:
             self._prepare()
@@ -74,13 +61,15 @@ class AnswerCache:
             raise
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer-cache")
 
-    def read(self, key: str) -> Future[JsonObject | None]:
+    def read(self, key: str) -> Future[dict[str, Any] | None]:
         """Look up the reply stored under the key; None if there is none that can be read."""
         return self._thread.submit(self._read, key)
 
     def write(self, key: str, reply: Mapping[str, object]) -> Future[None]:
         """Store a reply; it is on its way to the disk when the future is done."""
-        return self._thread.submit(self._write, key, json.dumps(reply))
+        words = json.dumps(reply)
+        insert = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)"
+        return self._thread.submit(self._execute, insert, key, words, time.time())
 
     def close(self) -> None:
         """Finish pending writes and close the file; a second call does nothing."""
@@ -93,16 +82,13 @@ class AnswerCache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, key: str) -> JsonObject | None:
+    def _read(self, key: str) -> dict[str, Any] | None:
         row = self._execute("SELECT reply FROM answers WHERE key = ?", key)
         try:
             reply = json.loads(row[0]) if row else None
         except (ValueError, TypeError):
             return None
         return reply if isinstance(reply, dict) else None
-
-    def _write(self, key: str, reply: str) -> None:
-        self._execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", key, reply, time.time())
 
     def _prepare(self) -> None:
         self._execute("BEGIN IMMEDIATE")  # so that no other process is making the file meanwhile
@@ -116,10 +102,8 @@ class AnswerCache:
         elif application != _APPLICATION_ID:
             raise CacheError(f"{self.path} is an SQLite file of another program; give another path")
         elif version != CACHE_VERSION:
-            raise CacheError(
-                f"the answer cache {self.path} has version {version}; this release reads "
-                f"{CACHE_VERSION}; give another path"
-            )
+            reads = f"this release reads {CACHE_VERSION}; give another path"
+            raise CacheError(f"the answer cache {self.path} has version {version}; {reads}")
         self._execute("COMMIT")
         with contextlib.suppress(CacheError):  # the mode only saves waiting; another may change it
             self._execute("PRAGMA journal_mode = WAL")

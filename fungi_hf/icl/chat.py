@@ -21,29 +21,17 @@ from fungi_hf.icl.cache import AnswerCache, request_key
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
-from fungi_hf.icl.reply import Reply, read_alternatives, read_reply
-from fungi_hf.icl.sampling import (
-    OutputMode,
-    Sampling,
-    first_token_scores,
-    response_format,
-    schema_fits,
-)
-from fungi_hf.icl.verdict import Failure
+from fungi_hf.icl.reply import Failure, Reply, first_token_scores, read_reply
+from fungi_hf.icl.sampling import OutputMode, Sampling, response_format, schema_fits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.limits import Limits
     from fungi_hf.icl.prompt import Prompt
+    from fungi_hf.icl.reply import Payload
     from fungi_hf.icl.transport import Transport
-    from fungi_hf.icl.verdict import Payload
-
-DEFAULT_URL = "https://api.openai.com/v1"
-_ENDPOINT = "/chat/completions"
-_DUMMY_KEY = "none"
-_GREEDY = Sampling()
 
 
 class ChatLLM(LLM):
@@ -83,8 +71,10 @@ class ChatLLM(LLM):
         if api_key is not None and not (isinstance(api_key, str) and api_key.strip()):
             raise ConfigError("api_key must be a non-empty string or None")
         self.model, self.output = model, output
-        self.base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
-        self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self.base_url = _checked_url(base_url)
+        self.limits, self.sampling = limits or LLM.limits, sampling or Sampling()
+        self._fields = self.sampling.fields()
         self._api_key = api_key
         self._owns_cache = not isinstance(cache, AnswerCache)
         self.cache = AnswerCache(cache) if isinstance(cache, (str, Path)) else cache
@@ -107,7 +97,7 @@ class ChatLLM(LLM):
             "model": self.model,
             "base_url": self.base_url,
             "output": self.output,
-            "sampling": self.sampling.fields(),
+            "sampling": self._fields,
             "repair": self.limits.repair,
         }
 
@@ -127,10 +117,14 @@ class ChatLLM(LLM):
             )
         return "text"
 
-    def _request(self, prompt: Prompt, labels: LabelSpace) -> dict[str, Any]:
-        body = {"model": self.model, "messages": list(prompt.messages), **self.sampling.fields()}
+    def _request(self, prompt: Prompt, labels: LabelSpace) -> tuple[dict[str, Any], str]:
+        """Give the body of a request, and its identity."""
+        body = {"model": self.model, "messages": list(prompt.messages), **self._fields}
         form = response_format(self.prompt_output(labels), labels.surfaces)
-        return body if form is None else {**body, "response_format": form}
+        if form is not None:
+            body["response_format"] = form
+        identity = {"prompt_version": PROMPT_VERSION, "kind": "chat", "base_url": self.base_url}
+        return body, request_key({**identity, "request": body, "draw": prompt.draw})
 
     @property
     def max_output_tokens(self) -> int:
@@ -141,40 +135,24 @@ class ChatLLM(LLM):
         """Say whether the answer is in the cache, so that nothing would be sent."""
         if self.cache is None:
             return False
-        key = self._key(self._request(prompt, labels), prompt.draw)
-        return self.cache.read(key).result() is not None
-
-    def _key(self, body: Mapping[str, object], draw: int) -> str:
-        return request_key(
-            {
-                "prompt_version": PROMPT_VERSION,
-                "kind": "chat",
-                "base_url": self.base_url,
-                "request": body,
-                "draw": draw,
-            }
-        )
+        return self.cache.read(self._request(prompt, labels)[1]).result() is not None
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what can be known to fail before the first request.
 
         A missing key raises `LLMAuthError`, a missing package `OptionalDependencyError`.
 
-        Args:
-            prompts: All prompts of a run, in row order.
-
         Raises:
             ConfigError: If a request is larger than `limits.tpm`.
         """
         self._key_to_send()
-        _require_openai()
         tpm = self.limits.tpm
         for row, prompt in enumerate(prompts):
-            tokens = self._estimate(prompt)
+            tokens = prompt.input_tokens + self.max_output_tokens
             if tpm is not None and tokens > tpm:
                 raise ConfigError(
                     f"row {row} takes {tokens} tokens (input {prompt.input_tokens}, output up to "
-                    f"{self.sampling.max_output_tokens}), more than tpm={tpm}"
+                    f"{self.max_output_tokens}), more than tpm={tpm}"
                 )
 
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
@@ -185,12 +163,13 @@ class ChatLLM(LLM):
         `LLMError` if the whole run has to stop.
         """
         transport = self._connected()
-        body = self._request(prompt, labels)
-        key = self._key(body, prompt.draw)
+        body, key = self._request(prompt, labels)
         shared = transport.in_flight.get(key)
         if shared is not None:
             return (await asyncio.shield(shared)).free()
-        task = transport.start(key, self._answer(transport, prompt, labels, body, key))
+        task = asyncio.create_task(self._answer(prompt, labels, body, key))
+        transport.in_flight[key] = task
+        task.add_done_callback(lambda _: transport.in_flight.pop(key, None))
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
@@ -205,29 +184,30 @@ class ChatLLM(LLM):
             self.cache.close()
 
     async def _answer(
-        self,
-        transport: Transport,
-        prompt: Prompt,
-        labels: LabelSpace,
-        body: dict[str, Any],
-        key: str,
+        self, prompt: Prompt, labels: LabelSpace, body: dict[str, Any], key: str
     ) -> Reply:
         if self.cache is not None:
             stored = await asyncio.wrap_future(self.cache.read(key))
             if stored is not None:
                 return self._reply(stored, labels).free()
-        outcome, attempts = await transport.ask(body, self._estimate(prompt))
-        reply = self._reply(outcome, labels, attempts)
-        answer = labels.parse(reply.content)
-        for _ in range(self.limits.repair):
-            if reply.failure or answer.status == "ok":
-                break
-            body = _repaired(body, reply.content or "", answer.reason)
-            outcome, attempts = await transport.ask(body, self._estimate(prompt))
+        transport, reply, repairs = self._connected(), Reply(), self.limits.repair
+        tokens = prompt.input_tokens + self.max_output_tokens
+        while True:
+            outcome, attempts = await transport.ask(body, tokens)
             reply = self._reply(outcome, labels, attempts).after(reply)
+            if reply.failure or (self.cache is None and not repairs):
+                return reply
             answer = labels.parse(reply.content)
-        is_whole = reply.failure is None and reply.finish_reason == "stop"
-        if self.cache is not None and is_whole and answer.status == "ok":
+            if answer.status == "ok" or not repairs:
+                break
+            repairs -= 1
+            said = (
+                f"{answer.reason} Answer with one of the labels listed, spelled exactly as listed."
+            )
+            turns = {"assistant": reply.content, "user": said}.items()
+            asked = [{"role": role, "content": words} for role, words in turns]
+            body = {**body, "messages": [*body["messages"], *asked]}
+        if self.cache is not None and reply.finish_reason == "stop" and answer.status == "ok":
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
 
@@ -238,37 +218,28 @@ class ChatLLM(LLM):
         reply = read_reply(outcome, attempts)
         if self.sampling.top_logprobs is None or self.prompt_output(labels) != "text":
             return reply
-        scores = first_token_scores(read_alternatives(outcome), labels.surfaces)
-        return replace(reply, label_scores=scores)
-
-    def _estimate(self, prompt: Prompt) -> int:
-        return prompt.input_tokens + self.sampling.max_output_tokens
+        return replace(reply, label_scores=first_token_scores(outcome, labels.surfaces))
 
     def _key_to_send(self) -> str:
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
+        if importlib.util.find_spec("openai") is None:
+            raise OptionalDependencyError("openai", "icl")
         if not key and not _is_loopback(self.base_url):
             raise LLMAuthError(
                 f"no API key for {self.base_url}; pass api_key= or set OPENAI_API_KEY "
                 "(only servers on this machine need none)"
             )
-        return key or _DUMMY_KEY
+        return key or "none"
 
     def _connected(self) -> Transport:
         if self._transport is None or self._transport.loop is not asyncio.get_running_loop():
-            _require_openai()
+            url, key = self.base_url, self._key_to_send()
             from fungi_hf.icl.transport import Transport
 
             # A proxy from the environment cannot reach this machine's own servers.
-            proxies = not _is_loopback(self.base_url)
-            self._transport = Transport(
-                self.base_url, self._key_to_send(), self.limits, self._window, proxies=proxies
-            )
+            proxies = not _is_loopback(url)
+            self._transport = Transport(url, key, self.limits, self._window, proxies=proxies)
         return self._transport
-
-
-def _require_openai() -> None:
-    if importlib.util.find_spec("openai") is None:
-        raise OptionalDependencyError("openai", "icl")
 
 
 def _is_loopback(base_url: str) -> bool:
@@ -280,11 +251,7 @@ def _is_loopback(base_url: str) -> bool:
 
 
 def _checked_url(base_url: str) -> str:
-    """Give a URL of the form http(s)://host[:port]/path without its final slash.
-
-    Raises:
-        ConfigError: If it has another form, names the endpoint itself, or carries credentials.
-    """
+    # http(s)://host[:port]/path, not the endpoint's own; without its final slash.
     form = "the form is https://host/v1"
     if not isinstance(base_url, str):
         raise ConfigError(f"base_url must be a string, got {type(base_url).__name__}; {form}")
@@ -294,12 +261,6 @@ def _checked_url(base_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"base_url {base_url!r} has no scheme or host; {form}")
     url = base_url.rstrip("/")
-    if url.endswith(_ENDPOINT):
-        raise ConfigError(f"base_url {base_url!r} must not end in {_ENDPOINT}; {form}")
+    if url.endswith("/chat/completions"):
+        raise ConfigError(f"base_url {base_url!r} must not end in /chat/completions; {form}")
     return url
-
-
-def _repaired(body: dict[str, Any], answer: str, reason: str) -> dict[str, Any]:
-    complaint = f"{reason} Answer with one of the labels listed, spelled exactly as listed."
-    turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
-    return {**body, "messages": [*body["messages"], *turns]}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from fungi_hf.errors import DemoConfigError, InputError, choices
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import DemoConfigError, InputError
 from fungi_hf.icl.examples import checked_targets, label_codes
 from fungi_hf.neighbors.classifier import decide
 from fungi_hf.seeding import numpy_generator
@@ -114,13 +115,7 @@ class DemoSet:
         )
 
     def covered(self, gold: object) -> npt.NDArray[np.bool_]:
-        """Say for each query whether its gold label is among its demonstrations.
-
-        Args:
-            gold: n labels, as the pool's targets are.
-
-        Returns:
-            [n] booleans.
+        """Say for each query whether its gold label, of n, is among its demonstrations, [n].
 
         Raises:
             InputError: If there is not one gold label per query, or the pool has no targets.
@@ -152,8 +147,7 @@ class DemoSet:
             DemoConfigError: If the kind is unknown, or scores cannot serve as weights. A pool
                 without targets is an `InputError`.
         """
-        if kind not in VOTES:
-            raise DemoConfigError(f"vote is {choices(kind, VOTES)}")
+        check_choice("vote", kind, VOTES, error=DemoConfigError)
         codes, values = label_codes(self._targets())
         if kind == "weighted" and self.score_kind != "similarity":
             raise DemoConfigError(
@@ -188,17 +182,10 @@ def _votes(codes: Int64Array, weights: Float64Array, n_labels: int) -> Float64Ar
 
 
 def ranks_in_order(order: str, k: int, n_shared: int, seed: int, keys: list[bytes]) -> Int64Array:
-    """Give the ranks in prompt order for each query.
+    """Give the ranks in prompt order for each query, [n, k]: permutations of 0..k-1.
 
-    Args:
-        order: One of ORDERS.
-        k: Demonstrations per query; ranks k - n_shared to k - 1 are the shared ones.
-        n_shared: Demonstrations that open every prompt, in their own fixed order.
-        seed: For "shuffled".
-        keys: What each query holds; equal queries get equal shuffles.
-
-    Returns:
-        [n, k] int64, each row a permutation of 0..k-1.
+    The last `n_shared` ranks are the shared ones, which open every prompt in their own fixed order.
+    `keys` say what each query holds; equal queries get equal shuffles.
     """
     nearest_first = np.arange(k - n_shared)
     own: list[Int64Array]

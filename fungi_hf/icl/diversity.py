@@ -7,11 +7,11 @@ the lowest pool row, as everywhere.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fungi_hf.icl.picking import already_held, pick
+from fungi_hf.icl.picking import already_held, pick, taken
 from fungi_hf.icl.rankings import QueryRows
 from fungi_hf.icl.strategies import MMR
 
@@ -27,20 +27,12 @@ _LEAST_GAIN = float(np.log(1e-10))  # under it the ranking decides
 _NOISE = 1e-12  # a conditional variance below this is rounding noise
 
 
-class _Gain(Protocol):
-    """What a next pick would add, updated after each pick."""
-
-    least: float  # where no eligible gain reaches it, the ranking decides
-
-    def values(self) -> Scores:
-        """Give the gains, [b, C]."""
-
-    def add(self, picked: Rows) -> None:
-        """Take in the picks [b]."""
-
-
 class _Relevance:
-    """MMR: relevance less the largest similarity to a chosen row."""
+    """MMR: relevance less the largest similarity to a chosen row.
+
+    As `_LogVolume` does, it gives what each next pick would add, and takes in the picks; where no
+    gain reaches `least`, the ranking decides.
+    """
 
     least = -np.inf
 
@@ -49,11 +41,13 @@ class _Relevance:
         self._closest: Scores | None = None
 
     def values(self) -> Scores:
+        """Give the gains, [b, C]."""
         if self._closest is None:  # the nearest row first, whatever lam is
             return np.full(self._near.shape, -np.inf)
         return self._lam * self._near - (1 - self._lam) * self._closest
 
     def add(self, picked: Rows) -> None:
+        """Take in the picks [b]."""
         similar = self._alike[np.arange(len(picked)), picked]
         self._closest = similar if self._closest is None else np.maximum(self._closest, similar)
 
@@ -98,14 +92,9 @@ class _LogVolume:
 def pick_diverse(
     ranker: DenseRanking, options: MMR | DPP, asked: QueryRows, quota: Quota
 ) -> tuple[Rows, Scores]:
-    """Choose k rows for each query among its nearest candidates.
+    """Choose k rows for each query among its nearest candidates by a cosine ranking.
 
-    Args:
-        ranker: The cosine ranking of the pool.
-        options: MMR or DPP.
-        asked: The queries.
-        quota: k, and the cap if there is one; where the cap leaves too few candidates, the rest
-            comes from further down the ranking.
+    Where a cap leaves too few candidates, the rest comes from further down the ranking.
 
     Returns:
         [n, k] rows in rank order and their cosines; -1 where the ranking ran out.
@@ -121,9 +110,8 @@ def pick_diverse(
         places = _places(ranker, options, asked.only(part), found[part], own)
         places.sort(axis=1)  # ranks, so nearest first; -1 comes first and is moved
         places = np.take_along_axis(places, np.argsort(places < 0, axis=1, kind="stable"), 1)
-        safe = np.maximum(places, 0)
-        rows[part] = np.where(places < 0, -1, np.take_along_axis(found[part], safe, 1))
-        scores[part] = np.where(places < 0, -np.inf, np.take_along_axis(values[part], safe, 1))
+        rows[part] = taken(found[part], places, -1)
+        scores[part] = taken(values[part], places, -np.inf)
     for query in np.flatnonzero((rows < 0).any(axis=1)):
         own_rows = rows[query][rows[query] >= 0]
         row, n = int(asked.rows[query]), len(own_rows)
@@ -147,7 +135,7 @@ def _places(
         near[position] = vectors @ query
         alike[position] = _products(vectors)
     near[found < 0] = -1
-    gain: _Gain
+    gain: _Relevance | _LogVolume
     if isinstance(options, MMR):
         gain = _Relevance(near, alike, options.lam)
     else:
@@ -193,7 +181,7 @@ def _products(vectors: Scores) -> Scores:
     return products
 
 
-def _best(gain: _Gain, rows: Rows, eligible: np.ndarray) -> Rows:
+def _best(gain: _Relevance | _LogVolume, rows: Rows, eligible: np.ndarray) -> Rows:
     """Return the eligible place of the largest gain, ties to the lowest row; else by rank."""
     open_gains = np.where(eligible, np.round(gain.values(), 9), -np.inf)
     largest = open_gains.max(axis=1, keepdims=True)

@@ -6,6 +6,7 @@ targets and a tuple of ids, all of one length.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,7 +18,7 @@ from fungi_hf.icl.audio import AudioClip
 from fungi_hf.types import Features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence, Sized
 
     import numpy.typing as npt
 
@@ -47,6 +48,7 @@ class Examples:
         fingerprint: Where the features come from, if they do not say so themselves; None for
             plain arrays.
         texts: The contents if every one is a text, else None.
+        n_rows: How many items there are.
     """
 
     features: npt.NDArray[np.floating] | None = None
@@ -56,37 +58,37 @@ class Examples:
     allow_empty: bool = False
     fingerprint: str | None = None
     texts: tuple[str, ...] | None = field(default=None, init=False)
+    n_rows: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.features, Features):
             object.__setattr__(self, "fingerprint", str(self.features.fingerprint))
-        checked = {
-            "features": None if self.features is None else feature_matrix(self.features),
-            "contents": None
-            if self.contents is None
-            else _contents(self.contents, allow_empty=self.allow_empty),
-            "targets": None if self.targets is None else checked_targets(self.targets),
-            "ids": None if self.ids is None else _ids(self.ids),
+        checks: dict[str, Callable[[object], Sized]] = {
+            "features": feature_matrix,
+            "contents": functools.partial(_contents, allow_empty=self.allow_empty),
+            "targets": checked_targets,
+            "ids": _ids,
         }
-        lengths = {name: len(value) for name, value in checked.items() if value is not None}
+        lengths = {}
+        for name, check in checks.items():
+            if getattr(self, name) is not None:
+                checked = check(getattr(self, name))
+                object.__setattr__(self, name, checked)
+                lengths[name] = len(checked)
         if "features" not in lengths and "contents" not in lengths:
             raise InputError("Examples needs features or contents; both are missing")
         if len(set(lengths.values())) > 1:
             words = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise InputError(f"lengths differ: {words}; one row per item is needed")
-        if not next(iter(lengths.values())):
+        object.__setattr__(self, "n_rows", next(iter(lengths.values())))
+        if not self.n_rows:
             raise InputError("Examples has 0 rows; at least one is needed")
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
         texts = tuple(content for content in self.contents or () if isinstance(content, str))
         if len(texts) == len(self.contents or ()) > 0:
             object.__setattr__(self, "texts", texts)
 
     def __len__(self) -> int:
-        for part in (self.features, self.contents):
-            if part is not None:
-                return len(part)
-        return 0
+        return self.n_rows
 
     def __repr__(self) -> str:
         width = "no features" if self.features is None else f"{self.features.shape[1]} features"
@@ -105,13 +107,7 @@ class Examples:
         return b"vector:" + (self.features[row].astype("<f8") + 0.0).tobytes()
 
     def feed(self, digest: Any, rows: Iterable[int], *columns: Sequence[object] | None) -> None:
-        """Add to a hash what some rows hold, and their values in some columns.
-
-        Args:
-            digest: A hash of hashlib's.
-            rows: The rows, in order.
-            columns: `targets` or `ids`.
-        """
+        """Add to a hash what some rows hold, and their values in columns as `targets` or `ids`."""
         for row in rows:
             digest.update(self.key(row))
             for column in columns:
@@ -187,11 +183,11 @@ def _as_array(features: object) -> npt.NDArray[np.generic]:
         raise FeatureError("features have rows of different widths; a matrix is needed") from None
 
 
-def _listed(values: object, name: str) -> list[object]:
-    """Return the values as a list; a lone string or a lone clip is a mistake.
+def as_list(values: object, name: str) -> list[Any]:
+    """Return the values as a list of plain Python values, as far as numpy holds them.
 
     Raises:
-        InputTypeError: If they are no list.
+        InputTypeError: If they are no list; a lone string or a lone clip is a mistake.
     """
     if isinstance(values, (str, bytes, AudioClip)):
         kind = "string" if isinstance(values, str) else type(values).__name__
@@ -203,26 +199,26 @@ def _listed(values: object, name: str) -> list[object]:
             listed = getattr(values, method)()
             return listed if isinstance(listed, list) else [listed]
     try:
-        return list(values)  # type: ignore[call-overload]
+        listed = list(values)  # type: ignore[call-overload]
     except TypeError:
         raise InputTypeError(f"{name} is {type(values).__name__}, pass a list") from None
+    return [value.item() if isinstance(value, np.generic) else value for value in listed]
 
 
 def _contents(values: object, *, allow_empty: bool) -> tuple[Content, ...]:
-    listed = _listed(values, "contents")
-    for row, value in enumerate(listed):
+    contents = as_list(values, "contents")
+    for row, value in enumerate(contents):
         if not isinstance(value, (str, AudioClip)):
             raise InputTypeError(
                 f"contents[{row}] is {type(value).__name__}; texts and AudioClips are allowed"
             )
-    contents: tuple[Content, ...] = tuple(v for v in listed if isinstance(v, (str, AudioClip)))
     empty = [row for row, v in enumerate(contents) if isinstance(v, str) and not v.strip()]
     if empty and not allow_empty:
         raise InputError(
             f"contents have {len(empty)} empty texts, rows {first_of(empty)}; "
             "pass allow_empty=True to keep them"
         )
-    return contents
+    return tuple(contents)
 
 
 def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]:
@@ -232,33 +228,27 @@ def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]
         InputTypeError: If the input is no list or a value is neither a number nor a text.
         LabelError: If labels are missing.
     """
-    listed = _listed(values, name)
+    targets = as_list(values, name)
     missing = [
         row
-        for row, value in enumerate(listed)
+        for row, value in enumerate(targets)
         if value is None or (isinstance(value, float) and math.isnan(value))
     ]
     if missing:
         raise LabelError(f"{name} have {len(missing)} missing labels, rows {first_of(missing)}")
-    targets: list[Target] = []
-    for row, value in enumerate(listed):
-        plain = value.item() if isinstance(value, np.generic) else value
-        if not isinstance(plain, (int, str, float)):
+    for row, value in enumerate(targets):
+        if not isinstance(value, (int, str, float)):
             raise InputTypeError(
                 f"{name}[{row}] is {type(value).__name__}; a label is an id or a text"
             )
-        targets.append(plain)
     return tuple(targets)
 
 
 def _ids(values: object) -> tuple[RowId, ...]:
-    listed = _listed(values, "ids")
-    ids: list[RowId] = []
-    for row, value in enumerate(listed):
-        plain = value.item() if isinstance(value, np.generic) else value
-        if isinstance(plain, bool) or not isinstance(plain, (int, str)):
+    ids = as_list(values, "ids")
+    for row, value in enumerate(ids):
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise InputTypeError(f"ids[{row}] is {type(value).__name__}; an id is an int or a text")
-        ids.append(plain)
     seen: dict[RowId, int] = {}
     repeats = [(seen[i], row, i) for row, i in enumerate(ids) if seen.setdefault(i, row) != row]
     if repeats:

@@ -6,11 +6,11 @@ Demonstrations are kept whole or dropped whole; the nearest are asked first.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from fungi_hf.checks import check_fields, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError
 from fungi_hf.icl.audio import AudioClip
 
@@ -37,77 +37,67 @@ class TokenCounter:
     per_message: int = 3
     per_prompt: int = 3
     takes_audio: bool = False
-    _kept: Callable[[Content], int] = field(init=False, repr=False, compare=False)
+    _known: Callable[[Content], int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.count is not None and not callable(self.count):
             raise InputTypeError(
                 f"count_tokens is {type(self.count).__name__}; a function text -> int is needed"
             )
-        for name in ("per_message", "per_prompt"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise DemoConfigError(f"{name} is {value!r}; it is a whole number >= 0")
+        sizes = ("per_message", "per_prompt")
+        check_fields(self, sizes, check_integer, 0, error=DemoConfigError)
         if self.takes_audio and self.count is None:
             raise DemoConfigError("takes_audio needs a count function")
         # Demonstrations repeat between queries, so their counts are kept.
-        object.__setattr__(self, "_kept", functools.lru_cache(maxsize=1 << 16)(self.tokens))
+        known = self.tokens if self.count is None else functools.lru_cache(1 << 16)(self.tokens)
+        object.__setattr__(self, "_known", known)
 
-    def prompt(self, contents: Sequence[Content]) -> int:
-        """Return the tokens of a prompt of these messages, chat overhead included."""
+    def prompt(self, contents: Sequence[Content]) -> tuple[int, bool]:
+        """Return the tokens of a prompt, overhead included, and whether they are exact."""
         overhead = self.per_prompt + self.per_message * len(contents)
-        return overhead + sum(map(self._kept, contents))
+        has_clips = any(isinstance(content, AudioClip) for content in contents)
+        is_exact = self.count is not None and (self.takes_audio or not has_clips)
+        return overhead + sum(map(self._known, contents)), is_exact
 
     def tokens(self, content: Content) -> int:
         """Return the tokens of one message's content.
 
-        Raises:
-            InputTypeError: If the count function returns something else than a whole number.
-            InputError: If it returns a negative number.
+        A count function that returns no whole number raises `InputTypeError`, one that returns a
+        negative number `InputError`.
         """
         if self.count is None:
             return 0 if isinstance(content, AudioClip) else -(-2 * len(content) // 7)
         if isinstance(content, AudioClip) and not self.takes_audio:
             return 0
-        value = self.count(content)
-        try:
-            number = operator.index(value)
-        except TypeError:
-            number = None
-        if number is None or isinstance(value, bool):
-            raise InputTypeError(f"count_tokens returned {value!r}; a whole number is needed")
-        if number < 0:
-            raise InputError(f"count_tokens returned {number}; a number >= 0 is needed")
-        return number
+        name, value = "what count_tokens returned", self.count(content)
+        return check_integer(name, value, 0, error=InputError, type_error=InputTypeError)
 
-    def counts_exactly(self, contents: Sequence[Content]) -> bool:
-        """Return whether the counts of these contents are exact."""
-        is_audio = any(isinstance(content, AudioClip) for content in contents)
-        return self.count is not None and (self.takes_audio or not is_audio)
+
+ESTIMATE = TokenCounter()
 
 
 def choose_that_fit(
-    n: int, cost: Callable[[Sequence[int]], int], budget: int | None
-) -> tuple[list[int], list[int]]:
+    n: int, cost: Callable[[Sequence[int]], int], budget: int
+) -> tuple[list[int], dict[int, int]]:
     """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
 
     Args:
         n: Number of items; item 0 is the nearest.
         cost: Tokens of the prompt that holds the given items (ascending numbers).
-        budget: Tokens allowed; None allows any number.
+        budget: Tokens allowed.
 
     Returns:
-        The kept items, ascending, and for each item the tokens over budget (0 if it was kept):
-        an item is dropped only if the kept nearer items and it cost more than the budget.
+        The kept items, ascending, and the tokens over budget of each other item: it is dropped
+        only if the kept nearer items and it cost more than the budget.
     """
-    everything = list(range(n))
-    if budget is None or cost(everything) <= budget:
-        return everything, [0] * n
-    kept: list[int] = []
-    over = []
-    for item in everything:
+    kept, over = list(range(n)), dict[int, int]()
+    if cost(kept) <= budget:
+        return kept, over
+    kept = []
+    for item in range(n):
         excess = cost([*kept, item]) - budget
-        over.append(max(excess, 0))
-        if excess <= 0:
+        if excess > 0:
+            over[item] = excess
+        else:
             kept.append(item)
     return kept, over

@@ -26,11 +26,7 @@ RUN_VERSION = 1
 
 
 class Journal:
-    """The file to which finished rows are appended.
-
-    Args:
-        folder: The run folder.
-    """
+    """The file of a run folder to which finished rows are appended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, path = folder, folder / JOURNAL
@@ -50,13 +46,9 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[Any]:
-    """Give the lines on disk; one that is no JSON, e.g. the last of a killed process, is left out.
+    """Give what each line on disk holds, less those that are no JSON.
 
-    Args:
-        folder: The run folder, which may have no journal yet.
-
-    Returns:
-        What each line holds.
+    The last line of a killed process may be cut, and a folder may have no journal yet.
     """
     path, lines = folder / JOURNAL, []
     for words in path.read_bytes().split(b"\n") if path.exists() else ():
@@ -66,12 +58,9 @@ def read_journal(folder: Path) -> list[Any]:
 
 
 def claim(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Make a folder belong to a config, or check that it does.
+    """Make a folder belong to a config, on which all rows depend, or check that it does.
 
-    Args:
-        folder: The run folder.
-        config: Everything that rows depend on, JSON values.
-        facts: What else to record: versions, sizes.
+    The facts are recorded beside it: versions, sizes.
 
     Raises:
         RunMismatchError: If the folder belongs to another config; the message names the fields.
@@ -123,12 +112,6 @@ def finish(folder: Path, rows: Iterable[Mapping[str, Any]], summary: Mapping[str
 def read_record(folder: Path) -> dict[str, Any]:
     """Read what a run folder says about its run: config, versions, sizes.
 
-    Args:
-        folder: The run folder.
-
-    Returns:
-        The record.
-
     Raises:
         StorageError: If there is no run in the folder, or its record cannot be read.
     """
@@ -159,11 +142,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into an error that names the folder.
-
-    Raises:
-        StorageError: If the write failed.
-    """
+    # A failed write becomes an error that names the folder.
     try:
         yield
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,9 +16,10 @@ import numpy as np
 
 from fungi_hf.errors import InputTypeError, LabelError
 from fungi_hf.icl.answers import AnswerParser
+from fungi_hf.icl.examples import as_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -106,12 +108,7 @@ class LabelSpace:
 
 
 def _checked_names(names: object) -> tuple[str, ...]:
-    if isinstance(names, (str, bytes)):
-        raise InputTypeError("names is one string, pass a list")
-    try:
-        listed = list(names)  # type: ignore[call-overload]
-    except TypeError:
-        raise InputTypeError(f"names is {type(names).__name__}, pass a list of texts") from None
+    listed = as_list(names, "names")
     for position, name in enumerate(listed):
         if not isinstance(name, str):
             raise InputTypeError(f"names[{position}] is {type(name).__name__}; names are texts")
@@ -120,7 +117,7 @@ def _checked_names(names: object) -> tuple[str, ...]:
     repeats = sorted({name for name in listed if listed.count(name) > 1})
     if repeats:
         raise LabelError(f"names repeat: {', '.join(map(repr, repeats[:10]))}")
-    return tuple(str(name) for name in listed)
+    return tuple(map(str, listed))
 
 
 def _surfaces(names: tuple[str, ...], verbalizers: object) -> tuple[str, ...]:
@@ -128,16 +125,13 @@ def _surfaces(names: tuple[str, ...], verbalizers: object) -> tuple[str, ...]:
         return names
     if callable(verbalizers):
         surfaces = [verbalizers(name) for name in names]
-    elif hasattr(verbalizers, "keys"):
-        mapping = dict(verbalizers)  # type: ignore[call-overload]
-        unknown = [word for word in mapping if word not in names]
+    elif isinstance(verbalizers, Mapping):
+        unknown = [word for word in verbalizers if word not in names]
         if unknown:
             raise LabelError(f"verbalizers name unknown labels: {', '.join(map(repr, unknown))}")
-        surfaces = [mapping.get(name, name) for name in names]
+        surfaces = [verbalizers.get(name, name) for name in names]
     else:
-        if isinstance(verbalizers, str):
-            raise InputTypeError("verbalizers is one string, pass a mapping, a list or a function")
-        surfaces = list(verbalizers)  # type: ignore[call-overload]
+        surfaces = as_list(verbalizers, "verbalizers")
         if len(surfaces) != len(names):
             raise LabelError(f"{len(surfaces)} verbalizers for {len(names)} names")
     for name, surface in zip(names, surfaces, strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from fungi_hf.checks import check_choice
-from fungi_hf.errors import DemoConfigError, InputTypeError, choices
+from fungi_hf.errors import DemoConfigError, choices
 from fungi_hf.icl.audio import AudioClip
 
 if TYPE_CHECKING:
@@ -67,11 +67,7 @@ class LeakGuard:
             raise DemoConfigError(f"vectors is {self.vectors!r}; it is True, False or None")
 
     def copies(self, pool: Examples, queries: Examples) -> dict[int, tuple[int, ...]]:
-        """Find the copies.
-
-        Args:
-            pool: The labelled examples.
-            queries: The queries; the pool object itself for leave-one-out.
+        """Find the copies of queries, which are the pool object itself for leave-one-out.
 
         Returns:
             Query row -> its copies in the pool, ascending; only queries that have some.
@@ -79,53 +75,31 @@ class LeakGuard:
         found: dict[int, set[int]] = {}
         if queries is pool:
             found = {row: {row} for row in range(len(pool))}
-        for pool_keys, query_keys in self._keys(pool, queries):
+        with_vectors = pool.texts is None or queries.texts is None
+        if self.vectors is not None:
+            with_vectors = self.vectors
+        sides = (self._keys(examples, with_vectors=with_vectors) for examples in (pool, queries))
+        for pool_keys, query_keys in zip(*sides, strict=True):
             rows_by_key: dict[Hashable, list[int]] = {}
             for row, key in enumerate(pool_keys):
-                if key is not None:
-                    rows_by_key.setdefault(key, []).append(row)
+                rows_by_key.setdefault(key, []).append(row)
             for query, key in enumerate(query_keys):
                 if key in rows_by_key:
                     found.setdefault(query, set()).update(rows_by_key[key])
         return {query: tuple(sorted(rows)) for query, rows in sorted(found.items())}
 
-    def _keys(
-        self, pool: Examples, queries: Examples
-    ) -> list[tuple[Sequence[Hashable], Sequence[Hashable]]]:
-        """Return the keys of pool and queries, one pair per rule that applies."""
-        pairs: list[tuple[Sequence[Hashable], Sequence[Hashable]]] = []
-        if pool.ids is not None and queries.ids is not None:
-            pairs.append((pool.ids, queries.ids))
-        if pool.contents is not None and queries.contents is not None:
-            pairs.append((self._content_keys(pool), self._content_keys(queries)))
-        texts = pool.texts is not None and queries.texts is not None
-        compare_vectors = not texts if self.vectors is None else self.vectors
-        if compare_vectors and pool.features is not None and queries.features is not None:
-            pairs.append((_vector_keys(pool.features), _vector_keys(queries.features)))
-        return pairs
-
-    def _content_keys(self, examples: Examples) -> list[Hashable]:
+    def _keys(self, examples: Examples, *, with_vectors: bool) -> list[Sequence[Hashable]]:
+        """Return the ids, the keys of the contents and those of the vectors; empty if not there."""
         fold = self.text_key if callable(self.text_key) else _TEXT_KEYS[self.text_key]
-        return [
+        contents = [
             ("clip", content.digest) if isinstance(content, AudioClip) else ("text", fold(content))
             for content in examples.contents or ()
         ]
+        features = examples.features if with_vectors else None
+        return [examples.ids or (), contents, () if features is None else _vector_keys(features)]
 
 
-_GUARDS = {action: LeakGuard(action) for action in get_args(LeakAction)}
-
-
-def as_guard(leaks: object) -> LeakGuard:
-    """Return the guard that is meant by an action's name or given as a record.
-
-    Raises:
-        InputTypeError: If it is neither.
-    """
-    if isinstance(leaks, LeakGuard):
-        return leaks
-    if not isinstance(leaks, str):
-        raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
-    return _GUARDS.get(leaks) or LeakGuard(leaks)  # type: ignore[arg-type]
+GUARDS: dict[str, LeakGuard] = {action: LeakGuard(action) for action in get_args(LeakAction)}
 
 
 def _vector_keys(features: np.typing.NDArray[np.floating]) -> list[bytes]:

@@ -94,17 +94,12 @@ class SlidingWindow:
     """
 
     def __init__(self, rpm: int | None, tpm: int | None) -> None:
-        self.rpm = math.inf if rpm is None else rpm
-        self.tpm = math.inf if tpm is None else tpm
+        self.rpm, self.tpm = rpm or math.inf, tpm or math.inf
         self._closed: deque[Ticket] = deque()  # in order of time_s
-        self._open = 0
-        self._charged = 0
+        self._open = self._charged = 0
 
     def delay(self, now: float, tokens: int) -> float | None:
-        """Say how many seconds a request of that many tokens has to wait.
-
-        The answer is 0 if it may start now, None if only an answer in flight can make room.
-        """
+        """Give the seconds that a request has to wait; None if only an answer can make room."""
         while self._closed and self._closed[0].time_s <= now - WINDOW_S:
             self._charged -= self._closed.popleft().tokens
         count, charged = len(self._closed) + self._open, self._charged
@@ -118,10 +113,9 @@ class SlidingWindow:
 
     def admit(self, now: float, tokens: int) -> Ticket:
         """Count a request as started."""
-        ticket = Ticket(now, tokens)
         self._open += 1
         self._charged += tokens
-        return ticket
+        return Ticket(now, tokens)
 
     def settle(self, ticket: Ticket, now: float, tokens: int) -> None:
         """Count a request as answered, with the tokens that it really took."""
@@ -138,10 +132,7 @@ class SlidingWindow:
 
 
 class Gate:
-    """Where every attempt of a run waits for room, in order of arrival.
-
-    It belongs to one event loop; the window may outlive it.
-    """
+    """Where every attempt of one event loop waits for room, in order of arrival."""
 
     def __init__(self, limits: Limits, window: SlidingWindow) -> None:
         self._clock, self._window = limits.clock, window
@@ -177,7 +168,6 @@ class Gate:
 
     def leave(self, ticket: Ticket, tokens: int) -> None:
         """Count the request as answered."""
-        if ticket.open:
-            self._window.settle(ticket, self._clock.now(), tokens)
-            self._slots.release()
-            self._settled.set()
+        self._window.settle(ticket, self._clock.now(), tokens)
+        self._slots.release()
+        self._settled.set()

@@ -6,6 +6,7 @@ The prompt is computed once for all labels, and the model is left as it was foun
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from dataclasses import replace
@@ -15,11 +16,8 @@ import numpy as np
 
 from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import ConfigError, InputError, InputTypeError
-from fungi_hf.icl import calibration as calibrating
-from fungi_hf.icl.calibration import Calibration
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.reply import Reply, Usage
-from fungi_hf.icl.scoring import constrained_choice, shared_prefix_scores, split_shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,8 +27,10 @@ if TYPE_CHECKING:
     from fungi_hf.icl.scoring import Encoded
     from fungi_hf.types import Float64Array
 
+Calibration = Literal["contextual", "batch"]
 LocalOutput = Literal["score", "generate"]
 Reduce = Literal["sum", "mean"]
+CONTENT_FREE: tuple[str, ...] = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 
 
 class LocalLLM(LLM):
@@ -54,7 +54,6 @@ class LocalLLM(LLM):
         ConfigError: If a choice is unknown, or scores are needed and not computed.
     """
 
-    kind = "local"
     batch_size = 16  # rows between two journal entries
     scores_labels = True
 
@@ -82,7 +81,6 @@ class LocalLLM(LLM):
         self.model, self.tokenizer = model, tokenizer
         self.output, self.reduce, self.calibration = output, reduce, calibration
         self._reference: Float64Array | None = None
-        self._digest: str | None = None
 
     @property
     def name(self) -> str:
@@ -91,28 +89,25 @@ class LocalLLM(LLM):
 
     def describe(self) -> dict[str, object]:
         """Give everything that an answer depends on, for a run's record."""
-        reference = self._reference
+        reference, scores = self._reference, None
+        if reference is not None:
+            scores = hashlib.sha256(np.round(reference, 6).tobytes()).hexdigest()
         return {
-            "kind": self.kind,
+            "kind": "local",
             "model": self.name,
-            "weights": self._weights(),
+            "weights": self._weights,
             "output": self.output,
             "reduce": self.reduce,
             "calibration": self.calibration,
             "calibration_rows": None if reference is None else len(reference),
-            "calibration_scores": None
-            if reference is None
-            else hashlib.sha256(np.round(reference, 6).tobytes()).hexdigest(),
+            "calibration_scores": scores,
         }
 
     def calibrate(self, prompts: Sequence[Prompt], labels: LabelSpace) -> None:
         """Learn what the model says whatever the text is.
 
-        Args:
-            prompts: For "batch" e.g. prompts of training texts, to which `select` does not show
-                themselves; for "contextual" prompts whose query is to be replaced by content-free
-                inputs, averaged over all of them.
-            labels: The label space.
+        For "batch" give e.g. prompts of training texts, to which `select` does not show themselves;
+        for "contextual" prompts whose query is replaced by content-free inputs, averaged over all.
 
         Raises:
             ConfigError: If there is no calibration to be fitted.
@@ -133,15 +128,9 @@ class LocalLLM(LLM):
         return self.answer_batch([prompt], labels)[0]
 
     def answer_batch(self, prompts: Sequence[Prompt], labels: LabelSpace) -> list[Reply]:
-        """Answer prompts, the longest first so that a lack of memory shows at once.
+        """Answer prompts with labels, the longest first so that a lack of memory shows at once.
 
-        Args:
-            prompts: What to answer.
-            labels: The label space.
-
-        Returns:
-            One reply per prompt, in their order; its content is a label. A prompt that is longer
-            than the model's positions gets the finish reason "overflow".
+        A prompt that is longer than the model's positions gets the finish reason "overflow".
 
         Raises:
             ConfigError: If "batch" calibration was not given its prompts.
@@ -153,40 +142,32 @@ class LocalLLM(LLM):
             )
         encoded = [self.encode(prompt, labels) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -encoded[i].longest)
-        replies: list[Reply] = [Reply()] * len(prompts)
         with _undisturbed(self.model):
-            for i in order:
-                replies[i] = self._answer(prompts[i], encoded[i], labels)
-        return replies
+            replies = {i: self._answer(prompts[i], encoded[i], labels) for i in order}
+        return [replies[i] for i in range(len(prompts))]
 
     def encode(self, prompt: Prompt, labels: LabelSpace) -> Encoded:
         """Give the prompt with each label after it, as tokens.
-
-        Args:
-            prompt: The prompt.
-            labels: The label space.
-
-        Returns:
-            The shared prefix and the labels' own tokens.
 
         Raises:
             InputError: If there is no chat template and the style is not "completion", or the
                 prompt has no token in common for all labels.
         """
-        if prompt.style == "completion":
-            words, glue, is_raw = prompt.text, " ", True
+        from fungi_hf.icl.scoring import split_shared
+
+        is_raw = prompt.style == "completion"
+        if is_raw:
+            words = prompt.text + " "
         elif getattr(self.tokenizer, "chat_template", None):
-            messages = list(prompt.messages)
             words = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                list(prompt.messages), tokenize=False, add_generation_prompt=True
             )
-            glue, is_raw = "", False
         else:
             raise InputError(
                 f"the tokenizer has no chat template for style {prompt.style!r}; build prompts "
                 "with style='completion'"
             )
-        texts = [words + glue + surface for surface in labels.surfaces]
+        texts = [words + surface for surface in labels.surfaces]
         end = self.tokenizer.eos_token_id
         batch = self.tokenizer(texts, add_special_tokens=is_raw)["input_ids"]
         encoded = split_shared([[*ids, end] if ids[-1] != end else ids for ids in batch])
@@ -200,51 +181,46 @@ class LocalLLM(LLM):
             return Reply(finish_reason="overflow")
         scores = None
         if self.output == "generate":
+            from fungi_hf.icl.scoring import constrained_choice
+
             label = constrained_choice(self.model, encoded)
         else:
-            scores = self._scores(encoded)
-            label = int(np.argmax(self._calibrated(scores, prompt, labels)))
+            sums = self._scores(encoded)
+            scores = tuple(map(float, sums))
+            label = int(np.argmax(self._calibrated(sums, prompt, labels)))
         usage = Usage(input_tokens=len(encoded.prefix), output_tokens=encoded.lengths[label])
-        return Reply(
-            content=labels.surfaces[label],
-            usage=usage,
-            model=self.name,
-            label_scores=None if scores is None else tuple(map(float, scores)),
-            attempts=1,
-        )
+        words, name = labels.surfaces[label], self.name
+        return Reply(content=words, usage=usage, model=name, label_scores=scores, attempts=1)
 
     def _scores(self, encoded: Encoded) -> Float64Array:
+        from fungi_hf.icl.scoring import shared_prefix_scores
+
         sums = shared_prefix_scores(self.model, encoded, self.max_batch_tokens)
         return sums / np.array(encoded.lengths) if self.reduce == "mean" else sums
 
     def _calibrated(self, scores: Float64Array, prompt: Prompt, labels: LabelSpace) -> Float64Array:
         if self.calibration is None:
             return scores
+        from fungi_hf.icl.scoring import batch, contextual
+
         if self.calibration == "batch":
-            return calibrating.batch(scores[None], self._reference)[0]
+            return batch(scores[None], self._reference)[0]
         free = self._reference
         if free is None:
             own = [self.encode(one, labels) for one in content_free(prompt)]
             free = np.stack([self._scores(one) for one in own])
-        return calibrating.contextual(scores[None], free)[0]
+        return contextual(scores[None], free)[0]
 
+    @functools.cached_property
     def _weights(self) -> str:
         """Give a digest of all weights; computed once, since they are not to change."""
-        if self._digest is None:
-            from fungi_hf.storage.digests import tensor_digest
+        from fungi_hf.storage.files import tensor_digest
 
-            self._digest = tensor_digest(self.model.state_dict())
-        return self._digest
+        return tensor_digest(self.model.state_dict())
 
 
 def content_free(prompt: Prompt) -> list[Prompt]:
-    """Give the prompt with its query replaced by each content-free input.
-
-    Args:
-        prompt: A prompt of any style, without audio.
-
-    Returns:
-        Three prompts with the same demonstrations.
+    """Give the prompt three times, its query replaced by each content-free input.
 
     Raises:
         InputTypeError: If the query is audio.
@@ -253,19 +229,16 @@ def content_free(prompt: Prompt) -> list[Prompt]:
     content = last["content"]
     if not isinstance(content, str):
         raise InputTypeError("there is no content-free audio; use calibration='batch'")
-    prompts = []
-    for words in calibrating.CONTENT_FREE:
-        if prompt.style == "multiturn":
-            empty = words
-        else:
-            # Texts are JSON strings on one line, so the last `Text:` line is the query's.
-            lines = content.split("\n")
-            at = max(i for i, line in enumerate(lines) if line.startswith("Text: "))
-            lines[at] = f"Text: {json.dumps(words)}"
-            empty = "\n".join(lines)
-        messages = (*before, {**last, "content": empty})
-        prompts.append(replace(prompt, messages=messages))
-    return prompts
+    contents = CONTENT_FREE
+    if prompt.style != "multiturn":
+        # Texts are JSON strings on one line, so the last `Text:` line is the query's.
+        lines = content.split("\n")
+        at = max(i for i, line in enumerate(lines) if line.startswith("Text: "))
+        filled = [f"Text: {json.dumps(words)}" for words in contents]
+        contents = tuple("\n".join([*lines[:at], line, *lines[at + 1 :]]) for line in filled)
+    return [
+        replace(prompt, messages=(*before, {**last, "content": content})) for content in contents
+    ]
 
 
 @contextlib.contextmanager

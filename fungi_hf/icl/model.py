@@ -52,17 +52,11 @@ class LLM(ABC):
 
     @abstractmethod
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
-        """Answer one prompt.
+        """Answer one prompt; `prompt.draw` numbers the repetition.
 
-        Raise `RequestFailedError` if this row failed for good and others may go on; any other
-        `LLMError` stops the run.
-
-        Args:
-            prompt: What to answer; `prompt.draw` numbers the repetition.
-            labels: The label space.
-
-        Returns:
-            The reply; one without a readable answer is a reply too, see `Reply.failure`.
+        One without a readable answer is a reply too, see `Reply.failure`. Raise
+        `RequestFailedError` if this row failed for good and others may go on; any other `LLMError`
+        stops the run.
         """
 
     def answer_batch(self, prompts: Sequence[Prompt], labels: LabelSpace) -> list[Reply]:
@@ -83,11 +77,7 @@ class LLM(ABC):
         return {"name": self.name}
 
     def check(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - nothing to refuse
-        """Raise what can be known to fail before the first request.
-
-        Args:
-            prompts: All prompts that are about to be asked.
-        """
+        """Raise what can be known to fail before the first of these prompts is asked."""
 
     def is_cached(self, prompt: Prompt, labels: LabelSpace) -> bool:  # noqa: ARG002
         """Say whether the answer is known already, so that nothing would be sent."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from fungi_hf.icl.rankings import QueryRows, Ranker, Rows, Scores
 
 _CELLS = 1 << 21  # ranked rows held at once: 16 MB an array
@@ -42,12 +44,7 @@ class Quota:
 
 
 def pick(ranker: Ranker, asked: QueryRows, quota: Quota) -> tuple[Rows, Scores]:
-    """Choose k rows for each query.
-
-    Args:
-        ranker: The ranking.
-        asked: The queries.
-        quota: What to take.
+    """Choose k rows of a ranking for each query.
 
     Returns:
         [n, k] rows in rank order and their scores; -1 where the ranking ran out.
@@ -63,27 +60,27 @@ def pick(ranker: Ranker, asked: QueryRows, quota: Quota) -> tuple[Rows, Scores]:
         step = max(1, min(_QUERIES, _CELLS // depth))
         for start in range(0, len(pending), step):
             some = pending[start : start + step]
-            ranked, values = ranker.search(asked.only(some), depth)
-            chosen, done = _choose(ranked, quota.codes, quota, quota.held[some])
+            found, values = ranker.search(asked.only(some), depth)
+            places, done = _choose(found, quota.codes, quota, quota.held[some])
             done |= depth == n_pool
-            order = _first_true(chosen[done], quota.k)
-            rows[some[done]] = _taken(ranked[done], order, -1)
-            scores[some[done]] = _taken(values[done], order, -np.inf)
+            rows[some[done]] = taken(found, places, -1)[done]
+            scores[some[done]] = taken(values, places, -np.inf)[done]
             left.append(some[~done])
         pending = np.concatenate(left)
         depth = min(n_pool, depth * 4)
     return rows, scores
 
 
-def draw(asked: QueryRows, quota: Quota, n_pool: int, seed: int, *, shared: bool) -> Rows:
-    """Draw k rows for each query, without replacement.
+def taken(values: npt.NDArray[Any], places: Rows, filler: float) -> npt.NDArray[Any]:
+    """Return the values at some places of each row, [b, k]; the filler at a negative place."""
+    found = np.take_along_axis(values, np.maximum(places, 0), axis=1)
+    return np.where(places >= 0, found, filler)
 
-    Args:
-        asked: The queries, with the rows that each may not get.
-        quota: k, the cap, and the rows that each query has already.
-        n_pool: Rows in the pool.
-        seed: The root seed.
-        shared: One permutation for all queries; only exclusions make their draws differ.
+
+def draw(asked: QueryRows, quota: Quota, n_pool: int, seed: int, *, shared: bool) -> Rows:
+    """Draw k of n_pool rows for each query, without replacement.
+
+    With `shared`, one permutation serves all queries; only exclusions make their draws differ.
 
     Returns:
         [n, k] rows in the order drawn; -1 where rows ran out.
@@ -134,45 +131,34 @@ def already_held(codes: Rows, ranked_codes: Rows, held: Rows) -> Rows:
 
 def _choose(
     ranked: Rows, codes_of: Rows, quota: Quota, held: Rows
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the chosen places [b, depth], and which queries are settled by them."""
-    codes = codes_of[ranked]
+) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """Return the chosen places in rank order, [b, k], and which queries are settled by them."""
+    codes, depth = codes_of[ranked], ranked.shape[1]
     nth = occurrences(np.where(ranked >= 0, codes, -1))
     eligible = ranked >= 0
     if quota.cap is not None:
         eligible &= nth + already_held(codes_of, codes, held) < quota.cap
-    if not quota.in_rounds:
-        chosen = eligible & (np.cumsum(eligible, axis=1) <= quota.k)
-        return chosen, chosen.sum(axis=1) == quota.k
     last = np.iinfo(np.int64).max
-    keys = np.where(eligible, nth * ranked.shape[1] + np.arange(ranked.shape[1]), last)
+    turns = nth * depth if quota.in_rounds else 0
+    keys = np.where(eligible, turns + np.arange(depth), last)
     best = np.argsort(keys, axis=1, kind="stable")[:, : quota.k]
-    chosen = np.zeros(ranked.shape, dtype=bool)
-    np.put_along_axis(chosen, best, np.take_along_axis(eligible, best, axis=1), axis=1)
-    # Final once every label has shown all the rows that an earlier round could take.
-    rounds = np.where(chosen, nth, 0).max(axis=1, initial=0)
-    totals = np.bincount(codes_of)
-    wanted = np.minimum(rounds[:, None], totals)
-    return chosen, (chosen.sum(axis=1) == quota.k) & (_seen(ranked, codes, totals) >= wanted).all(1)
+    best = np.sort(np.where(np.take_along_axis(eligible, best, axis=1), best, last), axis=1)
+    places = np.where(best == last, -1, best)
+    done = (places >= 0).sum(axis=1) == quota.k
+    if quota.in_rounds:
+        # Final once every label has shown all the rows that an earlier round could take.
+        rounds = taken(nth, places, 0).max(axis=1, initial=0)
+        totals = np.bincount(codes_of)
+        wanted = np.minimum(rounds[:, None], totals)
+        done &= (_seen(ranked, codes, len(totals)) >= wanted).all(axis=1)
+    return places, done
 
 
-def _seen(ranked: Rows, codes: Rows, totals: Rows) -> Rows:
+def _seen(ranked: Rows, codes: Rows, n_labels: int) -> Rows:
     """Return the number of ranked rows of each label, [b, L]."""
-    n_labels = len(totals)
     owners = np.arange(len(ranked))[:, None] * n_labels + codes
     counts = np.bincount(owners[ranked >= 0], minlength=len(ranked) * n_labels)
     return counts.reshape(len(ranked), n_labels)
-
-
-def _first_true(marked: np.ndarray, k: int) -> Rows:
-    """Return the marked places of each row in order, [b, k]; -1 where there are fewer."""
-    places = np.argsort(~marked, axis=1, kind="stable")[:, :k]
-    return np.where(np.take_along_axis(marked, places, axis=1), places, -1)
-
-
-def _taken(values: np.ndarray, places: Rows, filler: float) -> np.ndarray:
-    taken = np.take_along_axis(values, np.maximum(places, 0), axis=1)
-    return np.where(places >= 0, taken, filler)
 
 
 def _first(order: Rows, quota: Quota, held: Rows) -> Rows:

@@ -80,18 +80,9 @@ def make_plan(
     repeats: int = 1,
     needs_gold: bool = True,
 ) -> RunPlan:
-    """Select demonstrations and build every prompt.
+    """Select demonstrations and build every prompt of what `evaluate` takes.
 
-    Args:
-        selector: A fitted selector; None shows no demonstrations.
-        builder: Builds prompts.
-        llm: Says in which form it wants answers.
-        queries: What to classify; targets are the gold labels.
-        repeats: Repetitions; each takes the selector's next seed.
-        needs_gold: Refuse queries without targets; a dry run can do without.
-
-    Returns:
-        The plan.
+    Without `needs_gold`, queries without targets are taken too: enough for a dry run.
 
     Raises:
         InputError: If queries lack contents or targets.
@@ -155,12 +146,6 @@ def make_plan(
 
 
 def _contents(builder: object, llm: object, queries: object) -> Sequence[Any]:
-    """Return what is to be asked about.
-
-    Raises:
-        InputTypeError: If an argument is of another kind.
-        InputError: If queries have no contents.
-    """
     if not isinstance(builder, PromptBuilder):
         raise InputTypeError(f"builder is {type(builder).__name__}; a PromptBuilder is needed")
     if not isinstance(llm, LLM):

@@ -18,22 +18,17 @@ import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from fungi_hf.errors import (
-    DemoConfigError,
-    InputError,
-    InputTypeError,
-    PromptOverflowError,
-    choices,
-)
+from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, PromptOverflowError
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.fitting import TokenCounter, choose_that_fit
+from fungi_hf.icl.fitting import ESTIMATE, TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fungi_hf.icl.demos import Demonstration
-    from fungi_hf.icl.examples import Content, Target
+    from fungi_hf.icl.examples import Content
     from fungi_hf.icl.fitting import CountTokens
 
 PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
@@ -132,7 +127,7 @@ class PromptBuilder:
         instruction: str | None = None,
         show_labels: bool = True,
         max_input_tokens: int | None = None,
-        count_tokens: CountTokens | TokenCounter | None = None,
+        count_tokens: CountTokens | TokenCounter | None = ESTIMATE,
         on_overflow: Overflow = "error",
     ) -> None:
         """Check the settings.
@@ -143,28 +138,23 @@ class PromptBuilder:
             instruction: First words of the system text; None takes the default.
             show_labels: List all surfaces, in id order.
             max_input_tokens: Budget per prompt; None sets no limit.
-            count_tokens: Text -> tokens, or a `TokenCounter`; None estimates.
+            count_tokens: Text -> tokens, or a `TokenCounter`; the default, as None, estimates.
             on_overflow: What happens if a query alone is over the budget: "error" raises, "skip"
                 gives a prompt without messages.
 
         Raises:
-            InputTypeError: If labels, instruction or count_tokens have a wrong type.
-            DemoConfigError: If a choice is unknown or the budget is not a positive whole number.
+            InputTypeError: If labels, instruction or count_tokens have a wrong type. An unknown
+                choice and a budget below 1 are a `DemoConfigError`.
         """
         if not isinstance(labels, LabelSpace):
             raise InputTypeError(f"labels is {type(labels).__name__}; a LabelSpace is needed")
         if instruction is not None and not isinstance(instruction, str):
             raise InputTypeError(f"instruction is {type(instruction).__name__}; a text is needed")
-        _check_choice("style", style, get_args(Style))
-        _check_choice("on_overflow", on_overflow, get_args(Overflow))
-        if max_input_tokens is not None and (
-            isinstance(max_input_tokens, bool)
-            or not isinstance(max_input_tokens, int)
-            or max_input_tokens < 1
-        ):
-            raise DemoConfigError(
-                f"max_input_tokens is {max_input_tokens!r}; it is a whole number >= 1 or None"
-            )
+        check_choice("style", style, get_args(Style), error=DemoConfigError)
+        check_choice("on_overflow", on_overflow, get_args(Overflow), error=DemoConfigError)
+        if max_input_tokens is not None:
+            name = "max_input_tokens"
+            check_integer(name, max_input_tokens, also="None", error=DemoConfigError)
         if not isinstance(count_tokens, TokenCounter):
             count_tokens = TokenCounter(count_tokens)
         self.labels = labels
@@ -198,10 +188,11 @@ class PromptBuilder:
 
         Raises:
             InputTypeError: If the query is neither a text nor a clip. Clips in another style
-                than "multiturn", demonstrations without a label, an unknown output, and a query
-                over the budget with `on_overflow="error"` are refused too.
+                than "multiturn", demonstrations without a label and an unknown output are refused
+                too.
+            PromptOverflowError: If the query is over the budget and `on_overflow="error"`.
         """
-        _check_choice("output", output, get_args(Output))
+        check_choice("output", output, get_args(Output), error=DemoConfigError)
         where = "" if row is None else f" (query row {row})"
         if not isinstance(query, (str, AudioClip)):
             raise InputTypeError(
@@ -215,32 +206,39 @@ class PromptBuilder:
             return self._turns(query, [pairs[place] for place in places], output)
 
         def cost(items: Sequence[int]) -> int:
-            return self.counter.prompt([content for _, content in turns(items)]) + reserve_tokens
+            return self.counter.prompt([content for _, content in turns(items)])[0] + reserve_tokens
 
-        budget = self.max_input_tokens
-        if budget is not None and (alone := cost([])) > budget:
-            return self._overflow(alone, where)
-        kept, over = choose_that_fit(len(pairs), cost, budget)
+        kept, over, budget = list(range(len(pairs))), dict[int, int](), self.max_input_tokens
+        if budget is not None:
+            alone = cost([])
+            if alone > budget:
+                if self.on_overflow == "error":
+                    raise PromptOverflowError(
+                        f"the query alone takes {alone} tokens{where}, the budget is {budget}; "
+                        "raise max_input_tokens or pass on_overflow='skip'"
+                    )
+                is_exact = self.counter.count is not None
+                return Prompt(
+                    messages=(), input_tokens=alone, exact_count=is_exact, budget=budget,
+                    style=self.style,
+                )  # fmt: skip
+            kept, over = choose_that_fit(len(pairs), cost, budget)
         chosen = turns(kept)
         contents = [content for _, content in chosen]
+        input_tokens, exact_count = self.counter.prompt(contents)
         return Prompt(
             messages=tuple(_message(role, content) for role, content in chosen),
             kept=tuple(demonstrations[place].row for place in sorted(nearest[i] for i in kept)),
             dropped=tuple(
                 Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
-                for item, excess in enumerate(over)
-                if excess
+                for item, excess in over.items()
             ),
-            input_tokens=self.counter.prompt(contents),
-            exact_count=self.counter.counts_exactly(contents),
+            input_tokens=input_tokens,
+            exact_count=exact_count,
             budget=budget,
             style=self.style,
             audio_s=sum(c.seconds for c in contents if isinstance(c, AudioClip)),
         )
-
-    def answer(self, target: Target, output: Output = "text") -> str:
-        """Return the words of a label as a demonstration shows them."""
-        return _written(self.labels.surfaces_of([target]), output)[0]
 
     def longest_label_tokens(self, output: Output = "text") -> int:
         """Return the tokens of the longest answer, to be reserved when every label is scored."""
@@ -272,11 +270,7 @@ class PromptBuilder:
     def _pairs(
         self, query: Content, demonstrations: Sequence[Demonstration], output: Output, where: str
     ) -> list[tuple[Content, str]]:
-        """Return contents with their answers as they are shown, in prompt order.
-
-        Raises:
-            InputError: If a demonstration lacks one of them, or the style cannot hold a clip.
-        """
+        # Contents with their answers as they are shown, in prompt order.
         contents, targets = [], []
         for shown in demonstrations:
             if shown.target is None or shown.content is None:
@@ -315,25 +309,6 @@ class PromptBuilder:
         if self.style == "block":
             return [*before, ("user", block)]
         return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
-
-    def _overflow(self, tokens: int, where: str) -> Prompt:
-        if self.on_overflow == "error":
-            raise PromptOverflowError(
-                f"the query alone takes {tokens} tokens{where}, the budget is "
-                f"{self.max_input_tokens}; raise max_input_tokens or pass on_overflow='skip'"
-            )
-        return Prompt(
-            messages=(),
-            input_tokens=tokens,
-            exact_count=self.counter.count is not None,
-            budget=self.max_input_tokens,
-            style=self.style,
-        )
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise DemoConfigError(f"{name} is {choices(value, allowed)}")
 
 
 def _text_line(content: Content) -> str:

@@ -1,5 +1,9 @@
 """Rankings of the pool for each query: by features, by words, or by what several agree on.
 
+Every ranking has a `kind` of scores and three methods: `check` refuses queries that cannot be
+ranked and warns about odd ones, `search` gives the first rows and their scores, [b, depth], with -1
+and -inf where none is left, and `pairs` gives the scores of given pool rows, [b, m].
+
 Order, everywhere: scores rounded to 9 decimals, highest first, ties to the lowest row.
 """
 
@@ -8,12 +12,12 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.errors import InputTypeError
 from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
@@ -49,29 +53,24 @@ class QueryRows:
     rows: Rows
     exclude: Mapping[int, Rows]
 
+    def features(self) -> npt.NDArray[np.floating]:
+        """Return the features of the rows, which the selector has seen to be there."""
+        return np.asarray(self.examples.features)[self.rows]
+
     def only(self, positions: Rows | slice) -> QueryRows:
         """Return a part of the queries."""
         return QueryRows(self.examples, self.rows[positions], self.exclude)
 
+    def without(self, drawn: Rows) -> QueryRows:
+        """Return the whole query set with more pool rows excluded, [n, m]."""
+        none = np.empty(0, np.int64)
+        exclude = {q: np.union1d(self.exclude.get(q, none), own) for q, own in enumerate(drawn)}
+        return QueryRows(self.examples, self.rows, exclude)
+
     def excluded(self) -> dict[int, Rows]:
         """Return the exclusions by position within `rows`."""
-        own = {position: self.exclude.get(int(row)) for position, row in enumerate(self.rows)}
-        return {position: rows for position, rows in own.items() if rows is not None}
-
-
-class Ranker(Protocol):
-    """Ranks a fixed pool."""
-
-    kind: ScoreKind
-
-    def check(self, queries: Examples) -> None:
-        """Refuse queries that cannot be ranked, and warn about odd ones."""
-
-    def search(self, asked: QueryRows, depth: int) -> tuple[Rows, Scores]:
-        """Give the first rows and their scores, [b, depth]; -1 and -inf where none is left."""
-
-    def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
-        """Give the scores of given pool rows, [b, m]."""
+        places = enumerate(self.rows.tolist())
+        return {place: self.exclude[row] for place, row in places if row in self.exclude}
 
 
 class DenseRanking:
@@ -83,11 +82,13 @@ class DenseRanking:
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self.n_rows = len(pool)
         self._pool = pool
-        self._index = ExactIndex(metric).fit(matrix_of(pool), fingerprint=pool.fingerprint)
+        self._index = ExactIndex(metric).fit(
+            np.asarray(pool.features), fingerprint=pool.fingerprint
+        )
 
     def check(self, queries: Examples) -> None:
         """Refuse queries of another width or origin; warn about all-zero ones."""
-        rows = read_rows(matrix_of(queries), "queries", queries.fingerprint)
+        rows = read_rows(np.asarray(queries.features), "queries", queries.fingerprint)
         check_same_origin(self._index.pool.rows, rows)
         if self.metric == "cosine" and queries is not self._pool:
             warn_zero(rows, "queries", stacklevel=5)
@@ -109,12 +110,12 @@ class DenseRanking:
 
     def query_units(self, asked: QueryRows) -> Scores:
         """Return queries in float64, scaled to length 1, [b, F]; all-zero ones stay zero."""
-        held = self._index.pool.read(matrix_of(asked.examples)[asked.rows])
+        held = self._index.pool.read(asked.features())
         return held.array.astype(np.float64) / nonzero(held.norms)[:, None]
 
     def _compared(self, asked: QueryRows) -> Comparison:
         pool = self._index.pool
-        return Comparison(pool, pool.read(matrix_of(asked.examples)[asked.rows]))
+        return Comparison(pool, pool.read(asked.features()))
 
 
 def words(text: str) -> list[str]:
@@ -258,6 +259,9 @@ class FusedRanking:
         return fused
 
 
+Ranker: TypeAlias = DenseRanking | TextRanking | FusedRanking
+
+
 def ranker_for(strategy: Strategy, pool: Examples) -> Ranker | None:
     """Return what ranks the pool, indexed; None for random rows without features."""
     if isinstance(strategy, Stratified):
@@ -273,17 +277,6 @@ def _single(ranking: KNN | BM25, pool: Examples) -> Ranker:
     if isinstance(ranking, BM25):
         return TextRanking(pool, ranking)
     return DenseRanking(pool, ranking.metric)
-
-
-def matrix_of(examples: Examples) -> npt.NDArray[np.floating]:
-    """Return the features, known to be there.
-
-    Raises:
-        InputError: If there are none.
-    """
-    if examples.features is None:
-        raise InputError("these examples have no features")
-    return examples.features
 
 
 def _parts(asked: QueryRows) -> list[slice]:

@@ -1,38 +1,44 @@
-"""What a language model answered, and what it cost."""
+"""What a server answered and what it cost, or what its failure means for the row and the run.
+
+This is the one place that judges status codes, headers and bodies. It knows no HTTP client.
+"""
 
 from __future__ import annotations
 
+import email.utils
+import json
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fungi_hf.checks import check_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-LABEL_KEY = "label"
+    from fungi_hf.icl.limits import Limits
+
+Kind = Literal["retry", "fatal", "auth", "refused", "overflow"]
+Payload: TypeAlias = dict[str, Any]
+
+_BILLING_CODES = (
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded",
+)  # fmt: skip
+_SETTLING: dict[object, Kind] = {"context_length_exceeded": "overflow", "content_filter": "refused"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that were billed.
+    """Tokens that were billed."""
 
-    Attributes:
-        input_tokens: All input tokens, those read from the provider's prompt cache included.
-        output_tokens: Generated tokens.
-        cached_input_tokens: The part of the input that the server says was cached.
-    """
-
-    input_tokens: int = 0
+    input_tokens: int = 0  # all of them, the cached ones included
     output_tokens: int = 0
-    cached_input_tokens: int = 0
+    cached_input_tokens: int = 0  # those that the server says it read from its prompt cache
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
-        )
+        return Usage(**{name: n + getattr(other, name) for name, n in asdict(self).items()})
 
     @property
     def total_tokens(self) -> int:
@@ -46,14 +52,10 @@ class Usage:
         output: float,
         cached_input: float | None = None,
     ) -> float:
-        """Give the price of these tokens, in the currency of the prices.
+        """Give the price of these tokens; the arguments are prices of a million of each.
 
-        A price that is negative or not finite raises `ConfigError`.
-
-        Args:
-            input: Price of a million input tokens.
-            output: Price of a million output tokens.
-            cached_input: Price of a million cached input tokens; the input price if not given.
+        `cached_input` is the input price if not given. A price that is negative or not finite
+        raises `ConfigError`.
         """
         cached = input if cached_input is None else cached_input
         for name, price in (("input", input), ("output", output), ("cached_input", cached)):
@@ -113,56 +115,144 @@ class Reply:
         return replace(self, usage=earlier.usage + self.usage, attempts=attempts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One attempt without an answer; `message` is what the server or the connection said.
+
+    "fatal" and "auth" stop the run, "refused" and "overflow" settle the row.
+    """
+
+    kind: Kind
+    message: str
+    wait_s: float | None = None  # in which the server wants no request at all, if it said so
+
+
+def read_answer(
+    status: int, headers: Mapping[str, str], content: bytes, limits: Limits
+) -> Payload | Failure:
+    """Give the decoded completion of a whole HTTP answer, or what went wrong.
+
+    `headers` is read by lower-case names, `content` is the decompressed body, `limits` gives the
+    longest wait and the clock to read dates by.
+    """
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = content.decode("utf-8", "replace")
+    if status >= 400:
+        return judge(status, headers, body, limits)
+    if isinstance(body, dict):
+        return body
+    return Failure(kind="retry", message="unreadable answer: the body is not a JSON object")
+
+
+def judge(status: int, headers: Mapping[str, str], body: object, limits: Limits) -> Failure:
+    """Decide what an HTTP error from 400 upward means, however far its body could be decoded.
+
+    A wait above `limits.max_wait` stops the run; the message says when to continue.
+    """
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    code, said = None, str(body or "")[:300]
+    if isinstance(error, Mapping):
+        code, said = error.get("code") or error.get("type"), str(error.get("message") or said)
+    message = f"the server answered {status}" + (said and f": {said}")
+    if code in _BILLING_CODES:
+        return Failure(kind="fatal", message=f"{message} ({code})")
+    if status in (401, 403):
+        return Failure(kind="auth", message=message)
+    if status not in (408, 409, 429) and status < 500:
+        return Failure(kind=_SETTLING.get(code, "fatal"), message=message)
+    now = limits.clock.wall()
+    wait = server_wait(headers, now)
+    if wait is not None and wait > limits.max_wait:
+        until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now + wait))
+        message += f"; it asks to wait {wait:.0f} s, more than max_wait={limits.max_wait:g} s"
+        return Failure(kind="fatal", message=f"{message}; run again after {until}")
+    if wait is None and status == 429:
+        wait = 0.5  # the client's own first wait
+    return Failure(kind="retry", message=message, wait_s=wait)
+
+
+def server_wait(headers: Mapping[str, str], wall_s: float) -> float | None:
+    """Give the seconds, at least 0, that a server asks to wait at `wall_s` seconds since 1970.
+
+    `retry-after-ms` wins over `Retry-After` (seconds or an HTTP date). None if neither says.
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        words = headers.get(name, "")
+        try:
+            seconds = float(words) * unit
+        except ValueError:
+            try:
+                date = email.utils.parsedate_to_datetime(words)
+                seconds = max(0.0, date.timestamp() - wall_s)
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    return None
+
+
 def read_usage(payload: Mapping[str, Any]) -> Usage:
     """Read what a chat completion cost; zero where the server does not say."""
-    usage = _mapping(payload.get("usage"))
-    details = _mapping(usage.get("prompt_tokens_details"))
+    usage = _get(payload, "usage", dict, {})
+    details = _get(usage, "prompt_tokens_details", dict, {})
     return Usage(
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_input_tokens=_count(details.get("cached_tokens")),
+        input_tokens=_get(usage, "prompt_tokens", int, 0),
+        output_tokens=_get(usage, "completion_tokens", int, 0),
+        cached_input_tokens=_get(details, "cached_tokens", int, 0),
     )
 
 
 def read_reply(payload: Mapping[str, Any], attempts: int = 0) -> Reply:
-    """Read a chat completion, whatever the server left out; without label scores.
-
-    Args:
-        payload: The decoded JSON body.
-        attempts: Requests that were sent for it.
-    """
-    choice = _first(payload.get("choices"))
-    message = _mapping(choice.get("message"))
+    """Read a chat completion, whatever the server left out; without label scores."""
+    choice = _first(payload, "choices")
+    message = _get(choice, "message", dict, {})
     return Reply(
-        content=_text(message.get("content")),
-        finish_reason=_text(choice.get("finish_reason")) or "stop",
-        refusal=_text(message.get("refusal")),
+        content=_get(message, "content", str),
+        finish_reason=_get(choice, "finish_reason", str) or "stop",
+        refusal=_get(message, "refusal", str),
         usage=read_usage(payload),
-        model=_text(payload.get("model")),
-        system_fingerprint=_text(payload.get("system_fingerprint")),
+        model=_get(payload, "model", str),
+        system_fingerprint=_get(payload, "system_fingerprint", str),
         attempts=attempts,
     )
 
 
-def read_alternatives(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Give the alternatives of the first token, with their log probabilities, if there are any."""
-    choice = _first(payload.get("choices"))
-    token = _first(_mapping(choice.get("logprobs")).get("content"))
-    listed = token.get("top_logprobs")
-    return [_mapping(entry) for entry in listed] if isinstance(listed, list) else []
+def first_token_scores(
+    payload: Mapping[str, Any], surfaces: Sequence[str]
+) -> tuple[float, ...] | None:
+    """Read [C] log probabilities of labels from the alternatives of an answer's first token.
+
+    A label that is not among them gets the smallest one listed, which bounds its own from above.
+    None if an alternative fits several labels, or none fits any.
+    """
+    first = _first(_get(_first(payload, "choices"), "logprobs", dict, {}), "content")
+    scores: dict[int, float] = {}
+    listed = []
+    for entry in _get(first, "top_logprobs", list, ()):
+        value = entry.get("logprob") if isinstance(entry, dict) else None
+        if not isinstance(value, (int, float)):
+            continue
+        token = str(entry.get("token", "")).strip().casefold()
+        listed.append(float(value))
+        fits = [i for i, s in enumerate(surfaces) if token and s.casefold().startswith(token)]
+        exact = [i for i in fits if surfaces[i].casefold() == token]
+        if len(exact or fits) > 1:
+            return None
+        for label in exact or fits:
+            scores[label] = max(float(value), scores.get(label, -math.inf))
+    if not scores:
+        return None
+    return tuple(scores.get(label, min(listed)) for label in range(len(surfaces)))
 
 
-def _first(values: object) -> Mapping[str, Any]:
-    return _mapping(values[0]) if isinstance(values, list) and values else {}
+def _get(source: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    # A member of decoded JSON if it has that very type (True is no int), else the default.
+    value = source.get(name)
+    return value if type(value) is kind else default
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _first(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    values = _get(source, name, list)
+    return values[0] if values and isinstance(values[0], dict) else {}

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from fungi_hf.icl.journal import read_journal, read_record
 from fungi_hf.icl.reply import Usage
 from fungi_hf.statistics import bootstrap_interval, wilson_interval
@@ -116,14 +114,7 @@ class EvalResult:
 
     @classmethod
     def load(cls, out: str | Path) -> EvalResult:
-        """Read a run folder, finished or not.
-
-        Args:
-            out: The folder.
-
-        Returns:
-            Its rows so far; `complete` says whether they are all.
-        """
+        """Read a run folder; `complete` says whether its rows are all."""
         folder = Path(out)
         record = read_record(folder)
         finished, usage = read_rows(folder)
@@ -173,13 +164,9 @@ class EvalResult:
             return 0.0, 1.0
         if self.repeats == 1:
             return wilson_interval(sum(row.correct for row in self.all_rows), len(self.all_rows))
-        outcomes: dict[int | str, list[bool]] = {}
-        for row in self.all_rows:
-            outcomes.setdefault(row.id, []).append(row.correct)
-        means = [np.mean(values) for values in outcomes.values()]
-        return bootstrap_interval(
-            means, n_samples=_RESAMPLES, seed=0, stream=("accuracy interval",)
-        )
+        means = [_share(outcomes) for outcomes in self._correct_by("id").values()]
+        stream = ("accuracy interval",)
+        return bootstrap_interval(means, n_samples=_RESAMPLES, seed=0, stream=stream)
 
     @property
     def by_repeat(self) -> tuple[float, ...]:
@@ -217,9 +204,7 @@ class EvalResult:
     @property
     def per_label(self) -> dict[str, tuple[float, int]]:
         """Gold label -> its accuracy and its number of rows."""
-        groups: dict[str, list[bool]] = {}
-        for row in self.all_rows:
-            groups.setdefault(row.gold, []).append(row.correct)
+        groups = self._correct_by("gold")
         return {name: (_share(groups[name]), len(groups[name])) for name in sorted(groups)}
 
     @property
@@ -231,6 +216,12 @@ class EvalResult:
     def mean_kept(self) -> float:
         """Mean number of demonstrations shown."""
         return _mean([len(row.demonstrations) for row in self.all_rows])
+
+    def _correct_by(self, field_name: str) -> dict[Any, list[bool]]:
+        groups: dict[Any, list[bool]] = {}
+        for row in self.all_rows:
+            groups.setdefault(getattr(row, field_name), []).append(row.correct)
+        return groups
 
     def summary(self) -> dict[str, Any]:
         """Give the totals as JSON values; an undefined share is None."""
@@ -338,10 +329,7 @@ class DryRun:
 
 
 def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
-    """Read what a run folder's journal says, from nothing up to all rows of the run.
-
-    Args:
-        folder: The run folder.
+    """Read the journal of a run folder.
 
     Returns:
         The last outcome by repetition and query row, and the tokens billed by all lines,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
 
+_FACTS = ("attempts", "from_cache", "finish_reason", "model", "system_fingerprint")
 __all__ = ["DryRun", "EvalResult", "Progress", "Run", "aevaluate", "evaluate", "run_here"]
 
 
@@ -124,7 +126,6 @@ class Progress:
         finished: Rows with an outcome, those of earlier processes included.
         failed: Rows whose outcome is no label.
         tokens: Tokens billed by this process.
-        started_s: When this process began, `time.monotonic()`.
         fresh: Rows finished by this process.
     """
 
@@ -132,13 +133,7 @@ class Progress:
     finished: int = 0
     failed: int = 0
     tokens: int = 0
-    started_s: float = field(default_factory=time.monotonic)
     fresh: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Rows per second of this process."""
-        return self.fresh / max(time.monotonic() - self.started_s, 1e-9)
 
 
 class Run:
@@ -189,10 +184,7 @@ class Run:
         )
 
     async def finish(self) -> EvalResult:
-        """Ask what is not answered yet.
-
-        Returns:
-            All rows.
+        """Ask what is not answered yet, and give all rows.
 
         Raises:
             LLMError: If the server refuses for good; `partial` holds the rows finished before.
@@ -209,8 +201,9 @@ class Run:
                 await self._ask(todo)
             except LLMError as error:
                 error.partial = self._result()
-                kept = f"in {folder}; run again to continue"
-                kept = "as .partial of this error" if folder is None else kept
+                kept = (
+                    f"in {folder}; run again to continue" if folder else "as .partial of this error"
+                )
                 error.add_note(f"{len(self._finished)} rows are finished and kept {kept}")
                 raise
             finally:
@@ -278,13 +271,7 @@ class Run:
         usage = Usage()
         if reply is not None:
             usage = reply.usage
-            facts |= {
-                "attempts": reply.attempts,
-                "from_cache": reply.from_cache,
-                "finish_reason": reply.finish_reason,
-                "model": reply.model,
-                "system_fingerprint": reply.system_fingerprint,
-            }
+            facts |= {name: getattr(reply, name) for name in _FACTS}
         result = self._outcome(one, reply, status)
         before = self._finished.get((result.repeat, one.row))
         self._finished[result.repeat, one.row] = result
@@ -293,21 +280,17 @@ class Run:
         if self._journal is not None:
             line = {"row": one.row, "result": result.to_dict(), "usage": usage.to_dict()}
             self._journal.add({**line, **facts})
-        progress = self._progress
-        progress.failed += result.status != "ok"
-        progress.failed -= before is not None and before.status != "ok"
-        progress.finished = len(self._finished)
-        progress.fresh += 1
-        progress.tokens += usage.total_tokens
         if self._watch is not None:
+            progress = self._progress
+            progress.failed += result.status != "ok"
+            progress.failed -= before is not None and before.status != "ok"
+            progress.finished = len(self._finished)
+            progress.fresh += 1
+            progress.tokens += usage.total_tokens
             self._watch(progress)
 
     def _outcome(self, one: PlannedPrompt, reply: Reply | None, status: str | None) -> RowResult:
-        """Give the outcome of a prompt; a status is given where it does not follow from the reply.
-
-        Raises:
-            InputError: If the queries have no targets.
-        """
+        # A status is given where it does not follow from the reply.
         plan, label = self._plan, None
         if plan.gold is None:
             raise InputError("queries have no targets, so answers cannot be scored")
@@ -346,8 +329,6 @@ class Run:
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("fungi-hf", "numpy", "openai", "torch", "transformers"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found

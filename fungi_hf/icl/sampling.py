@@ -1,15 +1,13 @@
-"""What a chat request asks of the model: sampling fields and the form of the answer."""
+"""What a chat request asks of the model: sampling fields, and the form of the answer."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.reply import LABEL_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,21 +15,13 @@ if TYPE_CHECKING:
 TokenParam = Literal["max_completion_tokens", "max_tokens"]
 OutputMode: TypeAlias = Literal["enum", "text", "json"]
 
-_OWN_FIELDS = frozenset(
-    {
-        "model", "messages", "response_format", "temperature", "max_tokens", "seed", "stream",
-        "max_completion_tokens", "logprobs", "top_logprobs", "n",
-    }
-)  # fmt: skip
-_MAX_ENUM_VALUES = 1000  # limits of strict schemas, as documented
-_LONG_ENUM = 250
-_MAX_LONG_ENUM_CHARACTERS = 15_000
+_OWN_FIELDS = {"model", "messages", "response_format", "stream", "n", *get_args(TokenParam)}
+_OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
-    """Say whether an enum of these strings stays within the documented schema limits."""
-    is_short = len(values) <= _LONG_ENUM or sum(map(len, values)) <= _MAX_LONG_ENUM_CHARACTERS
-    return is_short and len(values) <= _MAX_ENUM_VALUES
+    """Say whether an enum stays within the documented limits of strict schemas."""
+    return len(values) <= 250 or (len(values) <= 1000 and sum(map(len, values)) <= 15_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,53 +75,16 @@ class Sampling:
 
 
 def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:
-    """Give the `response_format` of a request: a strict schema, any JSON object, or None.
-
-    Args:
-        output: The output mode.
-        surfaces: The labels as they are to be spelled, in id order.
-    """
+    """Give the `response_format` of a request: a strict schema, any JSON object, or None."""
     if output == "text":
         return None
     if output == "json":
         return {"type": "json_object"}
     schema = {
         "type": "object",
-        "properties": {LABEL_KEY: {"type": "string", "enum": list(surfaces)}},
-        "required": [LABEL_KEY],
+        "properties": {"label": {"type": "string", "enum": list(surfaces)}},
+        "required": ["label"],
         "additionalProperties": False,
     }
     inner = {"name": "answer", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": inner}
-
-
-def first_token_scores(
-    top: Sequence[Mapping[str, Any]], surfaces: Sequence[str]
-) -> tuple[float, ...] | None:
-    """Read one log probability per label from the alternatives of an answer's first token.
-
-    Args:
-        top: Alternatives with "token" and "logprob".
-        surfaces: The labels in id order.
-
-    Returns:
-        [C] log probabilities; a label that is not among the alternatives gets the smallest one
-        listed, which bounds its own from above. None if an alternative fits several labels, or
-        none fits any.
-    """
-    scores: dict[int, float] = {}
-    listed = []
-    for entry in top:
-        token, value = str(entry.get("token", "")).strip().casefold(), entry.get("logprob")
-        if not isinstance(value, (int, float)):
-            continue
-        listed.append(float(value))
-        fits = [i for i, s in enumerate(surfaces) if token and s.casefold().startswith(token)]
-        exact = [i for i in fits if surfaces[i].casefold() == token]
-        if len(exact or fits) > 1:
-            return None
-        for label in exact or fits:
-            scores[label] = max(float(value), scores.get(label, -math.inf))
-    if not scores:
-        return None
-    return tuple(scores.get(label, min(listed)) for label in range(len(surfaces)))

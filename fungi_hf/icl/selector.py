@@ -13,16 +13,15 @@ from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFitt
 from fungi_hf.icl.demos import ORDERS, DemoSet, ranks_in_order
 from fungi_hf.icl.diversity import pick_diverse
 from fungi_hf.icl.examples import Examples, first_of, label_codes
-from fungi_hf.icl.leaks import as_guard
+from fungi_hf.icl.leaks import GUARDS, LeakGuard
 from fungi_hf.icl.picking import Quota, draw, pick, ranked
 from fungi_hf.icl.rankings import DenseRanking, QueryRows, ranker_for
 from fungi_hf.icl.strategies import DPP, MMR, STRATEGIES, Random, Strategy, Stratified
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from fungi_hf.icl.demos import Order
-    from fungi_hf.icl.leaks import LeakGuard
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
 
 
@@ -63,29 +62,28 @@ class DemoSelector:
             DemoConfigError: If a setting is unknown or out of range.
         """
         self.strategy = _as_strategy(strategy)
-        check_choice("order", order, ORDERS, error=DemoConfigError)
         self.k, self.max_per_class, self.n_shared, self.seed = k, max_per_class, n_shared, seed
         per_label = self._per_label
+        wanted = [name for name in ("k", "max_per_class") if getattr(self, name) is not None]
+        wanted += ["k"] if k is None and per_label is None else []
+        check_fields(self, wanted, check_integer, error=DemoConfigError)
         check_fields(self, ("n_shared", "seed"), check_integer, 0, error=DemoConfigError)
-        given = [name for name in ("k", "max_per_class") if getattr(self, name) is not None]
-        if k is None and per_label is None:
-            given = ["k"]
-        check_fields(self, given, check_integer, error=DemoConfigError)
+        check_choice("order", order, ORDERS, error=DemoConfigError)
         if k is not None and n_shared >= k:
             raise DemoConfigError(f"n_shared is {n_shared}, k is {k}; n_shared must be below k")
-        if per_label is not None and (n_shared or max_per_class not in (None, per_label)):
-            raise DemoConfigError(
-                f"per_label={per_label} fixes the rows of each label; leave out n_shared and "
-                "max_per_class"
-            )
+        if per_label is not None:
+            if n_shared or max_per_class not in (None, per_label):
+                raise DemoConfigError(
+                    f"per_label={per_label} fixes the rows of each label; leave out n_shared and "
+                    "max_per_class"
+                )
+            self.max_per_class = per_label
         if isinstance(self.strategy, (MMR, DPP)) and self.strategy.candidates <= (k or 0):
             raise DemoConfigError(
                 f"candidates is {self.strategy.candidates}, k is {k}; candidates must exceed k"
             )
-        if per_label is not None:
-            self.max_per_class = per_label
+        self.leaks = _as_guard(leaks)
         self.order: Order = order
-        self.leaks = as_guard(leaks)
         self._fitted: _Fitted | None = None
 
     @property
@@ -109,24 +107,35 @@ class DemoSelector:
             The selector itself.
 
         Raises:
-            InputTypeError: If the pool is no `Examples`.
-            InputError: If it lacks what the strategy needs. A k that it can never fill is a
-                `DemoConfigError`.
+            InputError: If the pool lacks what the strategy needs; an `InputTypeError` if it is no
+                `Examples`.
+            DemoConfigError: If it can never fill k.
         """
-        if not isinstance(pool, Examples):
-            raise InputTypeError(f"pool is {type(pool).__name__}; an Examples is needed")
-        self._check_parts(pool, "the pool")
-        codes = None
-        if self.max_per_class is not None or isinstance(self.strategy, Stratified):
+        n_pool, cap = self._checked(pool, "pool", "the pool"), self.max_per_class
+        k, codes, n_labels = self.k or 0, None, 0
+        if cap is not None or isinstance(self.strategy, Stratified):
             if pool.targets is None:
-                what = "max_per_class" if self.max_per_class else "strategy 'stratified'"
+                what = "max_per_class" if cap else "strategy 'stratified'"
                 raise InputError(f"{what} needs targets in the pool; they are missing")
-            codes = label_codes(pool.targets)[0]
-        k = self._k_for(codes)
-        n_pool = len(pool)
-        self._check_supply(k, n_pool, codes)
-        ranker = ranker_for(self.strategy, pool)
-        self._fitted = _Fitted(pool=pool, n_pool=n_pool, codes=codes, k=k, ranker=ranker)
+            codes, labels = label_codes(pool.targets)
+            n_labels = len(labels)
+        if self._per_label is not None:
+            k = self._per_label * n_labels
+            if self.k not in (None, k):
+                raise DemoConfigError(
+                    f"k is {self.k}, but per_label={cap} of {n_labels} labels makes {k}; "
+                    "leave k out"
+                )
+        if k > n_pool:
+            raise DemoConfigError(f"k is {k}, the pool has {n_pool} rows; k must not exceed them")
+        fitted = _Fitted(pool=pool, n_pool=n_pool, codes=codes, k=k, cap=cap)
+        if k > fitted.n_left(()):
+            raise DemoConfigError(
+                f"k is {k}, but max_per_class={cap} leaves {fitted.n_left(())} rows of the "
+                f"pool's {n_labels} labels; lower k or raise max_per_class"
+            )
+        fitted.ranker = ranker_for(self.strategy, pool)
+        self._fitted = fitted
         return self
 
     def select(self, queries: Examples) -> DemoSet:
@@ -140,29 +149,34 @@ class DemoSelector:
             The demonstrations of each query.
 
         Raises:
-            InputTypeError: If queries is no `Examples`.
             InputError: If `leaks="error"` found copies. Queries without what the strategy needs
-                are refused too, and so is a guard that leaves one of them fewer than k rows.
+                are refused too.
+            DemoConfigError: If the guard leaves a query fewer than k rows.
         """
         state, ranker = self._state, self._state.ranker
-        if not isinstance(queries, Examples):
-            raise InputTypeError(f"queries is {type(queries).__name__}; an Examples is needed")
-        self._check_parts(queries, "the queries")
+        n_queries = self._checked(queries, "queries", "the queries")
         if isinstance(self.strategy, Random) and queries.features is None:
             ranker = None
         if ranker is not None:
             ranker.check(queries)
-        copies, n_queries = self.leaks.copies(state.pool, queries), len(queries)
+        copies = self.leaks.copies(state.pool, queries)
         if copies and self.leaks.action == "error":
             raise InputError(
                 f"{len(copies)} of {n_queries} queries are in the pool, query rows "
                 f"{first_of(copies)}; pass leaks='drop' to leave them out"
             )
         excluded = copies if self.leaks.action == "drop" else {}
-        self._check_left(excluded)
-        rows = np.arange(n_queries)
-        exclude = {query: np.array(found, dtype=np.int64) for query, found in excluded.items()}
-        indices, scores = self._select(QueryRows(queries, rows, exclude), ranker)
+        for query, rows in excluded.items():
+            left = state.n_left(rows)
+            if left < state.k:
+                under = "" if state.cap is None else f" and max_per_class={state.cap}"
+                raise DemoConfigError(
+                    f"k is {state.k}, but the leak guard{under} leaves query row {query} only "
+                    f"{left} of {state.n_pool} rows; lower k"
+                )
+        exclude = {query: np.array(rows, dtype=np.int64) for query, rows in excluded.items()}
+        asked = QueryRows(queries, np.arange(n_queries), exclude)
+        indices, scores = self._select(asked, ranker)
         keys = [queries.key(row) if self.order == "shuffled" else b"" for row in range(n_queries)]
         return DemoSet(
             indices=indices,
@@ -199,35 +213,33 @@ class DemoSelector:
             raise NotFittedError("the selector has no pool; call fit(pool) first")
         return self._fitted
 
-    def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
-        """Return rows and scores: the chosen ones, then the shared ones, drawn first.
+    def _checked(self, examples: object, name: str, whose: str) -> int:
+        # The number of rows of examples that hold what the strategy ranks by.
+        if not isinstance(examples, Examples):
+            raise InputTypeError(f"{name} is {type(examples).__name__}; an Examples is needed")
+        given = {"features": examples.features, "texts": examples.texts}
+        for part in self.strategy.parts:
+            if given[part] is None:
+                raise InputError(f"strategy {self.strategy.name!r} needs {part}; {whose} have none")
+        return examples.n_rows
 
-        Raises:
-            DemoConfigError: If the cap leaves a query too few rows.
-        """
-        state, nothing = self._state, np.empty((len(asked.rows), 0), np.int64)
+    def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
+        # Rows and scores: the chosen ones, then the shared ones, which are drawn first.
+        state, shared = self._state, np.empty((len(asked.rows), 0), np.int64)
+        in_rounds = isinstance(self.strategy, Stratified)
         quota = Quota(
-            k=state.k - self.n_shared,
-            codes=state.codes,
-            cap=self.max_per_class,
-            held=nothing,
-            in_rounds=isinstance(self.strategy, Stratified),
+            k=self.n_shared, codes=state.codes, cap=state.cap, held=shared, in_rounds=in_rounds
         )
         if self.n_shared:
-            own = dataclasses.replace(quota, k=self.n_shared)
-            shared = draw(asked, own, state.n_pool, self.seed, shared=True)
-            exclude = {
-                row: np.union1d(asked.exclude.get(row, nothing[0]), drawn)
-                for row, drawn in enumerate(shared)
-            }
-            asked = dataclasses.replace(asked, exclude=exclude)
-            quota = dataclasses.replace(quota, held=shared)
+            shared = draw(asked, quota, state.n_pool, self.seed, shared=True)
+            asked = asked.without(shared)
+        quota = dataclasses.replace(quota, k=state.k - self.n_shared, held=shared)
         indices, scores = self._chosen(asked, quota, ranker)
         short = np.flatnonzero((indices < 0).any(axis=1))
         if len(short):
             raise DemoConfigError(
                 f"fewer than k={state.k} rows are left for query rows {first_of(short)} under "
-                f"max_per_class={self.max_per_class}"
+                f"max_per_class={state.cap}"
             )
         if not self.n_shared:
             return indices, scores
@@ -246,69 +258,8 @@ class DemoSelector:
             return ranker.search(asked, quota.k)
         return pick(ranker, asked, quota)
 
-    def _check_parts(self, examples: Examples, whose: str) -> None:
-        """Refuse examples without what the strategy ranks by.
 
-        Raises:
-            InputError: If features or texts are missing.
-        """
-        given = {"features": examples.features, "texts": examples.texts}
-        for part in self.strategy.parts:
-            if given[part] is None:
-                raise InputError(f"strategy {self.strategy.name!r} needs {part}; {whose} have none")
-
-    def _k_for(self, codes: Rows | None) -> int:
-        per_label = self._per_label
-        if per_label is None or codes is None:
-            return int(self.k or 0)
-        n_labels = int(codes.max()) + 1
-        if self.k not in (None, per_label * n_labels):
-            raise DemoConfigError(
-                f"k is {self.k}, but per_label={per_label} of {n_labels} labels makes "
-                f"{per_label * n_labels}; leave k out"
-            )
-        return per_label * n_labels
-
-    def _check_supply(self, k: int, n_pool: int, codes: Rows | None) -> None:
-        """Refuse a k that the pool can never fill.
-
-        Raises:
-            DemoConfigError: If k exceeds what the pool has under the cap.
-        """
-        if k > n_pool:
-            raise DemoConfigError(f"k is {k}, the pool has {n_pool} rows; k must not exceed them")
-        if codes is None or self.max_per_class is None:
-            return
-        supply = int(np.minimum(np.bincount(codes), self.max_per_class).sum())
-        if k > supply:
-            raise DemoConfigError(
-                f"k is {k}, but max_per_class={self.max_per_class} leaves {supply} rows of the "
-                f"pool's {int(codes.max()) + 1} labels; lower k or raise max_per_class"
-            )
-
-    def _check_left(self, excluded: Mapping[int, tuple[int, ...]]) -> None:
-        """Refuse queries for which the guard leaves too few rows.
-
-        Raises:
-            DemoConfigError: If a query keeps fewer than k rows.
-        """
-        state = self._state
-        cap, codes = self.max_per_class, state.codes
-        totals = None if codes is None else np.bincount(codes)
-        for query, rows in excluded.items():
-            left = state.n_pool - len(rows)
-            if cap is not None and codes is not None and totals is not None:
-                removed = np.bincount(codes[list(rows)], minlength=len(totals))
-                left = int(np.minimum(totals - removed, cap).sum())
-            if left < state.k:
-                under = "" if cap is None else f" and max_per_class={cap}"
-                raise DemoConfigError(
-                    f"k is {state.k}, but the leak guard{under} leaves query row {query} only "
-                    f"{left} of {state.n_pool} rows; lower k"
-                )
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class _Fitted:
     """What `fit` found out about the pool."""
 
@@ -316,15 +267,19 @@ class _Fitted:
     n_pool: int
     codes: Rows | None
     k: int
-    ranker: Ranker | None
+    cap: int | None
+    ranker: Ranker | None = None
+
+    def n_left(self, removed: Sequence[int]) -> int:
+        """Return how many rows the cap allows a query that may not get the removed ones."""
+        if self.codes is None or self.cap is None:
+            return self.n_pool - len(removed)
+        totals = np.bincount(self.codes)
+        totals -= np.bincount(self.codes[list(removed)], minlength=len(totals))
+        return int(np.minimum(totals, self.cap).sum())
 
 
 def _as_strategy(strategy: object) -> Strategy:
-    """Return the record of a strategy that is given by name or as a record.
-
-    Raises:
-        DemoConfigError: If it is neither.
-    """
     if isinstance(strategy, Strategy):
         return strategy
     if isinstance(strategy, str) and strategy in STRATEGIES:
@@ -333,14 +288,21 @@ def _as_strategy(strategy: object) -> Strategy:
     raise DemoConfigError(f"strategy is {choices(strategy, STRATEGIES)}, or a record{hint}")
 
 
-def _plain(record: object) -> object:
-    """Return a record as JSON values; functions by their name."""
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        fields = {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
-        return {"name": type(record).__name__, **fields}
-    if isinstance(record, tuple):
-        return [_plain(item) for item in record]
-    if callable(record):
-        name = getattr(record, "__qualname__", type(record).__qualname__)
-        return f"{record.__module__}.{name}"
-    return record
+def _as_guard(leaks: object) -> LeakGuard:
+    if isinstance(leaks, LeakGuard):
+        return leaks
+    if not isinstance(leaks, str):
+        raise InputTypeError(f"leaks is {type(leaks).__name__}; an action's name or a LeakGuard")
+    return GUARDS.get(leaks) or LeakGuard(leaks)  # type: ignore[arg-type]
+
+
+def _plain(value: object) -> object:
+    """Return a setting as JSON values: records by their fields, functions by their names."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"name": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return value

@@ -1,10 +1,9 @@
 """Send chat requests through the `openai` package, whose own loop repeats them.
 
-The loop counts the attempts and waits between them: 0.5 s, doubled up to 8 s, shorter by up to a
-quarter by chance. Every attempt passes one door here: the gate admits it, the body is put in, the
-verdict judges the answer, and the loop learns from the header `x-should-retry` whether to go on. So
-quotas, waits and errors mean the same with every release of `openai`, its logs never hold a prompt,
-and no exception that carries headers leaves.
+The loop waits between attempts: 0.5 s, doubled up to 8 s, shorter by up to a quarter by chance.
+Every attempt passes one door here: the gate admits it, the body is put in, the answer is judged,
+and the header `x-should-retry` tells the loop whether to go on. So quotas, waits and errors mean
+the same with every release of `openai`, its logs never hold a prompt, no exception holds headers.
 """
 
 from __future__ import annotations
@@ -22,22 +21,16 @@ import openai
 
 from fungi_hf.errors import LLMAuthError, LLMError, RequestFailedError
 from fungi_hf.icl.limits import Gate
-from fungi_hf.icl.reply import read_usage
-from fungi_hf.icl.verdict import Failure, read_answer
+from fungi_hf.icl.reply import Failure, read_answer, read_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from fungi_hf.icl.limits import Limits, SlidingWindow
-    from fungi_hf.icl.reply import Reply
-    from fungi_hf.icl.verdict import Payload
+    from fungi_hf.icl.reply import Payload, Reply
 
     Send: TypeAlias = Callable[[Any], Awaitable[Any]]
 
-PATH = "/chat/completions"
-FIRST_ROWS = 10  # give up if the first 10 requests all fail to connect
-
-_HIDDEN = "[hidden]"
 _BROKEN = Failure(kind="retry", message="the connection broke before an answer")
 # httpx under openai 2.x, httpx2 under 3.x
 _HTTP: Any = importlib.import_module(
@@ -47,33 +40,22 @@ _HTTP: Any = importlib.import_module(
 
 @dataclass(slots=True)
 class Exchange:
-    """One request with all its attempts.
-
-    Attributes:
-        body: What is sent.
-        estimate: Tokens that an attempt is expected to take.
-        attempts: Attempts so far.
-        outcome: What the last one gave.
-    """
+    """One request with all its attempts."""
 
     body: bytes
-    estimate: int
+    estimate: int  # tokens that an attempt is expected to take
     attempts: int = 0
-    outcome: Payload | Failure = _BROKEN
+    outcome: Payload | Failure = _BROKEN  # of the last attempt
 
 
 _EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")  # of the request that the task sends
 
 
 class Transport:
-    """What belongs to one event loop: the HTTP client, the gate, the requests in flight.
+    """What belongs to one event loop: the HTTP client, the gate, the requests in flight by key.
 
-    Args:
-        base_url: A checked base URL.
-        api_key: The bearer key; it is sent and appears nowhere else.
-        limits: Attempts, timeout, waits and the clock.
-        window: The rates so far, also those of earlier event loops.
-        proxies: Obey the proxies that the environment names.
+    `api_key` is sent and appears nowhere else. `window` holds the rates of earlier event loops too.
+    `proxies` obeys the proxies that the environment names.
     """
 
     def __init__(
@@ -92,23 +74,10 @@ class Transport:
             http_client=_Client(self._attempt, trust_env=proxies),
         )
 
-    def start(self, key: str, work: Coroutine[None, None, Reply]) -> asyncio.Task[Reply]:
-        """Run the work as a task that all askers of the key share."""
-        task = self.loop.create_task(work)
-        self.in_flight[key] = task
-        task.add_done_callback(lambda _: self.in_flight.pop(key, None))
-        return task
-
     async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
-        """Send until there is an answer, the row is settled, or the attempts are used up.
+        """Give the completion, or a failure that settles the row; and the number of attempts.
 
-        Args:
-            body: The request, JSON values only.
-            estimate: Tokens that the prompt and the answer may take.
-
-        Returns:
-            The decoded completion, or a failure of kind "refused" or "overflow"; and the number of
-            attempts.
+        `estimate` is what prompt and answer may take in tokens.
 
         Raises:
             LLMError: If the run has to stop.
@@ -122,13 +91,13 @@ class Transport:
         token = _EXCHANGE.set(exchange)
         try:
             with contextlib.suppress(openai.OpenAIError):  # the exchange holds the verdict
-                await self._client.post(PATH, cast_to=_HTTP.Response)
+                await self._client.post("/chat/completions", cast_to=_HTTP.Response)
         finally:
             _EXCHANGE.reset(token)
         outcome, attempts = exchange.outcome, exchange.attempts
         if not isinstance(outcome, Failure) or outcome.kind in ("refused", "overflow"):
             return outcome, attempts
-        message = outcome.message.replace(self._key, _HIDDEN)
+        message = outcome.message.replace(self._key, "[hidden]")
         if outcome.kind == "retry":
             raise RequestFailedError(message, attempts)
         raise LLMAuthError(message) if outcome.kind == "auth" else LLMError(message)
@@ -144,58 +113,47 @@ class Transport:
     async def _attempt(self, request: Any, send: Send) -> Any:
         """Make one attempt of the client's loop; give it the answer or the verdict."""
         exchange = _EXCHANGE.get()
-        request = _with_body(request, exchange.body)
+        headers = [pair for pair in request.headers.multi_items() if pair[0] != "content-length"]
+        options = {"headers": headers, "content": exchange.body, "extensions": request.extensions}
+        request = _HTTP.Request(request.method, request.url, **options)
         exchange.attempts += 1
         ticket = await self._gate.enter(exchange.estimate)
         used = exchange.estimate
         try:
-            response, outcome = await self._sent(request, send)
+            response, outcome = await self._sent(request, send, exchange.attempts)
             if not isinstance(outcome, Failure):
-                used = read_usage(outcome).total_tokens or used
+                usage = read_usage(outcome)
+                used = usage.input_tokens + usage.output_tokens or used
             elif outcome.wait_s is not None:
                 self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
         finally:
             self._gate.leave(ticket, used)
-        exchange.outcome = outcome = self._checked(outcome, exchange.attempts)
+        exchange.outcome = outcome
         if not isinstance(outcome, Failure):
             return response
         verdict = {"x-should-retry": "true" if outcome.kind == "retry" else "false"}
         return _HTTP.Response(503, headers=verdict, request=request)
 
-    async def _sent(self, request: Any, send: Send) -> tuple[Any, Payload | Failure]:
-        seconds = self._limits.timeout
+    async def _sent(self, request: Any, send: Send, attempt: int) -> tuple[Any, Payload | Failure]:
+        seconds, reached = self._limits.timeout, True
         try:
             async with asyncio.timeout(seconds):
                 response = await send(request)
         except TimeoutError:
-            return None, Failure(kind="retry", message=f"no answer within {seconds:g} s")
+            message = f"no answer within {seconds:g} s"
         except _HTTP.HTTPError as error:
-            return None, Failure(
-                kind="retry",
-                message=f"no answer from the server ({type(error).__name__}: {error})",
-                unreachable=isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout)),
-            )
-        return response, read_answer(
-            response.status_code, response.headers, response.content, self._limits
-        )
-
-    def _checked(self, outcome: Payload | Failure, attempt: int) -> Payload | Failure:
-        """Give the outcome; a fatal one in its place if the first rows reach nobody."""
-        if not isinstance(outcome, Failure) or not outcome.unreachable:
+            message = f"no answer from the server ({type(error).__name__}: {error})"
+            reached = not isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout))
+        else:
             self._reached = True
-        elif not self._reached:
-            self._unreachable += attempt == 1
-            if self._unreachable >= FIRST_ROWS:
-                message = f"the first {self._unreachable} requests could not connect"
-                return Failure(kind="fatal", message=f"{message}: {outcome.message}")
-        return outcome
-
-
-def _with_body(request: Any, body: bytes) -> Any:
-    headers = [pair for pair in request.headers.multi_items() if pair[0] != "content-length"]
-    return _HTTP.Request(
-        request.method, request.url, headers=headers, content=body, extensions=request.extensions
-    )
+            answer = response.status_code, response.headers, response.content
+            return response, read_answer(*answer, self._limits)
+        self._reached |= reached
+        self._unreachable += not self._reached and attempt == 1
+        if self._reached or self._unreachable < 10:
+            return None, Failure(kind="retry", message=message)
+        message = f"the first {self._unreachable} requests could not connect: {message}"
+        return None, Failure(kind="fatal", message=message)
 
 
 class _Client(openai.DefaultAsyncHttpxClient):

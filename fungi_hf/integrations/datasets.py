@@ -6,18 +6,13 @@ second run reads the cache.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fungi_hf.checks import check_integer
-from fungi_hf.errors import (
-    ConfigError,
-    InputTypeError,
-    NotFittedError,
-    OptionalDependencyError,
-    choices,
-)
+from fungi_hf.checks import check_integer, check_known
+from fungi_hf.errors import ConfigError, InputTypeError, NotFittedError, OptionalDependencyError
 from fungi_hf.integrations.parts import ExtractorParts
 
 if TYPE_CHECKING:
@@ -30,22 +25,20 @@ class _Extraction:
     """The function that `map` runs; it travels as parts and is rebuilt once per process."""
 
     def __init__(self, extractor: FungiExtractor, columns: dict[str, str]) -> None:
-        self._extractor: FungiExtractor | None = extractor
-        self._parts: ExtractorParts | None = None
+        self._extractor: FungiExtractor | ExtractorParts = extractor
         self._columns = columns
 
     def __getstate__(self) -> dict[str, Any]:
-        parts = self._parts or (self._extractor and ExtractorParts.of(self._extractor))
-        return {"_extractor": None, "_parts": parts, "_columns": self._columns}
+        whole = self._extractor
+        parts = whole if isinstance(whole, ExtractorParts) else ExtractorParts(whole)
+        return {"_extractor": parts, "_columns": self._columns}
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
-        if self._extractor is None and self._parts is not None:
+        if isinstance(self._extractor, ExtractorParts):
             import torch
 
             torch.set_num_threads(1)  # one of several processes
-            self._extractor = self._parts.build()
-        if self._extractor is None:
-            raise NotFittedError("the extraction has no extractor")
+            self._extractor = self._extractor.build()
         extract, check = self._extractor, self._extractor.encoder.check
         added = {}
         for old, new in self._columns.items():
@@ -90,17 +83,13 @@ def extract_dataset(
         raise OptionalDependencyError("datasets", "datasets") from error
     if not extractor.is_fitted:
         raise NotFittedError("fit the extractor first: extractor.fit(training_inputs)")
-    for name, value in (("batch_size", batch_size), ("num_proc", num_proc)):
-        if value is not None:
-            check_integer(name, value)
+    check_integer("batch_size", batch_size)
+    if num_proc is not None:
+        check_integer("num_proc", num_proc)
     data: Any = dataset
     if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        parts = {
-            name: extract_dataset(
-                part, extractor, columns, batch_size=batch_size, num_proc=num_proc
-            )
-            for name, part in data.items()
-        }
+        same = functools.partial(extract_dataset, batch_size=batch_size, num_proc=num_proc)
+        parts = {name: same(part, extractor, columns) for name, part in data.items()}
         return type(dataset)(parts)  # type: ignore[call-arg]
     if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         raise InputTypeError(f"dataset must be a datasets.Dataset; got {type(dataset).__name__}")
@@ -112,34 +101,25 @@ def extract_dataset(
     }
     for name in encoded:  # whole files: datasets decodes with torchcodec only
         data = data.cast_column(name, datasets.Audio(decode=False))
-    extraction = _Extraction(extractor, names)
-    added = {
-        new: datasets.List(datasets.Value("float32"), length=extractor.width)
-        for new in names.values()
-    }
+    column = datasets.List(datasets.Value("float32"), length=extractor.width)
+    added = dict.fromkeys(names.values(), column)
     features = None if data.features is None else datasets.Features({**data.features, **added})
-    if isinstance(data, datasets.IterableDataset):
-        if num_proc is not None:
-            raise ConfigError("num_proc is not for streaming data sets; leave it None")
-        done: Any = data.map(
-            extraction, with_indices=True, batched=True, batch_size=batch_size, features=features
-        )
-        return _cast_back(done, encoded)
-    done = data.map(
-        extraction,
+    settings: dict[str, Any] = {}
+    if isinstance(data, datasets.Dataset):
+        text = f"{data._fingerprint}|{extractor.fingerprint}|{sorted(names.items())!r}"
+        settings = {"num_proc": num_proc, "desc": "FUNGI features"}
+        settings["new_fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    elif num_proc is not None:
+        raise ConfigError("num_proc is not for streaming data sets; leave it None")
+    data = data.map(
+        _Extraction(extractor, names),
         with_indices=True,
         batched=True,
         batch_size=batch_size,
-        num_proc=num_proc,
         features=features,
-        new_fingerprint=_fingerprint(data._fingerprint, extractor.fingerprint, names),
-        desc="FUNGI features",
+        **settings,
     )
-    return _cast_back(done, encoded)
-
-
-def _cast_back(data: Any, features: Mapping[str, Any]) -> Any:
-    for name, feature in features.items():
+    for name, feature in encoded.items():
         data = data.cast_column(name, feature)
     return data
 
@@ -151,13 +131,9 @@ def _columns(asked: Any, there: list[str] | None) -> dict[str, str]:
     if not names:
         raise ConfigError("columns is empty; name at least one input column")
     for old, new in names.items():
-        if there is not None and old not in there:
-            raise ConfigError(f"the data set has no column {choices(old, there)}")
-        if there is not None and new in there:
+        if there is None:
+            continue
+        check_known("the data set", [old], there, noun="column", error=ConfigError)
+        if new in there:
             raise ConfigError(f"the data set has a column {new!r} already; give another name")
     return names
-
-
-def _fingerprint(data: str, extractor: str, names: dict[str, str]) -> str:
-    text = "|".join((data, extractor, repr(sorted(names.items()))))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

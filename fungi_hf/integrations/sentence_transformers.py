@@ -8,6 +8,7 @@ module is not its own, and then imports the installed package; no code is in the
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,8 +17,8 @@ import torch
 from fungi_hf.errors import ConfigError, NotFittedError, OptionalDependencyError
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.integrations.parts import ExtractorParts
-from fungi_hf.integrations.transformers.saving import save_pipeline
-from fungi_hf.storage.files import CONFIG_NAME
+from fungi_hf.integrations.transformers.folders import save_pipeline
+from fungi_hf.storage.files import CONFIG_NAME, HubOptions
 
 try:
     from sentence_transformers.base.modules import InputModule
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 class FungiModule(InputModule):
     """The one module of a `SentenceTransformer` that gives FUNGI features.
 
+    It wraps an extractor, or what `FungiExtractor.from_pretrained` loads with the config; one that
+    still needs `fit` is a NotFittedError, a config beside an extractor a ConfigError.
+
     Example:
         >>> from sentence_transformers import SentenceTransformer
         >>> model = SentenceTransformer(modules=[FungiModule("folder-or-hub-id")])
@@ -49,17 +53,6 @@ class FungiModule(InputModule):
     def __init__(
         self, extractor: FungiExtractor | str | Path, config: FungiConfig | None = None
     ) -> None:
-        """Wrap an extractor.
-
-        Args:
-            extractor: An extractor, fitted if its config wants that; or what
-                `FungiExtractor.from_pretrained` takes.
-            config: For a model's name.
-
-        Raises:
-            ConfigError: If a config is given with an extractor.
-            NotFittedError: If the extractor still needs `fit`.
-        """
         super().__init__()
         if not isinstance(extractor, FungiExtractor):
             extractor = FungiExtractor.from_pretrained(extractor, config)
@@ -76,7 +69,7 @@ class FungiModule(InputModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as parts."""
-        return _rebuild, (ExtractorParts.of(self.extractor),)
+        return _rebuild, (ExtractorParts(self.extractor),)
 
     @property
     def modalities(self) -> list[str]:
@@ -142,14 +135,8 @@ class FungiModule(InputModule):
     ) -> FungiModule:
         """Read what `save` or `FungiExtractor.save_pretrained` wrote."""
         place = str(Path(model_name_or_path) / subfolder) if subfolder else model_name_or_path
-        extractor = FungiExtractor.from_pretrained(
-            place,
-            revision=revision,
-            token=token,
-            cache_dir=cache_folder,
-            local_files_only=local_files_only,
-        )
-        return cls(extractor)
+        hub = HubOptions(revision, token, cache_folder, local_files_only)
+        return cls(FungiExtractor.from_pretrained(place, **dataclasses.asdict(hub)))
 
 
 def _rebuild(parts: ExtractorParts) -> FungiModule:

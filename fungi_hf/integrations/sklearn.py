@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fungi_hf.checks import check_known
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import encoder_digest
-from fungi_hf.errors import (
-    ConfigError,
-    InputTypeError,
-    OptionalDependencyError,
-    StateError,
-    choices,
-)
+from fungi_hf.errors import ConfigError, InputTypeError, OptionalDependencyError, StateError
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
 
@@ -89,7 +84,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle parameters and fitted tensors; an encoder that has a name is not copied."""
+        # Parameters and fitted tensors; an encoder that has a name is not copied.
         state = dict(super().__getstate__())
         extractor: FungiExtractor | None = state.pop("extractor_", None)
         if extractor is not None:
@@ -98,11 +93,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the encoder again and give it the fitted tensors.
-
-        Raises:
-            StateError: If the encoder's weights are not those of the pickle.
-        """
+        # The encoder is loaded again; other weights than those of the pickle are a StateError.
         fitted = state.pop("_fitted", None)
         super().__setstate__(state)
         if fitted is None:
@@ -114,23 +105,13 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
                 f"the encoder {self.model!r} has other weights than when the transformer was "
                 "pickled; features would not be comparable"
             )
-        extractor.restore(FittedState.from_tensors(tensors))
-        extractor.tuning = tuning
+        extractor.restore(FittedState.from_tensors(tensors), tuning)
         self.extractor_ = extractor
 
     def fit(self, X: Any, y: Any = None) -> FungiTransformer:  # noqa: ARG002
-        """Load the encoder and learn what the config asks for.
+        """Load the encoder and learn what the config asks for from a list, array or column.
 
-        Args:
-            X: Training inputs: a list, array or column of texts.
-            y: Ignored.
-
-        Returns:
-            The transformer itself.
-
-        Raises:
-            ConfigError: If a parameter is not one of the choices.
-            InputTypeError: If X is not a sequence of inputs.
+        Any other X is an InputTypeError, a parameter that is none of the choices a ConfigError.
         """
         inputs = _inputs(X)
         extractor = self._build()
@@ -146,17 +127,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Any:
-        """Give [N, F] float32.
-
-        Args:
-            X: A list, array or column of inputs.
-
-        Returns:
-            The vectors, in the order of the inputs.
-
-        Raises:
-            InputTypeError: If X is not a sequence of inputs.
-        """
+        """Give the vectors of a list, array or column, in its order, [N, F] float32."""
         check_is_fitted(self, "extractor_")
         inputs, factors = _inputs(X), self._factors()
         rows = self._rows(inputs)
@@ -165,22 +136,11 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return np.concatenate(parts, axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:
-        """Give "<block>_<column>" for every column.
-
-        Args:
-            input_features: Ignored.
-
-        Returns:
-            [F] objects.
-        """
+        """Give "<block>_<column>" for every column, [F] objects; the argument is ignored."""
         del input_features
         check_is_fitted(self, "extractor_")
-        layout = self.extractor_.layout
-        names = [
-            f"{name}_{column}"
-            for name in self._factors()
-            for column in range(layout[name].stop - layout[name].start)
-        ]
+        kept = {name: self.extractor_.layout[name] for name in self._factors()}
+        names = [f"{name}_{i}" for name, it in kept.items() for i in range(it.stop - it.start)]
         return np.asarray(names, dtype=object)
 
     def _build(self) -> FungiExtractor:
@@ -200,9 +160,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
     def _factors(self) -> dict[str, float]:
         layout = self.extractor_.layout
         names = list(layout) if self.blocks is None else list(self.blocks)
-        for name in (*names, *(self.weights or {})):
-            if name not in layout:
-                raise ConfigError(f"there is no block {choices(name, layout)}")
+        check_known("the layout", (*names, *(self.weights or {})), layout, noun="block")
         return {name: float((self.weights or {}).get(name, 1.0)) for name in names}
 
     def _rows(self, inputs: list[Any]) -> Float32Array:

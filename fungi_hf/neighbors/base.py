@@ -7,16 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Literal,
-    Protocol,
-    Self,
-    TypeAlias,
-    cast,
-    get_args,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +18,7 @@ from fungi_hf.types import Features
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Self
 
     from fungi_hf.types import Float32Array, Float64Array, Int64Array
 

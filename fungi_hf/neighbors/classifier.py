@@ -15,7 +15,8 @@ from fungi_hf.neighbors.base import Index, check_count, check_exclusions
 from fungi_hf.neighbors.exact import ExactIndex
 from fungi_hf.neighbors.kernel import KernelIndex
 from fungi_hf.neighbors.labels import encode_known, encode_labels
-from fungi_hf.neighbors.vectors import as_matrix, cut
+from fungi_hf.neighbors.topk import cut
+from fungi_hf.neighbors.vectors import as_matrix
 from fungi_hf.types import KernelFeatures
 
 if TYPE_CHECKING:
@@ -56,15 +57,11 @@ def count_votes(
 ) -> Float64Array:
     """Give the votes that each class gets, [Q, C].
 
+    `codes` [Q, K] are class numbers of neighbours, -1 for none; `scores` [Q, K] what they are by
+    the metric, larger is nearer.
+
     Formula: uniform counts neighbours; similarity sums max(score, 0) for `cosine` and `dot`, and
     1 / (1 + distance) for `euclidean`. A query whose weights are all 0 gets uniform votes.
-
-    Args:
-        codes: [Q, K] class numbers of the neighbours, -1 for none.
-        scores: [Q, K] similarities, larger is nearer.
-        n_classes: C.
-        weights: Which formula.
-        metric: What the scores are.
     """
     held = codes >= 0
     values = held.astype(np.float64)
@@ -82,12 +79,10 @@ def count_votes(
 
 
 def decide(votes: Float64Array, codes: Int64Array, tie: Tie) -> Int64Array:
-    """Give the class with most votes (rounded to 9 decimals), [Q].
+    """Give the class with most of the votes [Q, C], rounded to 9 decimals, [Q].
 
-    Args:
-        votes: [Q, C].
-        codes: [Q, K] class numbers of the neighbours, nearest first, -1 for none.
-        tie: `smallest` class number, or the class whose nearest neighbour ranks first.
+    Ties go to the `smallest` class number, or to the class whose neighbour is `nearest`: `codes`
+    [Q, K] are in that order, -1 for none.
     """
     rounded = np.round(votes, 9)
     if tie == "smallest":
@@ -150,14 +145,9 @@ class KNNClassifier:
         self._vectors: Vectors = ()
 
     def fit(self, X: Vectors, y: Labels) -> Self:
-        """Store the training rows; float arrays are kept, not copied.
+        """Store training rows and their labels; float arrays are kept, not copied.
 
-        Args:
-            X: [N, F] vectors or features.
-            y: [N] integers or strings, at least two classes.
-
-        Returns:
-            The classifier itself.
+        X are [N, F] vectors or features, y [N] integers or strings of at least two classes.
 
         Raises:
             InputError: If there are fewer rows than neighbours.
@@ -202,11 +192,7 @@ class KNNClassifier:
     def leave_one_out(self, *, exclude: Exclusions | None = None) -> LabelArray:
         """Predict each training row from the others, [N].
 
-        Args:
-            exclude: Training row -> further rows that it may not use, e.g. its copies.
-
-        Returns:
-            Predicted labels.
+        `exclude` names further rows that a row may not use, e.g. its copies.
 
         Raises:
             InputError: If fewer than `n_neighbors` other rows exist, or none is left for a row.

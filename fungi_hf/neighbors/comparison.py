@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fungi_hf.neighbors.base import Neighbors, as_scores
-from fungi_hf.neighbors.topk import DECIMALS, Scores, search_scores, sorts_all
+from fungi_hf.neighbors.topk import DECIMALS, Refinement, search_scores, sorts_all
 from fungi_hf.neighbors.vectors import nonzero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
     from fungi_hf.neighbors.base import Exclusions, Metric
-    from fungi_hf.neighbors.pool import Pool, Precision
-    from fungi_hf.neighbors.topk import Rescore, SimilarityBlock
+    from fungi_hf.neighbors.pool import Pool
+    from fungi_hf.neighbors.topk import Rescore
     from fungi_hf.neighbors.vectors import RealArray, Rows
     from fungi_hf.types import Float64Array, Int64Array
 
@@ -33,7 +31,12 @@ _UNEVEN = 1e15  # a whole row's norm by that of its blocks: beyond, float32 may 
 
 
 class Comparison:
-    """Some queries against a pool: fast, exact in blocks, and exact in pairs."""
+    """Some queries against a pool.
+
+    Attributes:
+        norms: [Q, b] of each block, centred for `euclidean`; `whole` that of all, [Q].
+        scales: [Q] what queries are divided by for the fast similarity, see `Pool`.
+    """
 
     def __init__(self, pool: Pool, queries: Rows) -> None:
         """Measure the queries."""
@@ -42,9 +45,6 @@ class Comparison:
         self.whole = np.hypot.reduce(self.norms, axis=1)
         floor = pool.largest if pool.metric == "euclidean" else 0.0
         self.scales = np.maximum(nonzero(self.whole), floor)
-        self._prepared: tuple[object, list[RealArray]] = (None, [])
-        self._grams: tuple[object, list[RealArray]] = (None, [])
-        self._memory: dict[object, npt.NDArray[np.floating]] = {}
 
     def nearest(self, k: int, exclude: Exclusions | None = None) -> Neighbors:
         """Give the k nearest rows of each query by all columns, as `ExactIndex.search` does."""
@@ -60,30 +60,31 @@ class Comparison:
             k: 1 to the number of pool rows.
             exclude: Query row -> pool rows that it may not get.
         """
-        names, n_pool = self.pool.names, len(self.pool.rows)
-        small = sorts_all(k, n_pool) or (len(names) > 1 and n_pool <= _SMALL)
-        kinds = [
-            self._scores([names.index(name) for name in some], is_exact=small)
-            for some in combinations
+        pool, n_pool = self.pool, len(self.pool.rows)
+        chosen = [[pool.names.index(name) for name in some] for some in combinations]
+        is_small = sorts_all(k, n_pool) or (len(pool.names) > 1 and n_pool <= _SMALL)
+        is_exact = is_small or any(self._is_uneven(some) for some in chosen)
+        refinements = [
+            None if is_exact else Refinement(self._margin(some), self.rescorer(some))
+            for some in chosen
         ]
+        blocks = _Products(self, chosen, is_exact=is_exact)
+        found = search_scores(blocks, refinements, n_pool, len(self.queries), k, exclude)
         return [
-            Neighbors(indices=rows, scores=as_scores(scores), metric=self.pool.metric)
-            for rows, scores in search_scores(kinds, n_pool, len(self.queries), k, exclude)
+            Neighbors(indices=rows, scores=as_scores(scores), metric=pool.metric)
+            for rows, scores in found
         ]
 
-    def _scores(self, some: list[int], *, is_exact: bool) -> Scores:
-        """Compare by some blocks, by their numbers; `is_exact` in float64 throughout."""
-        if is_exact or not self._keeps(some):
-            return Scores(block=self._block(some, np.float64))
-        rescore, margin = self.rescorer(some), self._margin(some)
-        return Scores(block=self._block(some, np.float32), rescore=rescore, margin=margin)
+    def has_ratio(self, some: list[int]) -> bool:
+        """Tell whether the sum of products is still to be multiplied by |p| / |p_c|."""
+        return self.pool.metric == "cosine" and len(some) < len(self.pool.columns)
 
-    def _keeps(self, some: list[int]) -> bool:
-        """Tell whether the blocks hold enough of each pool row to be told from the others."""
-        if self.pool.metric != "cosine" or len(some) == len(self.pool.columns):
-            return True
+    def _is_uneven(self, some: list[int]) -> bool:
+        """Tell whether blocks are too small a part of a row for float32 rows of length 1."""
+        if not self.has_ratio(some):
+            return False
         norms = _norms(self.pool.norms, some)
-        return bool((self.pool.whole <= _UNEVEN * norms)[norms > 0].all())
+        return bool(((norms > 0) & (self.pool.whole / _UNEVEN > norms)).any())
 
     def _margin(self, some: list[int]) -> Float64Array:
         """Give, per query, how far apart fast similarities must be to prove the exact order.
@@ -104,91 +105,24 @@ class Comparison:
                 return np.minimum(3 * error + units / (2 * scale), 1e30)
             return np.clip(2 * error * share + units / scale, 1e-24, 1e30)
 
-    def _block(self, some: list[int], dtype: Precision) -> SimilarityBlock:
-        """Give the similarity as `topk.Scores` describes; that of float64 is the score."""
-        pool, own = self.pool, _norms(self.norms, some)
-        is_cosine, has_all = pool.metric == "cosine", len(some) == len(pool.columns)
-
-        def compare(queries: slice, part: slice) -> RealArray:
-            total = self._sum(some, queries, part, dtype)
-            if is_cosine and not has_all:
-                norms = _norms(pool.norms[part], some)
-                total *= np.where(norms > 0, pool.whole[part] / nonzero(norms), 0).astype(dtype)
-            if dtype is np.float64 and is_cosine and not has_all:
-                total *= (self.whole[queries] / nonzero(own[queries]))[:, None]
-            if dtype is np.float64 and pool.metric == "euclidean":
-                total *= 2
-                total -= own[queries, None] ** 2
-                np.minimum(total, 0, out=total)
-            return total
-
-        return compare
-
-    def _sum(self, some: list[int], queries: slice, part: slice, dtype: Precision) -> RealArray:
-        """Add up the products of some blocks; each product is computed once a block of rows."""
-        if len(self.pool.columns) == 1:
-            return self._products(queries, part, dtype)[0]
-        if self._grams[0] != (queries, part, dtype):
-            self._grams = (queries, part, dtype), self._products(queries, part, dtype)
-        grams = self._grams[1]
-        total = self._empty("total", grams[0].shape, dtype)
-        total[...] = grams[some[0]]
-        for place in some[1:]:
-            total += grams[place]
-        return total
-
-    def _products(self, queries: slice, part: slice, dtype: Precision) -> list[RealArray]:
-        """Give the product of each block, [q, b]."""
-        pool, one = self.pool, np.ones(1)
-        is_plain = dtype is np.float64 and pool.metric != "cosine"
-        if self._prepared[0] != (part, dtype):
-            divisors = one if is_plain else pool.divisors(part)
-            rows = pool.scaled(pool.rows.array[part], divisors, dtype)
-            halves = (pool.norms[part] / divisors.reshape(-1, 1)) ** 2 / 2
-            self._prepared = (part, dtype), self._split(rows, halves)
-        divisors = one if is_plain else self.scales[queries]
-        own = pool.scaled(self.queries.array[queries], divisors, dtype)
-        ratio = (1 if is_plain else pool.largest) / divisors[:, None]
-        lefts = self._split(own, np.broadcast_to(-ratio, (len(own), len(pool.columns))))
-        shape = (len(own), part.stop - part.start)
-        return [
-            np.matmul(left, right.T, out=self._empty(place, shape, dtype))
-            for place, (left, right) in enumerate(zip(lefts, self._prepared[1], strict=True))
-        ]
-
-    def _split(self, rows: RealArray, last: Float64Array) -> list[RealArray]:
-        """Give the blocks of columns; those of `euclidean` have one column more."""
-        parts = [rows[:, columns] for columns in self.pool.columns]
-        if self.pool.metric != "euclidean":
-            return parts
-        added = last.T[..., None].astype(rows.dtype)
-        return [np.concatenate(pair, axis=1) for pair in zip(parts, added, strict=True)]
-
-    def _empty(self, name: object, shape: tuple[int, int], dtype: Precision) -> RealArray:
-        """Give memory that the next call of this name gives again: fresh pages are slow."""
-        numbers = shape[0] * shape[1]
-        held = self._memory.get(name)
-        if held is None or held.size < numbers or held.dtype != dtype:
-            held = self._memory[name] = np.empty(numbers, dtype)
-        return held[:numbers].reshape(shape)
-
     def rescorer(self, some: list[int] | None = None) -> Rescore:
-        """Give the score of pairs by some blocks, as `topk.Scores` describes.
+        """Give the score of pairs by some blocks, as `topk.Refinement` describes.
 
         A pair's score depends on its two vectors alone, so equal rows get equal scores.
         """
         places = list(range(len(self.pool.columns))) if some is None else some
-        parts = [self.pool.columns[place] for place in places]
+        parts = _joined([self.pool.columns[place] for place in places])
         array, width, metric = self.pool.rows.array, self.pool.rows.width, self.pool.metric
         own_norms = nonzero(_norms(self.norms, places))
-        n_pairs = max(1, _PAIR_NUMBERS // width)
+        widest = max(part.stop - part.start for part in parts)
+        n_pairs = max(1, _PAIR_NUMBERS // widest)
         local = threading.local()
 
         def rescore(queries: Int64Array, rows: Int64Array, counts: Int64Array) -> Float64Array:
             # Memory is kept per thread: fresh pages cost more than the arithmetic.
             if not hasattr(local, "raw"):
                 local.raw = np.empty((n_pairs, width), array.dtype)
-                local.exact = np.empty(n_pairs * width)
+                local.exact = np.empty(n_pairs * widest)
             own = self.queries.array[queries].astype(np.float64)
             if metric == "cosine":
                 own /= own_norms[queries, None]
@@ -210,8 +144,98 @@ class Comparison:
         return rescore
 
 
+class _Products:
+    """Similarities by some combinations of blocks, fast or (in float64) exact."""
+
+    def __init__(self, compared: Comparison, chosen: list[list[int]], *, is_exact: bool) -> None:
+        self.compared, self.pool, self.chosen = compared, compared.pool, chosen
+        self.is_exact, self.dtype = is_exact, np.float64 if is_exact else np.float32
+        self.part: slice | None = None  # of the pool, scaled last
+        self.rights: list[RealArray] = []
+        self.ratios: list[RealArray | None] = []
+        self.memory: dict[int, RealArray] = {}
+
+    def __call__(self, queries: slice, part: slice) -> Iterator[RealArray]:
+        """Give the similarity by each combination in turn, [q, b]; exact ones are the score."""
+        compared, n_parts = self.compared, len(self.pool.columns)
+        grams = self._grams(queries, part)
+        for some, ratio in zip(self.chosen, self.ratios, strict=True):
+            total = grams[some[0]]
+            if n_parts > 1:  # the products are for all combinations
+                total = self._empty(-1, total.shape)
+                np.add(grams[some[0]], grams[some[1]] if len(some) > 1 else 0, out=total)
+                for place in some[2:]:
+                    total += grams[place]
+            own = _norms(compared.norms[queries], some)
+            if ratio is not None:
+                total *= ratio
+                if self.is_exact:
+                    total *= _ratio(compared.whole[queries], own)[:, None]
+            if self.pool.metric == "euclidean" and self.is_exact:
+                total *= 2
+                total -= own[:, None] ** 2
+                np.minimum(total, 0, out=total)
+            yield total
+
+    def _grams(self, queries: slice, part: slice) -> list[RealArray]:
+        """Give the product of each block."""
+        pool, is_plain = self.pool, self.is_exact and self.pool.metric != "cosine"
+        if self.part != part:
+            divisors = np.ones(1) if is_plain else pool.divisors(part)
+            rows = pool.scaled(pool.rows.array[part], divisors, self.dtype)
+            halves = (pool.norms[part] / divisors.reshape(-1, 1)) ** 2 / 2
+            self.part, self.rights = part, self._split(rows, halves)
+            self.ratios = [self._ratio_of(some, part) for some in self.chosen]
+        divisors = np.ones(1) if is_plain else self.compared.scales[queries]
+        rows = pool.scaled(self.compared.queries.array[queries], divisors, self.dtype)
+        last = -(1 if is_plain else pool.largest) / divisors[:, None]
+        lefts = self._split(rows, np.broadcast_to(last, (len(rows), len(pool.columns))))
+        shape = (len(rows), part.stop - part.start)
+        pairs = enumerate(zip(lefts, self.rights, strict=True))
+        return [np.matmul(a, b.T, out=self._empty(place, shape)) for place, (a, b) in pairs]
+
+    def _ratio_of(self, some: list[int], part: slice) -> RealArray | None:
+        if not self.compared.has_ratio(some):
+            return None
+        norms = _norms(self.pool.norms[part], some)
+        return _ratio(self.pool.whole[part], norms).astype(self.dtype)
+
+    def _split(self, rows: RealArray, last: Float64Array) -> list[RealArray]:
+        """Give the blocks of columns; those of `euclidean` have one column more."""
+        parts = [rows[:, columns] for columns in self.pool.columns]
+        if self.pool.metric != "euclidean":
+            return parts
+        added = last.T[..., None].astype(rows.dtype)
+        return [np.concatenate(pair, axis=1) for pair in zip(parts, added, strict=True)]
+
+    def _empty(self, place: int, shape: tuple[int, ...]) -> RealArray:
+        """Give memory that the next call for this place gives again: fresh pages are slow."""
+        numbers = shape[0] * shape[1]
+        if place not in self.memory or self.memory[place].size < numbers:
+            self.memory[place] = np.empty(numbers, self.dtype)
+        return self.memory[place][:numbers].reshape(shape)
+
+
+def _ratio(whole: Float64Array, norms: Float64Array) -> Float64Array:
+    """Give whole / norms, 0 where the norm is 0."""
+    return np.where(norms > 0, whole / nonzero(norms), 0)
+
+
+def _joined(parts: list[slice]) -> list[slice]:
+    """Join slices of columns that touch, in the order given."""
+    joined = parts[:1]
+    for part in parts[1:]:
+        if joined[-1].stop == part.start:
+            joined[-1] = slice(joined[-1].start, part.stop)
+        else:
+            joined.append(part)
+    return joined
+
+
 def _norms(norms: Float64Array, some: list[int]) -> Float64Array:
     """Give the norm of some blocks together from the norm of each, [..., b]."""
+    if len(some) == 1:
+        return norms[..., some[0]]
     return np.asarray(np.hypot.reduce(norms[..., some], axis=-1))
 
 

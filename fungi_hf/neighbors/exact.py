@@ -15,43 +15,24 @@ from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, check_exclusions, check_metric
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.pool import Pool
-from fungi_hf.neighbors.vectors import (
-    check_fingerprint,
-    check_same_origin,
-    cut,
-    read_rows,
-    warn_zero,
-)
+from fungi_hf.neighbors.topk import cut
+from fungi_hf.neighbors.vectors import check_same_origin, read_rows, warn_zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
+    from fungi_hf.neighbors.vectors import Rows
 
 _RANKING_QUERIES = 64
 
 
-class ExactIndex:
-    """Search by comparing every query with every row.
+class VectorIndex:
+    """Checked vectors that can be searched: what exact and faiss search share."""
 
-    Scores are computed in float64. Order: scores rounded to 9 decimals, highest first, ties to
-    the lowest row; so the answer does not depend on the vectors' float width, on block sizes or
-    on threads.
-
-    Example:
-        >>> index = ExactIndex().fit([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
-        >>> index.search([[0.0, 1.0]], k=2).indices
-        array([[1, 2]])
-    """
-
-    def __init__(self, metric: Metric = "cosine") -> None:
-        """Choose the similarity.
-
-        Args:
-            metric: `cosine` (an all-zero row has 0 with everything), `dot`, or `euclidean`
-                (minus the squared distance).
-        """
+    def __init__(self, metric: Metric) -> None:
+        """Begin empty."""
         self.metric: Metric = check_metric(metric)
         self._pool: Pool | None = None
 
@@ -82,9 +63,6 @@ class ExactIndex:
             vectors: [N, F] float16, float32, float64 (memory-mapped, if large), or features.
             fingerprint: Their origin, where the vectors do not carry one.
 
-        Returns:
-            The index itself.
-
         Raises:
             InputError: If there is no row.
         """
@@ -97,14 +75,9 @@ class ExactIndex:
         return self
 
     def add(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
-        """Append vectors; their rows are numbered on. Copies all vectors into memory.
+        """Append vectors of the same width and origin; their rows are numbered on.
 
-        Args:
-            vectors: [N, F], of the same width and origin as those stored.
-            fingerprint: Their origin, where the vectors do not carry one.
-
-        Returns:
-            The index itself.
+        Copies all vectors into memory; the index then depends on the rows alone, as after `fit`.
         """
         if self._pool is None:
             return self.fit(vectors, fingerprint=fingerprint)
@@ -123,25 +96,47 @@ class ExactIndex:
 
         Returns:
             Indices [Q, k] and scores [Q, k], nearest first; -1 and -inf at the end where
-            exclusions leave fewer than k rows.
+            fewer than k rows are left, or were found.
         """
         rows = self.pool.read(queries)
-        found = Comparison(self.pool, rows).nearest(k, exclude)
+        found = self.nearest(rows, k, exclude)
         if self.metric == "cosine":
             warn_zero(rows, "queries")
         return found
+
+    def nearest(self, queries: Rows, k: int, exclude: Exclusions | None = None) -> Neighbors:
+        """Do what `search` does for checked queries, without its warning."""
+        return Comparison(self.pool, queries).nearest(k, exclude)
+
+
+class ExactIndex(VectorIndex):
+    """Search by comparing every query with every row.
+
+    Scores are computed in float64. Order: scores rounded to 9 decimals, highest first, ties to
+    the lowest row; so the answer does not depend on the vectors' float width, on block sizes or
+    on threads.
+
+    Example:
+        >>> index = ExactIndex().fit([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+        >>> index.search([[0.0, 1.0]], k=2).indices
+        array([[1, 2]])
+    """
+
+    def __init__(self, metric: Metric = "cosine") -> None:
+        """Choose the similarity.
+
+        Args:
+            metric: `cosine` (an all-zero row has 0 with everything), `dot`, or `euclidean`
+                (minus the squared distance).
+        """
+        super().__init__(metric)
 
     def rankings(
         self, queries: Vectors, *, exclude: Exclusions | None = None
     ) -> Iterator[Neighbors]:
         """Give the ranking of all rows for one query after the other, a few ahead at a time.
 
-        Args:
-            queries: [Q, F].
-            exclude: Query row -> pool rows that it may not get; they stand at the end as -1.
-
-        Yields:
-            Indices [1, N] and scores [1, N].
+        Each has indices [1, N] and scores [1, N]; rows that are excluded stand at the end as -1.
         """
         rows = self.pool.read(queries)
         skipped = check_exclusions(exclude, len(rows), len(self))
@@ -158,27 +153,19 @@ class ExactIndex:
                 )
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and `vectors.npy`, which `load` can memory-map.
-
-        Args:
-            folder: Created if needed; an index in it is replaced.
-        """
-        storage.write(folder, "exact", self.metric, self.pool.rows, {})
+        """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced."""
+        storage.write(folder, "exact", self.metric, self.pool.rows)
 
     @classmethod
     def load(
         cls, folder: str | Path, *, mmap: bool = False, fingerprint: str | None = None
     ) -> Self:
-        """Read a saved index.
+        """Read a saved index, which answers as it did.
 
         Args:
             folder: What `save` wrote.
             mmap: Leave the vectors on disk.
             fingerprint: The origin that the caller expects; another one is refused.
-
-        Returns:
-            An index that answers as the saved one did.
         """
-        stored = storage.read(folder, "exact", mmap=mmap)
-        check_fingerprint(stored.fingerprint, fingerprint, "the expected vectors")
-        return cls(stored.metric).fit(stored.array, fingerprint=stored.fingerprint)
+        array, stored = storage.read(folder, "exact", mmap=mmap, fingerprint=fingerprint)
+        return cls(stored["metric"]).fit(array, fingerprint=stored["fingerprint"])

@@ -18,9 +18,9 @@ from fungi_hf.errors import ConfigError, OptionalDependencyError, StateError
 from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, as_scores, check_count, check_exclusions
 from fungi_hf.neighbors.comparison import Comparison
-from fungi_hf.neighbors.exact import ExactIndex
-from fungi_hf.neighbors.topk import best
-from fungi_hf.neighbors.vectors import blocks, check_fingerprint, cut, nonzero, warn_zero
+from fungi_hf.neighbors.exact import VectorIndex
+from fungi_hf.neighbors.topk import best, cut
+from fungi_hf.neighbors.vectors import blocks, nonzero
 from fungi_hf.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FaissOptions:
                 check_count(value, name, 0 if name == "seed" else 1)
 
 
-class FaissIndex:
+class FaissIndex(VectorIndex):
     """Search by a faiss index.
 
     Requires the extra `faiss`. The original vectors are kept beside faiss's own copy.
@@ -94,61 +94,29 @@ class FaissIndex:
                 f"options is a {type(options).__name__}; it must be FaissOptions(...)"
             )
         self.kind: Kind = cast("Kind", check_choice("kind", kind, get_args(Kind)))
-        self._exact = ExactIndex(metric)
-        self.metric: Metric = self._exact.metric
+        super().__init__(metric)
         self.options = options or FaissOptions()
         self._faiss: Any = None
 
-    @property
-    def pool(self) -> Pool:
-        """The stored rows."""
-        return self._exact.pool
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Where the stored vectors come from, None if they did not say."""
-        return self._exact.fingerprint
-
-    def __len__(self) -> int:
-        """Number of stored rows."""
-        return len(self._exact)
-
     def fit(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
         """Store vectors in place of earlier ones, as `ExactIndex.fit` does."""
-        return self._built(ExactIndex(self.metric).fit(vectors, fingerprint=fingerprint))
+        faiss = load_faiss()
+        super().fit(vectors, fingerprint=fingerprint)
+        self._faiss = self._built(faiss, self.pool)
+        return self
 
-    def add(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
-        """Append vectors as `ExactIndex.add` does; the index is built anew.
-
-        So it depends on the rows alone, not on the order of the calls.
-        """
-        return self._built(self._exact.add(vectors, fingerprint=fingerprint))
-
-    def search(self, queries: Vectors, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
-        """Give the k nearest rows of each query, as `ExactIndex.search` does.
-
-        Args:
-            queries: [Q, F], not modified; features of another fingerprint are refused.
-            k: 1 to the number of rows.
-            exclude: Query row -> pool rows that it may not get.
-
-        Returns:
-            Indices [Q, k] and scores [Q, k], nearest first; -1 and -inf at the end where fewer
-            than k rows were found.
-        """
+    def nearest(self, queries: Rows, k: int, exclude: Exclusions | None = None) -> Neighbors:
+        """Do what `search` does for checked queries, without its warning."""
         if self.kind == "flat":
-            return self._exact.search(queries, k, exclude=exclude)
-        rows = self.pool.read(queries)
+            return super().nearest(queries, k, exclude)
         k = check_count(k, f"k (rows in the index: {len(self)})", 1, len(self))
-        skipped = check_exclusions(exclude, len(rows), len(self))
-        if self.metric == "cosine":
-            warn_zero(rows, "queries")
-        rescore = Comparison(self.pool, rows).rescorer()
+        skipped = check_exclusions(exclude, len(queries), len(self))
+        rescore = Comparison(self.pool, queries).rescorer()
         most = max((len(some) for some in skipped.values()), default=0)
         n_candidates = min(len(self), max(2 * k, k + 16) + most)
-        indices, scores = np.empty((len(rows), k), np.int64), np.empty((len(rows), k))
-        for part in cut(slice(0, len(rows)), _QUERIES):
-            found = self._candidates(rows, part, n_candidates)
+        indices, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+        for part in cut(slice(0, len(queries)), _QUERIES):
+            found = self._candidates(queries, part, n_candidates)
             for query in skipped.keys() & set(range(part.start, part.stop)):
                 own = found[query - part.start]
                 own[np.isin(own, skipped[query])] = -1
@@ -160,11 +128,7 @@ class FaissIndex:
         return Neighbors(indices=indices, scores=as_scores(scores), metric=self.metric)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`.
-
-        Args:
-            folder: Created if needed; an index in it is replaced.
-        """
+        """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`, as `ExactIndex` does."""
         faiss, rows = load_faiss(), self.pool.rows
         description = {
             **asdict(self.options),
@@ -178,36 +142,26 @@ class FaissIndex:
     def load(
         cls, folder: str | Path, *, mmap: bool = False, fingerprint: str | None = None
     ) -> Self:
-        """Read a saved index.
-
-        Args:
-            folder: What `save` wrote.
-            mmap: Leave the original vectors on disk (faiss's copy is read).
-            fingerprint: The origin that the caller expects; another one is refused.
-
-        Returns:
-            An index that answers as the saved one did.
+        """Read a saved index, as `ExactIndex.load` does; faiss's copy is never memory-mapped.
 
         Raises:
             StateError: If the folder's description or faiss's file does not fit.
         """
         faiss = load_faiss()
-        stored = storage.read(folder, "faiss", mmap=mmap)
-        check_fingerprint(stored.fingerprint, fingerprint, "the expected vectors")
-        options: dict[str, Any] = {key: stored.options.get(key) for key in FaissOptions.__slots__}
+        array, stored = storage.read(folder, "faiss", mmap=mmap, fingerprint=fingerprint)
+        saved = stored["options"]
         try:
-            kind: Any = stored.options["faiss_kind"]
-            index = cls(kind, stored.metric, FaissOptions(**options))
+            options = FaissOptions(**{key: saved.get(key) for key in FaissOptions.__slots__})
+            index = cls(saved["faiss_kind"], stored["metric"], options)
             index._faiss = faiss.read_index(str(Path(folder) / _FILE))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise StateError(f"{folder} holds no usable faiss index: {error}") from error
-        index._exact.fit(stored.array, fingerprint=stored.fingerprint)
+        VectorIndex.fit(index, array, fingerprint=stored["fingerprint"])
         if index._faiss.ntotal != len(index):
             raise StateError(f"{_FILE} holds {index._faiss.ntotal} rows, vectors.npy {len(index)}")
         return index
 
-    def _built(self, exact: ExactIndex) -> Self:
-        faiss, pool = load_faiss(), exact.pool
+    def _built(self, faiss: ModuleType, pool: Pool) -> Any:
         seed = derive(self.options.seed, "faiss", self.kind) % (1 << 31)
         width = pool.rows.width
         measure = faiss.METRIC_L2 if self.metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
@@ -222,8 +176,7 @@ class FaissIndex:
                 index = self._cells(faiss, pool, measure, seed)
             for part in blocks(len(pool.rows), width):
                 index.add(_scaled(pool, part))
-        self._exact, self._faiss = exact, index
-        return self
+        return index
 
     def _cells(self, faiss: ModuleType, pool: Pool, measure: int, seed: int) -> Any:
         n_rows, width = pool.rows.array.shape

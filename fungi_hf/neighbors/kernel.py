@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, NotFittedError
-from fungi_hf.neighbors.base import Neighbors
+from fungi_hf.neighbors.base import Neighbors, as_scores
 from fungi_hf.neighbors.topk import search_similarity
 from fungi_hf.types import KernelFeatures
 
@@ -33,6 +33,17 @@ class KernelIndex:
         self._pool: KernelFeatures | None = None
 
     @property
+    def pool(self) -> KernelFeatures:
+        """The stored features.
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        if self._pool is None:
+            raise NotFittedError("the index is empty; call fit(features) first")
+        return self._pool
+
+    @property
     def fingerprint(self) -> str | None:
         """Where the stored features come from."""
         return None if self._pool is None else self._pool.fingerprint
@@ -42,28 +53,14 @@ class KernelIndex:
         return 0 if self._pool is None else len(self._pool.array)
 
     def fit(self, vectors: Any) -> Self:
-        """Store features.
-
-        Args:
-            vectors: Features with `similarity`; plain arrays belong into an `ExactIndex`.
-
-        Raises:
-            FeatureError: If they have no similarity, or hold NaN or Inf.
-        """
-        self._pool = _checked(vectors, "vectors")
+        """Store features with `similarity`; plain arrays belong into an `ExactIndex`."""
+        self._pool = _checked(vectors, "vectors", None)
         return self
 
     def add(self, vectors: Any) -> Self:
-        """Append features of the same extractor.
-
-        Raises:
-            FingerprintMismatchError: If they come from another extractor.
-        """
-        more = _checked(vectors, "vectors")
-        if self._pool is None:
-            return self.fit(more)
-        _same(self._pool, more)
-        self._pool = self._pool.joined(more)
+        """Append features of the same extractor."""
+        more = _checked(vectors, "vectors", self._pool)
+        self._pool = more if self._pool is None else self._pool.joined(more)
         return self
 
     def search(self, queries: Any, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
@@ -76,38 +73,31 @@ class KernelIndex:
 
         Returns:
             Rows and similarities.
-
-        Raises:
-            NotFittedError: If nothing is stored.
-            FingerprintMismatchError: If the queries come from another extractor.
         """
-        pool = self._pool
-        if pool is None:
-            raise NotFittedError("the index is empty; call fit(features) first")
-        asked = _checked(queries, "queries")
-        _same(pool, asked)
+        pool = self.pool
+        asked = _checked(queries, "queries", pool)
 
         def similarity(some: slice, part: slice) -> Float32Array:
             return asked[some].similarity(pool[part])
 
-        rows, scores = search_similarity(
-            similarity, len(pool.array), len(asked.array), k, exclude=exclude
-        )
-        return Neighbors(indices=rows, scores=scores.astype(np.float32), metric=self.metric)
+        n_pool, n_queries = len(pool.array), len(asked.array)
+        rows, scores = search_similarity(similarity, n_pool, n_queries, k, exclude=exclude)
+        return Neighbors(indices=rows, scores=as_scores(scores), metric=self.metric)
 
     def save(self, folder: str | Path) -> None:
-        """Write the features to `features.safetensors` in a folder.
-
-        Raises:
-            NotFittedError: If nothing is stored.
-        """
-        if self._pool is None:
-            raise NotFittedError("the index is empty; call fit(features) first")
+        """Write the features to `features.safetensors` in a folder."""
+        pool = self.pool
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._pool.save(Path(folder) / "features.safetensors")
+        pool.save(Path(folder) / "features.safetensors")
 
 
-def _checked(vectors: Any, name: str) -> KernelFeatures:
+def _checked(vectors: Any, name: str, pool: KernelFeatures | None) -> KernelFeatures:
+    """Give features that are finite and of the pool's origin.
+
+    Raises:
+        FeatureError: If they have no similarity, or hold NaN or Inf.
+        FingerprintMismatchError: If they come from another extractor.
+    """
     if not isinstance(vectors, KernelFeatures):
         raise FeatureError(
             f"{name} are a {type(vectors).__name__} without a similarity of their own; "
@@ -115,12 +105,9 @@ def _checked(vectors: Any, name: str) -> KernelFeatures:
         )
     if not np.isfinite(vectors.array).all():
         raise FeatureError(f"{name} hold NaN or Inf; all values must be finite")
-    return vectors
-
-
-def _same(pool: KernelFeatures, other: KernelFeatures) -> None:
-    if pool.fingerprint != other.fingerprint:
+    if pool is not None and pool.fingerprint != vectors.fingerprint:
         raise FingerprintMismatchError(
             f"the index holds features with fingerprint {pool.fingerprint}, the others have "
-            f"{other.fingerprint}; extract both with one extractor"
+            f"{vectors.fingerprint}; extract both with one extractor"
         )
+    return vectors

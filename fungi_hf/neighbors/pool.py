@@ -7,7 +7,7 @@ error holds whatever the vectors' magnitude.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.vectors import RealArray, Rows
     from fungi_hf.types import Float64Array, Int64Array, Layout
 
-Precision: TypeAlias = type[np.float32] | type[np.float64]
 _PLAIN = (1e-30, 1e30)  # float32 rows can be divided by such numbers in float32
 _LARGEST = 1e150  # products of such norms stay within float64
 
@@ -36,6 +35,11 @@ class Pool:
         euclidean  (<q_b, p_b> - |p_b|^2 / 2) / (s r), s = max(|q|, r)
 
     each a rising function of the score within one query, with all factors at most 1.
+
+    Attributes:
+        names, columns: Of the blocks; one nameless block of all columns without a layout.
+        center: [F], or 0 where nothing is centred.
+        norms: [N, b] of each block, centred; `whole` of all blocks, [N]; `largest` of all rows.
     """
 
     def __init__(self, rows: Rows, metric: Metric, layout: Layout | None = None) -> None:
@@ -88,18 +92,21 @@ class Pool:
         return nonzero(self.whole[some]) if is_cosine else np.array(self.largest)
 
     def scaled(
-        self, array: RealArray, divisors: Float64Array, dtype: Precision = np.float32
+        self, array: RealArray, divisors: Float64Array, dtype: type[np.floating] = np.float32
     ) -> RealArray:
         """Give (rows - center) / divisors, by way of float64 where float32 lacks the range."""
         column = divisors.reshape(-1, 1)
-        if np.any(self.center):
-            return np.asarray((array - self.center) / column, dtype)
         in_range = column.min() >= _PLAIN[0] and column.max() <= _PLAIN[1]
-        if dtype is np.float64 or array.dtype == np.float64 or not in_range:
-            return np.asarray(array.astype(np.float64) / column, dtype)
-        rows = array.astype(np.float32)
-        rows *= (1 / column).astype(np.float32)
-        return rows
+        is_centred = self.metric == "euclidean"
+        if dtype is np.float32 and array.dtype != np.float64 and in_range and not is_centred:
+            rows = array.astype(np.float32)
+            rows *= (1 / column).astype(np.float32)
+            return rows
+        exact = array.astype(np.float64)
+        if is_centred:
+            exact -= self.center
+        exact /= column
+        return exact.astype(dtype, copy=False)
 
 
 def _mean(rows: Rows) -> Float64Array:

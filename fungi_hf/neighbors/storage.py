@@ -1,22 +1,25 @@
 """A saved index: `index.json`, the vectors as `vectors.npy`, and what the kind of index adds.
 
-Files are written beside their final name and then renamed, so that an index may be saved over
-the very files that it has memory-mapped. Digests of all files are checked on reading.
+Files take their place when all are written, so that an index may be saved over the very files that
+it has memory-mapped. Digests of all files are checked on reading.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fungi_hf.errors import StateError, StorageError
-from fungi_hf.neighbors.base import METRICS, check_metric
+from fungi_hf.neighbors.base import METRICS
+from fungi_hf.neighbors.vectors import check_fingerprint
+from fungi_hf.storage.files import replace_file, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,20 +30,8 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "fungi-hf-index", 1
 DESCRIPTION, VECTORS = "index.json", "vectors.npy"
 _KEYS = ("kind", "metric", "n_rows", "width", "dtype", "fingerprint", "options", "files")
-_READ_BYTES = 1 << 22
 
 Options: TypeAlias = Mapping[str, int | str | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredIndex:
-    """What a folder holds: the vectors [N, F], their origin, and how they were indexed."""
-
-    kind: str
-    metric: Metric
-    array: RealArray
-    fingerprint: str | None
-    options: Options
 
 
 def write(
@@ -48,8 +39,8 @@ def write(
     kind: str,
     metric: Metric,
     rows: Rows,
-    options: Options,
-    files: Mapping[str, Callable[[Path], None]] | None = None,
+    options: Options = MappingProxyType({}),
+    files: Mapping[str, Callable[[Path], None]] = MappingProxyType({}),
 ) -> None:
     """Write an index.
 
@@ -64,18 +55,16 @@ def write(
     Raises:
         StorageError: If the folder cannot be written.
     """
-    target = Path(folder)
-    writers = {VECTORS: lambda path: _write_array(path, rows.array), **(files or {})}
+    target, digests = Path(folder), {}
+    writers = {VECTORS: lambda path: np.save(path, rows.array, allow_pickle=False), **files}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        digests = {}
-        for name, write_file in writers.items():
-            part = target / f"{name}.part"
-            write_file(part)
-            digests[name] = _digest(part)
-        (target / DESCRIPTION).unlink(missing_ok=True)
-        for name in writers:
-            (target / f"{name}.part").replace(target / name)
+        with contextlib.ExitStack() as parts:
+            for name, write_file in writers.items():
+                part = parts.enter_context(replacing(target / name))
+                write_file(part)
+                digests[name] = _digest(part)
+            (target / DESCRIPTION).unlink(missing_ok=True)
         description = {
             "format": FORMAT,
             "version": VERSION,
@@ -88,22 +77,21 @@ def write(
             "options": dict(options),
             "files": digests,
         }
-        text = json.dumps(description, indent=2) + "\n"
-        (target / DESCRIPTION).write_text(text, encoding="utf-8")
+        replace_file(target / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
     except OSError as error:
         raise StorageError(f"the index cannot be written to {target}: {error}") from error
 
 
-def read(folder: str | Path, kind: str, *, mmap: bool = False) -> StoredIndex:
-    """Read an index and check that it is what was written.
+def read(
+    folder: str | Path, kind: str, *, mmap: bool = False, fingerprint: str | None = None
+) -> tuple[RealArray, dict[str, Any]]:
+    """Read the vectors of an index and what else `write` was given, and check both.
 
     Args:
         folder: What `write` was given.
         kind: The kind that the caller can use.
         mmap: Leave the vectors on disk.
-
-    Returns:
-        The vectors and their description.
+        fingerprint: The origin that the caller expects; another one is refused.
 
     Raises:
         StorageError: If files are missing or cannot be read.
@@ -116,72 +104,52 @@ def read(folder: str | Path, kind: str, *, mmap: bool = False) -> StoredIndex:
             f"{source} holds an index of kind {description['kind']!r}, not {kind!r}; "
             "load it with the class that saved it"
         )
-    files = description["files"]
-    for name in sorted(files):
+    for name, wanted in sorted(description["files"].items()):
         if not (source / name).is_file():
             raise StorageError(f"{source} lacks {name}, which its {DESCRIPTION} lists")
         found = _digest(source / name)
-        if found != files[name]:
+        if found != wanted:
             raise StateError(
                 f"{source / name} was altered: its sha256 is {found[:12]}..., "
-                f"{DESCRIPTION} says {str(files[name])[:12]}..."
+                f"{DESCRIPTION} says {str(wanted)[:12]}..."
             )
     try:
         array = np.load(source / VECTORS, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise StorageError(f"{source / VECTORS} cannot be read: {error}") from error
-    wanted = [description["n_rows"], description["width"], description["dtype"]]
-    if [*array.shape, array.dtype.name] != wanted:
+    shape, dtype = (description["n_rows"], description["width"]), description["dtype"]
+    if (array.shape, array.dtype.name) != (shape, dtype):
         raise StateError(
             f"{source / VECTORS} has shape {array.shape}, {array.dtype.name}; "
-            f"{DESCRIPTION} says ({wanted[0]}, {wanted[1]}), {wanted[2]}"
+            f"{DESCRIPTION} says {shape}, {dtype}"
         )
-    return StoredIndex(
-        kind=kind,
-        metric=check_metric(description["metric"]),
-        array=array,
-        fingerprint=description["fingerprint"],
-        options=description["options"],
-    )
+    check_fingerprint(description["fingerprint"], fingerprint, "the expected vectors")
+    return array, description
 
 
 def _read_description(source: Path) -> dict[str, Any]:
     path = source / DESCRIPTION
     try:
-        text = path.read_text(encoding="utf-8")
+        description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(
-            f"{source} is not a saved index: {path} cannot be read: {error}"
-        ) from error
-    try:
-        description = json.loads(text)
+        words = f"{source} is not a saved index: {path} cannot be read: {error}"
+        raise StorageError(words) from error
     except json.JSONDecodeError as error:
         raise StateError(f"{path} is not JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StateError(f"{path} does not describe an index: its format is not {FORMAT!r}")
-    if description.get("version") != VERSION:
-        raise StateError(
-            f"{path} has version {description.get('version')!r}; this package reads {VERSION}"
-        )
+    version, metric = description.get("version"), description.get("metric")
+    if version != VERSION:
+        raise StateError(f"{path} has version {version!r}; this package reads {VERSION}")
     missing = [key for key in _KEYS if key not in description]
-    if missing or description["metric"] not in METRICS:
-        raise StateError(
-            f"{path} is incomplete: missing {missing}, metric {description.get('metric')!r}"
-        )
+    if missing or metric not in METRICS:
+        raise StateError(f"{path} is incomplete: missing {missing}, metric {metric!r}")
     files = description["files"]
     if not isinstance(files, dict) or VECTORS not in files or any("/" in name for name in files):
         raise StateError(f"{path} does not list {VECTORS} with its digest")
     return description
 
 
-def _write_array(path: Path, array: RealArray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-
-
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, ShapeError
 from fungi_hf.neighbors.base import check_count, check_exclusions
-from fungi_hf.neighbors.vectors import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from fungi_hf.neighbors.base import Exclusions
     from fungi_hf.neighbors.vectors import RealArray
@@ -39,26 +37,22 @@ Skipped: TypeAlias = "tuple[Int64Array, Int64Array]"  # query row and pool row o
 Found: TypeAlias = "tuple[Int64Array, Float64Array]"  # rows and scores, best first
 Number = TypeVar("Number", bound=np.number)
 SimilarityBlock: TypeAlias = "Callable[[slice, slice], RealArray]"
+Blocks: TypeAlias = "Callable[[slice, slice], Iterable[RealArray]]"
 Rescore: TypeAlias = "Callable[[Int64Array, Int64Array, Int64Array], Float64Array]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """How alike queries and pool rows are.
+class Refinement(NamedTuple):
+    """How to make up for approximate similarities.
 
     Attributes:
-        block: (slice of queries, slice of pool rows) -> [q, b] floats. Blocks are asked for in
-            no promised order, one at a time. The result may be overwritten; its memory may be
-            used again by the next call but one.
+        margin: [Q] a row more than this below k others, by the approximate similarity, is
+            certainly not among the k nearest by the exact one.
         rescore: (query rows [q], pool rows [q, w], how many of the w count [q]) -> exact scores
-            [q, w], -inf for those that do not count. None: blocks are exact.
-        margin: [Q] with `rescore`: a row more than this below k others, by the block, is
-            certainly not among the k nearest by the exact score.
+            [q, w], -inf for those that do not count.
     """
 
-    block: SimilarityBlock
-    rescore: Rescore | None = None
-    margin: Float64Array | None = None
+    margin: Float64Array
+    rescore: Rescore
 
 
 def search_similarity(
@@ -72,7 +66,9 @@ def search_similarity(
     """Find the k most similar pool rows of each query.
 
     Args:
-        similarity: Gives exact similarities, see `Scores.block`.
+        similarity: (slice of queries, slice of pool rows) -> [q, b] floats. Blocks are asked for
+            in no promised order, one at a time. The result may be overwritten; its memory may be
+            used again by the next call but one.
         n_pool: Number of pool rows.
         n_queries: Number of queries.
         k: 1 to n_pool.
@@ -82,24 +78,36 @@ def search_similarity(
         [Q, k] rows and [Q, k] float64 scores, best first; -1 and -inf where exclusions leave
         fewer than k rows.
     """
-    return search_scores([Scores(block=similarity)], n_pool, n_queries, k, exclude)[0]
+
+    def blocks(queries: slice, pool: slice) -> Iterable[RealArray]:
+        return (similarity(queries, pool),)
+
+    return search_scores(blocks, [None], n_pool, n_queries, k, exclude)[0]
 
 
 def search_scores(
-    kinds: Sequence[Scores], n_pool: int, n_queries: int, k: int, exclude: Exclusions | None
+    blocks: Blocks,
+    refinements: Sequence[Refinement | None],
+    n_pool: int,
+    n_queries: int,
+    k: int,
+    exclude: Exclusions | None,
 ) -> list[Found]:
-    """Do what `search_similarity` does by several similarities, block by block in turn.
+    """Do what `search_similarity` does by several similarities at once.
+
+    `blocks` gives the block of each in turn; `refinements` has one a similarity, None for an exact
+    one.
 
     Raises:
         FeatureError: If similarities are NaN.
     """
     k = check_count(k, f"k (rows in the index: {n_pool})", 1, n_pool)
-    skipped = excluded_pairs(exclude, n_queries, n_pool)
-    found = [(np.full((n_queries, k), -1), np.full((n_queries, k), -np.inf)) for _ in kinds]
-    if sorts_all(k, n_pool) and not any(one.rescore for one in kinds):
-        _sort_all(kinds, n_pool, skipped, found)
+    skipped = _excluded_pairs(exclude, n_queries, n_pool)
+    found = [(np.full((n_queries, k), -1), np.full((n_queries, k), -np.inf)) for _ in refinements]
+    if sorts_all(k, n_pool) and not any(refinements):
+        _sort_all(blocks, n_pool, skipped, found)
     else:
-        _sort_candidates(kinds, n_pool, skipped, found)
+        _sort_candidates(blocks, refinements, n_pool, skipped, found)
     left = n_pool - np.bincount(skipped[0], minlength=n_queries)
     for rows, _ in found:
         short = np.flatnonzero((rows >= 0).sum(1) < np.minimum(k, left))
@@ -121,49 +129,53 @@ def best(scores: Float64Array, k: int, rows: Int64Array | None = None) -> Found:
     return np.where(top == -np.inf, -1, found), top
 
 
-def _sort_all(
-    kinds: Sequence[Scores], n_pool: int, skipped: Skipped, found: Sequence[Found]
-) -> None:
+def _sort_all(blocks: Blocks, n_pool: int, skipped: Skipped, found: Sequence[Found]) -> None:
     """Fill in the answer by sorting whole rows of the matrix, a few queries at a time."""
-    (n_queries, k), step = found[0][0].shape, min(QUERY_ROWS, max(1, _DENSE_NUMBERS // n_pool))
+    n_queries, k = found[0][0].shape
+    step = min(QUERY_ROWS, max(1, _DENSE_NUMBERS // (n_pool * len(found))))
     for queries in cut(slice(0, n_queries), step):
-        for one, (rows, scores) in zip(kinds, found, strict=True):
-            full = np.empty((queries.stop - queries.start, n_pool))
-            for pool in cut(slice(0, n_pool), POOL_ROWS):
-                full[:, pool] = _block(one, queries, pool)
-            full[np.isnan(full).any(axis=1)] = -np.inf
-            full[_skipped_of(queries, skipped)] = -np.inf
-            rows[queries], scores[queries] = best(full, k)
+        full = np.empty((len(found), queries.stop - queries.start, n_pool))
+        for pool in cut(slice(0, n_pool), POOL_ROWS):
+            for matrix, block in zip(full, blocks(queries, pool), strict=True):
+                matrix[:, pool] = _checked(block, queries, pool)
+        for matrix, (rows, scores) in zip(full, found, strict=True):
+            matrix[np.isnan(matrix).any(axis=1)] = -np.inf
+            matrix[_skipped_of(queries, skipped)] = -np.inf
+            rows[queries], scores[queries] = best(matrix, k)
 
 
 def _sort_candidates(
-    kinds: Sequence[Scores], n_pool: int, skipped: Skipped, found: Sequence[Found]
+    blocks: Blocks,
+    refinements: Sequence[Refinement | None],
+    n_pool: int,
+    skipped: Skipped,
+    found: Sequence[Found],
 ) -> None:
     """Fill in the answer from the candidates of each block."""
-    n_queries = len(found[0][0])
-    size = QUERY_ROWS if len(kinds) == 1 else min(QUERY_ROWS, _SHARED_ROWS)
-    chunks = [
-        (
-            chunk,
-            [
-                [_Candidates(part, one, answer, skipped) for part in cut(chunk, _PIECE_ROWS)]
-                for one, answer in zip(kinds, found, strict=True)
-            ],
-        )
-        for chunk in cut(slice(0, n_queries), size)
+    size = QUERY_ROWS if len(found) == 1 else min(QUERY_ROWS, _SHARED_ROWS)
+    chunks = list(cut(slice(0, len(found[0][0])), size))
+    kinds = list(zip(refinements, found, strict=True))
+    held = [
+        [[_Candidates(part, *one, skipped) for part in cut(chunk, _PIECE_ROWS)] for one in kinds]
+        for chunk in chunks
     ]
     # All cores multiply a block, then all sort it out: a product whose cores have other work to do
     # waits for the slowest of them.
     with ThreadPoolExecutor(max_workers=_n_threads()) as workers:
         for pool in cut(slice(0, n_pool), POOL_ROWS):
-            for chunk, holders in chunks:
-                for one, pieces in zip(kinds, holders, strict=True):
-                    block = _block(one, chunk, pool)
-                    offsets = (piece.queries.start - chunk.start for piece in pieces)
-                    parts = [block[start : start + _PIECE_ROWS] for start in offsets]
-                    run = map if len(pieces) == 1 else workers.map
+            for chunk, pieces in zip(chunks, held, strict=True):
+                for some, block in zip(pieces, blocks(chunk, pool), strict=True):
+                    whole = _checked(block, chunk, pool)
+                    parts = (whole[part] for part in cut(slice(0, len(whole)), _PIECE_ROWS))
+                    run = map if len(some) == 1 else workers.map
                     is_last = repeat(pool.stop == n_pool)
-                    list(run(_Candidates.take, pieces, parts, repeat(pool), is_last))
+                    list(run(_Candidates.take, some, parts, repeat(pool), is_last))
+
+
+def cut(rows: slice, size: int) -> Iterator[slice]:
+    """Cut a slice into slices of at most `size` rows."""
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
 
 
 def _n_threads() -> int:
@@ -178,16 +190,18 @@ class _Candidates:
     Held as pairs, sorted by query and then by pool row.
     """
 
-    def __init__(self, queries: slice, scores: Scores, answer: Found, skipped: Skipped) -> None:
-        self.queries, self.scores = queries, scores
-        self.answer = answer[0][queries], answer[1][queries]
+    def __init__(
+        self, queries: slice, refinement: Refinement | None, answer: Found, skipped: Skipped
+    ) -> None:
+        self.queries, self.refinement = queries, refinement
+        self.rows, self.scores = answer[0][queries], answer[1][queries]
         self.skipped = _skipped_of(queries, skipped)
-        n_queries, self.k = self.answer[0].shape
+        n_queries, self.k = self.rows.shape
         self.parts: list[tuple[Owners, Int64Array, RealArray]] = []
         self.n_pairs, self.limit = 0, n_queries * (3 * self.k + 32)
         self.floor = np.full(n_queries, -np.inf)  # k rows are known at or above it
         two_units = np.full(n_queries, 2 * 10.0**-DECIMALS)
-        self.margin = two_units if scores.margin is None else scores.margin[queries]
+        self.margin = two_units if refinement is None else refinement.margin[queries]
 
     def take(self, block: RealArray, pool: slice, is_last: bool) -> None:
         """Take in the similarities [q, b] to a slice of the pool; slices come in order."""
@@ -201,66 +215,41 @@ class _Candidates:
         owners, columns = np.divmod(found, block.shape[1])
         self.parts.append((owners.astype(np.int16), columns + pool.start, block.ravel()[found]))
         self.n_pairs += len(found)
-        if self.n_pairs > self.limit or (is_last and len(self.parts) > 1):
-            self._tighten()
-        if is_last:
-            exact, rows = self._exact()
-            top, scores = best(exact, self.k, rows)
-            self.answer[0][:, : top.shape[1]], self.answer[1][:, : top.shape[1]] = top, scores
-            self.parts.clear()
-        elif self.n_pairs > self.limit:  # many rows within the margin, e.g. duplicates
-            self._keep_best()
+        if self.n_pairs > self.limit or is_last:
+            self._sort_out(is_last=is_last)
 
-    def _pairs(self) -> tuple[Owners, Int64Array, RealArray]:
-        """Give all pairs, sorted; parts come with ascending rows, so a stable sort will do."""
+    def _sort_out(self, *, is_last: bool) -> None:
+        """Raise the floors by what is known, drop what fell below; answer, if this is the end."""
         owners, rows, scores = (np.concatenate(column) for column in zip(*self.parts, strict=True))
-        if len(self.parts) > 1:
+        if len(self.parts) > 1 or not is_last:
+            # Parts come with ascending rows, so a stable sort will do.
             order = np.argsort(owners, kind="stable")
             owners, rows, scores = owners[order], rows[order], scores[order]
-            self.parts = [(owners, rows, scores)]
-        return owners, rows, scores
-
-    def _tighten(self) -> None:
-        """Raise the floors by what is known and drop what fell below."""
-        owners, _rows, scores = self._pairs()
-        padded = self._padded(owners, scores, -np.inf)
-        if padded.shape[1] >= self.k:
-            kth = padded.shape[1] - self.k
-            known = np.partition(padded, kth, axis=1)[:, kth]
-            self.floor = np.maximum(self.floor, known)
-        self._keep(scores >= (self.floor - self.margin)[owners])
-
-    def _keep_best(self) -> None:
-        """Score all pairs exactly and keep the best k of each query."""
-        exact, _ = self._exact()
-        kept = np.zeros(exact.shape, bool)
-        np.put_along_axis(kept, best(exact, self.k)[0], values=True, axis=1)
-        owners = self._pairs()[0]
-        self._keep(kept[owners, _positions(owners, len(kept))])
-
-    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        owners, rows, scores = self._pairs()
-        self.parts = [(owners[kept], rows[kept], scores[kept])]
-        self.n_pairs = int(np.count_nonzero(kept))
-
-    def _exact(self) -> tuple[Float64Array, Int64Array]:
-        """Give exact scores and pool rows, [q, most candidates] each, one query a row."""
-        owners, rows, scores = self._pairs()
-        padded = self._padded(owners, rows, 0)
-        if self.scores.rescore is None:
-            return self._padded(owners, scores.astype(np.float64), -np.inf), padded
-        counts = np.bincount(owners, minlength=len(padded))
-        queries = np.arange(self.queries.start, self.queries.stop)
-        return self.scores.rescore(queries, padded, counts), padded
-
-    def _padded(
-        self, owners: Owners, values: npt.NDArray[Number], fill: float
-    ) -> npt.NDArray[Number]:
-        n_queries = len(self.floor)
-        width = int(np.bincount(owners, minlength=n_queries).max())
-        matrix = np.full((n_queries, width), fill, values.dtype)
-        matrix[owners, _positions(owners, n_queries)] = values
-        return matrix
+            table = _Table(owners, len(self.floor))
+            if table.width >= self.k:
+                kth = table.width - self.k
+                known = np.partition(table.filled(scores, -np.inf), kth, axis=1)[:, kth]
+                self.floor = np.maximum(self.floor, known)
+            kept = scores >= (self.floor - self.margin)[owners]
+            owners, rows, scores = owners[kept], rows[kept], scores[kept]
+        if is_last or len(owners) > self.limit:  # many rows within the margin, e.g. duplicates
+            table = _Table(owners, len(self.floor))
+            held = table.filled(rows, 0)
+            if self.refinement is None:
+                exact = table.filled(scores.astype(np.float64), -np.inf)
+            else:
+                queries = np.arange(self.queries.start, self.queries.stop)
+                exact = self.refinement.rescore(queries, held, table.counts)
+            if is_last:
+                width = min(self.k, table.width)
+                self.rows[:, :width], self.scores[:, :width] = best(exact, self.k, held)
+                self.parts.clear()
+                return
+            kept = np.zeros(exact.shape, bool)
+            np.put_along_axis(kept, best(exact, self.k)[0], values=True, axis=1)
+            kept = kept[owners, table.places]
+            owners, rows, scores = owners[kept], rows[kept], scores[kept]
+        self.parts, self.n_pairs = [(owners, rows, scores)], len(owners)
 
     def _without_skipped(self, block: RealArray, pool: slice) -> RealArray:
         owners, rows = self.skipped
@@ -287,22 +276,31 @@ def _kth_bound(block: RealArray, k: int) -> Float64Array:
     return np.partition(maxima, kth, axis=1)[:, kth].astype(np.float64)
 
 
-def _block(scores: Scores, queries: slice, pool: slice) -> RealArray:
-    block = scores.block(queries, pool)
+def _checked(block: RealArray, queries: slice, pool: slice) -> RealArray:
     wanted = (queries.stop - queries.start, pool.stop - pool.start)
     if block.shape != wanted:
         raise ShapeError(f"the similarity function gave shape {block.shape} for a {wanted} block")
     return block
 
 
-def _positions(owners: Owners, n_queries: int) -> Int64Array:
-    """Give each pair's position among the pairs of its query; pairs are sorted by query."""
-    counts = np.bincount(owners, minlength=n_queries)
-    starts = np.cumsum(counts) - counts
-    return np.arange(len(owners)) - np.repeat(starts, counts)
+class _Table:
+    """Where pairs, sorted by query, stand in a table with one query a row."""
+
+    def __init__(self, owners: Owners, n_queries: int) -> None:
+        self.owners = owners
+        self.counts = np.bincount(owners, minlength=n_queries)
+        self.width = int(self.counts.max())
+        starts = np.cumsum(self.counts) - self.counts
+        self.places = np.arange(len(owners)) - np.repeat(starts, self.counts)
+
+    def filled(self, values: npt.NDArray[Number], fill: float) -> npt.NDArray[Number]:
+        """Give the values as [q, most pairs of a query]."""
+        matrix = np.full((len(self.counts), self.width), fill, values.dtype)
+        matrix[self.owners, self.places] = values
+        return matrix
 
 
-def excluded_pairs(exclude: Exclusions | None, n_queries: int, n_pool: int) -> Skipped:
+def _excluded_pairs(exclude: Exclusions | None, n_queries: int, n_pool: int) -> Skipped:
     """Give (query rows, pool rows) of all excluded pairs, sorted by query, after checks."""
     skipped = sorted(check_exclusions(exclude, n_queries, n_pool).items())
     owners = [np.full(len(rows), query) for query, rows in skipped]

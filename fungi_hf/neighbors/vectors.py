@@ -149,13 +149,9 @@ def nonzero(norms: Float64Array) -> Float64Array:
 
 def blocks(n_rows: int, width: int) -> Iterator[slice]:
     """Cut rows into slices of at most 32 MB as float64."""
-    return cut(slice(0, n_rows), max(1, _BLOCK_NUMBERS // width))
-
-
-def cut(rows: slice, size: int) -> Iterator[slice]:
-    """Cut a slice into slices of at most `size` rows."""
-    for start in range(rows.start, rows.stop, size):
-        yield slice(start, min(start + size, rows.stop))
+    step = max(1, _BLOCK_NUMBERS // width)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
 
 
 def check_same_origin(pool: Rows, queries: Rows, name: str = "queries") -> None:

@@ -1,7 +1,6 @@
 """Self-supervised objectives: embeddings in, one loss per sample out."""
 
-from fungi_hf.objectives.base import Objective, register_objective
-from fungi_hf.objectives.build import make_objective
+from fungi_hf.objectives.base import Objective, make_objective, register_objective
 from fungi_hf.objectives.kl import KLObjective
 from fungi_hf.objectives.simclr import SimCLRObjective
 

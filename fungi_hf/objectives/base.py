@@ -1,14 +1,17 @@
-"""The objective's contract and the registry; an objective knows no model and no modality."""
+"""The objective's contract, the registry, and the way from a spec to the object that has a loss.
+
+An objective knows no model and no modality.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 
-from fungi_hf.errors import ConfigError, ShapeError
+from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
 from fungi_hf.seeding import torch_generator, uniform
 from fungi_hf.specs import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from fungi_hf.specs import ObjectiveSpec
 
 
 @runtime_checkable
@@ -69,18 +74,15 @@ class Head:
 
     def digest(self) -> str:
         """Digest of both tensors."""
-        digest = hashlib.sha256()
-        for tensor in (self.weight, self.bias):
-            digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        drawn = b"".join(tensor.numpy().tobytes() for tensor in (self.weight, self.bias))
+        return hashlib.sha256(drawn).hexdigest()[:16]
 
 
 def register_objective(name: str, factory: Callable[..., Objective]) -> None:
     """Make a third-party objective usable by name in `FungiConfig(objectives=(name,))`.
 
-    Args:
-        name: Its name; also the block's default name.
-        factory: The class: called with `width=D, seed=...` and the options of `Custom`.
+    The name is also the block's default name; the factory, the objective's class, is called with
+    `width=D, seed=...` and the options of `Custom`.
 
     Raises:
         ConfigError: If the name is taken by another factory, or not an identifier.
@@ -93,6 +95,32 @@ def register_objective(name: str, factory: Callable[..., Objective]) -> None:
     if not callable(factory):
         raise ConfigError(f"the factory of objective {name!r} must be callable; got {factory!r}")
     REGISTERED_OBJECTIVES[name] = factory
+
+
+def make_objective(spec: ObjectiveSpec, *, width: int, seed: int) -> Objective:
+    """Build the torch side of a spec that has a gradient.
+
+    `width` is D, `seed` the root seed; the head's stream is keyed by the spec's name.
+
+    Raises:
+        ObjectiveError: If the objective's class refuses its options or breaks the contract.
+    """
+    options = spec.arguments()
+    try:
+        objective: Any = spec.factory()(width=width, seed=seed, **options)
+    except TypeError as error:
+        raise ObjectiveError(
+            f"objective {spec.stream!r} refused width, seed, options {options!r}: {error}"
+        ) from None
+    missing = [name for name in ("n_views", "loss") if not hasattr(objective, name)]
+    if missing:
+        raise ObjectiveError(f"objective {spec.stream!r} lacks {' and '.join(missing)}")
+    if objective.n_views != spec.n_views:
+        raise ObjectiveError(
+            f"objective {spec.stream!r} wants {objective.n_views} views, its spec says "
+            f"{spec.n_views}; set {type(spec).__name__}(n_views={objective.n_views})"
+        )
+    return cast("Objective", objective)
 
 
 def check_views(embeddings: Tensor, n_views: int, name: str) -> None:

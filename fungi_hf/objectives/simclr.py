@@ -36,10 +36,7 @@ class SimCLRObjective:
         self.negatives: Tensor | None = None  # [M, L], unit rows
 
     def fit(self, embeddings: Tensor) -> None:
-        """Fill the negative bank.
-
-        Args:
-            embeddings: [N, V', D], views of training inputs; the bank has M = N V' rows.
+        """Fill the negative bank, M = N V' rows, from views of training inputs [N, V', D].
 
         Raises:
             ShapeError: If the array is not three-dimensional or empty.

@@ -4,12 +4,12 @@ from fungi_hf.specs.base import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, Objectiv
 from fungi_hf.specs.objectives import (
     BLOCK_NUMBER,
     KL,
+    PCA,
     Activation,
     Custom,
     SimCLR,
     parse_objective,
 )
-from fungi_hf.specs.pca import PCA
 
 __all__ = [
     "BLOCK_NUMBER",

@@ -23,16 +23,14 @@ OBJECTIVE_SPECS: Final[dict[str, type[ObjectiveSpec]]] = {}
 """Spec classes by kind; a class enters when it is defined."""
 REGISTERED_OBJECTIVES: Final[dict[str, Callable[..., object]]] = {}
 """Factories of third-party objectives by name; `register_objective` fills it."""
-_LARGEST_FACTOR: Final = 1e9  # of a weight or temperature
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec:
-    """One objective's options.
+    """One objective's options; a field, or a kind, that is not allowed is a ConfigError.
 
-    A subclass is defined with `class MySpec(ObjectiveSpec, kind="mine", home="module:Class")`;
-    configs know it by its kind from then on. A class variable of a subclass answers for all its
-    specs, a property for one.
+    Configs know a `class MySpec(ObjectiveSpec, kind="mine", home="module:Class")` by its kind. A
+    class variable of it answers for all its specs, a property for one.
 
     Attributes:
         kind: Name in JSON.
@@ -60,11 +58,6 @@ class ObjectiveSpec:
     name: str = ""
 
     def __init_subclass__(cls, *, kind: str = "", home: str = "") -> None:
-        """Make the kind known.
-
-        Raises:
-            ConfigError: If another class has the kind.
-        """
         if not kind:  # a base of several specs
             return
         taken = OBJECTIVE_SPECS.get(kind, cls)
@@ -75,11 +68,6 @@ class ObjectiveSpec:
         OBJECTIVE_SPECS[kind] = cls
 
     def __post_init__(self) -> None:
-        """Fill in the name and check the fields.
-
-        Raises:
-            ConfigError: If a field is not allowed.
-        """
         if not self.name:
             object.__setattr__(self, "name", self.default_name())
         if not isinstance(self.name, str) or not self.name.replace("_", "").isalnum():
@@ -93,9 +81,6 @@ class ObjectiveSpec:
                 f"{self.kind} uses the untouched input: n_views must be 1; got {self.n_views}"
             )
         self.check()
-        self._check_late_views()
-
-    def _check_late_views(self) -> None:
         k = self.late_views
         if k is None:
             return
@@ -204,9 +189,7 @@ class ViewsSpec(ObjectiveSpec):
 
 def check_factors(owner: object, *names: str, optional: bool = False) -> None:
     """Refuse anything but a number above 0 that float32 holds with room to spare."""
-    check_fields(
-        owner, names, check_number, 0, _LARGEST_FACTOR, inclusive="neither", optional=optional
-    )
+    check_fields(owner, names, check_number, 0, 1e9, inclusive="neither", optional=optional)
 
 
 def check_options(owner: object, name: str) -> None:

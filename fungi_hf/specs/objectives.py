@@ -1,4 +1,4 @@
-"""The options of every objective in the package."""
+"""The options of every objective in the package, and of the reduction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from fungi_hf.checks import check_fields, check_integer, check_known
+from fungi_hf.checks import check_fields, check_flag, check_integer, check_known
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs.base import (
     OBJECTIVE_SPECS,
@@ -200,6 +200,24 @@ class Custom(ViewsSpec, kind="custom"):
         return REGISTERED_OBJECTIVES[self.objective]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PCA:
+    """Principal components of the concatenated features, fitted on the training rows.
+
+    Attributes:
+        n_components: Width afterwards; skipped (and recorded as skipped) unless smaller than
+            both the feature width and the number of training rows.
+        normalize: L2-normalise the reduced vectors.
+    """
+
+    n_components: int = 512
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, ["n_components"], check_integer)
+        check_fields(self, ["normalize"], check_flag)
+
+
 def parse_objective(item: object) -> ObjectiveSpec:
     """Read an objective from a name, a spec object or its JSON form.
 
@@ -227,12 +245,9 @@ def _by_name() -> list[str]:
 
 def _needed(spec: type[ObjectiveSpec]) -> list[str]:
     """Give the fields without a default."""
-    missing = dataclasses.MISSING
-    return [
-        item.name
-        for item in dataclasses.fields(spec)
-        if item.default is missing and item.default_factory is missing
-    ]
+    nothing = (dataclasses.MISSING, dataclasses.MISSING)
+    every = dataclasses.fields(spec)
+    return [item.name for item in every if (item.default, item.default_factory) == nothing]
 
 
 def _objective_from_dict(data: dict[str, Any]) -> ObjectiveSpec:
@@ -241,8 +256,7 @@ def _objective_from_dict(data: dict[str, Any]) -> ObjectiveSpec:
     if not isinstance(kind, str) or kind not in OBJECTIVE_SPECS:
         raise ConfigError(f"objective kind is {choices(kind, OBJECTIVE_SPECS)}")
     spec = OBJECTIVE_SPECS[kind]
-    known = [item.name for item in dataclasses.fields(spec)]
-    check_known(f"objective {kind!r}", values, known)
+    check_known(f"objective {kind!r}", values, spec.__dataclass_fields__)
     for key in _needed(spec):
         if key not in values:
             raise ConfigError(f"objective {kind!r} needs the field {key!r}; got {data!r}")

@@ -1,23 +1,25 @@
 """The on-disk layout: `fungi_config.json` and `fungi_state.safetensors`, locally or on the Hub.
 
-JSON and safetensors only. Whatever is wrong with a folder is said before anything is used.
+JSON and safetensors only. Whatever is wrong with a folder is said before anything is used: the
+digests of tensors and JSON data that it holds are the same everywhere for the same values.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fungi_hf.errors import StateError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -26,15 +28,17 @@ T = TypeVar("T")
 CONFIG_NAME: Final = "fungi_config.json"
 STATE_NAME: Final = "fungi_state.safetensors"
 FORMAT: Final = 1
+MODEL_TYPE: Final = "fungi"  # in the `config.json` of a folder without a model
+TASK: Final = "fungi-feature-extraction"  # in the `config.json` of a saved pipeline
 _MAX_CONFIG_BYTES: Final = 1 << 20
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 _CLIENTS: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
-RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
+_RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class HubOptions:
-    """How to reach a repository; the meaning is huggingface_hub's.
+    """How to reach a repository: arguments of huggingface_hub and of every `from_pretrained`.
 
     Attributes:
         revision: Branch, tag or commit.
@@ -48,18 +52,9 @@ class HubOptions:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
 
-    def arguments(self) -> dict[str, Any]:
-        """Give the arguments of huggingface_hub's functions, and of every `from_pretrained`."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
 
 def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
     """Give the local path of a file of a folder or repository, or None where it has none.
-
-    Args:
-        source: A folder, or a repository id.
-        name: The file's name.
-        hub: Ignored for folders.
 
     Raises:
         StorageError: If the repository cannot be reached or does not exist.
@@ -70,39 +65,33 @@ def find_file(source: str | Path, name: str, hub: HubOptions) -> Path | None:
     folder = Path(source)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
-    return _download(str(source), name, hub)
+    what = f"{str(source)!r} is neither a folder nor a repository that can be reached"
+    return reach(lambda: _download(str(source), name, hub), what)
 
 
 def _download(repo_id: str, name: str, hub: HubOptions) -> Path | None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    def download() -> Path | None:
-        try:
-            return Path(hf_hub_download(repo_id, name, **hub.arguments()))
-        except LocalEntryNotFoundError as error:
-            if _status(error.__cause__) not in RETRIED and _is_cached(repo_id, hub):
-                # Offline, a file that the repository lacks looks like one that cannot be had.
-                return None
-            raise
-        except EntryNotFoundError:
+    try:
+        return Path(hf_hub_download(repo_id, name, **asdict(hub)))
+    except LocalEntryNotFoundError as error:
+        # Offline, a file that a cached repository lacks looks like one that cannot be had.
+        cache = Path(hub.cache_dir or constants.HF_HUB_CACHE)
+        snapshots = cache / f"models--{repo_id.replace('/', '--')}" / "snapshots"
+        is_cached = snapshots.is_dir() and any(snapshots.iterdir())
+        if _status(error.__cause__) not in _RETRIED and is_cached:
             return None
-
-    return reach(download, f"{repo_id!r} is neither a folder nor a repository that can be reached")
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def reach(call: Callable[[], T], what: str) -> T:
-    """Ask the Hub, again while it is busy or cuts the connection.
-
-    Args:
-        call: Does the asking.
-        what: The beginning of the error's message.
-
-    Returns:
-        What `call` gives.
+    """Ask the Hub, again while it is busy or cuts the connection, and give what it says.
 
     Raises:
-        StorageError: With the reason, when the Hub refuses, stays busy or cannot be reached.
+        StorageError: `what` and the reason, when the Hub refuses, stays busy or is out of reach.
     """
     try:
         return patiently(call)
@@ -116,14 +105,7 @@ def reach(call: Callable[[], T], what: str) -> T:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call again, after a pause, while the Hub is busy or cuts the connection.
-
-    Args:
-        call: Does the asking, itself or through a library.
-
-    Returns:
-        What `call` gives; its last error is raised as it is.
-    """
+    """Call again, after a pause, while the Hub is busy or cuts the connection; raise the last."""
     for pause_s in _PAUSES_S:
         try:
             return call()
@@ -135,10 +117,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def _is_busy(error: BaseException) -> bool:
-    """Whether a busy answer or a broken connection is behind an error.
-
-    An unreachable file was asked for again by the client itself.
-    """
+    # Whether a busy answer, or a connection that broke in the middle of one, is behind an error.
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     chain: list[BaseException] = []
@@ -147,13 +126,14 @@ def _is_busy(error: BaseException) -> bool:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
-        return False
-    return any(_status(link) in RETRIED or _is_cut(link) for link in chain)
+        return False  # the client itself asked again
+    cut = any(_client(link) in _CLIENTS and "Protocol" in type(link).__name__ for link in chain)
+    return cut or any(_status(link) in _RETRIED for link in chain)
 
 
 def explain(error: Exception) -> str:
     """Give what the client says, what was behind it, and what to do about it."""
-    reason, behind = first_line(error), first_line(error.__cause__) if error.__cause__ else ""
+    reason, behind = _first_line(error), _first_line(error.__cause__) if error.__cause__ else ""
     if behind and behind not in reason:
         reason = f"{reason} ({behind})"
     remedies = {
@@ -169,11 +149,6 @@ def explain(error: Exception) -> str:
     return f"{reason}; {remedy}" if remedy else reason
 
 
-def _is_cut(error: BaseException) -> bool:
-    """Whether the connection broke in the middle of an answer."""
-    return _client(error) in _CLIENTS and "Protocol" in type(error).__name__
-
-
 def _client(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
 
@@ -182,16 +157,7 @@ def _status(error: BaseException | None) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _is_cached(repo_id: str, hub: HubOptions) -> bool:
-    """Whether some snapshot of the repository is in the cache."""
-    from huggingface_hub import constants
-
-    cache = Path(hub.cache_dir or constants.HF_HUB_CACHE)
-    snapshots = cache / f"models--{repo_id.replace('/', '--')}" / "snapshots"
-    return snapshots.is_dir() and any(snapshots.iterdir())
-
-
-def first_line(error: BaseException | None) -> str:
+def _first_line(error: BaseException | None) -> str:
     """Give the first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
@@ -235,20 +201,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise StateError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
+def reference_text(encoder: str) -> str:
+    """Give a `config.json` that points to an encoder, for folders of our files and no model.
+
+    transformers reads `config.json` before anything else; without one it cannot even tell that a
+    folder is ours.
+    """
+    return json.dumps({"model_type": MODEL_TYPE, "fungi_encoder": encoder}, indent=2) + "\n"
+
+
+def is_reference(path: Path) -> bool:
+    """Whether a `config.json` is ours and not a model's."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("model_type") == MODEL_TYPE
+
+
 def write_folder(
     folder: str | Path,
     document: dict[str, Any],
     tensors: dict[str, Tensor] | None,
     extras: dict[str, str] | None = None,
 ) -> None:
-    """Write config and state; each file appears whole or not at all.
+    """Write config and state; each file appears whole or not at all, others are not touched.
 
-    Args:
-        folder: Made if missing; files of other names are not touched.
-        document: The content of `fungi_config.json`.
-        tensors: The content of `fungi_state.safetensors`; no file if empty; None leaves a
-            file that is there alone.
-        extras: Files for other libraries, name -> text; a file that exists is left as it is.
+    There is no state file if `tensors` are empty; None leaves a file that is there alone. `extras`
+    are files for other libraries, name -> text; a file that exists is left as it is.
 
     Raises:
         StorageError: If the folder cannot be written.
@@ -274,10 +254,7 @@ def write_folder(
 
 
 def check_folder(folder: str | Path) -> None:
-    """Say before long work that a folder cannot be written; nothing is left behind.
-
-    Args:
-        folder: What `write_folder` will be given.
+    """Say before long work that `write_folder` cannot write a folder; nothing is left behind.
 
     Raises:
         StorageError: If it is a file, or neither it nor its nearest parent takes a file.
@@ -287,8 +264,7 @@ def check_folder(folder: str | Path) -> None:
     if not there.is_dir():
         raise StorageError(f"cannot write to {target}: {there} is no folder; name another one")
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise StorageError(f"cannot write to {target}: {there}: {error.strerror}") from None
 
@@ -312,3 +288,21 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Give a 16-digit digest of named tensors, independent of their order and device."""
+    import torch  # configs are digested without it
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def json_digest(data: Mapping[str, Any]) -> str:
+    """Give a 16-digit digest of plain data, independent of the order of keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

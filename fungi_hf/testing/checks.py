@@ -63,13 +63,9 @@ def check_objective(
     """Prove that an objective's samples do not interact and that it is a function of its input.
 
     Compares loss and gradient of every row alone, in a batch, and in a permuted batch; looks for
-    reduction, state that changes between calls, changed inputs, and global randomness. An
-    objective with `fit` is fitted to random embeddings first.
-
-    Args:
-        objective: An objective, or a factory called with `width=` and `seed=` (as registered).
-        width: D of the random embeddings.
-        n_samples: B.
+    reduction, state that changes between calls, changed inputs, and global randomness. Takes an
+    objective, or a factory called with `width=D` and `seed=` (as registered). An objective with
+    `fit` is fitted to random embeddings first.
 
     Raises:
         ObjectiveError: Saying what broke.
@@ -169,12 +165,9 @@ def _close(one: Tensor, two: Tensor, tolerance: float = 1e-9) -> bool:
 def check_views(
     generator: ViewGenerator, inputs: Sequence[Any], *, encoder: Encoder | None = None
 ) -> None:
-    """Prove that views depend on the input and the given generator only.
+    """Prove that views of a few canonical raw inputs depend on input and given generator only.
 
-    Args:
-        generator: What to check.
-        inputs: A few canonical raw inputs.
-        encoder: If given, its `check` must accept every view.
+    If there is an encoder, its `check` must accept every view.
 
     Raises:
         ViewError: Saying what broke.
@@ -191,7 +184,9 @@ def check_views(
             raise ViewError(f"input {place} has {got} views; n_views says {generator.n_views}")
         kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         try:
-            _move_global_generators()
+            random.seed(99)
+            np.random.seed(99)  # noqa: NPY002
+            torch.manual_seed(99)
             second = generator(raw, random.Random(place))
         finally:
             random.setstate(kept[0])
@@ -204,12 +199,6 @@ def check_views(
             )
         for view in first:
             _check_accepted(view, generator, encoder, place)
-
-
-def _move_global_generators() -> None:
-    random.seed(99)
-    np.random.seed(99)  # noqa: NPY002
-    torch.manual_seed(99)
 
 
 def _check_accepted(
@@ -241,27 +230,21 @@ def check_encoder(encoder: Encoder, inputs: Sequence[Any]) -> None:
 
     Checks the protocol; that an input alone has the key, embedding and gradient that it has in a
     batch of others, to a relative 1e-9 for a float64 model, else 2e-4; that the fast gradient of a
-    KL loss equals the slow reference; that the model is left as it was.
-
-    Args:
-        encoder: What to check.
-        inputs: At least two raw inputs of different lengths.
+    KL loss equals the slow reference; that the model is left as it was. Takes at least two raw
+    inputs of different lengths.
 
     Raises:
         EncoderError: Saying what broke.
     """
     together = _check_preparation(encoder, inputs)
-    exact = next(encoder.model.parameters()).dtype == torch.float64
-    tolerance = 1e-9 if exact else 2e-4
+    tolerance = 1e-9 if next(encoder.model.parameters()).dtype == torch.float64 else 2e-4
     before = model_state(encoder.model)
     samples = [Sample(i, item, {"kl": [item]}) for i, item in enumerate(together)]
     objective = KLObjective(width=encoder.width, seed=0)
     e, G = _group(encoder, samples, objective)
-    if e.shape != (len(together), encoder.width):
-        raise EncoderError(
-            f"embed must give [{len(together)}, {encoder.width}], as width says; "
-            f"got {list(e.shape)}"
-        )
+    shape = [len(together), encoder.width]
+    if list(e.shape) != shape:
+        raise EncoderError(f"embed must give {shape}, as width says; got {list(e.shape)}")
     if not (e.isfinite().all() and G.isfinite().all()):
         raise EncoderError("an embedding or gradient is NaN or infinite")
     for i, sample in enumerate(samples):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,11 @@ _WORDS: Final = (
     *("please", "help", "pay", "paid", "lost", "new", "old", "card", "money", "bank", "account"),
 )
 _MAX_TOKENS: Final = 128
+_POSITIONS: Final = "max_position_embeddings"
+# Names of the width, the blocks, the heads and the MLP's width; and of the positions.
+_HEADS: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_SIZES: Final = (*_HEADS, _POSITIONS)
+_DISTILBERT: Final = ("dim", "n_layers", "n_heads", "hidden_dim", _POSITIONS)
 _EAGER_ONLY: Final = ("MPNet", "DebertaV2")
 
 
@@ -33,18 +39,9 @@ def tiny_text_model(
 ) -> tuple[nn.Module, Any]:
     """Build a tiny text encoder of one family, in eval mode, and its tokenizer.
 
-    Width 16, two heads, random weights large enough that attention is far from uniform. No
-    global generator is moved.
-
-    Args:
-        family: One of `TEXT_FAMILIES`.
-        dtype: Of the weights.
-        attention: "sdpa" or "eager"; families without sdpa use eager whatever is asked.
-        seed: Of the weights.
-        n_layers: Blocks.
-
-    Returns:
-        The model and the tokenizer.
+    Width 16, two heads, random weights large enough that attention is far from uniform. The
+    attention is "sdpa" or "eager"; families without sdpa use eager whatever is asked. No global
+    generator is moved.
 
     Raises:
         ConfigError: If the family is unknown.
@@ -60,12 +57,7 @@ def tiny_text_model(
 
 
 def randomise(model: nn.Module, *, seed: int = 0) -> None:
-    """Overwrite every parameter by seeded normal numbers; normalisation weights are near 1.
-
-    Args:
-        model: Changed in place.
-        seed: Of the numbers; each parameter's stream is keyed by its name.
-    """
+    """Overwrite parameters by normal numbers seeded by their names; weights of norms are near 1."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = torch_generator(seed, "tiny", name)
@@ -74,37 +66,10 @@ def randomise(model: nn.Module, *, seed: int = 0) -> None:
             parameter.copy_(1 + 0.2 * noise if near_one else 0.3 * noise)
 
 
-def _shape(n_layers: int) -> dict[str, Any]:
-    return {
-        "hidden_size": 16,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "max_position_embeddings": _MAX_TOKENS + 2,
-    }
-
-
-def _distilbert_shape(n_layers: int) -> dict[str, Any]:
-    names = ("dim", "n_layers", "n_heads", "hidden_dim", "max_position_embeddings")
-    return dict(zip(names, _shape(n_layers).values(), strict=True))
-
-
-def _t5_shape(n_layers: int) -> dict[str, Any]:
-    return {
-        "d_model": 16,
-        "d_kv": 8,
-        "d_ff": 24,
-        "num_layers": n_layers,
-        "num_heads": 2,
-        "relative_attention_num_buckets": 8,
-        "relative_attention_max_distance": 16,
-    }
-
-
 def _model(
     name: str,
     kind: str = "Model",
-    shape: Callable[[int], dict[str, Any]] = _shape,
+    sizes: tuple[str, ...] = _SIZES,
     tokens: tuple[str, ...] = ("pad",),
     **extra: Any,
 ) -> Callable[[Any, int, str], nn.Module]:
@@ -114,9 +79,9 @@ def _model(
         import transformers
 
         ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in tokens}
-        config = getattr(transformers, f"{name}Config")(
-            vocab_size=len(tokenizer), **ids, **shape(n_layers), **extra
-        )
+        shape = dict(zip(sizes, (16, n_layers, 2, 24, _MAX_TOKENS + 2), strict=False))
+        kwargs = {"vocab_size": len(tokenizer), **ids, **shape, **extra}
+        config = getattr(transformers, f"{name}Config")(**kwargs)
         config._attn_implementation = "eager" if name in _EAGER_ONLY else attention
         model: nn.Module = getattr(transformers, f"{name}{kind}")(config)
         return model
@@ -136,12 +101,7 @@ def _word_piece(cls: str = "[CLS]", pad: str = "[PAD]", sep: str = "[SEP]") -> A
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = (pad, "[UNK]", cls, sep, "[MASK]")
-    return _wrap(tokenizer, f"{cls} $A {sep}", (cls, sep), *special)
-
-
-def _mpnet_pieces() -> Any:
-    return _word_piece("<s>", "<pad>", "</s>")
+    return _wrap(tokenizer, f"{cls} $A {sep}", (pad, "[UNK]", cls, sep, "[MASK]"))
 
 
 def _byte_pairs() -> Any:
@@ -149,18 +109,15 @@ def _byte_pairs() -> Any:
 
     special = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    order = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet]
-    vocabulary = {piece: i for i, piece in enumerate(order)}
-    merges = []
-    for left, right in (("t", "h"), ("th", "e"), ("c", "a"), ("r", "d"), ("ca", "rd"), ("Ġ", "m")):
-        merges.append((left, right))
-        vocabulary[left + right] = len(vocabulary)
+    merges = [("t", "h"), ("th", "e"), ("c", "a"), ("r", "d"), ("ca", "rd"), ("Ġ", "m")]
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, *map("".join, merges)]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return _wrap(tokenizer, "<s> $A </s>", ("<s>", "</s>"), *special)
+    return _wrap(tokenizer, "<s> $A </s>", special)
 
 
-def _unigram(template: str, special: tuple[str, str, str, str, str]) -> Callable[[], Any]:
+def _unigram(template: str, special: tuple[str, ...]) -> Callable[[], Any]:
     def build() -> Any:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -171,36 +128,23 @@ def _unigram(template: str, special: tuple[str, str, str, str, str]) -> Callable
         unknown = [piece for piece, _ in pieces].index(special[1])
         tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unknown))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        markers = tuple(piece for piece in template.split() if piece != "$A")
-        return _wrap(tokenizer, template, markers, *special)
+        return _wrap(tokenizer, template, special)
 
     return build
 
 
-def _wrap(  # noqa: PLR0913, PLR0917  (pad, unk, cls, sep and mask belong together)
-    tokenizer: Any,
-    template: str,
-    markers: tuple[str, ...],
-    pad: str,
-    unk: str,
-    cls: str,
-    sep: str,
-    mask: str,
-) -> Any:
-    from tokenizers import processors
+def _wrap(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(m, tokenizer.token_to_id(m)) for m in markers]
-    )
+    markers = [(m, tokenizer.token_to_id(m)) for m in template.split() if m != "$A"]
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=markers)
+    pad, unk, cls, sep, mask = special
     named = {"pad_token": pad, "unk_token": unk, "mask_token": mask}
-    named |= {"cls_token": cls, "bos_token": cls}
-    named |= {"sep_token": sep, "eos_token": sep}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=_MAX_TOKENS,
-        **{name: token for name, token in named.items() if token},
-    )
+    named |= {"cls_token": cls, "bos_token": cls, "sep_token": sep, "eos_token": sep}
+    given: dict[str, Any] = {name: token for name, token in named.items() if token}
+    given |= {"tokenizer_object": tokenizer, "model_max_length": _MAX_TOKENS}
+    return PreTrainedTokenizerFast(**given)
 
 
 _DEBERTA: Final[dict[str, Any]] = {
@@ -213,13 +157,20 @@ _DEBERTA: Final[dict[str, Any]] = {
     "share_att_key": True,
     "type_vocab_size": 0,
 }
-_T5: Final[dict[str, Any]] = {"kind": "EncoderModel", "shape": _t5_shape, "tokens": ("pad", "eos")}
+_T5: Final[dict[str, Any]] = {
+    "kind": "EncoderModel",
+    "tokens": ("pad", "eos"),
+    "sizes": ("d_model", "num_layers", "num_heads", "d_ff"),
+    "d_kv": 8,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+}
 _T5_PIECES = _unigram("$A </s>", ("<pad>", "<unk>", "", "</s>", ""))
 _FAMILIES: Final[dict[str, tuple[Callable[[Any, int, str], nn.Module], Callable[[], Any]]]] = {
     "bert": (_model("Bert"), _word_piece),
     "roberta": (_model("Roberta"), _byte_pairs),
-    "distilbert": (_model("DistilBert", shape=_distilbert_shape), _word_piece),
-    "mpnet": (_model("MPNet"), _mpnet_pieces),
+    "distilbert": (_model("DistilBert", sizes=_DISTILBERT), _word_piece),
+    "mpnet": (_model("MPNet"), functools.partial(_word_piece, "<s>", "<pad>", "</s>")),
     "modernbert": (
         _model("ModernBert", tokens=("pad", "bos", "eos", "cls", "sep"), local_attention=8),
         _byte_pairs,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from fungi_hf.specs import PCA, parse_objective
-from fungi_hf.statistics import mcnemar_p, wilson_interval
+from fungi_hf.specs import PCA
+from fungi_hf.statistics import mcnemar, wilson_interval
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Candidate:
         place = {"pooling": self.pooling, "target_layer": self.layer} if adjustable else {}
         weights = {name: weight**0.5 for name, weight in self.weights}
         chosen = [
-            parse_objective({**spec.to_dict(), "weight": weights[spec.name]})
+            spec if spec.weight == weights[spec.name] else replace(spec, weight=weights[spec.name])
             for spec in specs
             if spec.name in weights
         ]
@@ -138,12 +138,8 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    n_rows = right.shape[1]
-    counts = right.sum(1).tolist()
-    gained, lost = (right & ~right[0]).sum(1).tolist(), (~right & right[0]).sum(1).tolist()
-    # Counts recur from candidate to candidate.
-    intervals = {n: wilson_interval(n, n_rows) for n in set(counts)}
-    p_values = {pair: mcnemar_p(*pair) for pair in set(zip(gained, lost, strict=True))}
+    tests = [mcnemar(right[0], rows) for rows in right]
+    intervals = [wilson_interval(int(rows.sum()), len(rows)) for rows in right]
     return [
         CandidateScore(
             name=one.candidate.name,
@@ -153,10 +149,10 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
             components=one.candidate.components,
             cost=int(ranks[i]),
             accuracy=float(right[i].mean()),
-            low=intervals[counts[i]][0],
-            high=intervals[counts[i]][1],
-            against_embedding=(gained[i] - lost[i]) / n_rows,
-            p=p_values[gained[i], lost[i]],
+            low=intervals[i][0],
+            high=intervals[i][1],
+            against_embedding=tests[i].difference,
+            p=tests[i].p,
             share=float(shares[i].mean()),
             behind_best=float(ahead[i]),
             error=float(errors[i]),

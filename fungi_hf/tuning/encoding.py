@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
@@ -96,14 +97,16 @@ class Encoding(Generic[T]):
         return {name: features.block(name) for name in features.layout}
 
     def build(self, candidate: Candidate) -> T:
-        """Give an unfitted extractor with a candidate's config.
-
-        A third party's encoder that cannot be rebuilt keeps its pooling and layer.
-        """
-        config = self.extractor.config
-        is_adjustable = _rebuilt(self.extractor.encoder, config) is not None
-        config = candidate.config(config, self.space.specs, adjustable=is_adjustable)
+        """Give an unfitted extractor with a candidate's config."""
+        config = candidate.config(
+            self.extractor.config, self.space.specs, adjustable=self._is_adjustable
+        )
         return self.extractor.with_config(config)
+
+    @cached_property
+    def _is_adjustable(self) -> bool:
+        """Whether pooling and layer can be set: a third party's encoder may not be rebuilt."""
+        return _rebuilt(self.extractor.encoder, self.extractor.config) is not None
 
     def _encoders(self) -> Iterator[Encoder]:
         own, config = self.extractor.encoder, self.extractor.config
@@ -112,7 +115,8 @@ class Encoding(Generic[T]):
         yield own
         # A text encoder's "first" is its "cls".
         known = {"cls" if own.pooling == "first" else own.pooling}
-        for pooling in ("mean", "cls") if self.search.free_pooling else ():
+        wanted = ("mean", "cls") if self.search.free_pooling else ()
+        for pooling in (one for one in wanted if one not in known):
             other = _rebuilt(own, config.replace(pooling=pooling))
             if other is not None and other.pooling not in known:
                 known.add(other.pooling)

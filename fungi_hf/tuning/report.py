@@ -27,8 +27,7 @@ class CandidateScore:
         layer: The target layer, of gradients and of the block "activation".
         transform: "plain", "centred" or "whitened POWER".
         components: Of a PCA; None for none.
-        cost: Rank of what it takes: 0 a plain embedding, 2 a transformed one, 4 with an activation,
-            6 with several, 8 with a gradient of one view, 10 of several; 1 more with a PCA.
+        cost: Rank of what it takes (`fungi_hf.tuning.candidates.costs`).
         accuracy: Leave-one-out share of right rows.
         low: Of its 95 % interval (Wilson).
         high: Of its 95 % interval.

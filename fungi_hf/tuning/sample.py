@@ -16,17 +16,10 @@ if TYPE_CHECKING:
 
 
 def draw_rows(codes: Int64Array, most: int, seed: int) -> Int64Array:
-    """Draw rows of every class in proportion to its size, ascending.
+    """Draw about `most` rows of N class numbers, each class in proportion to its size, ascending.
 
-    Each class keeps two rows if it has them: one alone can never be classified by the rest.
-
-    Args:
-        codes: [N] class numbers.
-        most: Rows wanted; all rows where there are no more.
-        seed: Of the draw.
-
-    Returns:
-        About `most` row numbers; more only where the classes need it.
+    Each class keeps two rows if it has them: one alone can never be classified by the rest. So more
+    rows than `most` are drawn where the classes need it.
     """
     if len(codes) <= most:
         return np.arange(len(codes))

@@ -7,9 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import nn
 
 from fungi_hf.extraction.batches import cut_batches
+from fungi_hf.extraction.finish import check_finite
 from fungi_hf.extraction.group import pooler_of
 from fungi_hf.extraction.plan import calling
 from fungi_hf.gradients.tape import record, untouched
@@ -78,7 +80,7 @@ def scan(
         budget: Of one batch.
 
     Returns:
-        "embedding" and every layer -> [N, width] float32, in the inputs' order.
+        "embedding" and every layer -> [N, width] float32, finite, in the inputs' order.
     """
     found: dict[str, Float32Array] = {}
     encoder = calling(encoder, layers)
@@ -92,6 +94,8 @@ def scan(
                     if name not in found:
                         found[name] = np.empty((len(inputs), block.shape[1]), np.float32)
                     found[name][rows] = block.float().cpu().numpy()
+    for name, whole in found.items():
+        check_finite(torch.from_numpy(whole), name)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.checks import check_fields, check_flag, check_integer, check_number
@@ -107,15 +107,12 @@ class TuningSearch:
     def specs(
         self, base: FungiConfig, layers: Sequence[str] = (), target: str = ""
     ) -> tuple[ObjectiveSpec, ...]:
-        """Give the gradients to try and the activations, each with weight 1.
+        """Give the gradients to try, then the activation of every layer, each with weight 1.
 
         Args:
             base: The extractor's config.
             layers: Dotted paths whose activations may be chosen, lowest first.
             target: The one among them that is the target layer.
-
-        Returns:
-            The gradients, then the activation of every layer in the order given.
         """
         wanted = self.wanted(base)
         gradients = [spec for spec in wanted if spec.has_gradient]
@@ -127,19 +124,16 @@ class TuningSearch:
             if path not in known and spec.name in taken:
                 spec = Activation(layer=spec.layer, name=f"{spec.name}_tuned")
             activations.append(spec)
-        return tuple(
-            parse_objective({**spec.to_dict(), "weight": 1.0})
-            for spec in (*gradients, *activations)
-        )
+        every = (*gradients, *activations)
+        return tuple(spec if spec.weight == 1 else replace(spec, weight=1.0) for spec in every)
 
     def wanted(self, base: FungiConfig) -> list[ObjectiveSpec]:
         """Give the objectives to try: those named, or the config's and what they lack."""
         if self.objectives is not None:
             return [parse_objective(item) for item in self.objectives]
         found = list(base.objectives)
-        for missing in (KL(), SimCLR()):
-            if missing.kind not in {spec.kind for spec in found}:
-                found.append(missing)
+        kinds = {spec.kind for spec in found}
+        found += [missing() for missing in (KL, SimCLR) if missing.kind not in kinds]
         for spec in tuple(found):
             found += spec.variants(found)
         return found

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from fungi_hf.extraction.finish import centred, check_finite
-from fungi_hf.extraction.reduction import PrincipalComponents, whitening_matrix
+from fungi_hf.extraction.reduction import PrincipalComponents, centred_alone
 from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate, Outcome, costs
@@ -21,7 +20,7 @@ from fungi_hf.tuning.selection import choose, leader
 from fungi_hf.tuning.votes import leave_one_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -118,7 +117,7 @@ def decide(
 
 def _at_ceiling(voters: Voters, embedding: Float32Array, search: TuningSearch) -> Voters:
     """Let few rows vote where the plain embedding has nearly all right by the votes of all."""
-    blocks = {EMBEDDING: _directions(EMBEDDING, embedding).numpy()}
+    blocks = {EMBEDDING: unit_rows(torch.from_numpy(embedding)).numpy()}
     alone = [((EMBEDDING, 1.0),)]
     right = leave_one_out(blocks, alone, voters.codes, voters.groups, voters.n_neighbors)
     if right[0].mean() < search.ceiling:
@@ -137,9 +136,9 @@ def _judged(
 ) -> list[Outcome]:
     """Judge combinations under every transform."""
     found = []
-    directions = {name: _directions(name, rows) for name, rows in blocks.items()}
+    directions = {name: unit_rows(torch.from_numpy(rows)) for name, rows in blocks.items()}
     for transform in search.transforms:
-        moved = {name: _moved(rows, transform) for name, rows in directions.items()}
+        moved = _moved(directions, transform)
         candidates = [
             dataclasses.replace(like, transform=transform, weights=weights)
             for weights in combinations
@@ -152,10 +151,9 @@ def _reduced(
     parent: Candidate, blocks: Blocks, voters: Voters, search: TuningSearch
 ) -> list[Outcome]:
     """Judge PCAs of a candidate."""
-    parts = [
-        weight**0.5 * _moved(_directions(name, blocks[name]), parent.transform)
-        for name, weight in parent.weights
-    ]
+    directions = {name: unit_rows(torch.from_numpy(blocks[name])) for name, _ in parent.weights}
+    moved = _moved(directions, parent.transform)
+    parts = [weight**0.5 * moved[name] for name, weight in parent.weights]
     rows = torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
     found = []
     for n_components in search.components:
@@ -167,17 +165,8 @@ def _reduced(
     return found
 
 
-def _directions(name: str, rows: Float32Array) -> Tensor:
-    """Give unit rows; a row of zeros stays."""
-    block = torch.from_numpy(rows)
-    check_finite(block, name)
-    return unit_rows(block)
-
-
-def _moved(rows: Tensor, transform: Transform) -> Float32Array:
-    """Centre and whiten unit rows by what they teach themselves."""
+def _moved(directions: Mapping[str, Tensor], transform: Transform) -> Blocks:
+    """Centre and whiten blocks of unit rows as `Finisher` does."""
     if transform.center or transform.whitening:
-        mean, power = rows.double().mean(0), transform.whitening
-        rows = centred(rows, mean, whitening_matrix(rows.double() - mean, power) if power else None)
-    array: Float32Array = rows.numpy()
-    return array
+        directions = centred_alone(directions, transform.whitening)
+    return {name: rows.numpy() for name, rows in directions.items()}

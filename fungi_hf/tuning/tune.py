@@ -42,18 +42,8 @@ def tune(
 ) -> T:
     """Choose a config from labelled training data by leave-one-out nearest neighbours.
 
-    Args:
-        extractor: What to start from; it is not changed. What the search does not vary (sketch,
-            length, dtype, seed) stays as its config says.
-        inputs: N training inputs.
-        labels: N integers or strings, one a row, at least two classes.
-        groups: N integers or strings: rows of one group (a speaker, a source recording) do not
-            vote for each other. Pass them wherever test data comes from other groups.
-        search: What may be chosen.
-        progress: Show bars.
-
-    Returns:
-        A new extractor with the chosen config, fitted on all inputs; `.tuning` is the evidence.
+    What the search does not vary (sketch, length, dtype, seed) stays as the extractor's config
+    says. Arguments and result are those of `FungiExtractor.tune`.
 
     Raises:
         ConfigError: If the extractor keeps exact factors, or `search` is no search.

@@ -62,8 +62,7 @@ class GainShiftDraw:
     shift_s: float
 
 
-SpectrogramDraw: TypeAlias = NoiseRollDraw | CropDraw | MaskDraw
-Draw: TypeAlias = SpectrogramDraw | GainShiftDraw
+Draw: TypeAlias = NoiseRollDraw | CropDraw | MaskDraw | GainShiftDraw
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +262,6 @@ def audio_views(
         n_views: V.
         options: Further arguments of its class; lists stand for ranges, as in JSON.
         spectrogram: Whether the encoder reads spectrograms.
-
-    Returns:
-        The generator.
 
     Raises:
         ConfigError: If the name or an option is unknown, or the family does not fit the encoder.

@@ -34,16 +34,13 @@ def apply_to_spectrograms(
     clip_frames: Sequence[int],
     roll_frames: Sequence[int],
 ) -> Tensor:
-    """Apply one draw to each spectrogram.
+    """Apply one draw to each spectrogram: [N, frames, n_mels] on the same device.
 
     Args:
         mels: [N, frames, n_mels] log-mel before normalisation, padded; not modified.
         draws: One per row; None and waveform draws leave the row alone.
         clip_frames: Frames of each row that come from the clip, at least 1.
         roll_frames: Frames over which `NoiseRoll` acts.
-
-    Returns:
-        [N, frames, n_mels] on the same device.
     """
     result = mels.clone()
     for kind, apply in _APPLY.items():

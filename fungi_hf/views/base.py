@@ -35,9 +35,7 @@ class ViewGenerator(Protocol):
 def register_views(name: str, factory: Callable[..., ViewGenerator]) -> None:
     """Make a view generator usable by name in a config, e.g. `SimCLR(views=name)`.
 
-    Args:
-        name: Its name.
-        factory: Called with `n_views=V` and the spec's `view_options`.
+    The factory is called with `n_views=V` and the spec's `view_options`.
 
     Raises:
         ConfigError: If the name is taken by another factory, or not an identifier.
@@ -55,13 +53,9 @@ def make_views(
     options: Mapping[str, Any],
     own: Mapping[str, Callable[..., ViewGenerator]],
 ) -> ViewGenerator:
-    """Build the view generator of that name.
+    """Build the view generator of that name: one of the encoder's own, or else a registered one.
 
-    Args:
-        name: One of `own`, or a registered one; an encoder's own comes first.
-        n_views: V.
-        options: Further arguments of the factory.
-        own: Name -> factory, of the encoder that asks.
+    Its factory is called with `n_views` and the options.
 
     Raises:
         ConfigError: If the name or an option is unknown.

@@ -44,9 +44,6 @@ class WordDeletion:
             probability: Of each word, in (0, 1).
             spans: Gives the words of a text as [start, end) pairs; an encoder passes its
                 tokenizer's own words.
-
-        Raises:
-            ConfigError: If an option is out of range.
         """
         self.n_views = check_integer("n_views", n_views)
         self.probability = check_number("probability", probability, 0, 1, inclusive="neither")
@@ -109,11 +106,7 @@ class PublishedDeletion:
     """
 
     def __init__(self, n_views: int = 12, probability: float = 0.1) -> None:
-        """Remember the options.
-
-        Raises:
-            ConfigError: If an option is out of range.
-        """
+        """Remember V, and each word's probability in (0, 1)."""
         self.n_views = check_integer("n_views", n_views)
         self.probability = check_number("probability", probability, 0, 1, inclusive="neither")
 

@@ -152,6 +152,7 @@ def run(
         "folds": folds,
         "model": Path(model).name,
         "config": config.to_dict(),
+        "fingerprint": key(model, config),
         "mean": {arm: mean(by_fold) for arm, by_fold in scores.items()},
         "against_first_arm": {
             arm: against(hits, next(iter(right.values()))) for arm, hits in right.items()

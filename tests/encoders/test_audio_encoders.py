@@ -15,7 +15,7 @@ from fungi_hf.extraction.group import Group
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.gradients.tape import reference_gradient, untouched
-from fungi_hf.objectives.build import make_objective
+from fungi_hf.objectives.base import make_objective
 from fungi_hf.seeding import sample_generator
 
 from .audio_models import FAMILIES, WAVE, ast_extractor, clips, embed

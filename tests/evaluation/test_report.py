@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.parsers.expat import ParserCreate
 
@@ -191,6 +192,29 @@ def test_the_report_is_one_page_without_outside_resources(tmp_path):
     assert "fingerprint: one" in text
     write_report(tmp_path / "report.html", results, title="A <b> & c", figures=one_figure())
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_what_users_name_is_shown_letter_by_letter_and_never_as_markup():
+    odd = "<i>&\x01"
+    train, y = labelled(80, {"embedding": 6, odd: 4}, noise=1.5, n_classes=2)
+    results = evaluate_knn(train, y, train, y)
+    noted = [replace(one, notes=(odd,), fingerprint=odd, protocol=odd) for one in results]
+    text = build_report(noted, title=odd, figures={odd: one_figure()["CKA between blocks"]})
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert "i" not in page.tags
+    assert "\x01" not in text
+    shown = "&lt;i&gt;&amp;\\x01"
+    for place in (
+        f"<h1>{shown}</h1>",
+        f"protocol {shown}</h2>",
+        f"<figcaption>{shown}</figcaption>",
+        f"<td>embedding+<wbr>{shown}</td>",
+        f"{shown}: {shown}</p>",
+        f"fingerprint: {shown}</p>",
+    ):
+        assert place in text
 
 
 def test_the_report_refuses_nothing_and_bad_places(tmp_path):

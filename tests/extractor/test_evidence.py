@@ -88,7 +88,7 @@ def test_hosts_carry_it(report: TuningReport, tmp_path: Path) -> None:
     extractor.tuning = report
     extractor.save_pretrained(tmp_path / "tuned")
     text = report.to_json()
-    assert ExtractorParts.of(extractor).build().tuning is report
+    assert ExtractorParts(extractor).build().tuning is report
     pipeline = FungiPipeline(model=str(tmp_path / "tuned"))
     assert json.loads(pipeline.extractor.tuning.to_json()) == json.loads(text)
     sklearn = pytest.importorskip("fungi_hf.integrations.sklearn")

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fungi_hf.features import FungiFeatures
+from fungi_hf.features import FungiFeatures, make_layout
 from fungi_hf.gradients.factors import LayerFactors, compress
-from fungi_hf.tables import make_layout
 from tests.gradients.test_sketches import draw_factors
 from tests.tiny import TEXTS, TRAIN, extractor_of
 

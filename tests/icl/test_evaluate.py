@@ -338,11 +338,11 @@ def test_progress_counts_rows_failures_and_tokens():
     with FakeOpenAIServer(["top up"] * 15 + [FakeReply(content="")] * 5) as server:
         llm = ChatLLM("fake", base_url=server.url, output="text", limits=Limits(concurrency=2))
         plan = make_plan(selector, builder, llm, test)
-        run_here(plan, None, lambda p: seen.append((p.finished, p.failed, p.tokens, p.rate)))
+        run_here(plan, None, lambda p: seen.append((p.finished, p.failed, p.tokens, p.fresh)))
     assert [finished for finished, *_ in seen] == list(range(1, 21))
     assert seen[-1][1] == 5
     assert seen[-1][2] == server.prompt_tokens + server.completion_tokens
-    assert seen[-1][3] > 0
+    assert [fresh for *_, fresh in seen] == list(range(1, 21))
 
 
 class Duck:

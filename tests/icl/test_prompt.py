@@ -126,7 +126,7 @@ def test_instruction_and_label_list_are_settings():
     own = PromptBuilder(SPACE, instruction="Say {it}.").build("q")
     assert own.messages[0]["content"].startswith("Say {it}.\n\nLabels:")
     verbal = PromptBuilder(LabelSpace(["a_b", "c_d"], lambda name: name.replace("_", " ")))
-    assert verbal.answer("c_d") == "c d"
+    assert verbal.build("q", demonstrations(["t"], ["c_d"])).messages[2]["content"] == "c d"
     assert "a b\nc d" in verbal.system()
 
 
@@ -145,11 +145,11 @@ def test_tokens_are_estimated_from_characters_or_counted():
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (-1, InputError, "count_tokens returned -1"),
-        (1.5, InputTypeError, r"count_tokens returned 1\.5"),
-        ("3", InputTypeError, "count_tokens returned '3'"),
-        (None, InputTypeError, "returned None"),
-        (True, InputTypeError, "returned True"),
+        (-1, InputError, "count_tokens returned must be an integer >= 0; got -1"),
+        (1.5, InputTypeError, r"count_tokens returned must be .* got 1\.5"),
+        ("3", InputTypeError, "count_tokens returned must be .* got '3'"),
+        (None, InputTypeError, "returned must be .* got None"),
+        (True, InputTypeError, "returned must be .* got True"),
     ],
 )
 def test_a_bad_token_count_is_refused(value, error, message):
@@ -329,9 +329,9 @@ def test_preview_shows_messages_rows_and_tokens():
             "style is 'chat'; choose one of 'block', 'completion', 'multiturn'",
         ),
         ({"on_overflow": "drop"}, DemoConfigError, "on_overflow is 'drop'; choose one of"),
-        ({"max_input_tokens": 0}, DemoConfigError, "max_input_tokens is 0"),
-        ({"max_input_tokens": 10.0}, DemoConfigError, r"max_input_tokens is 10\.0"),
-        ({"max_input_tokens": True}, DemoConfigError, "max_input_tokens is True"),
+        ({"max_input_tokens": 0}, DemoConfigError, "must be None or an integer >= 1; got 0"),
+        ({"max_input_tokens": 10.0}, DemoConfigError, r"max_input_tokens must be .* got 10\.0"),
+        ({"max_input_tokens": True}, DemoConfigError, "max_input_tokens must be .* got True"),
         ({"count_tokens": 3}, InputTypeError, "count_tokens is int"),
         ({"instruction": 3}, InputTypeError, "instruction is int"),
     ],

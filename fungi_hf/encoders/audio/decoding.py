@@ -232,10 +232,11 @@ def _path(path: str | os.PathLike[str]) -> Recognised:
 
 
 def _bytes(data: bytes | bytearray | memoryview) -> Recognised:
-    if not data:
+    whole = bytes(data)
+    if not whole:
         raise AudioError("the clip's bytes are empty (0 bytes); expected a whole sound file")
-    name = f"<{len(data)} bytes>"
-    return name, partial(opened_file, bytes(data), name)
+    name = f"<{len(whole)} bytes>"
+    return name, partial(opened_file, whole, name)
 
 
 def _entry(raw: Mapping[str, Any]) -> Recognised:
@@ -246,7 +247,7 @@ def _entry(raw: Mapping[str, Any]) -> Recognised:
     """
     keys = list(raw.keys())
     names = ("array", "raw", "sampling_rate", "audio", "bytes", "path")
-    held = {key: raw[key] for key in names if key in keys and raw[key] is not None}
+    held = {key: value for key in names if key in keys and (value := raw[key]) is not None}
     for key in ("array", "raw"):
         if key in held:
             if "sampling_rate" not in held:

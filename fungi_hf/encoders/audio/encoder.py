@@ -1,7 +1,7 @@
 """Audio encoders: any clip in, one embedding out, for AST, Whisper and wav2vec2-like models.
 
-Invariant: a clip is decoded once; its views are drawn numbers beside it and are applied when a
-batch is put together, on the model's device.
+Invariant: a clip is decoded once; its views are stored as parameters and applied when a batch is
+put together, on the model's device.
 """
 
 from __future__ import annotations
@@ -47,11 +47,7 @@ BODIES: Final[tuple[Any, ...]] = (PatchBody, WhisperBody, WaveBody)
 
 
 class AudioEncoder(BlockEncoder):
-    """An audio model, its front-end and its pooling.
-
-    Attributes:
-        NOTES: What can be said of a clip that is usable but not as the user may think.
-    """
+    """An audio model, its front-end and its pooling."""
 
     modality = "audio"
     chunk_size = 32
@@ -166,10 +162,12 @@ class AudioEncoder(BlockEncoder):
         if clip.content not in inputs:
             wave = self._wave(clip)
             inputs[clip.content] = AudioInput(wave, self._body.log_mel(wave))
-        data, notes = inputs[clip.content], self._notes(clip)
+        data = inputs[clip.content]
+        cost = self._body.cost(len(data.wave))
         if isinstance(raw, AudioView):
-            data, notes = replace(data, draw=raw.draw), ()
-        return Prepared(data, self._body.cost(len(data.wave)), raw.content, notes)
+            return Prepared(replace(data, draw=raw.draw), cost, raw.content)
+        notes = {"cut": clip.cut, "silent": not clip.samples.any()}
+        return Prepared(data, cost, raw.content, tuple(name for name in notes if notes[name]))
 
     def _with_wave_draw(self, data: AudioInput) -> AudioInput:
         # Here and not when views are made: every view would hold a waveform of its own.
@@ -177,10 +175,6 @@ class AudioEncoder(BlockEncoder):
             return data
         wave = apply_to_wave(data.wave, data.draw, self._body.rate)
         return AudioInput(wave, self._body.log_mel(wave))
-
-    def _notes(self, clip: Clip) -> tuple[str, ...]:
-        notes = ["cut"] if clip.cut else []
-        return (*notes, *(["silent"] if not clip.samples.any() else []))
 
     def collate(self, items: Sequence[Prepared]) -> Batch:
         """Apply the views, normalise, pad and stack on the model's device."""
@@ -197,11 +191,7 @@ class AudioEncoder(BlockEncoder):
         return self._body.pool(a, batch, self.pooling)
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
-        """Build a view generator: one of the audio families or a registered one.
-
-        Raises:
-            ConfigError: If the name or an option is unknown.
-        """
+        """Build views of one of the audio families, or registered ones."""
         return audio_views(name, n_views, options, spectrogram=self._body.spectrogram)
 
     def late_views(

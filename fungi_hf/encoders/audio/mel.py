@@ -130,41 +130,36 @@ def kaldi_fbank(waves: Tensor, n_mels: int = 128) -> Tensor:
         samples are an AudioError.
     """
     _check_waves(waves)
-    if waves.ndim == 1:
-        return _log_mel(waves, n_mels)
-    if waves.device.type != "cpu":
+    if waves.ndim == 1 or waves.device.type != "cpu":
         return _log_mel(waves, n_mels)
     return torch.stack([_log_mel(wave, n_mels) for wave in waves])
-
-
-def torchaudio_fbank(waves: Tensor, n_mels: int = 128) -> Tensor:
-    """Give the same as `kaldi_fbank`, computed by torchaudio; same arguments, shapes and errors.
-
-    A missing or broken torchaudio is an OptionalDependencyError.
-    """
-    kaldi = _torchaudio_kaldi()
-    _check_waves(waves)
-    rows = [
-        kaldi(wave[None], sample_frequency=float(RATE), window_type="hanning", num_mel_bins=n_mels)
-        for wave in waves.reshape(-1, waves.shape[-1])
-    ]
-    return rows[0] if waves.ndim == 1 else torch.stack(rows)
 
 
 def fbank(frontend: str) -> Callable[[Tensor, int], Tensor]:
     """Give the filter bank of that name, `torch` (ours) or `torchaudio`, ready to be called.
 
-    A missing or broken torchaudio is an OptionalDependencyError, here and not at the first clip.
+    Both have the arguments, shapes and errors of `kaldi_fbank`. A missing or broken torchaudio is
+    an OptionalDependencyError, here and not at the first clip.
 
     Raises:
         ConfigError: If there is no such front-end.
     """
     if frontend == "torch":
         return kaldi_fbank
-    if frontend == "torchaudio":
-        _torchaudio_kaldi()
-        return torchaudio_fbank
-    raise ConfigError(f"unknown front-end {choices(frontend, get_args(FilterBank))}")
+    if frontend != "torchaudio":
+        raise ConfigError(f"unknown front-end {choices(frontend, get_args(FilterBank))}")
+    kaldi = _torchaudio_kaldi()
+    options = {"sample_frequency": float(RATE), "window_type": "hanning"}
+
+    def torchaudio_fbank(waves: Tensor, n_mels: int = 128) -> Tensor:
+        _check_waves(waves)
+        rows = [
+            kaldi(wave[None], num_mel_bins=n_mels, **options)
+            for wave in waves.reshape(-1, waves.shape[-1])
+        ]
+        return rows[0] if waves.ndim == 1 else torch.stack(rows)
+
+    return torchaudio_fbank
 
 
 def _torchaudio_kaldi() -> Callable[..., Tensor]:

@@ -87,15 +87,10 @@ def positions_for(model: ASTModel, frames: int) -> Tensor:
 
 
 def restride(model: ASTModel, *, stride: int, frames: int) -> ASTModel:
-    """Give a copy of an AST with another patch stride and length, positions fitted.
+    """Give a copy of an AST, in eval mode, with positions for another stride and `max_length`.
 
-    Args:
-        model: A loaded model; not modified.
-        stride: New stride along both axes, e.g. 10 for overlapping patches.
-        frames: New `max_length`.
-
-    Returns:
-        A model in eval mode with the same weights otherwise.
+    The stride is that along both axes, e.g. 10 for overlapping patches. All other weights are the
+    model's, which is not modified.
 
     Raises:
         EncoderError: If the stride is not between 1 and the patch size.

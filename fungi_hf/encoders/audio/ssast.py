@@ -97,13 +97,7 @@ def convert(
 
 
 def load(checkpoint: str | os.PathLike[str]) -> ASTModel:
-    """Give the model of an official checkpoint, float32, in eval mode.
-
-    Args:
-        checkpoint: The `.pth` file.
-
-    Returns:
-        A transformers model of stride 16 and the checkpoint's length.
+    """Give the model of an official `.pth` checkpoint: float32, in eval mode, stride 16.
 
     Raises:
         CheckpointError: If a weight is missing, unknown or of another shape.

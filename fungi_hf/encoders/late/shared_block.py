@@ -32,10 +32,7 @@ def shared_last_block(
 ) -> SharedBlock | None:
     """Give a function from late views (k = 1) to last hidden states [N, T', D] and mask [N, T'].
 
-    Args:
-        model: The encoder; only its structure is read.
-        layer: The target layer.
-        first_token: Whether token 0, which no view loses, is all that is wanted; T' is then 1.
+    With `first_token`, token 0, which no view loses, is all that is wanted, and T' is 1.
 
     Returns:
         None where the family is not known, or where the target layer works before the softmax, so

@@ -89,15 +89,9 @@ class LateTokens:
 
 
 def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, mask: Tensor) -> Tensor:
-    """Run blocks that take a state and an additive mask.
+    """Run blocks on a state [N, T, D] with a mask [N, T] bool of what may be attended to.
 
-    Args:
-        blocks: In order; each gives a state, or a tuple that begins with it.
-        hidden: [N, T, D].
-        mask: [N, T] bool, what may be attended to.
-
-    Returns:
-        [N, T, D].
+    A block takes the state and an additive mask, and gives a state or a tuple that begins with it.
     """
     shown = None
     if not bool(mask.all()):

@@ -1,15 +1,14 @@
-"""Late views: tokens dropped from the hidden state before the last k blocks, nothing run below.
+"""Late views: tokens dropped from the hidden state before the last k blocks; no block below is run.
 
 Definition. h is the hidden state [T, D] of the untouched input before block L - k, of L blocks. A
-view keeps some positions; its embedding is what the model gives when the input of block L - k is h
-at these positions and nothing else: dropped tokens are neither queries, keys nor values, nor are
-they pooled. Positions below block L - k are those of the untouched input, since h is its state;
-whatever the last k blocks themselves derive from positions (relative biases, rotary angles,
-windows) they derive from the shortened sequence, as for a text without these words. With k = L
-nothing is shared, and a text's view is the full computation of the shortened text.
+late view drops tokens from h and runs the last k blocks on the rest. Dropped tokens take no part in
+attention or pooling. Absolute positions are those of the untouched input, since h holds them; what
+the last k blocks themselves derive from positions (relative biases, rotary angles, windows) they
+derive from the shortened sequence, as for a text without these words. With k = L nothing is shared,
+and a text's view is the full computation of the shortened text.
 
-The model's own forward pass does all of this: for its duration the blocks below stand aside and
-block L - k is handed its input, so no family is known here but by the bias that a T5 passes on.
+The model's own forward pass does all of this: during the pass the first L - k blocks are skipped
+and block L - k gets the stored state. Of the families, only T5's passed-on bias needs care.
 """
 
 from __future__ import annotations
@@ -39,11 +38,12 @@ class BlockStack:
     """
 
     def __init__(self, model: nn.Module, layer_path: str) -> None:
-        """Find the blocks: the outermost module list that holds the last attention.
+        """Find the blocks: the outermost module list that holds the target layer.
 
         Args:
             model: Only read.
-            layer_path: The target layer, which late views must contain.
+            layer_path: The target layer, which late views must contain; if it is in no list, the
+                default layer's list is taken.
 
         Raises:
             ConfigError: If the blocks are not a list of modules that are called once each.

@@ -6,13 +6,13 @@ Every function gives a new figure, and `render` its file. Names are drawn letter
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.errors import InputError, ShapeError
 from fungi_hf.evaluation.protocols import need
-from fungi_hf.evaluation.report.wording import literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +25,9 @@ _UP, _DOWN, _GREY = "#1b7837", "#b2182b", "#7a8594"
 # Okabe and Ito's palette, told apart by colour-blind readers as well.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES = ("-", "--", ":")
+# What XML and UTF-8 cannot hold, and what would move the line: controls, halves of pairs, and two
+# code points that are no characters.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
@@ -170,6 +173,20 @@ def render(figure: Figure, kind: str = "svg") -> bytes:
     with need("matplotlib").rc_context({"svg.hashsalt": "fungi"}):
         figure.savefig(target, format=kind, metadata=metadata, dpi=150)
     return target.getvalue()
+
+
+def visible(name: object, *, kept: str = "") -> str:
+    r"""Give a name with its control characters, but those kept, written out, such as \x01."""
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if found[0] in kept else found[0].encode("unicode_escape").decode("ascii")
+
+    return _HIDDEN.sub(shown, str(name))
+
+
+def literal(name: object) -> str:
+    """Give a name as matplotlib draws it letter by letter: no formulas, no control characters."""
+    return visible(name).replace("$", r"\$")
 
 
 def _lines(

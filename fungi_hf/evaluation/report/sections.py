@@ -13,7 +13,6 @@ from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.sweep_figures import sweep_figures
 from fungi_hf.evaluation.report.tables import group_results, result_table, sweep_table
-from fungi_hf.evaluation.report.wording import visible
 from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
 
     from fungi_hf.evaluation.sweeps.records import SweepResult
 
-    Section: TypeAlias = dict[str, Any]  # what page.html shows under one heading
+    Section: TypeAlias = dict[str, Any]  # a heading, and what page.html shows below it
 
 _TASKS: Final = {"knn": "k-nearest neighbours", "linear": "Linear probe"}
 _BARS: Final = 20  # of classes, beside a figure of the combinations
+_FIELDS: Final = ("lead", "best", "base", "tests", "head", "rows", "mark", "figures", "notes")
 
 
 def build_report(
@@ -66,11 +66,13 @@ def build_report(
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
-        finalize=lambda text: visible(text, kept="\n\t") if type(text) is str else text,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda text: plots.visible(text, kept="\n\t") if type(text) is str else text,
     )
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     source = ", ".join(f"{name}: {fact}" for name, fact in given.source.items())
-    return environment.from_string(page).render(title=title, source=source, sections=sections)
+    shown = [dict.fromkeys(_FIELDS, ()) | section for section in sections]
+    return environment.from_string(page).render(title=title, source=source, sections=shown)
 
 
 def write_report(

@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fungi_hf.checks import check_choice, check_integer
-from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.evaluation.inputs import listed
 from fungi_hf.evaluation.knn import evaluate_knn, knn_protocol
 from fungi_hf.evaluation.protocols import AS_INPUT
 from fungi_hf.evaluation.sweeps.records import SweepResult
 from fungi_hf.extraction.variants import VariantExtractor
-from fungi_hf.features import FungiFeatures
+from fungi_hf.features import FungiFeatures, make_layout
 from fungi_hf.gradients.layers import block_number, linear_layers
 from fungi_hf.neighbors.labels import read_labels
-from fungi_hf.tables import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fungi_hf.config import FungiConfig
     from fungi_hf.evaluation.knn import KNNProtocol
     from fungi_hf.evaluation.sweeps.records import Cell
     from fungi_hf.extraction.variants import VariantBlocks
@@ -41,13 +39,13 @@ OBJECTIVE_FIELDS: Final = ("n_views", "temperature", "latent_dim", "n_negatives"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SweepData:
-    """Labelled inputs that every variant is judged on.
+    """Raw inputs and their labels, one each, that every variant is judged on.
 
     Attributes:
-        train: Raw training inputs.
-        train_labels: One a training input.
-        test: Raw test inputs.
-        test_labels: One a test input.
+        train: Training inputs.
+        train_labels: Their labels.
+        test: Test inputs.
+        test_labels: Their labels.
         protocol: A `KNNProtocol` or its name.
         progress: Show bars.
     """
@@ -64,6 +62,13 @@ class SweepData:
         read_labels(self.train_labels, "train labels", len(self.train))
         read_labels(self.test_labels, "test labels", len(self.test))
         knn_protocol(self.protocol)
+
+    def blocks(self, extract: VariantExtractor, **options: bool) -> list[VariantBlocks]:
+        """Fit on the training inputs, then give the blocks of both sides."""
+        extract.fit(self.train)
+        return [
+            extract(side, progress=self.progress, **options) for side in (self.train, self.test)
+        ]
 
 
 def sweep_layers(
@@ -103,22 +108,17 @@ def sweep_layers(
     unusable: dict[str, str] = {}
     passes = _passes(extractor, paths, len(data.train) + len(data.test), len(names), memory_mb)
     for some in passes:
-        variants = VariantExtractor(encoder, config, layers=some).fit(data.train)
-        sides = [
-            variants(side, activations=True, progress=data.progress)
-            for side in (data.train, data.test)
-        ]
+        variants = VariantExtractor(encoder, config, layers=some)
+        sides = data.blocks(variants, activations=True)
         unusable |= sides[0].unusable
         for path in variants.layers:
-            blocks = [_blocks(side, path, names) for side in sides]
-            if not blocks[0] or path in unusable:
-                continue
-            place = {"layer": path, "block": block_number(path), "part": _part(path)}
-            rows += _judge(place, sides, blocks, data)[len(rows) > 0 :]
-    settings = sweep_settings(extractor, data) | {"passes": len(passes)}
-    notes = (*(f"layer {path} is left out: it {why}" for path, why in unusable.items()),)
-    notes += unused_fields(config)
-    return SweepResult(kind="layers", rows=tuple(rows), settings=settings, notes=notes)
+            keys = {"activation": path, **{name: (path, name, "config") for name in names}}
+            blocks = [_held(side.activations | side.gradients, keys) for side in sides]
+            if blocks[0] and path not in unusable:
+                place = {"layer": path, "block": block_number(path), "part": _part(path)}
+                rows += _judge(place, sides, blocks, data)[bool(rows) :]  # one embedding
+    notes = tuple(f"layer {path} is left out: it {why}" for path, why in unusable.items())
+    return sweep_result("layers", extractor, data, rows, notes, passes=len(passes))
 
 
 def sweep_objective(
@@ -157,17 +157,13 @@ def sweep_objective(
     variants: dict[str, ObjectiveSpec] = {
         f"v{place}": dataclasses.replace(spec, **change) for place, change in enumerate(changes)
     }
-    extract = VariantExtractor(extractor.encoder, extractor.config, objectives=variants)
-    extract.fit(data.train)
     path = extractor.encoder.layer_path
-    sides = [extract(side, progress=data.progress) for side in (data.train, data.test)]
+    sides = data.blocks(VariantExtractor(extractor.encoder, extractor.config, objectives=variants))
     rows: list[dict[str, Cell]] = []
     for label, change in zip(variants, changes, strict=True):
         blocks = [{spec.name: side.gradients[path, label, "config"]} for side in sides]
-        rows += _judge(change, sides, blocks, data)[len(rows) > 0 :]
-    settings = sweep_settings(extractor, data) | {"objective": spec.to_dict()}
-    notes = unused_fields(extractor.config)
-    return SweepResult(kind=field, rows=tuple(rows), settings=settings, notes=notes)
+        rows += _judge(change, sides, blocks, data)[bool(rows) :]  # one embedding
+    return sweep_result(field, extractor, data, rows, (), objective=spec.to_dict())
 
 
 def _passes(
@@ -189,11 +185,8 @@ def _passes(
     return passes
 
 
-def _blocks(side: VariantBlocks, path: str, names: list[str]) -> dict[str, Float32Array]:
-    """Give the blocks that a layer has, its activation first."""
-    found = {"activation": side.activations.get(path)}
-    found |= {name: side.gradients.get((path, name, "config")) for name in names}
-    return {name: block for name, block in found.items() if block is not None}
+def _held(blocks: Mapping[Any, Float32Array], keys: Mapping[str, Any]) -> dict[str, Float32Array]:
+    return {name: blocks[key] for name, key in keys.items() if key in blocks}
 
 
 def _judge(
@@ -202,16 +195,10 @@ def _judge(
     blocks: list[dict[str, Float32Array]],
     data: SweepData,
 ) -> list[dict[str, Cell]]:
-    """Give rows of accuracy, interval and paired test.
+    """Give rows of accuracy, interval and paired test of a variant's own blocks of both sides.
 
-    Args:
-        place: Columns of the variant.
-        sides: Blocks of the training and of the test inputs.
-        blocks: The variant's own blocks of both.
-        data: Labels and protocol.
-
-    Returns:
-        The embedding, whose place is blank, then each block alone, then beside the embedding.
+    The first row is the embedding, whose place is blank; then comes each block alone, then beside
+    the embedding.
     """
     features = []
     for side, own in zip(sides, blocks, strict=True):
@@ -219,17 +206,14 @@ def _judge(
         layout = make_layout({name: part.shape[1] for name, part in parts.items()})
         array = np.concatenate(list(parts.values()), axis=1)
         features.append(FungiFeatures(array=array, layout=layout, fingerprint=""))
+    alone = [("embedding",), *((name,) for name in blocks[0])]
     results = evaluate_knn(
         features[0],
         data.train_labels,
         features[1],
         data.test_labels,
         protocol=data.protocol,
-        combinations=[
-            ("embedding",),
-            *((name,) for name in blocks[0]),
-            *(("embedding", name) for name in blocks[0]),
-        ],
+        combinations=[*alone, *(("embedding", name) for name in blocks[0])],
     )
     blank: dict[str, Cell] = {n: "" if isinstance(v, str) else None for n, v in place.items()}
     return [
@@ -261,41 +245,46 @@ def _spec(extractor: FungiExtractor, field: str, objective: str | None) -> Objec
         ConfigError: If there is none.
     """
     specs = {spec.name: spec for spec in extractor.config.objectives}
-    if objective is not None and objective not in specs:
-        raise ConfigError(f"no objective {choices(objective, specs)}")
-    named = [specs[objective]] if objective is not None else list(specs.values())
-    having = [s for s in named if field in {one.name for one in dataclasses.fields(s)}]
-    # Every objective has the field n_views, which allows some of them 1 alone.
-    having = [s for s in having if field != "n_views" or s.takes_views]
-    if not having:
-        raise ConfigError(
-            f"none of the objectives {', '.join(s.name for s in named)} can vary {field}; "
-            "n_views and n_negatives are options of simclr"
-        )
-    return having[0]
+    if objective is not None:
+        specs = {objective: specs[check_choice("objective", objective, specs)]}
+    for spec in specs.values():
+        # Every objective has the field n_views, which allows some of them 1 alone.
+        has_field = field in {one.name for one in dataclasses.fields(spec)}
+        if has_field and (field != "n_views" or spec.takes_views):
+            return spec
+    raise ConfigError(
+        f"none of the objectives {', '.join(specs)} can vary {field}; "
+        "n_views and n_negatives are options of simclr"
+    )
 
 
-def unused_fields(config: FungiConfig) -> tuple[str, ...]:
-    """Say which of a config's fields a sweep does not apply, where they are set."""
+def sweep_result(
+    kind: str,
+    extractor: FungiExtractor,
+    data: SweepData,
+    rows: Sequence[Mapping[str, Cell]],
+    notes: tuple[str, ...],
+    **further: Any,
+) -> SweepResult:
+    """Give a sweep with its settings, and a note on fields of the config that it does not apply."""
+    config, rule = extractor.config, knn_protocol(data.protocol)
     named = {
         "center": config.center,
         "whitening": config.whitening > 0,
         "weights": config.embedding_weight != 1 or any(s.weight != 1 for s in config.objectives),
         "reduction": config.reduction is not None,
     }
-    unused = [name for name, is_set in named.items() if is_set]
-    return (f"the config's {', '.join(unused)} are not applied in a sweep",) if unused else ()
-
-
-def sweep_settings(extractor: FungiExtractor, data: SweepData) -> dict[str, Any]:
-    """Give what all rows of a sweep share."""
-    rule = knn_protocol(data.protocol)
-    return {
+    unused = ", ".join(name for name, is_set in named.items() if is_set)
+    settings = {
         "target_layer": extractor.encoder.layer_path,
         "pooling": extractor.encoder.pooling,
-        "config": extractor.config.to_dict(),
+        "config": config.to_dict(),
         "protocol": rule.name,
         "n_neighbors": rule.n_neighbors,
         "n_train": len(data.train),
         "n_test": len(data.test),
+        **further,
     }
+    if unused:
+        notes = (*notes, f"the config's {unused} are not applied in a sweep")
+    return SweepResult(kind=kind, settings=settings, rows=tuple(rows), notes=notes)

@@ -12,8 +12,7 @@ from fungi_hf.errors import ConfigError
 from fungi_hf.evaluation.inputs import listed, unseen_note
 from fungi_hf.evaluation.knn import KNNJudge, knn_protocol
 from fungi_hf.evaluation.protocols import AS_INPUT
-from fungi_hf.evaluation.sweeps.layers import sweep_settings, unused_fields
-from fungi_hf.evaluation.sweeps.records import SweepResult
+from fungi_hf.evaluation.sweeps.layers import sweep_result
 from fungi_hf.extraction.variants import SketchSettings, VariantExtractor
 from fungi_hf.gradients.factors import exact_cosines
 from fungi_hf.neighbors.base import Neighbors
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.evaluation.knn import KNNProtocol
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import Cell
+    from fungi_hf.evaluation.sweeps.records import Cell, SweepResult
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.types import Float32Array, Int64Array
 
@@ -74,9 +73,8 @@ def sweep_sketches(
         for seed in range(n_seeds)
     }
     variants = VariantExtractor(extractor.encoder, extractor.config, sketches=sketches)
-    variants.fit(data.train)
+    known, asked = data.blocks(variants)
     place = (extractor.encoder.layer_path, next(iter(variants.objectives)))
-    known, asked = (variants(side, progress=data.progress) for side in (data.train, data.test))
     left, right = (variants.exact_gradients(side)[place] for side in (data.test, data.train))
     exact = exact_cosines(left, right)  # [Q, N]
 
@@ -97,9 +95,9 @@ def sweep_sketches(
     for one in grid:
         keys = [(*place, _label(one, seed)) for seed in range(n_seeds)]
         rows.append(row(one, [asked.gradients[key] @ known.gradients[key].T for key in keys]))
-    settings = sweep_settings(extractor, data) | {"objective": place[1], "n_seeds": n_seeds}
-    notes += judge.notes + unused_fields(extractor.config)
-    return SweepResult(kind="sketches", rows=tuple(rows), settings=settings, notes=notes)
+    notes += judge.notes
+    further = {"objective": place[1], "n_seeds": n_seeds}
+    return sweep_result("sketches", extractor, data, rows, notes, **further)
 
 
 def _protocol(data: SweepData) -> KNNProtocol:
@@ -125,15 +123,10 @@ def _grid(kinds: Sequence[str], widths: Sequence[int], ranks: Sequence[int]) -> 
         ConfigError: If nothing is to be swept.
     """
     wide, terms = _whole("widths", widths), _whole("ranks", ranks)
-    named = listed("kinds are", kinds, "kinds of sketch", ConfigError)
-    for kind in named:
+    grid: list[Setting] = []
+    for kind in listed("kinds are", kinds, "kinds of sketch", ConfigError):
         check_choice("a kind of sketch", kind, KINDS)
-    factored = [kind for kind in named if kind == "khatri_rao"]
-    dense = [kind for kind in named if kind != "khatri_rao"]
-    grid: list[Setting] = [
-        *itertools.product(factored, wide, terms),
-        *itertools.product(dense, wide, [None]),
-    ]
+        grid += itertools.product([kind], wide, terms if kind == "khatri_rao" else [None])
     if not grid:
         raise ConfigError("kinds, widths and ranks must each name at least one value")
     return grid

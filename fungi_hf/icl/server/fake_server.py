@@ -1,55 +1,46 @@
 """An OpenAI-compatible chat server on 127.0.0.1 for tests and dry runs without any model.
 
-It needs the standard library alone, reads the demonstrations back from the prompt, counts
-tokens, fails on request, and logs what it saw but never a header.
+It reads the demonstrations back from the prompt, counts tokens, fails on request, and logs what it
+saw but never a header.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from fungi_hf.checks import check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.server.policies import FakeReply, answers_of
-from fungi_hf.icl.server.wire import (
+from fungi_hf.icl.server.policies import (
     BadRequestError,
-    Json,
+    FakeReply,
+    answers_of,
     check_request,
-    error_body,
     estimate_tokens,
-    prompt_tokens,
+    message_text,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from fungi_hf.icl.server.policies import Policy
-    from fungi_hf.icl.server.wire import CountTokens
+    from fungi_hf.icl.server.policies import Json, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One planned failure.
+    """One planned failure: an HTTP status, `delay_s` seconds after the server's latency.
 
-    Attributes:
-        status: The HTTP status sent; 0 sends nothing and closes the connection.
-        code: The error's code, e.g. "insufficient_quota".
-        message: The error's text.
-        retry_after: The `Retry-After` header: seconds, or an HTTP date as text.
-        retry_after_ms: The `retry-after-ms` header.
-        body: What is sent in place of an error object with code and message.
-        delay_s: Seconds to wait before, on top of the server's latency.
+    Status 0 sends nothing and closes the connection. `body` is sent in place of an error object
+    with the message and the code, e.g. "insufficient_quota". `retry_after` (seconds, or an HTTP
+    date as text) and `retry_after_ms` are headers.
     """
 
     status: int = 500
@@ -60,29 +51,17 @@ class Fault:
     body: bytes | None = None
     delay_s: float = 0.0
 
-    def response(self) -> Response:
-        """Give what is sent."""
-        named = {"Retry-After": self.retry_after, "retry-after-ms": self.retry_after_ms}
-        headers = {name: str(value) for name, value in named.items() if value is not None}
-        if self.body is not None:
-            return Response(self.status, self.body, headers)
-        return _error(self.status, self.message, self.code, **headers)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LoggedRequest:
     """What the server saw of one chat request; times are `time.monotonic()` seconds."""
 
     number: int
     arrival_s: float
     end_s: float
-    body_sha256: str
     status: int
     prompt_tokens: int
     completion_tokens: int
-
-
-Faults: TypeAlias = Callable[[int, Json], int | Fault | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +74,13 @@ class Response:
     tokens: tuple[int, int] = (0, 0)
 
 
-def _error(status: int, message: str, code: str | None = None, **headers: str) -> Response:
-    return Response(status, json.dumps(error_body(message, code, status)).encode(), headers)
+def _error(fault: Fault) -> Response:
+    named = {"Retry-After": fault.retry_after, "retry-after-ms": fault.retry_after_ms}
+    headers = {name: str(value) for name, value in named.items() if value is not None}
+    kind = "invalid_request_error" if fault.status < 429 else "server_error"
+    error = {"message": fault.message, "type": kind, "param": None, "code": fault.code}
+    body = json.dumps({"error": error}).encode() if fault.body is None else fault.body
+    return Response(fault.status, body, headers)
 
 
 class FakeOpenAIServer:
@@ -127,8 +111,8 @@ class FakeOpenAIServer:
         self,
         policy: Policy = "majority",
         latency: float = 0.0,
-        faults: Faults | None = None,
-        count_tokens: CountTokens | None = None,
+        faults: Callable[[int, Json], int | Fault | None] | None = None,
+        count_tokens: Callable[[str], int] | None = None,
         *,
         table: Mapping[str, str] | None = None,
         api_key: str | None = None,
@@ -202,23 +186,16 @@ class FakeOpenAIServer:
             with self._lock:
                 # Before the bytes leave: the client may send the next request at once.
                 self._in_flight -= 1
-                self.log.append(
-                    LoggedRequest(
-                        number=number,
-                        arrival_s=arrival,
-                        end_s=time.monotonic(),
-                        body_sha256=hashlib.sha256(raw).hexdigest(),
-                        status=response.status,
-                        prompt_tokens=response.tokens[0],
-                        completion_tokens=response.tokens[1],
-                    )
-                )
+                end = time.monotonic()
+                billed = (response.status, *response.tokens)
+                self.log.append(LoggedRequest(number, arrival, end, *billed))
         return response
 
     def _answer(self, raw: bytes, authorization: str, number: int) -> Response:
         time.sleep(self._latency)
         if self._api_key is not None and authorization != f"Bearer {self._api_key}":
-            return _error(401, "Incorrect API key provided", "invalid_api_key")
+            message = "Incorrect API key provided"
+            return _error(Fault(status=401, message=message, code="invalid_api_key"))
         try:
             body = check_request(json.loads(raw))
             fault = self.faults(number, body) if self.faults is not None else None
@@ -226,27 +203,31 @@ class FakeOpenAIServer:
             if fault is not None:
                 time.sleep(fault.delay_s)
                 if fault.status != 200 or fault.body is not None:
-                    return fault.response()
+                    return _error(fault)
             return self._complete(body, self._answer_to(body), number)
         except json.JSONDecodeError as error:
-            return _error(400, f"the body is not JSON: {error}", "invalid_json")
+            message, code = f"the body is not JSON: {error}", "invalid_json"
         except BadRequestError as error:
-            return _error(400, str(error), "invalid_request")
+            message, code = str(error), "invalid_request"
+        return _error(Fault(status=400, message=message, code=code))
 
     def _complete(self, body: Json, reply: str | FakeReply, number: int) -> Response:
         reply = reply if isinstance(reply, FakeReply) else FakeReply(content=reply)
-        tokens = prompt_tokens(body, self._count), self._count(reply.content or "")
-        usage: Json = {
-            "prompt_tokens": tokens[0],
-            "completion_tokens": tokens[1],
-            "total_tokens": sum(tokens),
-        }
+        # Three tokens of overhead for the request and for each message.
+        asked = 3 + sum(3 + self._count(message_text(message)) for message in body["messages"])
+        said = self._count(reply.content or "")
+        usage: Json = {"prompt_tokens": asked, "completion_tokens": said}
+        usage["total_tokens"] = asked + said
         if reply.cached_tokens is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
         message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
         choice: Json = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
         if body.get("logprobs"):
-            choice["logprobs"] = _logprobs(reply, body.get("top_logprobs", 0))
+            ranked = sorted(reply.top_logprobs.items(), key=lambda pair: -pair[1])
+            ranked = ranked[: body.get("top_logprobs", 0)]
+            entries = [{"token": token, "logprob": math.log(share)} for token, share in ranked]
+            first = entries[0] if entries else {"token": reply.content or "", "logprob": 0.0}
+            choice["logprobs"] = {"content": [{**first, "top_logprobs": entries}]}
         completion = {
             "id": f"chatcmpl-{number}",
             "object": "chat.completion",
@@ -256,14 +237,7 @@ class FakeOpenAIServer:
             "choices": [choice],
             "usage": usage,
         }
-        return Response(200, json.dumps(completion).encode(), tokens=tokens)
-
-
-def _logprobs(reply: FakeReply, top: int) -> Json:
-    ranked = sorted(reply.top_logprobs.items(), key=lambda pair: -pair[1])[:top]
-    entries = [{"token": token, "logprob": math.log(share)} for token, share in ranked]
-    first = entries[0] if entries else {"token": reply.content or "", "logprob": 0.0}
-    return {"content": [{**first, "top_logprobs": entries}]}
+        return Response(200, json.dumps(completion).encode(), tokens=(asked, said))
 
 
 class _Server(ThreadingHTTPServer):
@@ -297,33 +271,29 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # headers and body leave in one packet
     server: _Server
 
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.split("?")[0] == "/v1/chat/completions":
-            self._send(self.server.owner.respond(raw, self.headers.get("Authorization", "")))
-        else:
-            self._send(_error(404, f"no such path: {self.path}"))
-
     def do_GET(self) -> None:
-        if self.path.split("?")[0] == "/v1/models":
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        route = f"{self.command} {self.path.split('?')[0]}"
+        if route == "POST /v1/chat/completions":
+            response = self.server.owner.respond(raw, self.headers.get("Authorization", ""))
+        elif route == "GET /v1/models":
             models = [{"id": "fake", "object": "model", "created": 0, "owned_by": "fungi-hf"}]
-            body = json.dumps({"object": "list", "data": models}).encode()
-            self._send(Response(200, body))
+            response = Response(200, json.dumps({"object": "list", "data": models}).encode())
         else:
-            self._send(_error(404, f"no such path: {self.path}"))
-
-    def _send(self, response: Response) -> None:
+            response = _error(Fault(status=404, message=f"no such path: {self.path}"))
         if response.status == 0:
             self.close_connection = True
             return
         self.send_response(response.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(response.body)))
-        for name, value in response.headers.items():
+        own = {"Content-Type": "application/json", "Content-Length": str(len(response.body))}
+        for name, value in (own | dict(response.headers)).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(response.body)
         self.wfile.flush()
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         """Keep standard error clean; `FakeOpenAIServer.log` has the facts."""

@@ -7,6 +7,7 @@ input gives a leading axis of one: a nested list [1][F], or a tensor [1, F].
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,9 @@ from transformers import Pipeline
 from fungi_hf.checks import check_choice, check_flag, check_known
 from fungi_hf.errors import InputTypeError
 from fungi_hf.extraction.inputs import is_clip, warn_of
-from fungi_hf.integrations.transformers.loading import ModelByName, build_extractor
-from fungi_hf.integrations.transformers.saving import push_pipeline, save_pipeline
+from fungi_hf.integrations.transformers.folders import ModelByName, build_extractor, save_pipeline
 from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.upload import PushOptions
+from fungi_hf.storage.sharing import PushOptions, push_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,13 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["FungiPipeline", "ModelByName"]
 
 _ARGUMENTS: Final = (
-    "fungi_config",
-    "return_tensors",
-    "on_error",
-    "batch_size",
-    "num_workers",
-    "device",
-    "dtype",
+    *("fungi_config", "return_tensors", "on_error"),
+    *("batch_size", "num_workers", "device", "dtype"),
 )
 
 
@@ -54,11 +49,7 @@ class _Progress:
 
 
 class PipelineOutputs(list[Any]):
-    """The outputs of the usable inputs under `on_error="skip"`.
-
-    Attributes:
-        failures: Index, source and reason of each input that was left out.
-    """
+    """The outputs of the usable inputs under `on_error="skip"`, and which were left out, why."""
 
     def __init__(self, outputs: list[Any], failures: tuple[Failure, ...]) -> None:
         super().__init__(outputs)
@@ -93,35 +84,20 @@ class FungiPipeline(Pipeline):
     ) -> None:
         """Load or wrap the encoder; called by `transformers.pipeline`.
 
-        Args:
-            model: What `ModelByName` gave for a name, or a loaded model, which is not changed but
-                for its device.
-            tokenizer: The preprocessor of a text model; loaded with the model if None.
-            feature_extractor: The same for audio.
-            image_processor: The same for images.
-            processor: Any of the three.
-            fungi_config: A config; its dictionary; or a folder or repository with a config and,
-                perhaps, fitted state. None is what the model's folder says, else the default.
-            dtype: Of the forward pass; "auto" is the config's.
-            host: transformers' own arguments: task, device, batch_size, num_workers,
-                return_tensors.
-
-        Raises:
-            ConfigError: If an argument is unknown or the config does not fit.
+        The model is what `ModelByName` gave for a name, or loaded, and then not changed but for
+        its device. A preprocessor that is not given is loaded with the model. `fungi_config` is a
+        config; its dictionary; or a folder or repository with a config and, perhaps, fitted state;
+        None is what the model's folder says, else the default. `dtype` is that of the forward
+        pass; "auto" is the config's. The rest are transformers' own arguments: task, device,
+        batch_size, num_workers, return_tensors. An argument that is unknown, or a config that does
+        not fit, is a ConfigError.
         """
         hub = HubOptions(local_files_only=bool(host.pop("local_files_only", False)))
         host.pop("torch_dtype", None)
         given = processor or tokenizer or feature_extractor or image_processor
-        self.extractor: FungiExtractor = build_extractor(
-            model, given, fungi_config, dtype=dtype, hub=hub
-        )
-        encoder = self.extractor.encoder
-        super().__init__(
-            model=encoder.model,
-            tokenizer=encoder.tokenizer,
-            feature_extractor=encoder.processor,
-            **host,
-        )
+        self.extractor = build_extractor(model, given, fungi_config, dtype=dtype, hub=hub)
+        encoder, own = self.extractor.encoder, self.extractor.encoder.processor
+        super().__init__(encoder.model, encoder.tokenizer, feature_extractor=own, **host)
 
     @property
     def fungi_config(self) -> FungiConfig:
@@ -140,15 +116,7 @@ class FungiPipeline(Pipeline):
         return {}, forward, post
 
     def fit(self, inputs: Iterable[Any], labels: Any = None) -> FungiPipeline:
-        """Learn what the config asks for from training inputs; see `FungiExtractor.fit`.
-
-        Args:
-            inputs: Training inputs.
-            labels: Ignored.
-
-        Returns:
-            The pipeline itself.
-        """
+        """Learn what the config asks for, as `FungiExtractor.fit` does, and give the pipeline."""
         self.extractor.fit(inputs, labels)
         return self
 
@@ -178,11 +146,7 @@ class FungiPipeline(Pipeline):
             For one input a list [1][F] or a tensor [1, F]; for many a list of these; for a lazy
             source an iterator over these, whose `.failures` grow as it is read.
 
-        Raises:
-            InputTypeError: If an input has the wrong type.
-            InputError: If an input is unusable.
-            NotFittedError: If the config needs `fit` first.
-            ConfigError: If an argument is unknown.
+        The errors are those of the extractor's call; an unknown argument is a ConfigError.
         """
         _, forward, post = self._sanitize_parameters(**options)
         post = {**self._postprocess_params, **post}
@@ -191,7 +155,10 @@ class FungiPipeline(Pipeline):
         kind = _kind(inputs)
         if kind == "lazy":
             workers = num_workers if num_workers is not None else self._num_workers
-            return self._lazy(inputs, size or 1, workers or 0, on_error, post)
+            progress = _Progress()
+            forward = {"progress": progress, "on_error": on_error}
+            source = self.get_iterator(inputs, workers or 0, size or 1, {}, forward, post)
+            return _Lazy(source, progress, self.extractor)
         many = list(inputs) if kind == "many" else [inputs]
         skips = on_error == "skip" and kind == "many"
         features = self.extractor(many, size, on_error="skip" if skips else "raise")
@@ -200,14 +167,6 @@ class FungiPipeline(Pipeline):
         if skips:
             return PipelineOutputs(outputs, features.failures)
         return outputs if kind == "many" else outputs[0]
-
-    def _lazy(
-        self, inputs: Any, size: int, workers: int, on_error: str, post: dict[str, Any]
-    ) -> Iterator[Any]:
-        progress = _Progress()
-        forward = {"progress": progress, "on_error": on_error}
-        source = self.get_iterator(inputs, workers, size, {}, forward, post)
-        return _Lazy(source, progress, self.extractor)
 
     def preprocess(self, item: Any) -> dict[str, list[Any]]:
         """Pass the raw input on: lists go through transformers' collation untouched."""
@@ -221,13 +180,12 @@ class FungiPipeline(Pipeline):
     ) -> dict[str, Any]:
         raw = [item[0] if isinstance(item, list) else item for item in model_inputs["raw"]]
         progress = progress or _Progress()
-        features, notes = self.extractor.collect(
-            raw, len(raw), on_error=on_error, first=progress.seen
-        )
+        first = progress.seen
+        features, notes = self.extractor.collect(raw, len(raw), on_error=on_error, first=first)
         progress.seen += len(raw)
         progress.notes.update(notes)
         progress.failures += features.failures
-        lost = {failure.index - progress.seen + len(raw) for failure in features.failures}
+        lost = {failure.index - first for failure in features.failures}
         # transformers splits a batch by the rows of its tensors: what failed keeps its row.
         kept = torch.tensor([row not in lost for row in range(len(raw))])
         rows = torch.zeros(len(raw), features.shape[1])
@@ -246,15 +204,11 @@ class FungiPipeline(Pipeline):
     ) -> None:
         """Write encoder, preprocessor, config and fitted state: a folder that loads again.
 
-        Args:
-            save_directory: Made if missing; must not hold another model.
-            custom_code: Also write a one-line module, so that users who have this package but do
-                not import it load the folder with `trust_remote_code=True`. transformers then
-                wants that argument from everybody who asks for the task by name.
-            options: Passed to the model's own `save_pretrained` (max_shard_size, ...).
-
-        Raises:
-            StorageError: If the folder holds another model or cannot be written.
+        The folder is made if missing; one that holds another model, or cannot be written, is a
+        StorageError. With `custom_code` a one-line module is written, too, so that users who have
+        this package but do not import it load the folder with `trust_remote_code=True`;
+        transformers then wants that argument from everybody who asks for the task by name. The
+        options are those of the model's own `save_pretrained` (max_shard_size, ...).
         """
         save_pipeline(self.extractor, save_directory, custom_code=custom_code, options=options)
 
@@ -269,32 +223,19 @@ class FungiPipeline(Pipeline):
         create_pr: bool = False,
         custom_code: bool = False,
     ) -> str:
-        """Upload what `save_pretrained` writes to a repository that holds no other model.
+        """Upload what `save_pretrained` writes, as `FungiConfig.push_to_hub` does.
 
-        For the arguments see `FungiConfig.push_to_hub` and, for the last, `save_pretrained`.
-
-        Returns:
-            The commit's address.
-
-        Raises:
-            StorageError: If the repository holds another model or cannot be written.
+        A repository that holds another model, or cannot be written, is a StorageError. Gives the
+        commit's address.
         """
-        options = PushOptions(
-            commit_message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-        )
-        return push_pipeline(self.extractor, repo_id, options, custom_code=custom_code)
+        options = PushOptions(commit_message, private, token, revision, create_pr)
+        with tempfile.TemporaryDirectory() as folder:
+            save_pipeline(self.extractor, folder, custom_code=custom_code)
+            return push_folder(folder, repo_id, options, with_model=True)
 
 
 class _Lazy(Iterator[Any]):
-    """transformers' iterator, with a length where it has one, and one warning at its end.
-
-    Attributes:
-        failures: Inputs skipped so far.
-    """
+    """transformers' iterator, with its length, one warning at its end, and `failures` so far."""
 
     def __init__(self, source: Any, progress: _Progress, extractor: FungiExtractor) -> None:
         self._source, self._iterator = source, iter(source)
@@ -316,11 +257,7 @@ class _Lazy(Iterator[Any]):
 
 
 def _kind(inputs: Any) -> str:
-    """Say whether inputs are "one", "many" at hand, or a "lazy" source.
-
-    Raises:
-        InputTypeError: If they are a table, whose column must be named.
-    """
+    # Inputs are "one", "many" at hand, or a "lazy" source.
     if isinstance(inputs, (str, bytes, bytearray, dict)) or inputs is None or is_clip(inputs):
         return "one"
     if hasattr(inputs, "column_names") and hasattr(inputs, "features"):

@@ -2,6 +2,10 @@
 
 Invariant: registering is idempotent and changes nothing of transformers but its task table. Until
 transformers' pipelines are imported, `import fungi_hf` imports neither them nor torch.
+
+This is the package's one deliberate global effect at import: `import fungi_hf` makes the task
+known, transformers has no entry point for tasks, and importing its pipelines at once would cost
+every import of a config seconds. So `arrange` puts a finder in `sys.meta_path`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from fungi_hf.errors import BrokenDependencyError
-from fungi_hf.hub.reference import TASK
+from fungi_hf.storage.files import MODEL_TYPE, TASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,41 +35,33 @@ def arrange() -> None:
         sys.meta_path.insert(0, _Watch())
 
 
-class _Watch(importlib.abc.MetaPathFinder):
-    """Waits for the first import of transformers' pipelines, then steps aside."""
+class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Waits for the first import of transformers' pipelines, steps aside, registers after it."""
+
+    _loader: importlib.abc.Loader
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Give the module's own spec with a loader that registers afterwards."""
+        # The module's own spec, with this object in the place of its loader.
         del path, target
         if fullname != _PIPELINES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader, self)
+            self._loader, spec.loader = spec.loader, self
         return spec
 
-
-class _Registering(importlib.abc.Loader):
-    """Loads a module as its own loader does, then registers the task."""
-
-    def __init__(self, loader: importlib.abc.Loader, watch: _Watch) -> None:
-        """Keep the module's own loader, and who to put back should loading fail."""
-        self._loader, self._watch = loader, watch
-
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the module's own loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then register."""
         try:
             with broken_torchaudio_named():
                 self._loader.exec_module(module)
-        except BaseException:
-            sys.meta_path.insert(0, self._watch)
+        except BaseException:  # wait again
+            sys.meta_path.insert(0, self)
             raise
         register()
 
@@ -96,10 +92,16 @@ def register() -> None:
     """Add the task "fungi-feature-extraction"."""
     with broken_torchaudio_named():
         from transformers.pipelines import PIPELINE_REGISTRY
-    from fungi_hf.hub.reference import register_reference
+    from transformers import AutoConfig, PreTrainedConfig
+
     from fungi_hf.integrations.transformers.pipeline import FungiPipeline, ModelByName
 
-    register_reference()
+    class FungiReferenceConfig(PreTrainedConfig):
+        """What `AutoConfig` gives for a folder that points to its encoder."""
+
+        model_type = MODEL_TYPE
+
+    AutoConfig.register(MODEL_TYPE, FungiReferenceConfig, exist_ok=True)
     if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is FungiPipeline:
         return
     PIPELINE_REGISTRY.register_pipeline(

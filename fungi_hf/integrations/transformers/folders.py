@@ -1,8 +1,12 @@
-"""How the pipeline finds its encoder, config and fitted state, whichever way it was asked."""
+"""How a pipeline finds its encoder, config and fitted state, and how it is written.
+
+Invariant: what is written is one folder that loads again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,23 +14,33 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.checks import check_known
 from fungi_hf.config import FungiConfig
-from fungi_hf.errors import ConfigError, EncoderError, InputTypeError
-from fungi_hf.hub.reference import TASK
-from fungi_hf.storage.configs import read_config
-from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, HubOptions, find_file
+from fungi_hf.errors import ConfigError, EncoderError, InputTypeError, StorageError
+from fungi_hf.hub.folders import save
+from fungi_hf.storage.files import (
+    CONFIG_NAME,
+    STATE_NAME,
+    TASK,
+    HubOptions,
+    find_file,
+    is_reference,
+    replace_file,
+)
+from fungi_hf.storage.sharing import read_config
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
 
 _IGNORED: Final = (
-    "_commit_hash",
-    "_from_pipeline",
-    "code_revision",
-    "trust_remote_code",
-    "dtype",
-    "torch_dtype",
+    *("_commit_hash", "_from_pipeline", "code_revision", "trust_remote_code"),
+    *("dtype", "torch_dtype"),
 )
 _PASSED_ON: Final = "attn_implementation"
+_SHIM_NAME: Final = "fungi_pipeline.py"
+_SHIM_CLASS: Final = "fungi_pipeline.FungiPipeline"
+_SHIM: Final = (
+    '"""Loads the pipeline of the installed package fungi-hf; nothing else is executed."""\n\n'
+    "from fungi_hf.integrations.pipeline import FungiPipeline  # noqa: F401\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +66,22 @@ class ModelByName:
 
     def hub(self, hub: HubOptions) -> HubOptions:
         """Give the way to the repository; what loading would ignore is refused."""
-        ways = [item.name for item in dataclasses.fields(HubOptions)]
-        check_known("model_kwargs", self.arguments, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
-        given = {key: self.arguments[key] for key in ways if self.arguments.get(key) is not None}
+        ways, asked = HubOptions.__dataclass_fields__, self.arguments
+        check_known("model_kwargs", asked, (*ways, *_IGNORED, _PASSED_ON), noun="use for")
+        given = {key: asked[key] for key in ways if asked.get(key) is not None}
         return dataclasses.replace(hub, **given)
 
 
 def build_extractor(
     model: Any, processor: Any, fungi_config: Any, *, dtype: Any, hub: HubOptions
 ) -> FungiExtractor:
-    """Give the extractor of a pipeline.
+    """Give the extractor of a pipeline, fitted if its folder holds state.
 
-    Args:
-        model: A `ModelByName`, a name, or a loaded model.
-        processor: Its preprocessor, if the user gave one.
-        fungi_config: None, a config, its dictionary, or a folder or repository.
-        dtype: "auto", None, or a torch dtype or its name.
-        hub: How to reach repositories.
-
-    Returns:
-        The extractor, fitted if its folder holds state.
+    The model is a `ModelByName`, a name, or loaded; `fungi_config` is None, a config, its
+    dictionary, or a folder or repository; `dtype` is "auto", None, or a torch dtype or its name.
 
     Raises:
         ConfigError: If the config is unusable or does not fit the model.
-        InputTypeError: If `fungi_config` is nothing of the kind.
         EncoderError: If the preprocessor is a name that does not fit the model.
     """
     from fungi_hf.extractor import FungiExtractor  # heavy: not at the import of the package
@@ -97,7 +103,7 @@ def build_extractor(
         own = by_name and home == target
         way = _hub_of(home, target, hub)
         extractor = FungiExtractor.from_pretrained(
-            home, None, processor, model=None if own else target, **way.arguments()
+            home, None, processor, model=None if own else target, **dataclasses.asdict(way)
         )
         if asked not in (None, extractor.config.dtype):
             raise ConfigError(
@@ -108,35 +114,27 @@ def build_extractor(
         config = _read_config(fungi_config, hub)
         if asked is not None:
             config = (config or FungiConfig()).replace(dtype=asked)
-        extractor = FungiExtractor.from_pretrained(
-            target, config, processor, **hub.arguments() if by_name else {}
-        )
-    attention = model.arguments.get(_PASSED_ON) if by_name else None
-    if attention is not None:
+        options = dataclasses.asdict(hub) if by_name else {}
+        extractor = FungiExtractor.from_pretrained(target, config, processor, **options)
+    if by_name and (attention := model.arguments.get(_PASSED_ON)) is not None:
         module: Any = extractor.encoder.model
         module.set_attn_implementation(attention)
     return extractor
 
 
 def _home(target: Any, fungi_config: Any, hub: HubOptions) -> str | None:
-    """Give the folder or repository whose config and state are to be loaded, if any.
-
-    Raises:
-        ConfigError: If `fungi_config` names a place without a config.
-    """
+    # The folder or repository whose config and state are to be loaded.
     if isinstance(fungi_config, (str, Path)):
         way = _hub_of(fungi_config, target, hub)
         if find_file(fungi_config, CONFIG_NAME, way) is None:
             raise ConfigError(f"fungi_config: there is no {CONFIG_NAME} in {str(fungi_config)!r}")
         return str(fungi_config) if find_file(fungi_config, STATE_NAME, way) is not None else None
-    if fungi_config is not None:
-        return None
-    if isinstance(target, str):
-        return target if find_file(target, CONFIG_NAME, hub) is not None else None
-    settings = getattr(target, "config", None)
-    name = getattr(target, "name_or_path", "")
-    saved_here = TASK in (getattr(settings, "custom_pipelines", None) or {})
-    return name if saved_here and name and find_file(name, CONFIG_NAME, hub) is not None else None
+    name = target
+    if not isinstance(target, str):
+        pipelines = getattr(getattr(target, "config", None), "custom_pipelines", None) or {}
+        name = getattr(target, "name_or_path", "") if TASK in pipelines else ""
+    there = fungi_config is None and name and find_file(name, CONFIG_NAME, hub) is not None
+    return name if there else None
 
 
 def _hub_of(source: Any, target: Any, hub: HubOptions) -> HubOptions:
@@ -155,3 +153,43 @@ def _read_config(given: Any, hub: HubOptions) -> FungiConfig | None:
         "fungi_config must be a FungiConfig, its dictionary, or a folder or repository; got "
         f"{type(given).__name__}: {given!r}"
     )
+
+
+def save_pipeline(
+    extractor: FungiExtractor,
+    folder: str | Path,
+    *,
+    custom_code: bool = False,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Write encoder, preprocessor, config and state.
+
+    With `custom_code` also the one-line module, named in `config.json`. The options are those of
+    the model's own `save_pretrained`.
+
+    Raises:
+        StorageError: If the folder holds another model or cannot be written.
+    """
+    target = Path(folder)
+    if target.is_file():
+        raise StorageError(f"{target} is a file; give a folder")
+    config = target / "config.json"
+    if config.exists() and not is_reference(config) and not (target / CONFIG_NAME).exists():
+        raise StorageError(
+            f"{target} holds a model, which saving a pipeline would overwrite; choose another "
+            "folder, or write our files alone with pipe.extractor.save_pretrained(folder)"
+        )
+    try:
+        extractor.encoder.model.save_pretrained(target, **(options or {}))  # type: ignore[operator]
+        for preprocessor in (extractor.encoder.tokenizer, extractor.encoder.processor):
+            if preprocessor is not None:
+                preprocessor.save_pretrained(target)
+        save(extractor, target, with_model=True)
+        if custom_code:
+            settings = json.loads(config.read_text(encoding="utf-8"))
+            kinds = ["AutoModelForTextEncoding", "AutoModel"]
+            settings["custom_pipelines"] = {TASK: {"impl": _SHIM_CLASS, "pt": kinds}}
+            replace_file(target / _SHIM_NAME, _SHIM.encode())
+            replace_file(config, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise StorageError(f"cannot write to {target}: {error}") from None
