@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from fungi_hf.checks import check_choice
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
-from fungi_hf.errors import ConfigError, EncoderError, NotFittedError
+from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
@@ -322,9 +321,11 @@ class FungiExtractor:
         Inputs that continue others say by `first` how many came before.
 
         Raises:
+            ConfigError: If `batch_size` or `on_error` is not one of the choices.
             NotFittedError: If the config needs `fit` first.
         """
-        check_choice("on_error", on_error, ("raise", "skip"))
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
         if self._missing:
             raise NotFittedError(
                 f"the config needs training inputs for {', '.join(self._missing)}; "
