@@ -227,7 +227,7 @@ class FungiExtractor:
         No input, or one that is unusable, is an InputError.
         """
         del labels
-        self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress).state)
+        self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress)[0])
         return self
 
     def with_config(self, config: FungiConfig) -> Self:
@@ -265,12 +265,13 @@ class FungiExtractor:
         """Do what `fit` does, and give the features of its inputs with one extraction less."""
         del labels
         items = readable_twice(inputs)
-        lesson = learn(self._reader, self._plan, items, self.budget, progress=progress)
-        self.restore(lesson.state)
-        if lesson.blocks is None:
+        learned = learn(self._reader, self._plan, items, self.budget, progress=progress)
+        state, blocks, notes = learned
+        self.restore(state)
+        if blocks is None:
             features, notes = self.collect(items, progress=progress)
         else:
-            features, notes = self._features(self._finisher.finish(lesson.blocks)), lesson.notes
+            features = self._features(self._finisher.finish(blocks))
         warn_of(notes, self.encoder)
         return features
 
