@@ -37,11 +37,10 @@ _SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLI
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
     words = "versions, devices, broken packages, offline switches"
-    command(subparsers, "doctor", words, run_doctor, _DOCTOR)
+    command(subparsers, "doctor", words, _run_doctor, _DOCTOR)
 
 
-def run_doctor(_: argparse.Namespace) -> int:
-    """Print the findings, each with its remedy beside it; 1 if something is broken."""
+def _run_doctor(_: argparse.Namespace) -> int:
     _line("python", platform.python_version())
     reasons = {name: _broken(name) for name in _PACKAGES}
     faults = [_package(name, extra, reasons) for name, extra in _PACKAGES.items()]
@@ -56,7 +55,7 @@ def _line(name: str, value: str) -> None:
 
 
 def _package(name: str, extra: str | None, reasons: dict[str, str | None]) -> bool:
-    """Print one package's line; whether it is at fault."""
+    # Print one package's line; whether it is at fault.
     distribution = _DISTRIBUTIONS.get(name, name)
     version, reason = _version(distribution), reasons[name]
     needed = _needed(distribution)
@@ -90,7 +89,7 @@ def _remedy(name: str, distribution: str, reason: str) -> str:
 
 
 def _needed(distribution: str) -> SpecifierSet:
-    """Give the versions that this package says it works with."""
+    # The versions that this package says it works with.
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
     from packaging.utils import canonicalize_name
@@ -112,7 +111,6 @@ def _version(distribution: str) -> str | None:
 
 
 def _broken(name: str) -> str | None:
-    """Give the first line of why an import fails."""
     try:
         importlib.import_module(name)
     except Exception as error:  # any fault of a package's own code is the finding
@@ -146,8 +144,7 @@ def _dtype() -> str:
 
 def _switches() -> None:
     for name in _SWITCHES:
-        value = os.environ.get(name)
-        if value:
+        if value := os.environ.get(name):
             _line(name, f"{value} ({_effect(name, value)})")
 
 

@@ -217,7 +217,7 @@ class Reading:
 
 
 def iterate(inputs: Any) -> Iterator[Any]:
-    """Iterate over inputs, refusing what only looks like many.
+    """Iterate over inputs; refuse a single input where a sequence is expected.
 
     Raises:
         InputTypeError: If `inputs` is one input, a dict, a table, or not iterable.
