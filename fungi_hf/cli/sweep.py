@@ -90,8 +90,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
         found.write(options.out)
         sys.stderr.write(f"{len(found.rows)} rows in {options.out}\n")
     sys.stdout.write(render_text(sweep_table(found)) + "\n")
-    for note in found.notes:
-        sys.stdout.write(f"note: {note}\n")
+    sys.stdout.writelines(f"note: {note}\n" for note in found.notes)
 
 
 def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespace) -> SweepResult:
@@ -138,7 +137,6 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _whole(values: list[float] | None) -> list[int]:
-    odd = [value for value in values or [] if value != int(value) or value < 1]
-    if odd:
+    if odd := [value for value in values or [] if value != int(value) or value < 1]:
         raise ConfigError(f"--values must be whole numbers above 0; got {odd[0]:g}")
     return [int(value) for value in values or []]

@@ -54,17 +54,12 @@ def _folded(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an answer says.
+    """What an answer says."""
 
-    Attributes:
-        status: "ok", "empty", "ambiguous" (several labels) or "invalid" (none, or a denied one).
-        label: The label id if the status is "ok", else None.
-        reason: What a model should be told about an answer that is not ok; "" if it is.
-    """
-
+    # "ok", "empty", "ambiguous" (several labels) or "invalid" (none, or a denied one)
     status: Status
-    label: int | None = None
-    reason: str = ""
+    label: int | None = None  # the label id if the status is "ok", else None
+    reason: str = ""  # what a model should be told about an answer that is not ok; "" if it is
 
 
 class AnswerParser:

@@ -21,31 +21,18 @@ Scope = Literal["all", "common"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How run a differs from run b, row by row.
+    """How run a differs from run b, row by row."""
 
-    Attributes:
-        n: Rows compared.
-        n_right_a: Rows that a has right.
-        n_right_b: Rows that b has right.
-        gained: Ids that only a has right.
-        lost: Ids that only b has right.
-        delta: Accuracy of a less accuracy of b.
-        interval: 95 % paired bootstrap interval of delta.
-        p: Exact two-sided McNemar p-value.
-        smallest_delta: The difference that n rows would show with 80 % power.
-        n_left_out: Rows that only one run has, or that one has not finished.
-    """
-
-    n: int
-    n_right_a: int
-    n_right_b: int
-    gained: tuple[RowId, ...]
-    lost: tuple[RowId, ...]
-    delta: float
-    interval: tuple[float, float]
-    p: float
-    smallest_delta: float
-    n_left_out: int = 0
+    n: int  # rows compared
+    n_right_a: int  # rows that a has right
+    n_right_b: int  # rows that b has right
+    gained: tuple[RowId, ...]  # ids that only a has right
+    lost: tuple[RowId, ...]  # ids that only b has right
+    delta: float  # accuracy of a less accuracy of b
+    interval: tuple[float, float]  # 95 % paired bootstrap interval of delta
+    p: float  # exact two-sided McNemar p-value
+    smallest_delta: float  # the difference that n rows would show with 80 % power
+    n_left_out: int = 0  # rows that only one run has, or that one has not finished
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -24,19 +24,13 @@ CountTokens: TypeAlias = Callable[..., int]
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """How tokens are counted.
+    """How tokens are counted."""
 
-    Attributes:
-        count: Text -> tokens, a pure function; None estimates 3.5 characters per token, rounded up.
-        per_message: Tokens that a chat server adds to each message.
-        per_prompt: Tokens that it adds once.
-        takes_audio: `count` takes an `AudioClip` too; otherwise clips are not counted.
-    """
-
+    # text -> tokens, a pure function; None estimates 3.5 characters per token, rounded up
     count: CountTokens | None = None
-    per_message: int = 3
-    per_prompt: int = 3
-    takes_audio: bool = False
+    per_message: int = 3  # tokens that a chat server adds to each message
+    per_prompt: int = 3  # tokens that it adds once
+    takes_audio: bool = False  # `count` takes an `AudioClip` too; otherwise clips are not counted
     _known: Callable[[Content], int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -26,21 +26,13 @@ _QUERIES = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Quota:
-    """What is chosen for each query.
+    """What is chosen for each query."""
 
-    Attributes:
-        k: Rows per query.
-        codes: [N] label of each pool row, None where labels do not matter.
-        cap: Most rows of one label, None for no cap.
-        held: [n, m] pool rows that every query has already (they count for the cap).
-        in_rounds: Take labels in rounds instead of in rank order.
-    """
-
-    k: int
-    codes: Rows | None
-    cap: int | None
-    held: Rows
-    in_rounds: bool = False
+    k: int  # rows per query
+    codes: Rows | None  # [N] label of each pool row, None where labels do not matter
+    cap: int | None  # most rows of one label, None for no cap
+    held: Rows  # [n, m] pool rows that every query has already (they count for the cap)
+    in_rounds: bool = False  # take labels in rounds instead of in rank order
 
 
 def pick(ranker: Ranker, asked: QueryRows, quota: Quota) -> tuple[Rows, Scores]:

@@ -31,44 +31,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPrompt:
-    """One prompt with what its outcome is measured by.
+    """One prompt with what its outcome is measured by."""
 
-    Attributes:
-        row: Query row.
-        prompt: What is sent; `prompt.draw` is the repetition, from 0.
-        covered: The gold label is shown.
-        vote: Id of the majority label shown, ties to the nearest; None without demonstrations.
-    """
-
-    row: int
-    prompt: Prompt
-    covered: bool
+    row: int  # query row
+    prompt: Prompt  # what is sent; `prompt.draw` is the repetition, from 0
+    covered: bool  # the gold label is shown
+    # id of the majority label shown, ties to the nearest; None without demonstrations
     vote: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunPlan:
-    """Everything that is known before the first request.
+    """Everything that is known before the first request."""
 
-    Attributes:
-        llm: The model.
-        prompts: Prompts by repetition, then in query order.
-        labels: The label space.
-        queries: The queries.
-        gold: [n] label ids; None if the queries have no targets.
-        sizes: What the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries
-            with copies of themselves in the pool), "unreachable" (queries whose gold label is
-            not in the pool).
-        config: Everything that rows depend on.
-    """
-
-    llm: LLM
-    prompts: tuple[PlannedPrompt, ...]
-    labels: LabelSpace
-    queries: Examples
-    gold: Int64Array | None
+    llm: LLM  # the model
+    prompts: tuple[PlannedPrompt, ...]  # prompts by repetition, then in query order
+    labels: LabelSpace  # the label space
+    queries: Examples  # the queries
+    gold: Int64Array | None  # [n] label ids; None if the queries have no targets
+    # what the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries with copies of
+    # themselves in the pool), "unreachable" (queries whose gold label is not in the pool)
     sizes: dict[str, int]
-    config: dict[str, Any]
+    config: dict[str, Any]  # everything that rows depend on
 
 
 def make_plan(

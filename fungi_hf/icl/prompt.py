@@ -56,29 +56,19 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is sent for one query.
+    """What is sent for one query."""
 
-    Attributes:
-        messages: Chat messages, in order; empty if the query alone exceeds the budget.
-        kept: Pool rows of the demonstrations shown, in prompt order.
-        dropped: Demonstrations that did not fit, nearest first.
-        input_tokens: Tokens of the messages, chat overhead included.
-        exact_count: Whether the tokens were counted by the user's function rather than estimated.
-        budget: The budget in tokens, None if there is none.
-        style: The style that made the messages.
-        audio_s: Seconds of audio in the messages.
-        draw: Number of the repetition; equal prompts with other numbers are asked anew.
-    """
-
+    # chat messages, in order; empty if the query alone exceeds the budget
     messages: tuple[Message, ...]
-    kept: tuple[int, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
-    input_tokens: int = 0
+    kept: tuple[int, ...] = ()  # pool rows of the demonstrations shown, in prompt order
+    dropped: tuple[Dropped, ...] = ()  # demonstrations that did not fit, nearest first
+    input_tokens: int = 0  # tokens of the messages, chat overhead included
+    # whether the tokens were counted by the user's function rather than estimated
     exact_count: bool = False
-    budget: int | None = None
-    style: Style = "multiturn"
-    audio_s: float = 0.0
-    draw: int = 0
+    budget: int | None = None  # the budget in tokens, None if there is none
+    style: Style = "multiturn"  # the style that made the messages
+    audio_s: float = 0.0  # seconds of audio in the messages
+    draw: int = 0  # number of the repetition; equal prompts with other numbers are asked anew
 
     @property
     def is_overflow(self) -> bool:

@@ -41,17 +41,11 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryRows:
-    """Queries of one search: which rows of the query set, and what each may not get.
+    """Queries of one search: which rows of the query set, and what each may not get."""
 
-    Attributes:
-        examples: The whole query set.
-        rows: [b] rows of it.
-        exclude: Query row -> pool rows, for the whole set.
-    """
-
-    examples: Examples
-    rows: Rows
-    exclude: Mapping[int, Rows]
+    examples: Examples  # the whole query set
+    rows: Rows  # [b] rows of it
+    exclude: Mapping[int, Rows]  # query row -> pool rows, for the whole set
 
     def features(self) -> npt.NDArray[np.floating]:
         """Return the features of the rows, which the selector has seen to be there."""

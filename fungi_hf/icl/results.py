@@ -26,35 +26,22 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """One query's outcome.
+    """One query's outcome."""
 
-    Attributes:
-        id: The query's id; its row number if it has none.
-        gold: Name of the right label.
-        status: "ok", or why there is no label: "invalid" (off the list), "ambiguous", "empty",
-            "refused", "length" (cut off), "overflow" (prompt too long), "failed" (not answered).
-        label: Name of the label that was read; None unless the status is "ok".
-        answer: The model's words.
-        demonstrations: Pool rows shown, in prompt order.
-        dropped: Pool rows that did not fit.
-        input_tokens: Tokens of the prompt, as counted before sending.
-        covered: The gold label is among the demonstrations shown.
-        vote: The majority label of the demonstrations shown; ties to the nearest.
-        repeat: Which repetition, from 0.
-        label_scores: [C] log probabilities by label id, if they were computed.
-    """
-
-    id: int | str
-    gold: str
+    id: int | str  # the query's id; its row number if it has none
+    gold: str  # name of the right label
+    # "ok", or why there is no label: "invalid" (off the list), "ambiguous", "empty", "refused",
+    # "length" (cut off), "overflow" (prompt too long), "failed" (not answered)
     status: str
-    label: str | None = None
-    answer: str | None = None
-    demonstrations: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
-    input_tokens: int = 0
-    covered: bool = False
-    vote: str | None = None
-    repeat: int = 0
+    label: str | None = None  # name of the label that was read; None unless the status is "ok"
+    answer: str | None = None  # the model's words
+    demonstrations: tuple[int, ...] = ()  # pool rows shown, in prompt order
+    dropped: tuple[int, ...] = ()  # pool rows that did not fit
+    input_tokens: int = 0  # tokens of the prompt, as counted before sending
+    covered: bool = False  # the gold label is among the demonstrations shown
+    vote: str | None = None  # the majority label of the demonstrations shown; ties to the nearest
+    repeat: int = 0  # which repetition, from 0
+    # [C] log probabilities by label id, if they were computed
     label_scores: tuple[float, ...] | None = None
 
     @property
@@ -274,33 +261,19 @@ class EvalResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """What a run would send.
+    """What a run would send."""
 
-    Attributes:
-        rows: Rows in all, repetitions included.
-        cached: Rows that need no request: answered in the run folder or in the cache.
-        requests: Requests to be sent, if none has to be repeated.
-        input_tokens: Their input tokens.
-        exact_count: The tokens were counted with the user's function, not estimated.
-        max_output_tokens: The most output tokens that they may bill.
-        dropped_demos: Demonstrations that do not fit.
-        overflow_rows: Queries that do not fit even alone; nothing is sent for them.
-        n_leaks: Queries whose own copies the leak guard removed.
-        coverage: Share of rows whose gold label is shown; None without gold labels.
-        audio_s: Seconds of audio, whose tokens no text count includes.
-    """
-
-    rows: int
-    cached: int
-    requests: int
-    input_tokens: int
-    exact_count: bool
-    max_output_tokens: int
-    dropped_demos: int
-    overflow_rows: int
-    n_leaks: int
-    coverage: float | None
-    audio_s: float = 0.0
+    rows: int  # rows in all, repetitions included
+    cached: int  # rows that need no request: answered in the run folder or in the cache
+    requests: int  # requests to be sent, if none has to be repeated
+    input_tokens: int  # their input tokens
+    exact_count: bool  # the tokens were counted with the user's function, not estimated
+    max_output_tokens: int  # the most output tokens that they may bill
+    dropped_demos: int  # demonstrations that do not fit
+    overflow_rows: int  # queries that do not fit even alone; nothing is sent for them
+    n_leaks: int  # queries whose own copies the leak guard removed
+    coverage: float | None  # share of rows whose gold label is shown; None without gold labels
+    audio_s: float = 0.0  # seconds of audio, whose tokens no text count includes
 
     def cost(
         self,

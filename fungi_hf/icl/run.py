@@ -119,21 +119,13 @@ def run_here(
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        rows: Rows in all, repetitions included.
-        finished: Rows with an outcome, those of earlier processes included.
-        failed: Rows whose outcome is no label.
-        tokens: Tokens billed by this process.
-        fresh: Rows finished by this process.
-    """
-
-    rows: int
-    finished: int = 0
-    failed: int = 0
-    tokens: int = 0
-    fresh: int = 0
+    rows: int  # rows in all, repetitions included
+    finished: int = 0  # rows with an outcome, those of earlier processes included
+    failed: int = 0  # rows whose outcome is no label
+    tokens: int = 0  # tokens billed by this process
+    fresh: int = 0  # rows finished by this process
 
 
 class Run:
