@@ -42,7 +42,6 @@ class ClusteringProtocol:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_fields(self, ("n_clusters",), check_integer, optional=True, **AS_INPUT)
         check_fields(self, ("n_restarts", "n_seeds"), check_integer, **AS_INPUT)
         last = MOST_SEED + 1 - self.n_seeds
@@ -58,17 +57,9 @@ def evaluate_clustering(
 ) -> list[EvaluationResult]:
     """Cluster every combination of blocks and compare the clusters with the classes.
 
-    Rows are L2-normalised after concatenation. `accuracy` counts rows under the best one-to-one
-    matching of clusters and classes (Hungarian), `nmi` is normalised by the arithmetic mean.
-
-    Args:
-        features: [N, F] features with a layout, or an array.
-        labels: N integers or strings, at least two classes.
-        protocol: The default takes as many clusters as classes, 10 restarts and 5 seeds.
-        combinations: Block names to combine; None takes every combination.
-
-    Returns:
-        One record a combination: mean and spread over seeds.
+    Rows [N, F] are L2-normalised after concatenation. `accuracy` counts rows under the best
+    one-to-one matching of clusters and classes (Hungarian), `nmi` is normalised by the arithmetic
+    mean. Records, one a combination, hold mean and spread over seeds; see `evaluate_knn`.
 
     Raises:
         InputError: If there are more clusters than rows.
@@ -91,10 +82,9 @@ def evaluate_clustering(
 
 
 def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
-    """Give each row the class that its cluster is matched with, -1 for an unmatched cluster.
+    """Match clusters [N] and classes [N], both from 0, one to one, so that most rows are right.
 
-    The matching of clusters [N] and classes [N], both from 0, is one to one and has the most rows
-    right.
+    Each row is given the class that its cluster is matched with, or -1.
     """
     table = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
     np.add.at(table, (clusters, codes), 1)

@@ -48,20 +48,13 @@ FeatureInput: TypeAlias = BlockFeatures | Features | npt.ArrayLike
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledRows:
-    """Checked features with one label a row.
-
-    Attributes:
-        rows: [N, F].
-        layout: Ordered block name -> slice of the columns.
-        labels: [N] integers or strings; all 0 where there are none.
-    """
+    """Checked features [N, F] with one label a row, an integer or a string; 0 without labels."""
 
     rows: Rows
     layout: Layout
     labels: LabelArray
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.rows)
 
     def width(self, combination: Combination) -> int:

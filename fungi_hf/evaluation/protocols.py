@@ -70,9 +70,8 @@ def reduce_or_note(
 ) -> tuple[tuple[Float32Array, Float32Array] | None, tuple[str, ...]]:
     """Give some blocks of N known and Q other rows on C principal components of the known.
 
-    Returns:
-        [N, C] and [Q, C], centred, unwhitened, and no note. None where nothing is reduced, with a
-        note where C is not below both the rows and the width.
+    They are [N, C] and [Q, C], centred, unwhitened; None where nothing is reduced, with a note
+    where C is not below both the rows and the width.
     """
     if n_components is None:
         return None, ()
@@ -82,6 +81,14 @@ def reduce_or_note(
     from fungi_hf.extraction.reduction import project
 
     return project(known.take(some), other.take(some), n_components), ()
+
+
+def reduced(
+    known: LabelledRows, other: LabelledRows, some: Combination, n_components: int | None
+) -> tuple[Float32Array, Float32Array, tuple[str, ...]]:
+    """Give what `reduce_or_note` does, or the columns of the blocks as they are."""
+    pair, notes = reduce_or_note(known, other, some, n_components)
+    return *(pair or (known.take(some), other.take(some))), notes
 
 
 def need(module: str) -> Any:

@@ -25,13 +25,9 @@ BASELINE = ("embedding",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """What one draw or seed gave.
+    """What one draw or seed of n_train rows gave.
 
-    Attributes:
-        metrics: Metric name -> value.
-        scores: [N] per-row outcome whose mean is the main metric; NaN where a row has none.
-        notes: Facts for the record.
-        n_train: Rows that it learnt from.
+    Scores are the outcome of each row, [N], whose mean is the main metric; NaN is none.
     """
 
     metrics: Mapping[str, float]
@@ -45,18 +41,12 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Give `accuracy`, `mean_per_class` (recall, over the classes of the truth) and, of two, `auc`.
 
-    Args:
-        truth: [N] labels; those not among the classes are always wrong.
-        predicted: [N] labels.
-        classes: [C].
-        second: [N] share of the second of two classes.
+    True labels [N] not among the classes [C] are always wrong; second [N] is the share of the
+    second of two classes.
     """
     right = truth == predicted
-    recalls = recall_per_class(truth, right)
-    values = {
-        "accuracy": float(right.mean()),
-        "mean_per_class": float(np.mean([*recalls.values()])),
-    }
+    recalls = [*recall_per_class(truth, right).values()]
+    values = {"accuracy": float(right.mean()), "mean_per_class": float(np.mean(recalls))}
     if second is not None and np.array_equal(np.unique(truth), classes):
         score = need("sklearn.metrics").roc_auc_score
         values["auc"] = float(score(truth == classes[1], second))
@@ -64,10 +54,7 @@ def classification_metrics(
 
 
 def recall_per_class(truth: LabelArray, right: npt.ArrayLike) -> dict[str, float]:
-    """Give the mean outcome [N] of each true class's rows.
-
-    Not scikit-learn's `recall_score`: outcomes may be means over draws.
-    """
+    """Give the mean of each true class's outcomes [N], which may themselves be means over draws."""
     classes, codes = np.unique(truth, return_inverse=True)
     shares = np.bincount(codes, right) / np.bincount(codes)
     return dict(zip(map(str, classes), shares.tolist(), strict=True))
@@ -82,16 +69,7 @@ def summarise(
     seeds: Sequence[int] = (),
     notes: tuple[str, ...] = (),
 ) -> list[EvaluationResult]:
-    """Give one record a combination, in the order of the draws.
-
-    Args:
-        task: See `EvaluationResult`.
-        rule: The protocol, a dataclass with a name.
-        draws: Combination -> its draws.
-        judged: The test rows.
-        seeds: One a draw.
-        notes: For all records.
-    """
+    """Give one record a combination, in the order of the draws; the rule is the task's protocol."""
     shared = EvaluationResult(
         task=task,
         protocol=rule.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,27 +29,13 @@ if TYPE_CHECKING:
     from fungi_hf.extraction.inputs import InputReader
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
-    """What `learn` found.
-
-    Attributes:
-        state: All that was learned.
-        blocks: Raw blocks of the training inputs, where something was learned from them.
-        notes: What was special about these inputs -> number of inputs.
-    """
-
-    state: FittedState
-    blocks: dict[str, Tensor] | None
-    notes: Counter[str]
-
-
 def learn(
     reader: InputReader, plan: Plan, inputs: Iterable[Any], budget: Budget, *, progress: bool
-) -> Lesson:
+) -> tuple[FittedState, dict[str, Tensor] | None, Counter[str]]:
     """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
 
-    Inputs are read once, and once more where something is learned from their blocks.
+    Inputs are read once, and once more where something is learned from their raw blocks, which
+    are given beside the state, with what was special -> number of inputs; else None is.
     """
     if reader.config.learns_from_blocks:
         inputs = readable_twice(inputs)
@@ -65,7 +51,7 @@ def learn(
         finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
         notes, state = reading.notes, finisher.fit(blocks)
     state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
-    return Lesson(state, blocks, notes)
+    return state, blocks, notes
 
 
 class TrainingDraw:
@@ -83,11 +69,8 @@ class TrainingDraw:
     ) -> None:
         """Begin; nothing is read yet.
 
-        Args:
-            reader: Checks the inputs; its config says how many each objective learns from.
-            inputs: Raw.
-            streams: Objective name -> name that seeds its draw, for objectives that share
-                another objective's draw; by default its own name.
+        An objective's draw is seeded by its name. Objectives that share a draw are given, in
+        `streams`, the one name that seeds it.
         """
         self.specs = [spec for spec in reader.config.objectives if spec.needs_fit]
         self._source, self._content = reader.checked(inputs), reader.encoder.content

@@ -142,12 +142,7 @@ def extract(
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
-    """Refuse NaN and infinity before they reach a vector.
-
-    Args:
-        rows: [N, width].
-        name: Of the block, for the message.
-        first: Number of the first row.
+    """Refuse NaN and infinity in a block [N, width], whose first row is of input `first`.
 
     Raises:
         FeatureError: With the block and the first bad inputs.

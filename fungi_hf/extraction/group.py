@@ -40,16 +40,6 @@ class _Segment:
     tape: Tape
 
 
-@dataclass(frozen=True, slots=True)
-class _Originals:
-    """One batch of originals as late views need it."""
-
-    blocks: int
-    units: Sequence[int]  # an original's unit is its sample
-    hidden: Tensor  # [M, T, D] before the last blocks
-    inputs: Batch
-
-
 def compute(
     reading: Reading,
     plan: Plan,
@@ -60,12 +50,8 @@ def compute(
 ) -> Iterator[dict[str, Tensor]]:
     """Give every raw block of one chunk after the other, [N, width] float32 on the CPU.
 
-    Args:
-        reading: Gives the chunks.
-        plan: Of a target layer alone.
-        budget: Limits of batches and groups.
-        progress: Whether to show a bar.
-        lost: Updated: block of exact factors -> largest share of a squared norm dropped.
+    The plan is of a target layer alone. In `lost` the largest share of a squared norm that was
+    dropped is kept for every block of exact factors.
     """
     lost = {} if lost is None else lost
     with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
@@ -100,18 +86,18 @@ class Group:
         Raises:
             ConfigError: If late views are to reach other layers than the target layer.
         """
-        self._plan, self._n = plan, len(samples)
+        self._plan, self._budget, self._n = plan, budget, len(samples)
         self.rows = torch.tensor([sample.index for sample in samples])
         self.unusable: dict[str, str] = {}
-        units: list[Prepared] = []
+        self._units: list[Prepared] = []
         owners: list[int] = []
         known: dict[tuple[int, bytes], int] = {}
 
         def unit(owner: int, item: Prepared) -> int:
             key = (owner, item.key)
             if key not in known:
-                known[key] = len(units)
-                units.append(item)
+                known[key] = len(self._units)
+                self._units.append(item)
                 owners.append(owner)
             return known[key]
 
@@ -123,7 +109,10 @@ class Group:
             for name in (samples[0].views if samples else {})
         }
         self._owner = torch.tensor(owners)
-        late = _by_depth(units)
+        late: dict[int, list[int]] = {}  # views by the number of blocks that they run through
+        for place, item in enumerate(self._units):
+            if item.late is not None:
+                late.setdefault(item.late, []).append(place)
         if late and plan.traced.keys() - {plan.encoder.layer_path}:
             raise ConfigError(
                 "many layers at once need views of the raw input, since late views reach the last "
@@ -131,34 +120,29 @@ class Group:
             )
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
-        whole = [i for i, item in enumerate(units) if item.late is None]
+        whole = [i for i, item in enumerate(self._units) if item.late is None]
         together = plan.encoder.uses_short_last_block
         cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
         self._segments = [
             segment
             for start, stop in itertools.pairwise(cuts)
             if start < stop
-            for segment in self._encode(units, whole[start:stop], late, budget)
+            for segment in self._encode(whole[start:stop], late)
         ]
         self._embeddings = _by_unit(
             self._segments, [segment.tape.embeddings for segment in self._segments]
         )
 
     def _encode(
-        self,
-        units: Sequence[Prepared],
-        places: Sequence[int],
-        late: Mapping[int, Sequence[int]],
-        budget: Budget,
+        self, places: Sequence[int], late: Mapping[int, Sequence[int]]
     ) -> Iterator[_Segment]:
         """Encode whole inputs, and after each batch the late views of the originals in it."""
         plan, encoder = self._plan, cast("LateEncoder", self._plan.encoder)
         holds_originals = places[0] < self._n
         depths = late if holds_originals else {}
         noted = plan.noted if holds_originals else {}
-        for chosen in cut_batches([units[place] for place in places], budget):
-            here = [places[i] for i in chosen]
-            batch = encoder.collate([units[place] for place in here])
+        for here in self._batches(places):
+            batch = encoder.collate([self._units[place] for place in here])
             with encoder.watching(depths) if depths else nullcontext({}) as states:
                 tape = record(
                     partial(encoder.embed, batch),
@@ -169,35 +153,37 @@ class Group:
             self.unusable |= tape.unusable
             yield _Segment(torch.tensor(here), tape)
             for k, views in depths.items():
-                beside = _Originals(k, here, states.pop(k), batch)
-                yield from self._encode_late(units, views, beside, budget)
+                yield from self._encode_late(views, k, here, states.pop(k), batch)
 
     def _encode_late(
-        self,
-        units: Sequence[Prepared],
-        views: Sequence[int],
-        originals: _Originals,
-        budget: Budget,
+        self, views: Sequence[int], k: int, originals: Sequence[int], hidden: Tensor, inputs: Batch
     ) -> Iterator[_Segment]:
+        """Encode the views that run through the last k blocks, of one batch of originals.
+
+        `hidden` [M, T, D] is the originals' state before these blocks.
+        """
         encoder = cast("LateEncoder", self._plan.encoder)
-        rows = {owner: row for row, owner in enumerate(originals.units)}  # originals come first
+        rows = {
+            owner: row for row, owner in enumerate(originals)
+        }  # an original's unit is its sample
         owners = self._owner.tolist()
-        mine = [place for place in views if owners[place] in rows]
-        for chosen in cut_batches([units[place] for place in mine], budget):
-            here = [mine[i] for i in chosen]
-            kept = np.zeros((len(here), originals.hidden.shape[1]), dtype=np.bool_)
+        for here in self._batches([place for place in views if owners[place] in rows]):
+            kept = np.zeros((len(here), hidden.shape[1]), dtype=np.bool_)
             for row, place in enumerate(here):
-                kept[row, units[place].data] = True
-            device = originals.hidden.device
+                kept[row, self._units[place].data] = True
             batch = LateBatch(
-                blocks=originals.blocks,
-                hidden=originals.hidden,
-                inputs=originals.inputs,
-                source=torch.tensor([rows[owners[place]] for place in here], device=device),
-                kept=torch.from_numpy(kept).to(device),
+                blocks=k,
+                hidden=hidden,
+                inputs=inputs,
+                source=torch.tensor([rows[owners[place]] for place in here], device=hidden.device),
+                kept=torch.from_numpy(kept).to(hidden.device),
             )
             tape = record(partial(encoder.embed_late, batch), self._plan.traced)
             yield _Segment(torch.tensor(here), tape)
+
+    def _batches(self, places: Sequence[int]) -> list[list[int]]:
+        batches = cut_batches([self._units[place] for place in places], self._budget)
+        return [[places[i] for i in chosen] for chosen in batches]
 
     def write(
         self,
@@ -302,15 +288,6 @@ def _by_unit(segments: Sequence[_Segment], parts: Sequence[Tensor]) -> Tensor:
     rows = torch.cat(list(parts))
     order = torch.cat([segment.units for segment in segments]).to(rows.device)
     return torch.empty_like(rows).index_copy_(0, order, rows)
-
-
-def _by_depth(units: Sequence[Prepared]) -> dict[int, list[int]]:
-    """Give the late views by the number of blocks that they run through."""
-    found: dict[int, list[int]] = {}
-    for place, item in enumerate(units):
-        if item.late is not None:
-            found.setdefault(item.late, []).append(place)
-    return found
 
 
 def _head_precision(embeddings: Tensor) -> Tensor:

@@ -117,10 +117,6 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
     Formula: with Delta^T = Q1 R1 and A^T = Q2 R2, G = Q1 (R1 R2^T) Q2^T; the terms are the
     singular triplets of the small product. Exact when a sample has at most `rank` rows.
 
-    Args:
-        factors: B samples.
-        rank: r.
-
     Returns:
         [B, r (m + n1)]: r vectors of length m, then r of length n1, zero-padded; and [B], the
         share of the squared norm that was dropped.

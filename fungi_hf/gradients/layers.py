@@ -25,14 +25,9 @@ ATTENTION_OUTPUTS: Final = (
 
 
 def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linear]:
-    """Find the target layer.
+    """Find the dotted path of the target layer, and the layer.
 
-    Args:
-        model: A loaded model; not modified.
-        target: A dotted path, or "auto" for the last block's attention output projection.
-
-    Returns:
-        The dotted path and the layer.
+    "auto" is the last block's attention output projection. The model is not modified.
 
     Raises:
         LayerNotFoundError: If nothing fits; the message lists the last block's Linear layers.

@@ -46,19 +46,10 @@ class Sketch(Protocol):
 def make_sketch(
     kind: str, m: int, n1: int, width: int, *, seed: int, rank: int = 4, published: bool = False
 ) -> Sketch:
-    """Build a sketch by name.
+    """Build a sketch of G [m, n1] to P = `width` numbers: "khatri_rao" or one of the dense kinds.
 
-    Args:
-        kind: "khatri_rao", "rademacher", "gaussian" or "sparse".
-        m: Rows of G.
-        n1: Columns of G, the bias column included.
-        width: P.
-        seed: Root seed; the kind's name separates the streams.
-        rank: Terms s of `khatri_rao`.
-        published: The published code's sign stream (only "rademacher").
-
-    Returns:
-        The sketch.
+    The kind's name separates the streams of a root seed. `rank` counts the terms s of
+    "khatri_rao"; `published` is the published code's sign stream of "rademacher".
 
     Raises:
         ConfigError: If the kind is unknown.

@@ -275,10 +275,7 @@ def reference_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Give one sample's gradient the slow, obviously right way: full autograd, one backward.
 
-    Args:
-        model: Holds the layer; put in eval mode and restored.
-        layer: The target layer.
-        loss: Runs the whole forward pass of one sample and gives its scalar loss.
+    `loss` runs the whole forward pass of one sample and gives its scalar loss.
 
     Returns:
         `cat([W.grad, b.grad[:, None]], dim=1)` [m, n1] and the loss.

@@ -156,12 +156,7 @@ class ChatLLM(LLM):
                 )
 
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
-        """Answer one prompt, from the cache if it was answered before.
-
-        A refusal, an empty or a truncated answer is a reply too, see `Reply.failure`.
-        `RequestFailedError` is raised if all attempts of this request failed, any other
-        `LLMError` if the whole run has to stop.
-        """
+        """Answer one prompt, from the cache if it was answered before; see `LLM.answer`."""
         transport = self._connected()
         body, key = self._request(prompt, labels)
         shared = transport.in_flight.get(key)

@@ -1,7 +1,4 @@
-"""Hold requests back: never more in flight, per minute or in tokens per minute than allowed.
-
-Time comes from a clock that can be replaced, so that minutes of waiting are testable at once.
-"""
+"""Hold requests back: never more in flight, per minute or in tokens per minute than allowed."""
 
 from __future__ import annotations
 

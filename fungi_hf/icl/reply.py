@@ -130,11 +130,7 @@ class Failure:
 def read_answer(
     status: int, headers: Mapping[str, str], content: bytes, limits: Limits
 ) -> Payload | Failure:
-    """Give the decoded completion of a whole HTTP answer, or what went wrong.
-
-    `headers` is read by lower-case names, `content` is the decompressed body, `limits` gives the
-    longest wait and the clock to read dates by.
-    """
+    """Give the decoded completion of an HTTP answer, or what went wrong."""
     try:
         body = json.loads(content)
     except ValueError:

@@ -45,11 +45,8 @@ class Encoded:
 
 
 def split_shared(sequences: Sequence[Sequence[int]]) -> Encoded:
-    """Cut [C] token sequences, none a prefix of another, after their longest common prefix.
-
-    Working on whole sequences makes this safe where the tokenizer merges the prompt's last
-    letters with the label's first ones.
-    """
+    """Cut [C] token sequences, none a prefix of another, after their longest common prefix."""
+    # Whole sequences: the tokenizer may merge the prompt's last letters with the label's first.
     rows = [tuple(sequence) for sequence in sequences]
     first, last = min(rows), max(rows)  # what these two share, all share
     shared = 0

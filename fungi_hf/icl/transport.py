@@ -54,8 +54,7 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")  # of the request that 
 class Transport:
     """What belongs to one event loop: the HTTP client, the gate, the requests in flight by key.
 
-    `api_key` is sent and appears nowhere else. `window` holds the rates of earlier event loops too.
-    `proxies` obeys the proxies that the environment names.
+    The API key is sent and appears nowhere else. `proxies` obeys those that the environment names.
     """
 
     def __init__(
@@ -66,12 +65,14 @@ class Transport:
         self._key, self._limits = api_key, limits
         self._gate = Gate(limits, window)
         self._unreachable, self._reached = 0, False
+        http = _Client(trust_env=proxies)
+        http.door = self._attempt
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
             max_retries=limits.max_attempts - 1,
             timeout=limits.timeout,
-            http_client=_Client(self._attempt, trust_env=proxies),
+            http_client=http,
         )
 
     async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
@@ -122,8 +123,7 @@ class Transport:
         try:
             response, outcome = await self._sent(request, send, exchange.attempts)
             if not isinstance(outcome, Failure):
-                usage = read_usage(outcome)
-                used = usage.input_tokens + usage.output_tokens or used
+                used = read_usage(outcome).total_tokens or used
             elif outcome.wait_s is not None:
                 self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
         finally:
@@ -159,9 +159,7 @@ class Transport:
 class _Client(openai.DefaultAsyncHttpxClient):
     """The package's HTTP client with a door before every attempt."""
 
-    def __init__(self, door: Callable[[Any, Send], Awaitable[Any]], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.door = door
+    door: Callable[[Any, Send], Awaitable[Any]]
 
     async def send(self, request: Any, **options: Any) -> Any:
         """Send one attempt through the door."""

@@ -5,15 +5,14 @@ Neighbours with equal scores are ordered by row; classes with equal votes by the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, InputError, NotFittedError
 from fungi_hf.neighbors.base import Index, check_count, check_exclusions
-from fungi_hf.neighbors.exact import ExactIndex
-from fungi_hf.neighbors.kernel import KernelIndex
+from fungi_hf.neighbors.exact import ExactIndex, KernelIndex
 from fungi_hf.neighbors.labels import encode_known, encode_labels
 from fungi_hf.neighbors.topk import cut
 from fungi_hf.neighbors.vectors import as_matrix
@@ -55,10 +54,7 @@ def count_votes(
     weights: Weights,
     metric: Metric,
 ) -> Float64Array:
-    """Give the votes that each class gets, [Q, C].
-
-    `codes` [Q, K] are class numbers of neighbours, -1 for none; `scores` [Q, K] what they are by
-    the metric, larger is nearer.
+    """Give the votes of each class, [Q, C], by the neighbours' codes (-1: none) and scores [Q, K].
 
     Formula: uniform counts neighbours; similarity sums max(score, 0) for `cosine` and `dot`, and
     1 / (1 + distance) for `euclidean`. A query whose weights are all 0 gets uniform votes.
@@ -67,11 +63,8 @@ def count_votes(
     values = held.astype(np.float64)
     if weights == "similarity":
         exact = np.where(held, scores.astype(np.float64), 0)
-        if metric == "euclidean":
-            weight = 1 / (1 + np.sqrt(np.maximum(-exact, 0)))
-        else:
-            weight = np.maximum(exact, 0)
-        weight = np.where(held, weight, 0)
+        near = 1 / (1 + np.sqrt(np.maximum(-exact, 0)))
+        weight = np.where(held, near if metric == "euclidean" else np.maximum(exact, 0), 0)
         values = np.where(weight.any(axis=1, keepdims=True), weight, values)
     cells = codes + np.arange(len(codes))[:, None] * n_classes
     votes = np.bincount(cells[held], values[held], len(codes) * n_classes).astype(np.float64)
@@ -81,8 +74,7 @@ def count_votes(
 def decide(votes: Float64Array, codes: Int64Array, tie: Tie) -> Int64Array:
     """Give the class with most of the votes [Q, C], rounded to 9 decimals, [Q].
 
-    Ties go to the `smallest` class number, or to the class whose neighbour is `nearest`: `codes`
-    [Q, K] are in that order, -1 for none.
+    Of a tie that is the `smallest`, or the first by neighbours `codes` [Q, K] (-1: none).
     """
     rounded = np.round(votes, 9)
     if tie == "smallest":
@@ -121,13 +113,9 @@ class KNNClassifier:
     ) -> None:
         """Choose how to vote.
 
-        Args:
-            n_neighbors: K.
-            weights: `uniform`, or `similarity`: nearer neighbours count more (`count_votes`).
-            metric: `cosine` (default), `dot` or `euclidean`; that of the index, if one is given.
-            tie: Classes with equal votes: the `smallest` label, or the label whose `nearest`
-                training row ranks first.
-            index: What searches, e.g. a `FaissIndex`; it is filled by `fit`. Default: exact.
+        Votes are `uniform`, or nearer neighbours count more (`similarity`). Of classes with equal
+        votes the `smallest` label wins, or that whose `nearest` training row ranks first. The
+        metric is `cosine` unless given by itself or by an index, which is filled by `fit`.
 
         Raises:
             ConfigError: If the index is none, or its metric is another one.
@@ -159,8 +147,7 @@ class KNNClassifier:
                 f"n_neighbors is {self.n_neighbors}, but there are {n_rows} training rows; "
                 f"allowed: 1 to {n_rows}"
             )
-        has_factors = isinstance(X, KernelFeatures) and bool(X.factors)
-        if has_factors and isinstance(self.index, ExactIndex):
+        if isinstance(X, KernelFeatures) and X.factors and isinstance(self.index, ExactIndex):
             self.index = KernelIndex()  # exact factors bring their own similarity
         self.index.fit(X)
         self.classes_, self._codes, self._vectors = classes, codes, X
@@ -168,14 +155,15 @@ class KNNClassifier:
 
     def predict(self, X: Vectors) -> LabelArray:
         """Give the label of each row, [Q]."""
-        return self._labels(self._search(X))
+        self._fitted()
+        return self._labels(self.index.search(X, self.n_neighbors))
 
     def predict_proba(self, X: Vectors) -> Float64Array:
         """Give each class's share of the votes, [Q, C] in the order of `classes_`."""
-        found = self._search(X)
-        votes = count_votes(
-            self._neighbor_codes(found), found.scores, len(self.classes_), self.weights, self.metric
-        )
+        self._fitted()
+        found = self.index.search(X, self.n_neighbors)
+        codes, n_classes = self._neighbor_codes(found), len(self.classes_)
+        votes = count_votes(codes, found.scores, n_classes, self.weights, self.metric)
         return votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
     def score(self, X: Vectors, y: Labels) -> float:
@@ -211,21 +199,10 @@ class KNNClassifier:
             raise InputError(f"exclude leaves no neighbours for row {alone[0]}")
         return self._labels(self.index.search(vectors, self.n_neighbors, exclude=skipped))
 
-    def _search(self, X: Vectors) -> Neighbors:
-        self._fitted()
-        return self.index.search(X, self.n_neighbors)
-
     def _labels(self, found: Neighbors) -> LabelArray:
         codes, n_classes = self._neighbor_codes(found), len(self.classes_)
-        elected = vote(
-            codes,
-            found.scores,
-            n_classes,
-            weights=self.weights,
-            metric=self.metric,
-            tie=self.tie,
-        )
-        return self.classes_[elected]
+        how: Any = {"weights": self.weights, "metric": self.metric, "tie": self.tie}
+        return self.classes_[vote(codes, found.scores, n_classes, **how)]
 
     def _neighbor_codes(self, found: Neighbors) -> Int64Array:
         return np.where(found.indices < 0, -1, self._fitted()[found.indices])

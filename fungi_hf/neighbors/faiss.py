@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
-    from fungi_hf.neighbors.pool import Pool
+    from fungi_hf.neighbors.comparison import Pool
     from fungi_hf.neighbors.vectors import RealArray, Rows
     from fungi_hf.types import Int64Array
 
@@ -59,7 +59,6 @@ class FaissOptions:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name, value in asdict(self).items():
             if value is not None:
                 check_count(value, name, 0 if name == "seed" else 1)
@@ -74,25 +73,16 @@ class FaissIndex(VectorIndex):
     """
 
     def __init__(
-        self,
-        kind: Kind = "flat",
-        metric: Metric = "cosine",
-        options: FaissOptions | None = None,
+        self, kind: Kind = "flat", metric: Metric = "cosine", options: FaissOptions | None = None
     ) -> None:
-        """Choose the index.
-
-        Args:
-            kind: `flat` (all rows), `ivf` (cells) or `hnsw` (graph).
-            metric: `cosine`, `dot` or `euclidean`.
-            options: For `ivf` and `hnsw`.
+        """Choose `flat` (all rows), `ivf` (cells) or `hnsw` (graph); the last two have options.
 
         Raises:
             ConfigError: If options are not `FaissOptions`.
         """
-        if options is not None and not isinstance(options, FaissOptions):
-            raise ConfigError(
-                f"options is a {type(options).__name__}; it must be FaissOptions(...)"
-            )
+        if not isinstance(options, FaissOptions | None):
+            words = f"options is a {type(options).__name__}; it must be FaissOptions(...)"
+            raise ConfigError(words)
         self.kind: Kind = cast("Kind", check_choice("kind", kind, get_args(Kind)))
         super().__init__(metric)
         self.options = options or FaissOptions()
@@ -130,11 +120,8 @@ class FaissIndex(VectorIndex):
     def save(self, folder: str | Path) -> None:
         """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`, as `ExactIndex` does."""
         faiss, rows = load_faiss(), self.pool.rows
-        description = {
-            **asdict(self.options),
-            "faiss_kind": self.kind,
-            "faiss_version": faiss.__version__,
-        }
+        description = asdict(self.options)
+        description |= {"faiss_kind": self.kind, "faiss_version": faiss.__version__}
         files = {_FILE: lambda path: faiss.write_index(self._faiss, str(path))}
         storage.write(folder, "faiss", self.metric, rows, description, files)
 

@@ -19,15 +19,7 @@ LabelArray: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.str_]
 
 
 def read_labels(labels: Labels, name: str, n_rows: int | None = None) -> LabelArray:
-    """Give labels as an array of integers or of strings.
-
-    Args:
-        labels: One integer, string or boolean a row; floats must be whole numbers.
-        name: What the caller calls them, for messages.
-        n_rows: How many there should be.
-
-    Returns:
-        [N] int64 or str.
+    """Give labels, of which floats must be whole numbers, as int64 or str, [N].
 
     Raises:
         LabelError: If labels are missing, of mixed kinds, not whole numbers, or several a row.
@@ -105,10 +97,8 @@ def _as_list(labels: Labels, name: str) -> list[Any]:
         raise LabelError(
             f"{name} has shape {tuple(shape)}; multi-label data is not supported, give one a row"
         )
-    if hasattr(labels, "tolist"):
-        values: list[Any] = labels.tolist()
-        return values
-    return [value.item() if isinstance(value, np.generic) else value for value in labels]
+    values: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def _is_missing(value: object) -> bool:

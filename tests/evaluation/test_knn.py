@@ -31,7 +31,7 @@ from fungi_hf.evaluation import (
 )
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations
-from fungi_hf.evaluation.sampling import draw_shots
+from fungi_hf.evaluation.knn import draw_shots
 from fungi_hf.neighbors import KNNClassifier, comparison, topk
 from fungi_hf.neighbors.base import METRICS
 from fungi_hf.neighbors.vectors import read_rows

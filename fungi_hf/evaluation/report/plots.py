@@ -44,10 +44,9 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
     shown = [literal(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=35, ha="right")
     axes.set_yticks(range(len(names)), shown)
-    for row, column in np.ndindex(table.shape):
-        shade = "black" if table[row, column] > 0.6 else "white"
-        text = f"{table[row, column]:.2f}"
-        axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
+    for (row, column), one in np.ndenumerate(table):
+        shade = "black" if one > 0.6 else "white"
+        axes.text(column, row, f"{one:.2f}", ha="center", va="center", color=shade, fontsize=9)
     figure.colorbar(image, ax=axes, label="linear CKA", fraction=0.046, pad=0.04)
     return figure
 
@@ -92,13 +91,7 @@ def layer_curves(
     metric: str = "accuracy",
     baseline: float | None = None,
 ) -> Figure:
-    """Draw one line a curve over the layers, and the baseline as a dashed line.
-
-    Args:
-        curves: Name -> one value a layer; NaN leaves a gap.
-        layers: Their names, in order.
-        metric: The vertical axis' label.
-        baseline: A value of the metric.
+    """Draw one line a curve (one value a layer, NaN leaves a gap), and the baseline dashed.
 
     Raises:
         ShapeError: If a curve does not have one value a layer.
@@ -122,13 +115,9 @@ def value_curves(
     y: str,
     baseline: float | None = None,
 ) -> Figure:
-    """Draw one line a curve over the values of an option, on a logarithmic axis.
+    """Draw one line a curve of (value above 0, height) points, on a logarithmic axis labelled x.
 
-    Args:
-        curves: Name -> (value above 0, height) points.
-        x: The horizontal axis' label.
-        y: The vertical axis' label.
-        baseline: A height, drawn as a dashed line.
+    The height is labelled y; the baseline is a height, drawn as a dashed line.
     """
     values = sorted({value for points in curves.values() for value, _ in points})
     _check_any(values, "curves")
@@ -145,9 +134,7 @@ def accuracy_against_cost(
 ) -> Figure:
     """Draw one named point a variant, and the line of those that no cheaper one beats.
 
-    Args:
-        points: Name -> (time over that of a plain forward pass, accuracy).
-        metric: The vertical axis' label.
+    Points are (time over that of a plain forward pass, accuracy), the latter labelled `metric`.
     """
     _check_any(points, "points")
     figure, axes = _figure(6.4, 3.8)
@@ -215,11 +202,6 @@ def _lines(
 
 
 def _check_any(values: Any, name: str) -> None:
-    """Refuse to draw nothing.
-
-    Raises:
-        InputError: If there are no values.
-    """
     if not values:
         raise InputError(f"{name} are empty; a figure needs at least one")
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.evaluation.knn import KNNProtocol
+    from fungi_hf.evaluation.records import Cell, SweepResult
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import Cell, SweepResult
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.types import Float32Array, Int64Array
 
@@ -43,14 +43,10 @@ def sweep_sketches(
 ) -> SweepResult:
     """Compare sketches of the first objective's gradients with the exact kernel.
 
-    Args:
-        extractor: Gives encoder, layer, objective and seed.
-        data: What to judge on; cosines are those of test with training inputs. Its protocol must
-            go by cosines: no PCA, and no Euclidean distance.
-        kinds: Of `KINDS`.
-        widths: P.
-        ranks: Terms of Khatri-Rao sketches; dense kinds have none.
-        n_seeds: Sketches drawn for each setting; figures are means over them.
+    The extractor gives encoder, layer, objective and seed. Cosines are those of test with training
+    inputs, so the data's protocol must go by cosines: no PCA, and no Euclidean distance. Settings
+    are kinds (of `KINDS`) x widths P x ranks, the terms of Khatri-Rao sketches; dense kinds have
+    none. Of each setting n_seeds sketches are drawn; figures are means over them.
 
     Returns:
         A row for the exact kernel, then one for each kind, width and rank: `cosine_rmse` against
@@ -65,12 +61,10 @@ def sweep_sketches(
     truth = read_labels(data.test_labels, "test labels")
     notes = unseen_note(labels, truth)
     judge = KNNJudge(rule, labels, truth)
+    seeds = [extractor.config.seed + number for number in range(n_seeds)]
     sketches = {
-        _label(one, seed): SketchSettings(
-            kind=one[0], width=one[1], rank=one[2] or 1, seed=extractor.config.seed + seed
-        )
-        for one in grid
-        for seed in range(n_seeds)
+        f"{one} {seed}": SketchSettings(kind=one[0], width=one[1], rank=one[2] or 1, seed=seed)
+        for one, seed in itertools.product(grid, seeds)
     }
     variants = VariantExtractor(extractor.encoder, extractor.config, sketches=sketches)
     known, asked = data.blocks(variants)
@@ -93,7 +87,7 @@ def sweep_sketches(
 
     rows = [row(("exact", left.delta.shape[1] * left.inputs.shape[1], None), [exact])]
     for one in grid:
-        keys = [(*place, _label(one, seed)) for seed in range(n_seeds)]
+        keys = [(*place, f"{one} {seed}") for seed in seeds]
         rows.append(row(one, [asked.gradients[key] @ known.gradients[key].T for key in keys]))
     notes += judge.notes
     further = {"objective": place[1], "n_seeds": n_seeds}
@@ -101,11 +95,6 @@ def sweep_sketches(
 
 
 def _protocol(data: SweepData) -> KNNProtocol:
-    """Give the protocol.
-
-    Raises:
-        ConfigError: If it needs more than cosines.
-    """
     rule = knn_protocol(data.protocol)
     if rule.pca is not None or rule.metric == "euclidean":
         raise ConfigError(
@@ -117,11 +106,6 @@ def _protocol(data: SweepData) -> KNNProtocol:
 
 
 def _grid(kinds: Sequence[str], widths: Sequence[int], ranks: Sequence[int]) -> list[Setting]:
-    """Give all settings.
-
-    Raises:
-        ConfigError: If nothing is to be swept.
-    """
     wide, terms = _whole("widths", widths), _whole("ranks", ranks)
     grid: list[Setting] = []
     for kind in listed("kinds are", kinds, "kinds of sketch", ConfigError):
@@ -146,10 +130,6 @@ def _accuracy(cosines: Any, judge: KNNJudge, rule: KNNProtocol) -> float:
         scores = np.take_along_axis(held, near, axis=1)
         votes.append(judge.vote(number, Neighbors(indices=near, scores=scores, metric=rule.metric)))
     return float(np.mean([vote.metrics["accuracy"] for vote in votes]))
-
-
-def _label(setting: Setting, seed: int) -> str:
-    return " ".join(map(str, (*setting, seed)))
 
 
 def _nearest(cosines: Float32Array, k: int = _NEAREST) -> Int64Array:

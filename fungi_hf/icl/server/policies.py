@@ -239,10 +239,8 @@ def _answer(words: str) -> tuple[str, str | None]:
 
 def _read_schema(body: Json) -> tuple[tuple[str, ...], str | None]:
     form = body.get("response_format", {"type": "text"})
-    if form["type"] == "json_object":
-        return (), "label"
     if form["type"] != "json_schema":
-        return (), None
+        return (), "label" if form["type"] == "json_object" else None
     ((key, prop), *_) = form["json_schema"]["schema"]["properties"].items()
     return tuple(prop.get("enum", ())), key
 
