@@ -120,7 +120,7 @@ def run_rows(options: argparse.Namespace) -> int:
         plan = make_plan(selector, builder, llm, queries, repeats=options.repeats)
         try:
             with _bar() as watch:
-                result = run_here(plan, options.out, watch)
+                result = run_here(Run(plan, options.out, watch))
         except LLMError as error:
             notes = "; ".join(getattr(error, "__notes__", []))
             sys.stderr.write(f"stopped: {error}\n{notes}\n")

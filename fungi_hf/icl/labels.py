@@ -69,8 +69,7 @@ def _folded(text: str) -> str:
 class Answer:
     """What an answer says."""
 
-    # "ok", "empty", "ambiguous" (several labels) or "invalid" (none, or a denied one)
-    status: Literal["ok", "empty", "ambiguous", "invalid"]
+    status: Literal["ok", "empty", "ambiguous", "invalid"]  # invalid: no label, or a denied one
     label: int | None = None  # the label id if the status is "ok", else None
     reason: str = ""  # what a model should be told about an answer that is not ok; "" if it is
 

@@ -86,7 +86,7 @@ def evaluate(
         The outcome of every row; with `dry_run` what would be sent.
     """
     plan = make_plan(selector, builder, llm, queries, repeats=repeats, needs_gold=not dry_run)
-    return Run(plan, out).dry_run() if dry_run else run_here(plan, out)
+    return Run(plan, out).dry_run() if dry_run else run_here(Run(plan, out))
 
 
 async def aevaluate(
@@ -102,13 +102,8 @@ async def aevaluate(
     return await Run(make_plan(selector, builder, llm, queries, repeats=repeats), out).finish()
 
 
-def run_here(
-    plan: RunPlan,
-    out: str | Path | None = None,
-    watch: Callable[[Progress], None] | None = None,
-) -> EvalResult:
+def run_here(run: Run) -> EvalResult:
     """Run to the end, whether or not an event loop is running in this thread."""
-    run = Run(plan, out, watch)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
