@@ -49,18 +49,13 @@ class Comparison:
 
 
 def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0) -> Comparison:
-    """Compare two runs over the same queries; differences are a less b.
+    """Compare the run of interest, a, with b over the same queries; differences are a less b.
 
-    Args:
-        a: The run of interest.
-        b: The run that it is measured against.
-        rows: "all" needs two complete runs over the same ids; "common" takes the rows that both
-            have finished.
-        seed: For the bootstrap.
+    `rows="all"` needs two complete runs over the same ids; "common" takes the rows that both have
+    finished. The seed is for the bootstrap.
 
     Raises:
-        ComparisonError: If scope, ids or gold labels do not fit. A run that is incomplete, or no
-            run at all, is refused too.
+        ComparisonError: If scope, ids or gold labels do not fit, or a run is incomplete.
     """
     check_choice("rows", rows, get_args(Scope), error=ComparisonError)
     first, second = _by_id(a, "a", rows), _by_id(b, "b", rows)

@@ -166,11 +166,8 @@ class TextRanking:
 
     def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows."""
-        scores = np.empty(rows.shape)
-        for part in _parts(asked):
-            found = self._scores(asked.only(part))
-            scores[part] = np.take_along_axis(found, rows[part], axis=1)
-        return scores
+        scores = ((part, self._scores(asked.only(part))) for part in _parts(asked))
+        return np.vstack([np.take_along_axis(own, rows[part], 1) for part, own in scores])
 
     def _scores(self, asked: QueryRows) -> Scores:
         """Return the scores of all pool rows, [b, N]; 0 where no token is shared."""

@@ -214,14 +214,12 @@ class DemoSelector:
     def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
         # Rows and scores: the chosen ones, then the shared ones, which are drawn first.
         state, shared = self._state, np.empty((len(asked.rows), 0), np.int64)
-        in_rounds = isinstance(self.strategy, Stratified)
-        quota = Quota(
-            k=self.n_shared, codes=state.codes, cap=state.cap, held=shared, in_rounds=in_rounds
-        )
+        quota = Quota(k=self.n_shared, codes=state.codes, cap=state.cap, held=shared)
         if self.n_shared:
             shared = draw(asked, quota, len(state.pool), self.seed, shared=True)
             asked = asked.without(shared)
-        quota = dataclasses.replace(quota, k=state.k - self.n_shared, held=shared)
+        in_rounds, k = isinstance(self.strategy, Stratified), state.k - self.n_shared
+        quota = dataclasses.replace(quota, k=k, held=shared, in_rounds=in_rounds)
         indices, scores = self._chosen(asked, quota, ranker)
         short = np.flatnonzero((indices < 0).any(axis=1))
         if len(short):
