@@ -250,9 +250,8 @@ class Run:
     ) -> None:
         """Keep an outcome; facts are what may differ between runs: attempts, times, words."""
         facts["finished"] = time.time()
-        usage = Usage()
+        usage = Usage() if reply is None else reply.usage
         if reply is not None:
-            usage = reply.usage
             facts |= {name: getattr(reply, name) for name in _FACTS}
         result = self._outcome(one, reply, status)
         before = self._finished.get((result.repeat, one.row))

@@ -101,8 +101,7 @@ class DemoSelector:
         """Index the pool, which is kept and not copied, and return the selector.
 
         Raises:
-            InputError: If the pool lacks what the strategy needs; an `InputTypeError` if it is no
-                `Examples`.
+            InputError: If the pool lacks what the strategy needs.
             DemoConfigError: If it can never fill k.
         """
         n_pool, cap = self._checked(pool, "pool", "the pool"), self.max_per_class
