@@ -208,9 +208,9 @@ class Run:
 
     async def _ask(self, todo: list[PlannedPrompt]) -> None:
         """Finish all prompts, or stop all at the first error that stops a run."""
-        llm, ready = self._plan.llm, [one for one in todo if not one.prompt.is_overflow]
+        llm, ready = self._plan.llm, [one for one in todo if one.prompt.messages]
         for one in todo:
-            if one.prompt.is_overflow:
+            if not one.prompt.messages:
                 self._record(one, None, "overflow", {})
         if llm.batch_size is not None:
             await self._ask_in_batches(ready, llm.batch_size)
