@@ -36,7 +36,7 @@ TEXTS = [
     for end in ("", " please")
 ]
 LABELS = [text.split()[0] for text in TEXTS]
-_SERVER = ("fake_server.py", "policies.py", "wire.py")  # stand for a machine of its own
+_SERVER = ("fake_server.py", "policies.py")  # stand for a machine of its own
 BOUNDS = {
     "sentence": (12, 28),
     "clip": (16, 40),

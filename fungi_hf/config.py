@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import (
@@ -119,7 +119,7 @@ class FungiConfig:
     audio_context: Context = "clip"
     dtype: Dtype = "float32"
     seed: int = 42
-    version: int = field(default=CONFIG_VERSION)
+    version: int = CONFIG_VERSION
 
     def __post_init__(self) -> None:
         given: Any = self.objectives
@@ -201,9 +201,8 @@ class FungiConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON data with every default written out."""
-        data = dataclasses.asdict(self)
-        data["objectives"] = [spec.to_dict() for spec in self.objectives]
-        return data
+        objectives = [spec.to_dict() for spec in self.objectives]
+        return dataclasses.asdict(self) | {"objectives": objectives}
 
     def to_json(self) -> str:
         """Give the JSON text that `from_json` reads."""

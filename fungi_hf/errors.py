@@ -106,7 +106,6 @@ class RequestFailedError(LLMError):
     """One request failed at every allowed attempt; other rows may still succeed."""
 
     def __init__(self, message: str, attempts: int) -> None:
-        """Take the last failure, and keep how many requests were sent."""
         super().__init__(f"{message} ({attempts} attempts)")
         self.attempts = attempts
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from fungi_hf.checks import check_known
 from fungi_hf.errors import FeatureError, InputError, OptionalDependencyError, StorageError, choices
 
 if TYPE_CHECKING:
@@ -45,13 +46,8 @@ class Vectors:
     factors: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def block(self, name: str) -> Float32Array:
-        """Give the columns of one block, [N, width].
-
-        Raises:
-            FeatureError: If there is no such block.
-        """
-        if name not in self.layout:
-            raise FeatureError(f"no block {choices(name, self.layout)}")
+        """Give the columns of one block, [N, width]; an unknown one is a FeatureError."""
+        check_known("the layout", [name], self.layout, noun="block", error=FeatureError)
         return self.array[:, self.layout[name]]
 
     def select(self, names: Sequence[str]) -> Self:
@@ -229,21 +225,15 @@ def read_rows(place: str | Path, *, also: Sequence[str] = ()) -> list[dict[str, 
 
 
 def column_of(rows: Sequence[Mapping[str, Any]], column: str, place: str | Path) -> list[Any]:
-    """Give one column; `place` is the file's name in the error.
-
-    Raises:
-        InputError: If a row does not have it.
-    """
+    """Give one column; a row without it is an InputError, which names the file, `place`."""
     for number, row in enumerate(rows):
-        if column not in row:
-            raise InputError(f"{place}: row {number} has no column {choices(column, row)}")
+        check_known(f"{place}: row {number}", [column], row, noun="column", error=InputError)
     return [row[column] for row in rows]
 
 
 def parquet_columns(path: Path) -> list[str]:
     """Give the names of the columns of a Parquet file; any other file is a StorageError."""
-    names: list[str] = _parquet(path, "read_schema").names
-    return names
+    return list(_parquet(path, "read_schema").names)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -31,17 +31,8 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser with all commands."""
-    from fungi_hf.cli import (
-        convert,
-        doctor,
-        evaluation,
-        extraction,
-        icl,
-        search,
-        sharing,
-        sweep,
-        tuning,
-    )
+    from fungi_hf import __version__
+    from fungi_hf.cli import doctor, evaluation, extraction, folders, icl, search, sweep
 
     parser = argparse.ArgumentParser(
         prog="fungi-hf",
@@ -49,22 +40,15 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (extraction, search, evaluation, tuning, sweep, sharing, convert, doctor, icl):
+    for room in (extraction, search, evaluation, sweep, folders, doctor, icl):
         room.add_parsers(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        arguments: Without the program's name; None takes the process's.
-
-    Returns:
-        The exit status.
-    """
+    """Run the program with these arguments, or the process's; give the exit status."""
     with warnings.catch_warnings():
         warnings.showwarning = _warn  # type: ignore[assignment]
         try:
@@ -82,15 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail("interrupted", 130)
 
 
-def _version() -> str:
-    from fungi_hf import __version__
-
-    return f"fungi-hf {__version__}"
-
-
 def _fail(message: str, status: int) -> int:
-    first = " ".join(message.split())
-    sys.stderr.write(f"fungi-hf: error: {first}\n")
+    sys.stderr.write(f"fungi-hf: error: {' '.join(message.split())}\n")
     return status
 
 

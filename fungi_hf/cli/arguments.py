@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from fungi_hf.checks import check_integer
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError
 
@@ -32,17 +33,15 @@ def command(
 
 def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the arguments that name an extractor."""
-    words = "a model or saved extractor: a folder or Hub id"
+    add, words = parser.add_argument, "a model or saved extractor: a folder or Hub id"
     if optional:
-        parser.add_argument("model", nargs="?", help=f"{words}; left out for feature files")
+        add("model", nargs="?", help=f"{words}; left out for feature files")
     else:
-        parser.add_argument("model", help=words)
-    parser.add_argument("--config", help="a config: a folder, Hub id or JSON file")
-    parser.add_argument(
-        "--objective", action="append", help="kl, simclr, activation; may be repeated"
-    )
-    parser.add_argument("--device", help="e.g. cpu, cuda")
-    parser.add_argument("--revision", help="branch, tag or commit of the Hub")
+        add("model", help=words)
+    add("--config", help="a config: a folder, Hub id or JSON file")
+    add("--objective", action="append", help="kl, simclr, activation; may be repeated")
+    add("--device", help="e.g. cpu, cuda")
+    add("--revision", help="branch, tag or commit of the Hub")
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
@@ -52,15 +51,10 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def check_counts(options: argparse.Namespace, *names: str) -> None:
-    """Refuse counts below 1; None is no count.
-
-    Raises:
-        ConfigError: With the option as the user types it.
-    """
+    """Refuse counts below 1 by the option's name; None is no count."""
     for name in names:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be >= 1; got {value}")
+        if getattr(options, name) is not None:
+            check_integer(f"--{name.replace('_', '-')}", getattr(options, name))
 
 
 def load(options: argparse.Namespace) -> FungiExtractor:

@@ -37,15 +37,15 @@ _SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLI
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
     words = "versions, devices, broken packages, offline switches"
-    command(subparsers, "doctor", words, run_doctor, _DOCTOR)
+    command(subparsers, "doctor", words, _run_doctor, _DOCTOR)
 
 
-def run_doctor(_: argparse.Namespace) -> int:
-    """Print the findings, each with its remedy beside it; 1 if something is broken."""
+def _run_doctor(_: argparse.Namespace) -> int:
     _line("python", platform.python_version())
     reasons = {name: _broken(name) for name in _PACKAGES}
     faults = [_package(name, extra, reasons) for name, extra in _PACKAGES.items()]
-    _devices(reasons["torch"])
+    if reasons["torch"] is None:
+        _devices()
     _switches()
     _line("result", f"{sum(faults)} broken; see above" if any(faults) else "nothing is broken")
     return 1 if any(faults) else 0
@@ -56,7 +56,7 @@ def _line(name: str, value: str) -> None:
 
 
 def _package(name: str, extra: str | None, reasons: dict[str, str | None]) -> bool:
-    """Print one package's line; whether it is at fault."""
+    # Print one package's line; whether it is at fault.
     distribution = _DISTRIBUTIONS.get(name, name)
     version, reason = _version(distribution), reasons[name]
     needed = _needed(distribution)
@@ -90,7 +90,7 @@ def _remedy(name: str, distribution: str, reason: str) -> str:
 
 
 def _needed(distribution: str) -> SpecifierSet:
-    """Give the versions that this package says it works with."""
+    # The versions that this package says it works with.
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
     from packaging.utils import canonicalize_name
@@ -112,7 +112,6 @@ def _version(distribution: str) -> str | None:
 
 
 def _broken(name: str) -> str | None:
-    """Give the first line of why an import fails."""
     try:
         importlib.import_module(name)
     except Exception as error:  # any fault of a package's own code is the finding
@@ -121,9 +120,7 @@ def _broken(name: str) -> str | None:
     return None
 
 
-def _devices(reason: str | None) -> None:
-    if reason is not None:
-        return
+def _devices() -> None:
     import torch
 
     found = [f"cpu ({torch.get_num_threads()} threads)"]
@@ -146,8 +143,7 @@ def _dtype() -> str:
 
 def _switches() -> None:
     for name in _SWITCHES:
-        value = os.environ.get(name)
-        if value:
+        if value := os.environ.get(name):
             _line(name, f"{value} ({_effect(name, value)})")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.cli.arguments import add_model, command
-from fungi_hf.cli.labelled import add_sets, extract_sets, read_set
+from fungi_hf.cli.rows import add_sets, extract_sets, read_set
 from fungi_hf.errors import ConfigError, InputError, choices
 from fungi_hf.tables import read_rows
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
-    from fungi_hf.cli.labelled import LabelledSet
+    from fungi_hf.cli.rows import LabelledSet
     from fungi_hf.evaluation import EvaluationResult
     from fungi_hf.extractor import FungiExtractor
 
@@ -54,18 +54,16 @@ The page needs no network and no scripts.
 def add_parsers(subparsers: Any) -> None:
     """Add both commands."""
     words = "accuracy of the embedding, every block and every combination"
-    parser = command(subparsers, "evaluate", words, run_evaluate, _EVALUATE)
+    parser = command(subparsers, "evaluate", words, _run_evaluate, _EVALUATE)
     add_model(parser, optional=True)
     add_sets(parser)
     words = "for feature files: a table, or .txt with one label a line"
     parser.add_argument("--train-labels", help=words)
     parser.add_argument("--test-labels", help=words)
-    parser.add_argument(
-        "--task", action="append", choices=[*TASKS, "all"], help="default: knn; may be repeated"
-    )
-    parser.add_argument(
-        "--protocol", action="append", help="default: fungi and, for knn, fungi-5-shot"
-    )
+    words = "default: knn; may be repeated"
+    parser.add_argument("--task", action="append", choices=[*TASKS, "all"], help=words)
+    words = "default: fungi and, for knn, fungi-5-shot"
+    parser.add_argument("--protocol", action="append", help=words)
     parser.add_argument("--shots", type=int, action="append", help="the same as fungi-N-shot")
     parser.add_argument("--combination", action="append", help="e.g. embedding+kl; default: all")
     parser.add_argument("-k", type=int, help="neighbours, in place of the protocol's")
@@ -76,18 +74,13 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="JSON on stdout in place of the table")
     parser.add_argument("--out", help="write the JSON here as well")
     words = "one HTML page of results: tables and figures"
-    report = command(subparsers, "report", words, run_report, _REPORT)
+    report = command(subparsers, "report", words, _run_report, _REPORT)
     report.add_argument("results", nargs="+", help="JSON files of `evaluate` or `sweep`")
     report.add_argument("--out", required=True, help="the .html file to write")
     report.add_argument("--title", default="FUNGI evaluation", help="of the page")
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    """Evaluate and print.
-
-    Raises:
-        ConfigError: If arguments contradict each other.
-    """
+def _run_evaluate(options: argparse.Namespace) -> None:
     from fungi_hf.evaluation import block_cka
     from fungi_hf.evaluation.report.documents import EvaluationDocument, write_document
     from fungi_hf.evaluation.report.tables import group_results, render_text, result_table
@@ -132,13 +125,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
             f"{one.task}, protocol {one.protocol}: {one.n_train} training and {one.n_test} test "
             f"rows, percent\n{render_text(result_table(group))}\n"
         )
-        for note in dict.fromkeys(note for one in group for note in one.notes):
-            sys.stdout.write(f"note: {note}\n")
+        notes = dict.fromkeys(note for one in group for note in one.notes)
+        sys.stdout.writelines(f"note: {note}\n" for note in notes)
         sys.stdout.write("\n")
 
 
-def run_report(options: argparse.Namespace) -> None:
-    """Write the page."""
+def _run_report(options: argparse.Namespace) -> None:
     from fungi_hf.evaluation.report.documents import read_documents
     from fungi_hf.evaluation.report.sections import write_report
 
@@ -148,11 +140,7 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
-    """Give (task, protocol) pairs; a task that knows none of the named protocols takes `fungi`.
-
-    Raises:
-        ConfigError: If a protocol belongs to none of the tasks.
-    """
+    # (task, protocol) pairs; a task that knows none of the named protocols takes `fungi`.
     from fungi_hf import evaluation
     from fungi_hf.evaluation.protocols import protocol_named
 
@@ -214,11 +202,7 @@ def _labels(one: LabelledSet, side: str) -> list[Any]:
 
 
 def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespace) -> Any:
-    """Read the judgements, or judge by label; a fraction or a text is no row.
-
-    Raises:
-        InputError: If a line is not a judgement.
-    """
+    # Read the judgements, or judge by label; a fraction or a text is no row.
     from fungi_hf.evaluation import Relevance
 
     if options.judgements is None:
@@ -265,11 +249,6 @@ def _costs(
 def _source(options: argparse.Namespace, results: list[EvaluationResult]) -> dict[str, Any]:
     from fungi_hf import __version__
 
-    facts = {
-        "model": options.model,
-        "train": options.train,
-        "test": options.test,
-        "fingerprint": results[0].fingerprint,
-        "fungi_hf": __version__,
-    }
+    facts = {name: getattr(options, name) for name in ("model", "train", "test")}
+    facts |= {"fingerprint": results[0].fingerprint, "fungi_hf": __version__}
     return {name: fact for name, fact in facts.items() if fact is not None}

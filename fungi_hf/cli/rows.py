@@ -1,27 +1,34 @@
-"""Inputs and labels of commands: from tables, text files, sound files or stdin."""
+"""Inputs, labels and features of commands: from files, stdin or a model."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fungi_hf.errors import InputError, InputTypeError
-from fungi_hf.tables import column_of, read_lines, read_rows
+import numpy as np
 
+from fungi_hf.cli.arguments import add_columns, check_counts, extract_pair, load
+from fungi_hf.errors import ConfigError, InputError, InputTypeError, StorageError, choices
+from fungi_hf.features import FungiFeatures
+from fungi_hf.tables import column_of, parquet_columns, read_array, read_lines, read_rows
+
+if TYPE_CHECKING:
+    import argparse
+
+    from fungi_hf.extractor import FungiExtractor
+
+FEATURE_SUFFIXES: Final = (".safetensors", ".parquet", ".npy")
 SOUND_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".mp3")
 TEXT_COLUMN: Final = "text"
 
 
 def read_inputs(place: str, column: str | None) -> list[Any]:
-    """Read one column of inputs.
+    """Read texts, or the paths of sound files in the order of their names.
 
-    Args:
-        place: A file, "-" for lines on stdin, a sound file, or a folder of them.
-        column: Of a table; None takes "text".
-
-    Returns:
-        Texts, or paths of sound files in the order of their names.
+    The place is a file, "-" for lines on stdin, a sound file, or a folder of them; `column` is
+    that of a table, None takes "text".
 
     Raises:
         InputError: If there is nothing to read, or no such column.
@@ -57,10 +64,7 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
 def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
     """Read labels from a table, or from a .txt file with one a line.
 
-    Args:
-        place: The file.
-        column: Of a table.
-        what: What one value is called, for messages.
+    `what` is what one value is called in messages.
 
     Raises:
         InputError: If a label is missing, or the column is.
@@ -69,8 +73,7 @@ def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
         labels: list[Any] = read_lines(Path(place))
     else:
         labels = column_of(read_rows(place, also=[".txt"]), column, place)
-    empty = [row for row, label in enumerate(labels) if label is None or label == ""]
-    if empty:
+    if empty := [row for row, label in enumerate(labels) if label is None or label == ""]:
         shown = ", ".join(map(str, empty[:10]))
         raise InputError(f"{place}: {len(empty)} rows have no {what} in {column!r}: rows {shown}")
     return labels
@@ -84,3 +87,83 @@ def is_plain(place: str) -> bool:
 def is_sound(place: str) -> bool:
     """Whether a place holds sound files: a folder, or one of them."""
     return Path(place).is_dir() or Path(place).suffix.lower() in SOUND_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSet:
+    """One side of an evaluation.
+
+    Inputs are empty where features were read from a file, labels None where none were named, and
+    features [N, F] None until they are extracted.
+    """
+
+    inputs: list[Any]
+    labels: list[Any] | None
+    features: Any = None
+
+
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name training and test rows."""
+    words = "a table with labels; without MODEL a file of features"
+    parser.add_argument("--train", required=True, help=words)
+    parser.add_argument("--test", required=True, help="the same")
+    add_columns(parser)
+    for side in ("train", "test"):
+        parser.add_argument(f"--{side}-rows", type=int, help="take this many evenly spread rows")
+
+
+def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
+    """Read one side as the arguments say; features only from feature files.
+
+    Raises:
+        ConfigError: If labels are named twice, or rows are asked for that cannot be taken.
+    """
+    check_counts(options, f"{side}_rows")
+    place, n_rows = getattr(options, side), getattr(options, f"{side}_rows")
+    label_place = getattr(options, f"{side}_labels", None)  # a sweep has no such option
+    if options.model is not None:
+        if label_place is not None:
+            raise ConfigError(f"--{side}-labels is for feature files; {place} has its own labels")
+        inputs = read_inputs(place, options.column or TEXT_COLUMN)
+        labels = read_labels(place, options.label)
+        kept = _spread(len(inputs), n_rows)
+        return LabelledSet(inputs=[inputs[i] for i in kept], labels=[labels[i] for i in kept])
+    features = _read_features(place)
+    own = Path(place).suffix == ".parquet" and options.label in parquet_columns(Path(place))
+    label_place = label_place or (place if own else None)
+    known = None if label_place is None else read_labels(label_place, options.label)
+    if n_rows is not None and n_rows < len(features):
+        kept = _spread(len(features), n_rows)
+        features = features[np.asarray(kept)]
+        known = None if known is None else [known[i] for i in kept if i < len(known)]
+    return LabelledSet(inputs=[], labels=known, features=features)
+
+
+def extract_sets(
+    options: argparse.Namespace, train: LabelledSet, test: LabelledSet
+) -> tuple[LabelledSet, LabelledSet, FungiExtractor]:
+    """Extract the features of both sides."""
+    extractor = load(options)
+    first, second = extract_pair(extractor, train.inputs, test.inputs)
+    return replace(train, features=first), replace(test, features=second), extractor
+
+
+def _read_features(place: str) -> Any:
+    # A file that `fungi-hf extract` wrote, or any .npy array (mapped, not loaded).
+    path, remedy = Path(place), "name a model first to evaluate a data set"
+    if path.suffix not in FEATURE_SUFFIXES:
+        raise InputError(
+            f"{place}: features have suffix {choices(path.suffix, FEATURE_SUFFIXES)}; {remedy}"
+        )
+    if path.suffix == ".npy":
+        return read_array(path, mapped=True)
+    try:
+        return FungiFeatures.load(path)
+    except StorageError as error:
+        raise InputError(f"{error}; {remedy}") from None
+
+
+def _spread(n: int, wanted: int | None) -> list[int]:
+    if wanted is None or wanted >= n:
+        return list(range(n))
+    return [int(i) for i in np.linspace(0, n - 1, wanted).round()]

@@ -24,7 +24,7 @@ With labels in the test file the accuracy is printed, otherwise the predictions,
 
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
-    parser = command(subparsers, "knn", "k-nearest-neighbour classification", run_knn, _KNN)
+    parser = command(subparsers, "knn", "k-nearest-neighbour classification", _run_knn, _KNN)
     add_model(parser)
     parser.add_argument("--train", required=True, help=".jsonl, .csv or .parquet with labels")
     parser.add_argument("--test", required=True, help="the same, or without labels, or .txt")
@@ -32,12 +32,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("-k", type=int, default=20, help="neighbours (default: 20)")
 
 
-def run_knn(options: argparse.Namespace) -> None:
-    """Print accuracy or predictions.
-
-    Raises:
-        ConfigError: If k is out of range.
-    """
+def _run_knn(options: argparse.Namespace) -> None:
     from fungi_hf.neighbors import KNNClassifier
 
     labels = column_of(read_rows(options.train), options.label, options.train)

@@ -28,13 +28,7 @@ class Shards:
     """A folder `<out>.parts` with one array per block of rows and a note of what they belong to."""
 
     def __init__(self, out: Path, inputs: list[Any], fingerprint: str, size: int) -> None:
-        """Open or make the folder.
-
-        Args:
-            out: The file that is made at the end.
-            inputs: All inputs.
-            fingerprint: The extractor's.
-            size: Rows per shard.
+        """Open or make the folder of the file `out`, with `size` rows per shard.
 
         Raises:
             RunMismatchError: If the folder belongs to other inputs or another extractor.
@@ -60,14 +54,13 @@ class Shards:
     @property
     def n_done(self) -> int:
         """Rows that are on disk."""
-        places = self._places()
-        return sum(stop - start for start, stop in places if self._path(start).is_file())
+        return len(self._inputs) - sum(len(part) for _, part in self.missing())
 
     def missing(self) -> Iterator[tuple[int, list[Any]]]:
         """Give the first row and the inputs of every shard that is not on disk."""
-        for start, stop in self._places():
+        for start in self._starts():
             if not self._path(start).is_file():
-                yield start, self._inputs[start:stop]
+                yield start, self._inputs[start : start + self._size]
 
     def store(self, start: int, array: Float32Array) -> None:
         """Write a shard; it appears whole or not at all."""
@@ -76,18 +69,13 @@ class Shards:
         temporary.replace(self._path(start))
 
     def finish(self, features: FungiFeatures) -> None:
-        """Join the shards into the output file and remove them.
-
-        Args:
-            features: Any extraction of the same extractor: says layout and fingerprint.
-        """
-        arrays = [np.load(self._path(start)) for start, _ in self._places()]
+        """Join the shards into the output file, with the layout of these features; remove them."""
+        arrays = [np.load(self._path(start)) for start in self._starts()]
         _write(self._out, replace(features, array=np.concatenate(arrays)), self._inputs)
         shutil.rmtree(self._folder)
 
-    def _places(self) -> list[tuple[int, int]]:
-        total = len(self._inputs)
-        return [(i, min(i + self._size, total)) for i in range(0, total, self._size)]
+    def _starts(self) -> range:
+        return range(0, len(self._inputs), self._size)
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:012d}.npy"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.cli.arguments import add_model, command, load
-from fungi_hf.cli.labelled import add_sets, read_set
+from fungi_hf.cli.rows import add_sets, read_set
 from fungi_hf.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -51,15 +52,14 @@ The rows are judged on the test set, so they tell what matters; choose on traini
 def add_parsers(subparsers: Any) -> None:
     """Add the command."""
     words = "accuracy over layers, sketches or an objective's options"
-    parser = command(subparsers, "sweep", words, run_sweep, _SWEEP)
+    parser = command(subparsers, "sweep", words, _run_sweep, _SWEEP)
     parser.add_argument("what", choices=["layers", "sketches", *FIELDS], help="what to vary")
     add_model(parser)
     add_sets(parser)
     parser.add_argument("--values", nargs="+", type=float, help="to try; each sweep has its own")
     parser.add_argument("--layer", action="append", help="only this dotted path; may be repeated")
-    parser.add_argument(
-        "--sketch", action="append", help="khatri_rao, rademacher, gaussian, sparse"
-    )
+    words = "khatri_rao, rademacher, gaussian, sparse"
+    parser.add_argument("--sketch", action="append", help=words)
     parser.add_argument("--rank", type=int, action="append", help="of Khatri-Rao sketches")
     parser.add_argument("--sketch-seeds", type=int, help="sketches drawn (default: 3)")
     parser.add_argument("--block", help="the objective whose option varies (default: the first)")
@@ -68,15 +68,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--out", help="write the rows here: .json or .csv")
 
 
-def run_sweep(options: argparse.Namespace) -> None:
-    """Sweep, print the table and write it.
-
-    Raises:
-        ConfigError: If an option does not belong to the sweep.
-        StorageError: If the output is of an unknown kind.
-    """
-    from pathlib import Path
-
+def _run_sweep(options: argparse.Namespace) -> None:
     from fungi_hf.evaluation.records import SUFFIXES
     from fungi_hf.evaluation.report.tables import render_text, sweep_table
     from fungi_hf.evaluation.sweeps.layers import SweepData
@@ -98,8 +90,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         found.write(options.out)
         sys.stderr.write(f"{len(found.rows)} rows in {options.out}\n")
     sys.stdout.write(render_text(sweep_table(found)) + "\n")
-    for note in found.notes:
-        sys.stdout.write(f"note: {note}\n")
+    sys.stdout.writelines(f"note: {note}\n" for note in found.notes)
 
 
 def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespace) -> SweepResult:
@@ -128,11 +119,7 @@ def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespa
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Refuse what the sweep would ignore.
-
-    Raises:
-        ConfigError: If an option belongs to another sweep.
-    """
+    # What the sweep would ignore is refused.
     own = _OWN.get(options.what, ("--values", "--block"))
     every = dict.fromkeys(name for names in (*_OWN.values(), ("--block",)) for name in names)
     given = [name for name in every if getattr(options, name[2:].replace("-", "_")) is not None]
@@ -150,12 +137,6 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _whole(values: list[float] | None) -> list[int]:
-    """Give integers.
-
-    Raises:
-        ConfigError: If a value is a fraction.
-    """
-    odd = [value for value in values or [] if value != int(value) or value < 1]
-    if odd:
+    if odd := [value for value in values or [] if value != int(value) or value < 1]:
         raise ConfigError(f"--values must be whole numbers above 0; got {odd[0]:g}")
     return [int(value) for value in values or []]

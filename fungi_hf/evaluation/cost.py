@@ -7,8 +7,6 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from fungi_hf.checks import check_known
 from fungi_hf.errors import FeatureError, InputError
 from fungi_hf.extraction.group import compute
@@ -66,7 +64,6 @@ def _run(extractor: FungiExtractor, names: list[str]) -> tuple[Plan, InputReader
 
 def _seconds(plan: Plan, reader: InputReader, items: list[Any]) -> float:
     start = time.perf_counter()
-    with tqdm(disable=True) as bar:
-        for chunk in reader.read(items):
-            compute(chunk, plan, plan.budget, bar)
+    for _ in compute(reader.read(items), plan, plan.budget):
+        pass
     return time.perf_counter() - start

@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from fungi_hf.errors import InputError
 from fungi_hf.extraction.batches import cut_groups
@@ -26,58 +25,33 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import InputReader
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
-    """What `learn` found.
-
-    Attributes:
-        state: All that was learned.
-        blocks: Raw blocks of the training inputs, where something was learned from them.
-        notes: What was special about these inputs -> number of inputs.
-    """
-
-    state: FittedState
-    blocks: dict[str, Tensor] | None
-    notes: Counter[str]
-
-
 def learn(
     reader: InputReader, plan: Plan, inputs: Iterable[Any], budget: Budget, *, progress: bool
-) -> Lesson:
+) -> tuple[FittedState, dict[str, Tensor] | None, Counter[str]]:
     """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
 
-    Args:
-        reader: Prepares the inputs.
-        plan: Holds encoder and objectives.
-        inputs: Read once, and once more where something is learned from their blocks.
-        budget: Limits of batches and groups.
-        progress: Whether to show a bar.
-
-    Raises:
-        InputError: If there are no inputs, or one is unusable.
+    Inputs are read once, and once more where something is learned from their raw blocks, which
+    are given beside the state, with what was special -> number of inputs; else None is.
     """
     if reader.config.learns_from_blocks:
         inputs = readable_twice(inputs)
-    draw = TrainingDraw(reader.checked(inputs), reader.encoder, reader.config)
+    draw = TrainingDraw(reader, inputs)
     reader.encoder.fit(draw)
     draw.finish(read_again=reader.config.learns_from_blocks)
     fit_objectives(plan, draw, reader, budget)
     blocks, notes, state = None, Counter[str](), FittedState()
     if reader.config.learns_from_blocks:
         reading = reader.read(inputs)
-        with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-            parts = [compute(chunk, plan, budget, bar) for chunk in reading]
+        parts = list(compute(reading, plan, budget, progress=progress))
         blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
         notes, state = reading.notes, finisher.fit(blocks)
     state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
-    return Lesson(state, blocks, notes)
+    return state, blocks, notes
 
 
 class TrainingDraw:
@@ -91,23 +65,16 @@ class TrainingDraw:
     """
 
     def __init__(
-        self,
-        checked: Iterable[Any],
-        encoder: Encoder,
-        config: FungiConfig,
-        streams: Mapping[str, str] | None = None,
+        self, reader: InputReader, inputs: Iterable[Any], streams: Mapping[str, str] | None = None
     ) -> None:
         """Begin; nothing is read yet.
 
-        Args:
-            checked: Inputs in canonical form.
-            encoder: Gives the bytes that identify an input.
-            config: Says how many inputs each objective learns from.
-            streams: Objective name -> name that seeds its draw, for objectives that share
-                another objective's draw; by default its own name.
+        An objective's draw is seeded by its name. Objectives that share a draw are given, in
+        `streams`, the one name that seeds it.
         """
-        self.specs = [spec for spec in config.objectives if spec.needs_fit]
-        self._source, self._content, self._seed = iter(checked), encoder.content, config.seed
+        self.specs = [spec for spec in reader.config.objectives if spec.needs_fit]
+        self._source, self._content = reader.checked(inputs), reader.encoder.content
+        self._seed = reader.config.seed
         self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
         self._wanted = {spec.name: spec.n_training for spec in self.specs}
         self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}
@@ -152,14 +119,7 @@ class TrainingDraw:
 
 
 def fit_objectives(plan: Plan, draw: TrainingDraw, reader: InputReader, budget: Budget) -> None:
-    """Let every objective learn from the training inputs that a finished pass has kept.
-
-    Args:
-        plan: Holds the objectives and the encoder.
-        draw: Finished.
-        reader: Prepares the inputs.
-        budget: Limits of batches and groups.
-    """
+    """Let the objectives of a plan learn from the inputs that a finished draw has kept."""
     size, bare = plan.encoder.chunk_size, Plan(encoder=plan.encoder, objectives={})
     for spec in draw.specs:
         chosen = draw.kept(spec.name)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.group import compute
@@ -72,14 +71,10 @@ class Finisher:
             )
 
     def fit(self, blocks: Mapping[str, Tensor]) -> FittedState:
-        """Learn block means, whitening and the PCA from raw training blocks.
+        """Learn block means, whitening and a PCA from raw training blocks, name -> [N, width].
 
-        Args:
-            blocks: Name -> [N, width].
-
-        Returns:
-            Means and whitening (empty where the config does not ask) and the PCA (None where it
-            would not reduce).
+        Means and whitening stay empty where the config does not ask, and so does a PCA that would
+        not reduce.
         """
         power, wanted = self._config.whitening, self._config.reduction
         means: dict[str, Tensor] = {}
@@ -129,30 +124,15 @@ class Finisher:
 def extract(
     reading: Reading, plan: Plan, finisher: Finisher, budget: Budget, *, progress: bool
 ) -> tuple[Float32Array, list[str]]:
-    """Read all inputs and give their features, chunk by chunk.
-
-    Args:
-        reading: Not begun.
-        plan: What to compute.
-        finisher: Of the same plan.
-        budget: Limits of batches and groups.
-        progress: Whether to show a bar.
-
-    Returns:
-        [N, F], and what exact factors dropped, said beyond rounding.
-    """
+    """Give the features of all that is read, [N, F], and say what exact factors dropped."""
     array = np.empty((0, finisher.width), dtype=np.float32)
     lost: dict[str, float] = {}
-    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
-        for chunk in reading:
-            blocks = compute(chunk, plan, budget, bar, lost)
-            if reading.skips:
-                blocks = reading.finite(blocks)
-            rows = finisher.finish(blocks, reading.first + len(array))
-            # Grown in place: joining a list of parts would hold the output twice.
-            array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
-            array[len(array) - len(rows) :] = rows
-            bar.update(reading.n_read - bar.n)
+    for blocks in compute(reading, plan, budget, progress=progress, lost=lost):
+        kept = reading.finite(blocks) if reading.skips else blocks
+        rows = finisher.finish(kept, reading.first + len(array))
+        # Grown in place: joining a list of parts would hold the output twice.
+        array.resize((len(array) + len(rows), array.shape[1]), refcheck=False)
+        array[len(array) - len(rows) :] = rows
     return array, [
         f"block {name!r} dropped up to {share:.2g} of a gradient's squared norm; "
         "a larger sketch_rank keeps more"
@@ -162,12 +142,7 @@ def extract(
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
-    """Refuse NaN and infinity before they reach a vector.
-
-    Args:
-        rows: [N, width].
-        name: Of the block, for the message.
-        first: Number of the first row.
+    """Refuse NaN and infinity in a block [N, width], whose first row is of input `first`.
 
     Raises:
         FeatureError: With the block and the first bad inputs.

@@ -6,26 +6,27 @@ import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from fungi_hf.encoders.base import LateBatch
 from fungi_hf.errors import ConfigError, LayerUseError, ObjectiveError
 from fungi_hf.extraction.batches import cut_batches, cut_groups
 from fungi_hf.gradients.factors import compress, concatenate
-from fungi_hf.gradients.sketches import DenseSketch, SketchBuffer
+from fungi_hf.gradients.sketches import SketchBuffer
 from fungi_hf.gradients.tape import record, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
-    from tqdm import tqdm
 
     from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.extraction.batches import Budget, Sample
+    from fungi_hf.extraction.inputs import Reading
     from fungi_hf.extraction.plan import Plan
     from fungi_hf.gradients.factors import LayerFactors
     from fungi_hf.gradients.tape import Tape
@@ -39,47 +40,36 @@ class _Segment:
     tape: Tape
 
 
-@dataclass(frozen=True, slots=True)
-class _Originals:
-    """One batch of originals as late views need it."""
-
-    blocks: int
-    units: Sequence[int]  # an original's unit is its sample
-    hidden: Tensor  # [M, T, D] before the last blocks
-    inputs: Batch
-
-
 def compute(
-    samples: Sequence[Sample],
+    reading: Reading,
     plan: Plan,
     budget: Budget,
-    bar: tqdm[Any],
+    *,
+    progress: bool = False,
     lost: dict[str, float] | None = None,
-) -> dict[str, Tensor]:
-    """Give every raw block of a chunk, [N, width] float32 on the CPU, in the chunk's order.
+) -> Iterator[dict[str, Tensor]]:
+    """Give every raw block of one chunk after the other, [N, width] float32 on the CPU.
 
-    Args:
-        samples: The chunk.
-        plan: Of a target layer alone.
-        budget: Limits of batches and groups.
-        bar: Moved by one per sample.
-        lost: Updated: block of exact factors -> largest share of a squared norm dropped.
+    The plan is of a target layer alone. In `lost` the largest share of a squared norm that was
+    dropped is kept for every block of exact factors.
     """
     lost = {} if lost is None else lost
-    blocks: dict[str, Tensor] = {}
-    waiting: dict[str, SketchBuffer] = {}
-    with untouched(plan.encoder.model):
-        for name, width in plan.widths.items():
-            blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
-            if name in plan.objectives and isinstance(plan.sketch, DenseSketch):
-                rounded = plan.round_sketch
-                waiting[name] = SketchBuffer(plan.sketch, blocks[name], rounded=rounded)
-        for some in cut_groups(samples, budget):
-            Group(some, plan, budget).write(blocks, waiting, lost)
-            bar.update(len(some))
-        for buffer in waiting.values():
-            buffer.flush()
-    return blocks
+    with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
+        for samples in reading:
+            with untouched(plan.encoder.model):
+                blocks: dict[str, Tensor] = {}
+                buffers: dict[str, SketchBuffer] = {}
+                for name, width in plan.widths.items():
+                    out = blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
+                    if name in plan.objectives and plan.sketch is not None:
+                        buffers[name] = SketchBuffer(plan.sketch, out, rounded=plan.round_sketch)
+                for some in cut_groups(samples, budget):
+                    Group(some, plan, budget).write(blocks, buffers, lost)
+                    bar.update(len(some))
+                for buffer in buffers.values():
+                    buffer.flush()
+            yield blocks
+            bar.update(reading.n_read - bar.n)
 
 
 class Group:
@@ -96,18 +86,18 @@ class Group:
         Raises:
             ConfigError: If late views are to reach other layers than the target layer.
         """
-        self._plan, self._n = plan, len(samples)
+        self._plan, self._budget, self._n = plan, budget, len(samples)
         self.rows = torch.tensor([sample.index for sample in samples])
         self.unusable: dict[str, str] = {}
-        units: list[Prepared] = []
+        self._units: list[Prepared] = []
         owners: list[int] = []
         known: dict[tuple[int, bytes], int] = {}
 
         def unit(owner: int, item: Prepared) -> int:
             key = (owner, item.key)
             if key not in known:
-                known[key] = len(units)
-                units.append(item)
+                known[key] = len(self._units)
+                self._units.append(item)
                 owners.append(owner)
             return known[key]
 
@@ -119,7 +109,10 @@ class Group:
             for name in (samples[0].views if samples else {})
         }
         self._owner = torch.tensor(owners)
-        late = _by_depth(units)
+        late: dict[int, list[int]] = {}  # views by the number of blocks that they run through
+        for place, item in enumerate(self._units):
+            if item.late is not None:
+                late.setdefault(item.late, []).append(place)
         if late and plan.traced.keys() - {plan.encoder.layer_path}:
             raise ConfigError(
                 "many layers at once need views of the raw input, since late views reach the last "
@@ -127,34 +120,29 @@ class Group:
             )
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
-        whole = [i for i, item in enumerate(units) if item.late is None]
+        whole = [i for i, item in enumerate(self._units) if item.late is None]
         together = plan.encoder.uses_short_last_block
         cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
         self._segments = [
             segment
             for start, stop in itertools.pairwise(cuts)
             if start < stop
-            for segment in self._encode(units, whole[start:stop], late, budget)
+            for segment in self._encode(whole[start:stop], late)
         ]
         self._embeddings = _by_unit(
             self._segments, [segment.tape.embeddings for segment in self._segments]
         )
 
     def _encode(
-        self,
-        units: Sequence[Prepared],
-        places: Sequence[int],
-        late: Mapping[int, Sequence[int]],
-        budget: Budget,
+        self, places: Sequence[int], late: Mapping[int, Sequence[int]]
     ) -> Iterator[_Segment]:
         """Encode whole inputs, and after each batch the late views of the originals in it."""
         plan, encoder = self._plan, cast("LateEncoder", self._plan.encoder)
         holds_originals = places[0] < self._n
         depths = late if holds_originals else {}
         noted = plan.noted if holds_originals else {}
-        for chosen in cut_batches([units[place] for place in places], budget):
-            here = [places[i] for i in chosen]
-            batch = encoder.collate([units[place] for place in here])
+        for here in self._batches(places):
+            batch = encoder.collate([self._units[place] for place in here])
             with encoder.watching(depths) if depths else nullcontext({}) as states:
                 tape = record(
                     partial(encoder.embed, batch),
@@ -165,49 +153,45 @@ class Group:
             self.unusable |= tape.unusable
             yield _Segment(torch.tensor(here), tape)
             for k, views in depths.items():
-                beside = _Originals(k, here, states.pop(k), batch)
-                yield from self._encode_late(units, views, beside, budget)
+                yield from self._encode_late(views, k, here, states.pop(k), batch)
 
     def _encode_late(
-        self,
-        units: Sequence[Prepared],
-        views: Sequence[int],
-        originals: _Originals,
-        budget: Budget,
+        self, views: Sequence[int], k: int, originals: Sequence[int], hidden: Tensor, inputs: Batch
     ) -> Iterator[_Segment]:
+        """Encode the views that run through the last k blocks, of one batch of originals.
+
+        `hidden` [M, T, D] is the originals' state before these blocks.
+        """
         encoder = cast("LateEncoder", self._plan.encoder)
-        rows = {owner: row for row, owner in enumerate(originals.units)}  # originals come first
+        rows = {
+            owner: row for row, owner in enumerate(originals)
+        }  # an original's unit is its sample
         owners = self._owner.tolist()
-        mine = [place for place in views if owners[place] in rows]
-        for chosen in cut_batches([units[place] for place in mine], budget):
-            here = [mine[i] for i in chosen]
-            kept = np.zeros((len(here), originals.hidden.shape[1]), dtype=np.bool_)
+        for here in self._batches([place for place in views if owners[place] in rows]):
+            kept = np.zeros((len(here), hidden.shape[1]), dtype=np.bool_)
             for row, place in enumerate(here):
-                kept[row, units[place].data] = True
-            device = originals.hidden.device
+                kept[row, self._units[place].data] = True
             batch = LateBatch(
-                blocks=originals.blocks,
-                hidden=originals.hidden,
-                inputs=originals.inputs,
-                source=torch.tensor([rows[owners[place]] for place in here], device=device),
-                kept=torch.from_numpy(kept).to(device),
+                blocks=k,
+                hidden=hidden,
+                inputs=inputs,
+                source=torch.tensor([rows[owners[place]] for place in here], device=hidden.device),
+                kept=torch.from_numpy(kept).to(hidden.device),
             )
             tape = record(partial(encoder.embed_late, batch), self._plan.traced)
             yield _Segment(torch.tensor(here), tape)
 
+    def _batches(self, places: Sequence[int]) -> list[list[int]]:
+        batches = cut_batches([self._units[place] for place in places], self._budget)
+        return [[places[i] for i in chosen] for chosen in batches]
+
     def write(
         self,
         blocks: Mapping[str, Tensor],
-        waiting: Mapping[str, SketchBuffer],
+        buffers: Mapping[str, SketchBuffer],
         lost: dict[str, float],
     ) -> None:
-        """Put the embedding and every block of the target layer into their rows of a chunk.
-
-        Args:
-            blocks: Name -> [chunk, width] float32 on the CPU; gets raw rows.
-            waiting: Block name -> buffer that takes the factors instead.
-            lost: Updated: block of exact factors -> largest share of a squared norm dropped.
-        """
+        """Put raw blocks into their rows of a chunk's blocks, sketched ones through buffers."""
         plan = self._plan
         blocks["embedding"][self.rows] = self.embeddings().float().cpu()
         pooled = self.activations()
@@ -215,16 +199,12 @@ class Group:
             blocks[name][self.rows] = pooled[path].float().cpu()
         for name in plan.objectives:
             factors = self.factors(name)[plan.encoder.layer_path]
-            if name in waiting:
-                waiting[name].add(self.rows, factors)
-                continue
-            if plan.sketch is None:
+            if name in buffers:
+                buffers[name].add(self.rows, factors)
+            else:
                 block, dropped = compress(factors, plan.rank)
                 lost[name] = max(float(dropped.max()), lost.get(name, 0.0))
-            else:
-                block = plan.sketch(factors)
-                block = block.bfloat16() if plan.round_sketch else block
-            blocks[name][self.rows] = block.float().cpu()
+                blocks[name][self.rows] = block.float().cpu()
 
     def embeddings(self) -> Tensor:
         """Give the embeddings of the untouched inputs, [B, D]."""
@@ -259,10 +239,9 @@ class Group:
         return found
 
     def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
-        """Give an objective's summed loss's gradient at the embeddings of all encoded inputs.
+        """Give the gradient of an objective's summed loss at all embeddings, and what it read.
 
-        Returns:
-            [U, D], and [U] whether the objective read the input.
+        That is [U, D] over the encoded inputs, and [U] whether the objective read the input.
 
         Raises:
             ObjectiveError: If it does not give one loss per sample.
@@ -285,13 +264,9 @@ class Group:
 def pooler_of(
     encoder: Encoder, batch: Batch, *, strict: bool = True
 ) -> Callable[[str, Tensor], Tensor | None]:
-    """Give what pools a layer's input in the pass of one batch, as the embedding is pooled.
+    """Give what pools a layer's input [N, T, n] as the embeddings of a batch are pooled.
 
-    Args:
-        encoder: Says how.
-        batch: Of N inputs.
-        strict: Whether an input [N, T, n] that cannot be pooled is an error (LayerUseError); else
-            None is given for it.
+    An input that has not the batch's tokens is a LayerUseError if `strict`, else it gives None.
     """
 
     def pool(path: str, a: Tensor) -> Tensor | None:
@@ -313,15 +288,6 @@ def _by_unit(segments: Sequence[_Segment], parts: Sequence[Tensor]) -> Tensor:
     rows = torch.cat(list(parts))
     order = torch.cat([segment.units for segment in segments]).to(rows.device)
     return torch.empty_like(rows).index_copy_(0, order, rows)
-
-
-def _by_depth(units: Sequence[Prepared]) -> dict[int, list[int]]:
-    """Give the late views by the number of blocks that they run through."""
-    found: dict[int, list[int]] = {}
-    for place, item in enumerate(units):
-        if item.late is not None:
-            found.setdefault(item.late, []).append(place)
-    return found
 
 
 def _head_precision(embeddings: Tensor) -> Tensor:

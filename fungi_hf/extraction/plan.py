@@ -63,13 +63,8 @@ class Plan:
     def of(cls, encoder: Encoder, config: FungiConfig) -> Plan:
         """Find the layers and draw heads and sketch by name.
 
-        Args:
-            encoder: Not changed, since it may serve other configs.
-            config: Objectives, seed, sketch and tokens.
-
-        Returns:
-            The plan. Its encoder is a copy with a full last block where a shortened one would not
-            call a layer.
+        The plan's encoder is a copy with a full last block where a shortened one would not call a
+        layer: the encoder itself may serve other configs.
 
         Raises:
             LayerNotFoundError: If an activation's layer is no Linear layer of the model.
@@ -177,16 +172,9 @@ def sketch_rank(encoder: Encoder, config: FungiConfig, sketch: str) -> int:
 
 
 def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
-    """Give an encoder that calls these layers.
+    """Give an encoder that calls these layers: itself, or a copy with a full last block.
 
     A shortened last block calls the target layer and what follows it, but not all others.
-
-    Args:
-        encoder: Not changed, since it may serve other configs.
-        paths: Dotted paths of layers.
-
-    Returns:
-        The encoder itself, or a copy that computes its last block in full.
     """
     if not encoder.uses_short_last_block:
         return encoder

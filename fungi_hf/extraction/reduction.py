@@ -32,14 +32,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, rows: Tensor, n_components: int) -> PrincipalComponents:
-        """Find the leading components.
-
-        Args:
-            rows: [N, F] training features.
-            n_components: C, smaller than N and F.
-
-        Returns:
-            The fitted reduction; equal to scikit-learn's PCA up to signs.
+        """Find the C leading components of training features [N, F], scikit-learn's up to signs.
 
         Raises:
             FeatureError: If C is not smaller than N and F.
@@ -90,11 +83,11 @@ def whitening_matrix(rows: Tensor, power: float) -> Tensor:
 
     Formula: W = S^(-power / 2), S = (1 - r) C + r tr(C) / D I, C = rows^T rows / N, with Ledoit
     and Wolf's r, which goes to 1 as rows get fewer than columns: W then changes nothing. W is
-    scaled to a largest eigenvalue of 1.
+    scaled to a largest eigenvalue of 1. Power 0 is the identity, 1 gives equal variances.
 
     Args:
         rows: [N, D] float64, of zero mean.
-        power: From 0 (the identity) to 1 (equal variances).
+        power: From 0 to 1.
 
     Returns:
         [D, D] float64, symmetric; the identity where the rows do not vary.
@@ -121,16 +114,7 @@ def whitening_matrix(rows: Tensor, power: float) -> Tensor:
 def project(
     train: Float32Array, other: Float32Array, n_components: int
 ) -> tuple[Float32Array, Float32Array]:
-    """Give both on the leading principal components of the training rows, centred, unwhitened.
-
-    Args:
-        train: [N, F].
-        other: [Q, F].
-        n_components: C, smaller than N and F.
-
-    Returns:
-        [N, C] and [Q, C].
-    """
+    """Give both on the C leading components of the training rows, [N, C] and [Q, C]."""
     components = PrincipalComponents.fit(torch.from_numpy(train), n_components)
     low, high = (components.transform(torch.from_numpy(rows)).numpy() for rows in (train, other))
     return low, high

@@ -23,20 +23,19 @@ from fungi_hf.extraction.inputs import InputReader, iterate
 from fungi_hf.extraction.plan import Plan, sketch_rank
 from fungi_hf.gradients.factors import concatenate, unit_rows
 from fungi_hf.gradients.layers import block_number, linear_layers
-from fungi_hf.gradients.sketches import DenseSketch, SketchBuffer, make_sketch
+from fungi_hf.gradients.sketches import SketchBuffer, make_sketch
 from fungi_hf.gradients.tape import own_context, untouched
 from fungi_hf.objectives.base import make_objective
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.gradients.factors import LayerFactors
     from fungi_hf.gradients.sketches import Sketch
-    from fungi_hf.objectives.base import Objective
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.types import Float32Array
 
@@ -78,7 +77,12 @@ class VariantBlocks:
 
 
 class VariantExtractor:
-    """Computes the blocks of all variants of one encoder and config."""
+    """Computes the blocks of all variants of one encoder and config.
+
+    Attributes:
+        layers: Dotted path -> layer, lowest first.
+        objectives: Name of the variant -> objective.
+    """
 
     @own_context()
     def __init__(
@@ -120,10 +124,12 @@ class VariantExtractor:
             raise ConfigError(
                 "there is no gradient to compute: name an objective beside activation"
             )
+        self.layers = {path: layer for path, layer in usable.items() if path in wanted}
+        self.objectives = drawn
         self._plan = Plan(
             encoder=encoder.with_full_last_block(),  # a short one would not call its other layers
             objectives=drawn,
-            layers={path: layer for path, layer in usable.items() if path in wanted},
+            layers=self.layers,
             tokens=config.gradient_tokens,
         )
         named = tuple(dataclasses.replace(specs[name], name=name) for name in drawn)
@@ -132,16 +138,6 @@ class VariantExtractor:
         self._reader = InputReader(self._plan.encoder, self._config)
         self._settings = dict(sketches or {"config": _settings_of(encoder, config)})
         self._sketches: dict[tuple[int, int, str], Sketch] = {}
-
-    @property
-    def layers(self) -> Mapping[str, nn.Linear]:
-        """Dotted path -> layer, lowest first."""
-        return self._plan.layers
-
-    @property
-    def objectives(self) -> Mapping[str, Objective]:
-        """Name of the variant -> objective."""
-        return self._plan.objectives
 
     @property
     def budget(self) -> Budget:
@@ -157,33 +153,24 @@ class VariantExtractor:
 
     def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
         """Let objectives learn from training inputs, e.g. their negatives."""
-        with own_context():
-            checked, encoder = self._reader.checked(inputs), self._plan.encoder
-            draw = TrainingDraw(checked, encoder, self._config, self._streams)
-            draw.finish()
-            fit_objectives(self._plan, draw, self._reader, self._plan.budget)
+        draw = TrainingDraw(self._reader, inputs, self._streams)
+        draw.finish()
+        fit_objectives(self._plan, draw, self._reader, self._plan.budget)
         return self
 
     def __call__(
         self, inputs: Iterable[Any], *, activations: bool = False, progress: bool = False
     ) -> VariantBlocks:
-        """Extract the blocks of all variants.
-
-        Args:
-            inputs: Raw inputs.
-            activations: Whether to keep the layers' pooled inputs as well.
-            progress: Show a bar.
-
-        Returns:
-            Blocks in the inputs' order.
-        """
+        """Extract the blocks of all variants, of activations where they are asked for, in order."""
         items = list(iterate(inputs))
         blocks: dict[Any, Tensor] = {}
-        waiting: dict[Any, SketchBuffer] = {}
+        buffers: dict[Any, SketchBuffer] = {}
         unusable: dict[str, str] = {}
 
         def place(key: Any, width: int) -> Tensor:
-            return blocks.setdefault(key, torch.zeros(len(items), width))
+            if key not in blocks:
+                blocks[key] = torch.zeros(len(items), width)
+            return blocks[key]
 
         with closing(self._groups(items, activations=activations, progress=progress)) as groups:
             for group, rows in groups:
@@ -194,14 +181,10 @@ class VariantExtractor:
                     for path, factors in group.factors(name).items():
                         for label in self._settings:
                             sketch, key = self._sketch(factors, label), (path, name, label)
-                            out = place(key, sketch.width)
-                            if isinstance(sketch, DenseSketch):
-                                buffer = SketchBuffer(sketch, out, rounded=False)
-                                waiting.setdefault(key, buffer).add(rows, factors)
-                            else:
-                                out[rows] = sketch(factors).float().cpu()
+                            buffer = SketchBuffer(sketch, place(key, sketch.width))
+                            buffers.setdefault(key, buffer).add(rows, factors)
                 unusable |= group.unusable
-        for buffer in waiting.values():
+        for buffer in buffers.values():
             buffer.flush()
         for key, block in blocks.items():
             check_finite(block, key if isinstance(key, str) else " ".join(key))
@@ -235,7 +218,7 @@ class VariantExtractor:
         if activations:
             noted = {path: (path, layer) for path, layer in plan.layers.items()}
             plan = dataclasses.replace(plan, activations=noted)
-        with own_context(), tqdm(total=len(items), disable=not progress, unit="input") as bar:
+        with tqdm(total=len(items), disable=not progress, unit="input") as bar:
             for chunk in self._reader.read(items):
                 with untouched(plan.encoder.model):
                     for samples in cut_groups(chunk, budget):

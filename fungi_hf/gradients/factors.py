@@ -90,16 +90,7 @@ class LayerFactors:
 
 
 def concatenate(parts: Sequence[LayerFactors]) -> LayerFactors:
-    """Join factors of the same samples; owners keep their meaning.
-
-    Args:
-        parts: At least one, all of one layer and one number of samples.
-
-    Returns:
-        One record with all rows.
-    """
-    if len(parts) == 1:
-        return parts[0]
+    """Join factors of one layer and the same samples; owners keep their meaning."""
     return dataclasses.replace(
         parts[0],
         delta=torch.cat([part.delta for part in parts]),
@@ -125,10 +116,6 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
 
     Formula: with Delta^T = Q1 R1 and A^T = Q2 R2, G = Q1 (R1 R2^T) Q2^T; the terms are the
     singular triplets of the small product. Exact when a sample has at most `rank` rows.
-
-    Args:
-        factors: B samples.
-        rank: r.
 
     Returns:
         [B, r (m + n1)]: r vectors of length m, then r of length n1, zero-padded; and [B], the
@@ -170,14 +157,7 @@ def exact_cosines(first: LayerFactors, second: LayerFactors) -> Float32Array:
     """Give the cosines of exact gradients, without a sketch.
 
     Formula: <G_i, G_j> = sum over rows r of i and s of j of <delta_r, delta_s> <a_r, a_s>, in
-    float64; 0 where a gradient is zero.
-
-    Args:
-        first: Gradients of B samples of one layer.
-        second: Of B' samples of the same layer.
-
-    Returns:
-        [B, B'].
+    float64; 0 where a gradient is zero. Gives [B, B'] for two records of one layer.
     """
     table = torch.zeros(first.n_samples, second.n_samples, dtype=torch.float64)
     delta, inputs = second.delta.double(), second.inputs.double()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from torch import nn
 
 from fungi_hf.errors import LayerNotFoundError, LayerUseError
 from fungi_hf.specs import BLOCK_NUMBER
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Output projections of self-attention inside one block, by family. Order decides when two fit.
 ATTENTION_OUTPUTS: Final = (
@@ -28,14 +25,9 @@ ATTENTION_OUTPUTS: Final = (
 
 
 def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linear]:
-    """Find the target layer.
+    """Find the dotted path of the target layer, and the layer.
 
-    Args:
-        model: A loaded model; not modified.
-        target: A dotted path, or "auto" for the last block's attention output projection.
-
-    Returns:
-        The dotted path and the layer.
+    "auto" is the last block's attention output projection. The model is not modified.
 
     Raises:
         LayerNotFoundError: If nothing fits; the message lists the last block's Linear layers.
@@ -59,14 +51,7 @@ def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linea
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Give every Linear layer that may be a target, in the order of the model.
-
-    Args:
-        model: A loaded model; not modified.
-
-    Returns:
-        Dotted path -> layer, without those that `resolve_layer` refuses.
-    """
+    """Give every Linear layer that `resolve_layer` would not refuse, in the order of the model."""
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -125,7 +110,9 @@ def _refuse_unusable(model: nn.Module, path: str, layer: nn.Linear) -> None:
         name
         for name, module in model.named_modules(remove_duplicate=False)
         if name != path
-        and (module is layer or any(own is layer.weight for own in _own_parameters(module)))
+        and (
+            module is layer or any(own is layer.weight for own in module.parameters(recurse=False))
+        )
     ]
     if aliases:
         raise LayerUseError(
@@ -138,7 +125,3 @@ def _refuse_unusable(model: nn.Module, path: str, layer: nn.Linear) -> None:
             f"layer {path!r} belongs to nn.MultiheadAttention, which never calls it as a module; "
             "choose another target_layer, or a Hugging Face implementation of this model"
         )
-
-
-def _own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    yield from module.parameters(recurse=False)

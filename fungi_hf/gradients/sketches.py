@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
@@ -45,19 +46,10 @@ class Sketch(Protocol):
 def make_sketch(
     kind: str, m: int, n1: int, width: int, *, seed: int, rank: int = 4, published: bool = False
 ) -> Sketch:
-    """Build a sketch by name.
+    """Build a sketch of G [m, n1] to P = `width` numbers: "khatri_rao" or one of the dense kinds.
 
-    Args:
-        kind: "khatri_rao", "rademacher", "gaussian" or "sparse".
-        m: Rows of G.
-        n1: Columns of G, the bias column included.
-        width: P.
-        seed: Root seed; the kind's name separates the streams.
-        rank: Terms s of `khatri_rao`.
-        published: The published code's sign stream (only "rademacher").
-
-    Returns:
-        The sketch.
+    The kind's name separates the streams of a root seed. `rank` counts the terms s of
+    "khatri_rao"; `published` is the published code's sign stream of "rademacher".
 
     Raises:
         ConfigError: If the kind is unknown.
@@ -79,8 +71,8 @@ class KhatriRao:
     def __init__(self, m: int, n1: int, width: int, *, rank: int, seed: int) -> None:
         """Draw U [m, P s] and W [n1, P s]."""
         self.width, self.rank = width, rank
-        self.U = _signs(m, width * rank, seed, "khatri_rao/U")
-        self.W = _signs(n1, width * rank, seed, "khatri_rao/W")
+        self.U = _signs(uniform(torch_generator(seed, "khatri_rao/U"), m, width * rank))
+        self.W = _signs(uniform(torch_generator(seed, "khatri_rao/W"), n1, width * rank))
 
     def __call__(self, factors: LayerFactors) -> Tensor:
         """Give [B, P]."""
@@ -140,8 +132,7 @@ class DenseSketch:
         for start in range(0, self.width, step):
             n_rows = min(step, self.width - start)
             if stream is not None:  # one stream: row blocks continue it exactly
-                block = uniform(stream, n_rows, columns)
-                yield (block > 0.5).to(block.dtype).mul_(2).sub_(1)
+                yield _signs(uniform(stream, n_rows, columns))
             else:
                 yield torch.stack([self._row(start + k, columns) for k in range(n_rows)])
 
@@ -151,7 +142,7 @@ class DenseSketch:
             return normal(numpy_generator(self.seed, name), columns)
         draw = uniform(torch_generator(self.seed, name), columns)
         if self.kind == "rademacher":
-            return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
+            return _signs(draw)
         signs = (draw < 1 / 6).to(draw.dtype) - (draw >= 5 / 6).to(draw.dtype)
         return signs.mul_(math.sqrt(3))
 
@@ -183,23 +174,33 @@ class DenseSketch:
         if not self.published:
             return self._row(0, columns)
         stream = torch.Generator().manual_seed(self.seed)
-        return (uniform(stream, 1, columns) > 0.5).float().mul_(2).sub_(1)[0]
+        return _signs(uniform(stream, 1, columns))[0]
 
 
+@dataclass(slots=True, eq=False)
 class SketchBuffer:
-    """Factors that wait for a dense sketch, whose matrix is drawn once for many samples."""
+    """Sketches factors into rows of an output; those of a dense sketch wait for one another.
 
-    def __init__(self, sketch: DenseSketch, out: Tensor, *, rounded: bool) -> None:
-        """Write into `out`, [N, P] float32, rounded to bfloat16 if asked."""
-        self._sketch, self._out, self._rounded = sketch, out, rounded
-        self._rows: list[Tensor] = []
-        self._parts: list[LayerFactors] = []
-        self._bytes = 0
+    A dense sketch draws its matrix anew for every call, however many samples it is for.
+
+    Attributes:
+        sketch: Of P numbers.
+        out: [N, P] float32 on the CPU.
+        rounded: Whether sketches are rounded to bfloat16.
+    """
+
+    sketch: Sketch
+    out: Tensor
+    rounded: bool = False
+    _waiting: list[tuple[Tensor, LayerFactors]] = field(default_factory=list, init=False)
+    _bytes: int = field(default=0, init=False)
 
     def add(self, rows: Tensor, factors: LayerFactors) -> None:
         """Take the factors of the samples whose vectors belong at `rows` of the output."""
-        self._rows.append(rows)
-        self._parts.append(factors)
+        if not isinstance(self.sketch, DenseSketch):
+            self._write(rows, factors)
+            return
+        self._waiting.append((rows, factors))
         row_bytes = factors.delta.shape[1] + factors.a.shape[1]
         self._bytes += len(factors.owner) * row_bytes * factors.delta.element_size()
         if self._bytes > _BLOCK_BYTES:
@@ -207,15 +208,18 @@ class SketchBuffer:
 
     def flush(self) -> None:
         """Sketch what is waiting."""
-        if not self._parts:
+        if not self._waiting:
             return
-        rows = torch.cat(self._rows)
-        places = torch.arange(len(rows)).split([len(some) for some in self._rows])
-        parts = zip(self._parts, places, strict=True)
-        y = self._sketch(concatenate([part.placed(at, len(rows)) for part, at in parts]))
-        y = y.float().cpu()
-        self._out[rows] = y.bfloat16().float() if self._rounded else y
-        self._rows, self._parts, self._bytes = [], [], 0
+        rows = torch.cat([some for some, _ in self._waiting])
+        places = torch.arange(len(rows)).split([len(some) for some, _ in self._waiting])
+        parts = zip(self._waiting, places, strict=True)
+        moved = [factors.placed(at, len(rows)) for (_, factors), at in parts]
+        self._write(rows, concatenate(moved))
+        self._waiting, self._bytes = [], 0
+
+    def _write(self, rows: Tensor, factors: LayerFactors) -> None:
+        y = self.sketch(factors)
+        self.out[rows] = (y.bfloat16() if self.rounded else y).float().cpu()
 
 
 def _gradients(factors: LayerFactors) -> Tensor:
@@ -228,14 +232,13 @@ def _gradients(factors: LayerFactors) -> Tensor:
 
 
 def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
-    if factors.shape != (m, n1):
-        raise ShapeError(
-            f"the sketch was drawn for gradients of shape {(m, n1)}; got {factors.shape}"
-        )
+    got = (factors.delta.shape[1], factors.a.shape[1] + factors.bias)
+    if got != (m, n1):
+        raise ShapeError(f"the sketch was drawn for gradients of shape {(m, n1)}; got {got}")
 
 
-def _signs(rows: int, columns: int, seed: int, name: str) -> Tensor:
-    draw = uniform(torch_generator(seed, name), rows, columns)
+def _signs(draw: Tensor) -> Tensor:
+    """Turn uniform numbers into +1 and -1."""
     return (draw > 0.5).to(draw.dtype).mul_(2).sub_(1)
 
 

@@ -58,10 +58,17 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 f"{type(model).__name__} has parameters made under torch.inference_mode(), which "
                 "cannot enter a graph; load the model outside of it"
             )
-        training = [module for module in model.modules() if module.training]
+        modules = list(model.modules())
+        training = [module for module in modules if module.training]
         trainable = [p for p in model.parameters() if p.requires_grad]
-        buffers = _inference_buffers(model)
-        compiled = _compiled_calls(model)
+        buffers = [
+            (module, name, buffer)
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None and buffer.is_inference()
+        ]
+        calls = [(module, module._compiled_call_impl) for module in modules]
+        compiled = [(module, call) for module, call in calls if call is not None]
         try:
             _set_flags(training, trainable, value=False)
             for module, name, buffer in buffers:
@@ -82,20 +89,6 @@ def _set_flags(modules: list[nn.Module], parameters: list[nn.Parameter], *, valu
         module.training = value
     for parameter in parameters:
         parameter.requires_grad_(value)
-
-
-def _compiled_calls(model: nn.Module) -> list[tuple[nn.Module, Callable[..., object]]]:
-    calls = [(module, module._compiled_call_impl) for module in model.modules()]
-    return [(module, call) for module, call in calls if call is not None]
-
-
-def _inference_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    return [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and buffer.is_inference()
-    ]
 
 
 class _Watch:
@@ -159,14 +152,7 @@ class Tape:
         watches: Mapping[str, _Watch],
         unusable: dict[str, str],
     ) -> None:
-        """Keep the graph.
-
-        Args:
-            embeddings: [N, D], with the graph.
-            layers: The traced ones.
-            watches: Layer -> what its hook saw.
-            unusable: Traced layers without a per-sample gradient.
-        """
+        """Keep the graph of `embeddings`, [N, D], and what the hooks of all layers saw."""
         self._embeddings, self._layers, self._watches = embeddings, layers, watches
         self.embeddings = embeddings.detach()
         self.unusable = unusable
@@ -289,10 +275,7 @@ def reference_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Give one sample's gradient the slow, obviously right way: full autograd, one backward.
 
-    Args:
-        model: Holds the layer; put in eval mode and restored.
-        layer: The target layer.
-        loss: Runs the whole forward pass of one sample and gives its scalar loss.
+    `loss` runs the whole forward pass of one sample and gives its scalar loss.
 
     Returns:
         `cat([W.grad, b.grad[:, None]], dim=1)` [m, n1] and the loss.

@@ -128,11 +128,10 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         for row in rows
     ]
     has_gradients = any(spec.has_gradient for spec in subject.config.objectives)
-    gradient_tag = ["gradient-features"] if has_gradients else []
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,
-        tags=["fungi", *gradient_tag, "feature-extraction", "retrieval"],
+        tags=["fungi", *["gradient-features"] * has_gradients, "feature-extraction", "retrieval"],
         pipeline_tag="feature-extraction",
         datasets=sorted({row.dataset_id for row in rows if row.dataset_id}) or None,
         license=subject.licence or None,

@@ -1,12 +1,13 @@
 """Keep every complete answer that was paid for, so that no equal request is sent twice.
 
-One SQLite file, one commit per answer, safe under `kill -9` and between processes. The key (see
-`sampling.request_key`) holds everything that can change an answer and nothing secret.
+One SQLite file, one commit per answer, safe under `kill -9` and between processes. The key holds
+everything that can change an answer and nothing secret.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 import time
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 CACHE_VERSION = 2
 _APPLICATION_ID = 0x46554E47  # "FUNG"
+
+
+def request_key(parts: Mapping[str, object]) -> str:
+    """Give the sha256 in hexadecimal of the canonical JSON of all that an answer depends on."""
+    versioned = {"cache_version": CACHE_VERSION, **parts}
+    words = json.dumps(
+        versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class AnswerCache:

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
-from fungi_hf.icl.cache import AnswerCache
+from fungi_hf.icl.cache import AnswerCache, request_key
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
 from fungi_hf.icl.reply import Failure, Reply, first_token_scores, read_reply
-from fungi_hf.icl.sampling import OutputMode, Sampling, request_key, response_format, schema_fits
+from fungi_hf.icl.sampling import OutputMode, Sampling, response_format, schema_fits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,20 +148,15 @@ class ChatLLM(LLM):
         self._key_to_send()
         tpm = self.limits.tpm
         for row, prompt in enumerate(prompts):
-            tokens = self._estimate(prompt)
+            tokens = prompt.input_tokens + self.max_output_tokens
             if tpm is not None and tokens > tpm:
                 raise ConfigError(
                     f"row {row} takes {tokens} tokens (input {prompt.input_tokens}, output up to "
-                    f"{self.sampling.max_output_tokens}), more than tpm={tpm}"
+                    f"{self.max_output_tokens}), more than tpm={tpm}"
                 )
 
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
-        """Answer one prompt, from the cache if it was answered before.
-
-        A refusal, an empty or a truncated answer is a reply too, see `Reply.failure`.
-        `RequestFailedError` is raised if all attempts of this request failed, any other
-        `LLMError` if the whole run has to stop.
-        """
+        """Answer one prompt, from the cache if it was answered before; see `LLM.answer`."""
         transport = self._connected()
         body, key = self._request(prompt, labels)
         shared = transport.in_flight.get(key)
@@ -191,8 +186,9 @@ class ChatLLM(LLM):
             if stored is not None:
                 return self._reply(stored, labels).free()
         transport, reply, repairs = self._connected(), Reply(), self.limits.repair
+        tokens = prompt.input_tokens + self.max_output_tokens
         while True:
-            outcome, attempts = await transport.ask(body, self._estimate(prompt))
+            outcome, attempts = await transport.ask(body, tokens)
             reply = self._reply(outcome, labels, attempts).after(reply)
             if reply.failure or (self.cache is None and not repairs):
                 return reply
@@ -200,7 +196,12 @@ class ChatLLM(LLM):
             if answer.status == "ok" or not repairs:
                 break
             repairs -= 1
-            body = _repaired(body, reply.content or "", answer.reason)
+            said = (
+                f"{answer.reason} Answer with one of the labels listed, spelled exactly as listed."
+            )
+            turns = {"assistant": reply.content, "user": said}.items()
+            asked = [{"role": role, "content": words} for role, words in turns]
+            body = {**body, "messages": [*body["messages"], *asked]}
         if self.cache is not None and reply.finish_reason == "stop" and answer.status == "ok":
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
@@ -213,9 +214,6 @@ class ChatLLM(LLM):
         if self.sampling.top_logprobs is None or self.prompt_output(labels) != "text":
             return reply
         return replace(reply, label_scores=first_token_scores(outcome, labels.surfaces))
-
-    def _estimate(self, prompt: Prompt) -> int:
-        return prompt.input_tokens + self.sampling.max_output_tokens
 
     def _key_to_send(self) -> str:
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
@@ -230,14 +228,12 @@ class ChatLLM(LLM):
 
     def _connected(self) -> Transport:
         if self._transport is None or self._transport.loop is not asyncio.get_running_loop():
-            key = self._key_to_send()
+            url, key = self.base_url, self._key_to_send()
             from fungi_hf.icl.transport import Transport
 
             # A proxy from the environment cannot reach this machine's own servers.
-            proxies = not _is_loopback(self.base_url)
-            self._transport = Transport(
-                self.base_url, key, self.limits, self._window, proxies=proxies
-            )
+            proxies = not _is_loopback(url)
+            self._transport = Transport(url, key, self.limits, self._window, proxies=proxies)
         return self._transport
 
 
@@ -263,9 +259,3 @@ def _checked_url(base_url: str) -> str:
     if url.endswith("/chat/completions"):
         raise ConfigError(f"base_url {base_url!r} must not end in /chat/completions; {form}")
     return url
-
-
-def _repaired(body: dict[str, Any], answer: str, reason: str) -> dict[str, Any]:
-    complaint = f"{reason} Answer with one of the labels listed, spelled exactly as listed."
-    turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
-    return {**body, "messages": [*body["messages"], *turns]}

@@ -1,7 +1,4 @@
-"""Hold requests back: never more in flight, per minute or in tokens per minute than allowed.
-
-Time comes from a clock that can be replaced, so that minutes of waiting are testable at once.
-"""
+"""Hold requests back: never more in flight, per minute or in tokens per minute than allowed."""
 
 from __future__ import annotations
 
@@ -96,8 +93,7 @@ class SlidingWindow:
     def __init__(self, rpm: int | None, tpm: int | None) -> None:
         self.rpm, self.tpm = rpm or math.inf, tpm or math.inf
         self._closed: deque[Ticket] = deque()  # in order of time_s
-        self._open = 0
-        self._charged = 0
+        self._open = self._charged = 0
 
     def delay(self, now: float, tokens: int) -> float | None:
         """Give the seconds that a request has to wait; None if only an answer can make room."""
@@ -133,10 +129,7 @@ class SlidingWindow:
 
 
 class Gate:
-    """Where every attempt of a run waits for room, in order of arrival.
-
-    It belongs to one event loop; the window may outlive it.
-    """
+    """Where every attempt of one event loop waits for room, in order of arrival."""
 
     def __init__(self, limits: Limits, window: SlidingWindow) -> None:
         self._clock, self._window = limits.clock, window
@@ -172,7 +165,6 @@ class Gate:
 
     def leave(self, ticket: Ticket, tokens: int) -> None:
         """Count the request as answered."""
-        if ticket.open:
-            self._window.settle(ticket, self._clock.now(), tokens)
-            self._slots.release()
-            self._settled.set()
+        self._window.settle(ticket, self._clock.now(), tokens)
+        self._slots.release()
+        self._settled.set()

@@ -16,8 +16,6 @@ import numpy as np
 
 from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import ConfigError, InputError, InputTypeError
-from fungi_hf.icl import calibration as calibrating
-from fungi_hf.icl.calibration import Calibration
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.reply import Reply, Usage
 
@@ -29,8 +27,10 @@ if TYPE_CHECKING:
     from fungi_hf.icl.scoring import Encoded
     from fungi_hf.types import Float64Array
 
+Calibration = Literal["contextual", "batch"]
 LocalOutput = Literal["score", "generate"]
 Reduce = Literal["sum", "mean"]
+CONTENT_FREE: tuple[str, ...] = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 
 
 class LocalLLM(LLM):
@@ -159,9 +159,8 @@ class LocalLLM(LLM):
         if is_raw:
             words = prompt.text + " "
         elif getattr(self.tokenizer, "chat_template", None):
-            messages = list(prompt.messages)
             words = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                list(prompt.messages), tokenize=False, add_generation_prompt=True
             )
         else:
             raise InputError(
@@ -202,13 +201,15 @@ class LocalLLM(LLM):
     def _calibrated(self, scores: Float64Array, prompt: Prompt, labels: LabelSpace) -> Float64Array:
         if self.calibration is None:
             return scores
+        from fungi_hf.icl.scoring import batch, contextual
+
         if self.calibration == "batch":
-            return calibrating.batch(scores[None], self._reference)[0]
+            return batch(scores[None], self._reference)[0]
         free = self._reference
         if free is None:
             own = [self.encode(one, labels) for one in content_free(prompt)]
             free = np.stack([self._scores(one) for one in own])
-        return calibrating.contextual(scores[None], free)[0]
+        return contextual(scores[None], free)[0]
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -228,7 +229,7 @@ def content_free(prompt: Prompt) -> list[Prompt]:
     content = last["content"]
     if not isinstance(content, str):
         raise InputTypeError("there is no content-free audio; use calibration='batch'")
-    contents = calibrating.CONTENT_FREE
+    contents = CONTENT_FREE
     if prompt.style != "multiturn":
         # Texts are JSON strings on one line, so the last `Text:` line is the query's.
         lines = content.split("\n")

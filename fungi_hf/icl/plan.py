@@ -31,44 +31,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPrompt:
-    """One prompt with what its outcome is measured by.
+    """One prompt with what its outcome is measured by."""
 
-    Attributes:
-        row: Query row.
-        prompt: What is sent; `prompt.draw` is the repetition, from 0.
-        covered: The gold label is shown.
-        vote: Id of the majority label shown, ties to the nearest; None without demonstrations.
-    """
-
-    row: int
-    prompt: Prompt
-    covered: bool
+    row: int  # query row
+    prompt: Prompt  # what is sent; `prompt.draw` is the repetition, from 0
+    covered: bool  # the gold label is shown
+    # id of the majority label shown, ties to the nearest; None without demonstrations
     vote: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunPlan:
-    """Everything that is known before the first request.
+    """Everything that is known before the first request."""
 
-    Attributes:
-        llm: The model.
-        prompts: Prompts by repetition, then in query order.
-        labels: The label space.
-        queries: The queries.
-        gold: [n] label ids; None if the queries have no targets.
-        sizes: What the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries
-            with copies of themselves in the pool), "unreachable" (queries whose gold label is
-            not in the pool).
-        config: Everything that rows depend on.
-    """
-
-    llm: LLM
-    prompts: tuple[PlannedPrompt, ...]
-    labels: LabelSpace
-    queries: Examples
-    gold: Int64Array | None
+    llm: LLM  # the model
+    prompts: tuple[PlannedPrompt, ...]  # prompts by repetition, then in query order
+    labels: LabelSpace  # the label space
+    queries: Examples  # the queries
+    gold: Int64Array | None  # [n] label ids; None if the queries have no targets
+    # what the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries with copies of
+    # themselves in the pool), "unreachable" (queries whose gold label is not in the pool)
     sizes: dict[str, int]
-    config: dict[str, Any]
+    config: dict[str, Any]  # everything that rows depend on
 
 
 def make_plan(
@@ -85,7 +69,7 @@ def make_plan(
     Without `needs_gold`, queries without targets are taken too: enough for a dry run.
 
     Raises:
-        InputError: If queries lack contents or targets.
+        InputError: If queries lack contents or targets, or the pool targets.
     """
     repeats = check_integer("repeats", repeats)
     contents = _contents(builder, llm, queries)
@@ -103,11 +87,7 @@ def make_plan(
         if selector is not None:
             own = selector.reseeded(selector.seed + repeat) if repeat else selector
             demos = own.select(queries)
-            if demos.pool.targets is None:
-                raise InputError(
-                    "the pool has no targets; fit the selector on Examples with targets"
-                )
-            pool = labels.ids_of(demos.pool.targets)
+            pool = labels.ids_of(demos.targets)
             digests.append(_digest(demos))
             sizes["n_leaks"] = len(demos.copies)
             if repeat == 0 and gold is not None:
@@ -125,13 +105,15 @@ def make_plan(
                     vote=Counter(kept).most_common(1)[0][0] if kept else None,
                 )
             )
+    digest = hashlib.sha256()
+    queries.feed(digest, range(len(contents)), queries.targets, queries.ids)
     config = {
         "selector": None if selector is None else selector.describe(),
         "demonstrations": digests,
         "prompts": builder.describe(),
         "output": output,
         "llm": llm.describe(),
-        "queries": _queries_digest(queries, len(contents)),
+        "queries": digest.hexdigest(),
         "repeats": repeats,
     }
     return RunPlan(
@@ -183,10 +165,4 @@ def _digest(demos: DemoSet) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
     digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
     demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
-    return digest.hexdigest()
-
-
-def _queries_digest(queries: Examples, n_rows: int) -> str:
-    digest = hashlib.sha256()
-    queries.feed(digest, range(n_rows), queries.targets, queries.ids)
     return digest.hexdigest()

@@ -125,17 +125,12 @@ class Failure:
     kind: Kind
     message: str
     wait_s: float | None = None  # in which the server wants no request at all, if it said so
-    unreachable: bool = False  # no connection could be made
 
 
 def read_answer(
     status: int, headers: Mapping[str, str], content: bytes, limits: Limits
 ) -> Payload | Failure:
-    """Give the decoded completion of a whole HTTP answer, or what went wrong.
-
-    `headers` is read by lower-case names, `content` is the decompressed body, `limits` gives the
-    longest wait and the clock to read dates by.
-    """
+    """Give the decoded completion of an HTTP answer, or what went wrong."""
     try:
         body = json.loads(content)
     except ValueError:
@@ -197,12 +192,11 @@ def server_wait(headers: Mapping[str, str], wall_s: float) -> float | None:
 def read_usage(payload: Mapping[str, Any]) -> Usage:
     """Read what a chat completion cost; zero where the server does not say."""
     usage = _get(payload, "usage", dict, {})
+    details = _get(usage, "prompt_tokens_details", dict, {})
     return Usage(
         input_tokens=_get(usage, "prompt_tokens", int, 0),
         output_tokens=_get(usage, "completion_tokens", int, 0),
-        cached_input_tokens=_get(
-            _get(usage, "prompt_tokens_details", dict, {}), "cached_tokens", int, 0
-        ),
+        cached_input_tokens=_get(details, "cached_tokens", int, 0),
     )
 
 

@@ -119,30 +119,20 @@ def run_here(
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        rows: Rows in all, repetitions included.
-        finished: Rows with an outcome, those of earlier processes included.
-        failed: Rows whose outcome is no label.
-        tokens: Tokens billed by this process.
-        fresh: Rows finished by this process.
-    """
-
-    rows: int
-    finished: int = 0
-    failed: int = 0
-    tokens: int = 0
-    fresh: int = 0
+    rows: int  # rows in all, repetitions included
+    finished: int = 0  # rows with an outcome, those of earlier processes included
+    failed: int = 0  # rows whose outcome is no label
+    tokens: int = 0  # tokens billed by this process
+    fresh: int = 0  # rows finished by this process
 
 
 class Run:
     """A plan that is carried out: what is finished, what it cost, and the workers for the rest.
 
-    Args:
-        plan: The prompts and their model.
-        out: The run folder, whose finished rows are not asked again; None keeps all in memory.
-        watch: Called after each finished row.
+    Finished rows of the folder `out` are not asked again; None keeps all in memory. `watch` is
+    called after each row.
     """
 
     def __init__(
@@ -164,6 +154,7 @@ class Run:
     def dry_run(self) -> DryRun:
         """Say what `finish` would send; opens no socket."""
         plan, planned = self._plan, self._plan.prompts
+        coverage = sum(one.covered for one in planned) / len(planned)
         fitting = [one for one in self._todo() if not one.prompt.is_overflow]
         sent = [one for one in fitting if not plan.llm.is_cached(one.prompt, plan.labels)]
         overflow = sum(one.prompt.is_overflow for one in planned)
@@ -177,9 +168,7 @@ class Run:
             dropped_demos=sum(len(one.prompt.dropped) for one in planned),
             overflow_rows=overflow,
             n_leaks=plan.sizes["n_leaks"],
-            coverage=None
-            if plan.gold is None
-            else sum(one.covered for one in planned) / len(planned),
+            coverage=None if plan.gold is None else coverage,
             audio_s=sum(one.prompt.audio_s for one in sent),
         )
 

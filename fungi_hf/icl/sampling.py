@@ -1,15 +1,13 @@
-"""What a chat request asks of the model: sampling fields, form of the answer, and its identity."""
+"""What a chat request asks of the model: sampling fields, and the form of the answer."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fungi_hf.checks import check_choice, check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.cache import CACHE_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,10 +20,7 @@ _OWN_FIELDS |= {"temperature", "seed", "logprobs", "top_logprobs"}
 
 
 def schema_fits(values: Sequence[str]) -> bool:
-    """Say whether an enum stays within the documented limits of strict schemas.
-
-    They are 1000 values, and 15,000 characters together where there are more than 250.
-    """
+    """Say whether an enum stays within the documented limits of strict schemas."""
     return len(values) <= 250 or (len(values) <= 1000 and sum(map(len, values)) <= 15_000)
 
 
@@ -77,15 +72,6 @@ class Sampling:
             "top_logprobs": self.top_logprobs,
         }
         return {name: value for name, value in named.items() if value is not None} | {**self.extra}
-
-
-def request_key(parts: Mapping[str, object]) -> str:
-    """Give the sha256 in hexadecimal of the canonical JSON of all that an answer depends on."""
-    versioned = {"cache_version": CACHE_VERSION, **parts}
-    words = json.dumps(
-        versioned, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def response_format(output: OutputMode, surfaces: Sequence[str]) -> dict[str, Any] | None:

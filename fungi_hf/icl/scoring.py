@@ -1,6 +1,8 @@
-"""Log probabilities of label token sequences after a prompt, with the prompt computed once.
+"""Scores of labels after a prompt, which is computed once, and the calibration of such scores.
 
-`naive_scores` is the slow twin: one full forward pass per label, obviously right.
+`naive_scores` is the slow twin: one full forward pass per label, obviously right. Calibrations take
+out what a model prefers before it reads the text: pure functions of [n, C] log scores (in nats, any
+constant per row). The label is the argmax of what they return, ties to the lowest id.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from fungi_hf.errors import InputError, InputTypeError, ShapeError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy.typing as npt
 
     from fungi_hf.types import Float64Array
 
@@ -39,11 +45,8 @@ class Encoded:
 
 
 def split_shared(sequences: Sequence[Sequence[int]]) -> Encoded:
-    """Cut [C] token sequences, none a prefix of another, after their longest common prefix.
-
-    Working on whole sequences makes this safe where the tokenizer merges the prompt's last
-    letters with the label's first ones.
-    """
+    """Cut [C] token sequences, none a prefix of another, after their longest common prefix."""
+    # Whole sequences: the tokenizer may merge the prompt's last letters with the label's first.
     rows = [tuple(sequence) for sequence in sequences]
     first, last = min(rows), max(rows)  # what these two share, all share
     shared = 0
@@ -148,3 +151,68 @@ def constrained_choice(model: Any, encoded: Encoded) -> int:
                 return alive[0]
             fresh.append(chosen)
             depth += 1
+
+
+def probabilities(scores: npt.ArrayLike) -> Float64Array:
+    """Return the softmax over labels, along the last axis."""
+    checked = _checked(scores, "scores")
+    shifted = np.exp(checked - checked.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def contextual(scores: npt.ArrayLike, content_free: npt.ArrayLike) -> Float64Array:
+    """Take out what the model says without content: [n, C] -> [n, C] (Zhao et al. 2021).
+
+    Formula: z_i(y) - ln p_cf(y), p_cf the mean over the content-free inputs of their softmax,
+    clipped at 1e-12. `content_free` is [n, M, C], M inputs with each query's own demonstrations,
+    or [M, C] if one set serves all queries.
+
+    Raises:
+        ShapeError: If the shapes do not fit.
+    """
+    checked, free = _checked(scores, "scores", 2), _checked(content_free, "content_free")
+    outer = free.shape[:-2] in ((), checked.shape[:1]) and free.ndim > 1  # one set, or one a row
+    if not outer or free.shape[-1] != checked.shape[1] or not free.shape[-2]:
+        raise ShapeError(
+            f"content_free has shape {free.shape}, scores {checked.shape}; "
+            "[n, M, C] or [M, C] with the same n and C is needed"
+        )
+    prior = probabilities(free).mean(axis=-2)  # [n, C] or [C]
+    return np.asarray(checked - np.log(np.maximum(prior, 1e-12)))
+
+
+def batch(scores: npt.ArrayLike, reference: npt.ArrayLike | None = None) -> Float64Array:
+    """Take out the mean prediction over many texts: [n, C] -> [n, C] (Zhou et al. 2024).
+
+    Formula: z_i(y) - ln mean_j p_j(y), the mean clipped at 1e-12 and taken over `reference` [R, C],
+    e.g. of training texts with leave-one-out prompts; None takes the scores (transductive).
+
+    Raises:
+        ShapeError: If the numbers of labels differ.
+    """
+    checked = _checked(scores, "scores", 2)
+    basis = checked if reference is None else _checked(reference, "reference", 2)
+    if basis.shape[1] != checked.shape[1]:
+        raise ShapeError(f"reference has shape {basis.shape}, scores {checked.shape}")
+    prior = probabilities(basis).mean(axis=0)
+    return np.asarray(checked - np.log(np.maximum(prior, 1e-12)))
+
+
+def _checked(scores: npt.ArrayLike | None, name: str, n_axes: int | None = None) -> Float64Array:
+    # An array of log scores: -inf is a score, NaN and +inf are not.
+    origin = "label scores come from LocalLLM(output='score'), or from a server with top_logprobs"
+    if scores is None:
+        raise InputTypeError(f"{name} are missing; {origin}")
+    try:
+        array = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"{name} are not numbers for every label; {origin}") from None
+    if array.ndim < 1 or not array.size:
+        raise ShapeError(f"{name} have shape {array.shape}; at least one row and label are needed")
+    if n_axes is not None and array.ndim != n_axes:
+        raise ShapeError(f"{name} have shape {array.shape}; [n, C] is needed")
+    if np.isnan(array).any() or (array == np.inf).any():
+        raise InputError(f"{name} hold NaN or +Inf; log scores are finite or -Inf")
+    if (array == -np.inf).all(axis=-1).any():
+        raise InputError(f"{name} have rows in which every label is at -Inf")
+    return array

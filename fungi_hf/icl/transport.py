@@ -1,10 +1,9 @@
 """Send chat requests through the `openai` package, whose own loop repeats them.
 
-The loop counts the attempts and waits between them: 0.5 s, doubled up to 8 s, shorter by up to a
-quarter by chance. Every attempt passes one door here: the gate admits it, the body is put in, the
-verdict judges the answer, and the loop learns from the header `x-should-retry` whether to go on. So
-quotas, waits and errors mean the same with every release of `openai`, its logs never hold a prompt,
-and no exception that carries headers leaves.
+The loop waits between attempts: 0.5 s, doubled up to 8 s, shorter by up to a quarter by chance.
+Every attempt passes one door here: the gate admits it, the body is put in, the answer is judged,
+and the header `x-should-retry` tells the loop whether to go on. So quotas, waits and errors mean
+the same with every release of `openai`, its logs never hold a prompt, no exception holds headers.
 """
 
 from __future__ import annotations
@@ -55,8 +54,7 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")  # of the request that 
 class Transport:
     """What belongs to one event loop: the HTTP client, the gate, the requests in flight by key.
 
-    `api_key` is sent and appears nowhere else. `window` holds the rates of earlier event loops too.
-    `proxies` obeys the proxies that the environment names.
+    The API key is sent and appears nowhere else. `proxies` obeys those that the environment names.
     """
 
     def __init__(
@@ -67,21 +65,20 @@ class Transport:
         self._key, self._limits = api_key, limits
         self._gate = Gate(limits, window)
         self._unreachable, self._reached = 0, False
+        http = _Client(trust_env=proxies)
+        http.door = self._attempt
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
             max_retries=limits.max_attempts - 1,
             timeout=limits.timeout,
-            http_client=_Client(self._attempt, trust_env=proxies),
+            http_client=http,
         )
 
     async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
-        """Send until there is an answer, the row is settled, or the attempts are used up.
+        """Give the completion, or a failure that settles the row; and the number of attempts.
 
-        `body` holds JSON values only; `estimate` is what prompt and answer may take in tokens.
-
-        Returns:
-            The decoded completion, or a failure of kind "refused" or "overflow"; and the attempts.
+        `estimate` is what prompt and answer may take in tokens.
 
         Raises:
             LLMError: If the run has to stop.
@@ -124,52 +121,45 @@ class Transport:
         ticket = await self._gate.enter(exchange.estimate)
         used = exchange.estimate
         try:
-            response, outcome = await self._sent(request, send)
+            response, outcome = await self._sent(request, send, exchange.attempts)
             if not isinstance(outcome, Failure):
-                usage = read_usage(outcome)
-                used = usage.input_tokens + usage.output_tokens or used
+                used = read_usage(outcome).total_tokens or used
             elif outcome.wait_s is not None:
                 self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
         finally:
             self._gate.leave(ticket, used)
-        exchange.outcome = outcome = self._checked(outcome, exchange.attempts)
+        exchange.outcome = outcome
         if not isinstance(outcome, Failure):
             return response
         verdict = {"x-should-retry": "true" if outcome.kind == "retry" else "false"}
         return _HTTP.Response(503, headers=verdict, request=request)
 
-    async def _sent(self, request: Any, send: Send) -> tuple[Any, Payload | Failure]:
-        seconds = self._limits.timeout
+    async def _sent(self, request: Any, send: Send, attempt: int) -> tuple[Any, Payload | Failure]:
+        seconds, reached = self._limits.timeout, True
         try:
             async with asyncio.timeout(seconds):
                 response = await send(request)
         except TimeoutError:
-            return None, Failure(kind="retry", message=f"no answer within {seconds:g} s")
+            message = f"no answer within {seconds:g} s"
         except _HTTP.HTTPError as error:
             message = f"no answer from the server ({type(error).__name__}: {error})"
-            unreachable = isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout))
-            return None, Failure(kind="retry", message=message, unreachable=unreachable)
-        status, headers = response.status_code, response.headers
-        return response, read_answer(status, headers, response.content, self._limits)
-
-    def _checked(self, outcome: Payload | Failure, attempt: int) -> Payload | Failure:
-        """Give the outcome; a fatal one in its place if the first 10 rows reach nobody."""
-        if not isinstance(outcome, Failure) or not outcome.unreachable:
+            reached = not isinstance(error, (_HTTP.ConnectError, _HTTP.ConnectTimeout))
+        else:
             self._reached = True
-        elif not self._reached:
-            self._unreachable += attempt == 1
-            if self._unreachable >= 10:
-                message = f"the first {self._unreachable} requests could not connect"
-                return Failure(kind="fatal", message=f"{message}: {outcome.message}")
-        return outcome
+            answer = response.status_code, response.headers, response.content
+            return response, read_answer(*answer, self._limits)
+        self._reached |= reached
+        self._unreachable += not self._reached and attempt == 1
+        if self._reached or self._unreachable < 10:
+            return None, Failure(kind="retry", message=message)
+        message = f"the first {self._unreachable} requests could not connect: {message}"
+        return None, Failure(kind="fatal", message=message)
 
 
 class _Client(openai.DefaultAsyncHttpxClient):
     """The package's HTTP client with a door before every attempt."""
 
-    def __init__(self, door: Callable[[Any, Send], Awaitable[Any]], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.door = door
+    door: Callable[[Any, Send], Awaitable[Any]]
 
     async def send(self, request: Any, **options: Any) -> Any:
         """Send one attempt through the door."""

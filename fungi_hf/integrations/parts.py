@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.loading import load_encoder
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.hub.folders import resolved
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class ExtractorParts:
@@ -20,7 +15,7 @@ class ExtractorParts:
     def __init__(self, extractor: FungiExtractor) -> None:
         """Take an extractor apart; nothing is copied."""
         encoder = extractor.encoder
-        self.model: nn.Module = encoder.model
+        self.model = encoder.model
         self.processor = encoder.processor if encoder.tokenizer is None else encoder.tokenizer
         self.config = extractor.config.to_dict()
         self.resolved = resolved(encoder)

@@ -105,10 +105,7 @@ def reach(call: Callable[[], T], what: str) -> T:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call again, after a pause, while the Hub is busy or cuts the connection.
-
-    The last error is raised as it is.
-    """
+    """Call again, after a pause, while the Hub is busy or cuts the connection; raise the last."""
     for pause_s in _PAUSES_S:
         try:
             return call()
@@ -120,10 +117,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def _is_busy(error: BaseException) -> bool:
-    """Whether a busy answer, or a connection that broke in the middle of one, is behind an error.
-
-    An unreachable file was asked for again by the client itself.
-    """
+    # Whether a busy answer, or a connection that broke in the middle of one, is behind an error.
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     chain: list[BaseException] = []
@@ -132,7 +126,7 @@ def _is_busy(error: BaseException) -> bool:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
-        return False
+        return False  # the client itself asked again
     cut = any(_client(link) in _CLIENTS and "Protocol" in type(link).__name__ for link in chain)
     return cut or any(_status(link) in _RETRIED for link in chain)
 

@@ -237,17 +237,14 @@ def check_encoder(encoder: Encoder, inputs: Sequence[Any]) -> None:
         EncoderError: Saying what broke.
     """
     together = _check_preparation(encoder, inputs)
-    exact = next(encoder.model.parameters()).dtype == torch.float64
-    tolerance = 1e-9 if exact else 2e-4
+    tolerance = 1e-9 if next(encoder.model.parameters()).dtype == torch.float64 else 2e-4
     before = model_state(encoder.model)
     samples = [Sample(i, item, {"kl": [item]}) for i, item in enumerate(together)]
     objective = KLObjective(width=encoder.width, seed=0)
     e, G = _group(encoder, samples, objective)
-    if e.shape != (len(together), encoder.width):
-        raise EncoderError(
-            f"embed must give [{len(together)}, {encoder.width}], as width says; "
-            f"got {list(e.shape)}"
-        )
+    shape = [len(together), encoder.width]
+    if list(e.shape) != shape:
+        raise EncoderError(f"embed must give {shape}, as width says; got {list(e.shape)}")
     if not (e.isfinite().all() and G.isfinite().all()):
         raise EncoderError("an embedding or gradient is NaN or infinite")
     for i, sample in enumerate(samples):

@@ -57,10 +57,7 @@ def tiny_text_model(
 
 
 def randomise(model: nn.Module, *, seed: int = 0) -> None:
-    """Overwrite every parameter by seeded normal numbers; normalisation weights are near 1.
-
-    Each parameter's stream is keyed by its name.
-    """
+    """Overwrite parameters by normal numbers seeded by their names; weights of norms are near 1."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = torch_generator(seed, "tiny", name)
@@ -104,8 +101,7 @@ def _word_piece(cls: str = "[CLS]", pad: str = "[PAD]", sep: str = "[SEP]") -> A
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = (pad, "[UNK]", cls, sep, "[MASK]")
-    return _wrap(tokenizer, f"{cls} $A {sep}", special)
+    return _wrap(tokenizer, f"{cls} $A {sep}", (pad, "[UNK]", cls, sep, "[MASK]"))
 
 
 def _byte_pairs() -> Any:
@@ -113,12 +109,9 @@ def _byte_pairs() -> Any:
 
     special = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    order = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet]
-    vocabulary = {piece: i for i, piece in enumerate(order)}
-    merges = []
-    for left, right in (("t", "h"), ("th", "e"), ("c", "a"), ("r", "d"), ("ca", "rd"), ("Ġ", "m")):
-        merges.append((left, right))
-        vocabulary[left + right] = len(vocabulary)
+    merges = [("t", "h"), ("th", "e"), ("c", "a"), ("r", "d"), ("ca", "rd"), ("Ġ", "m")]
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, *map("".join, merges)]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return _wrap(tokenizer, "<s> $A </s>", special)

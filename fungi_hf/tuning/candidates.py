@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from fungi_hf.specs import PCA
-from fungi_hf.statistics import mcnemar, wilson_interval
+from fungi_hf.statistics import against_first
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    tests = [mcnemar(right[0], rows) for rows in right]
-    intervals = [wilson_interval(int(rows.sum()), len(rows)) for rows in right]
+    judged = zip(outcomes, against_first(right), strict=True)
     return [
         CandidateScore(
             name=one.candidate.name,
@@ -149,13 +148,13 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
             components=one.candidate.components,
             cost=int(ranks[i]),
             accuracy=float(right[i].mean()),
-            low=intervals[i][0],
-            high=intervals[i][1],
-            against_embedding=tests[i].difference,
-            p=tests[i].p,
+            low=low,
+            high=high,
+            against_embedding=test.difference,
+            p=test.p,
             share=float(shares[i].mean()),
             behind_best=float(ahead[i]),
             error=float(errors[i]),
         )
-        for i, one in enumerate(outcomes)
+        for i, (one, (test, (low, high))) in enumerate(judged)
     ]

@@ -215,7 +215,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["fit", "MODEL", "CSV", "--config", "c", "--objective", "kl", "--out", "o"],
         "leave out",
     ),
-    "batch": (["extract", "MODEL", "CSV", "--batch-size", "0"], "--batch-size must be >= 1; got 0"),
+    "batch": (
+        ["extract", "MODEL", "CSV", "--batch-size", "0"],
+        "--batch-size must be an integer >= 1; got 0",
+    ),
     "label": (["knn", "MODEL", "--train", "CSV", "--test", "CSV", "--label", "y"], "no column 'y'"),
     "k": (
         ["knn", "MODEL", "--train", "CSV", "--test", "CSV", "-k", "9"],

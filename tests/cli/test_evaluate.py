@@ -254,7 +254,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "k": (["FILES", "-k", "161", "--protocol", "fungi"], "n_neighbors is 161, but there are 160"),
     "shots": (["FILES", "--shots", "41"], "41-shot needs 41 rows of each class; 4 of 4 classes"),
     "cost": (["FILES", "--cost", "5"], "--cost 5 needs a model"),
-    "rows": (["FILES", "--train-rows", "0"], "--train-rows must be >= 1; got 0"),
+    "rows": (["FILES", "--train-rows", "0"], "--train-rows must be an integer >= 1; got 0"),
     "swapped": (["SWAPPED"], "train labels has 60 labels for 160 rows"),
     "kind": (["--train", "a.txt", "--test", "b.txt"], "features have suffix '.txt'; choose one of"),
     "missing": (["--train", "a.npy", "--test", "b.npy"], "there is no file a.npy"),

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fungi_hf.extraction.batches import Budget
-from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.batches import Budget, cut_groups
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted
 
 TINY = 1e-6  # float32 output of float64 arithmetic
@@ -162,11 +161,11 @@ def test_memory_holds_one_chunk_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr(type(extractor.encoder), "chunk_size", 4)
     read, computed = [], []
 
-    def watched(samples, *args):
+    def watched(samples, budget):
         computed.append(len(read))
-        return compute(samples, *args)
+        return cut_groups(samples, budget)
 
-    monkeypatch.setattr("fungi_hf.extraction.finish.compute", watched)
+    monkeypatch.setattr("fungi_hf.extraction.group.cut_groups", watched)
     features = extractor(read.append(i) or TRAIN[i % 12] for i in range(10))
     assert computed == [4, 8, 10]
     assert len(features) == 10

@@ -372,15 +372,12 @@ def test_copies_and_pickles_work_apart_from_the_original(family: str, pooling: s
 def test_a_nan_is_reported_by_its_row_also_in_a_later_chunk(monkeypatch) -> None:
     extractor = extractor_of(objectives=("kl",))
     monkeypatch.setattr(type(extractor.encoder), "chunk_size", 4)
-    n_chunks = 0
 
-    def broken(*args):
-        nonlocal n_chunks
-        n_chunks += 1
-        blocks = compute(*args)
-        if n_chunks == 2:
-            blocks["kl"][1, 3] = torch.nan
-        return blocks
+    def broken(*args, **options):
+        for place, blocks in enumerate(compute(*args, **options)):
+            if place == 1:
+                blocks["kl"][1, 3] = torch.nan
+            yield blocks
 
     monkeypatch.setattr("fungi_hf.extraction.finish.compute", broken)
     with pytest.raises(FeatureError, match=r"'kl' has NaN or Inf for 1 inputs, first at \[5\]"):

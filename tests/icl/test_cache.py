@@ -14,14 +14,12 @@ import time
 import pytest
 
 from fungi_hf.errors import CacheError
-from fungi_hf.icl.cache import CACHE_VERSION, AnswerCache
-from fungi_hf.icl.sampling import request_key
+from fungi_hf.icl.cache import CACHE_VERSION, AnswerCache, request_key
 
 WRITER = """
 import sys
 import tests.icl.bare
-from fungi_hf.icl.cache import AnswerCache
-from fungi_hf.icl.sampling import request_key
+from fungi_hf.icl.cache import AnswerCache, request_key
 name, count = sys.argv[2], int(sys.argv[3])
 with AnswerCache(sys.argv[1]) as cache:
     for i in range(count):

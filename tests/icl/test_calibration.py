@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fungi_hf.errors import InputError, InputTypeError, ShapeError
-from fungi_hf.icl.calibration import batch, contextual, probabilities
+from fungi_hf.icl.scoring import batch, contextual, probabilities
 
 N, C = 4_000, 6
 

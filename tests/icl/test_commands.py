@@ -180,7 +180,7 @@ def test_random_and_permuted_controls(files):
 
 def test_the_limit_takes_the_first_queries(files, capsys):
     assert [row.id for row in run(files, "--limit=3").rows] == ["test0", "test1", "test2"]
-    with pytest.raises(ConfigError, match="--limit must be >= 1; got 0"):
+    with pytest.raises(ConfigError, match="--limit must be an integer >= 1; got 0"):
         parts(files, "--limit=0")
     with pytest.raises(SystemExit, match="2"):
         parts(files, "--control=permute")

@@ -12,8 +12,14 @@ import pytest
 from fungi_hf.errors import ConfigError
 from fungi_hf.icl.sampling import schema_fits
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer, Fault
-from fungi_hf.icl.server.policies import POLICIES, FakeReply, read_prompt
-from fungi_hf.icl.server.wire import BadRequestError, check_request, estimate_tokens
+from fungi_hf.icl.server.policies import (
+    POLICIES,
+    BadRequestError,
+    FakeReply,
+    check_request,
+    estimate_tokens,
+    read_prompt,
+)
 from tests.icl.chat_kit import planned
 
 LABELS = ["card arrival", "top up", "exchange rate"]

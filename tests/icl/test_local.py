@@ -12,11 +12,10 @@ import torch
 
 from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.icl import DemoSelector, Examples, LabelSpace, LocalLLM, PromptBuilder, evaluate
-from fungi_hf.icl.calibration import batch, contextual
 from fungi_hf.icl.llm import LLM
 from fungi_hf.icl.local import content_free
 from fungi_hf.icl.run import EvalResult
-from fungi_hf.icl.scoring import naive_scores, shared_prefix_scores, split_shared
+from fungi_hf.icl.scoring import batch, contextual, naive_scores, shared_prefix_scores, split_shared
 from tests.icl.chat_kit import LABELS, NAMES, task
 from tests.icl.local_kit import tiny_model, tiny_tokenizer, training_prompts
 

@@ -19,28 +19,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fungi_hf.checks import check_number
 from fungi_hf.errors import ConfigError
-from fungi_hf.icl.server.policies import FakeReply, answers_of
-from fungi_hf.icl.server.wire import BadRequestError, check_request, estimate_tokens, message_text
+from fungi_hf.icl.server import policies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fungi_hf.icl.server.policies import Policy
-    from fungi_hf.icl.server.wire import Json
+    from fungi_hf.icl.server.policies import FakeReply, Json, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One planned failure.
+    """One planned failure: an HTTP status, `delay_s` seconds after the server's latency.
 
-    Attributes:
-        status: The HTTP status sent; 0 sends nothing and closes the connection.
-        code: The error's code, e.g. "insufficient_quota".
-        message: The error's text.
-        retry_after: The `Retry-After` header: seconds, or an HTTP date as text.
-        retry_after_ms: The `retry-after-ms` header.
-        body: What is sent in place of an error object with code and message.
-        delay_s: Seconds to wait before, on top of the server's latency.
+    Status 0 sends nothing and closes the connection. `body` is sent in place of an error object
+    with the message and the code, e.g. "insufficient_quota". `retry_after` (seconds, or an HTTP
+    date as text) and `retry_after_ms` are headers.
     """
 
     status: int = 500
@@ -118,12 +111,10 @@ class FakeOpenAIServer:
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
-        self._answer_to = answers_of(policy, table)
+        self._answer_to = policies.answers_of(policy, table)
         self._latency = check_number("latency", latency, 0)
-        self.faults = faults
-        self._count = count_tokens or estimate_tokens
-        self._api_key = api_key
-        self._port = port
+        self._count = count_tokens or policies.estimate_tokens
+        self.faults, self._api_key, self._port = faults, api_key, port
         self._lock = threading.Lock()
         self._arrived = self._in_flight = 0
         self._http: _Server | None = None
@@ -197,7 +188,7 @@ class FakeOpenAIServer:
             message = "Incorrect API key provided"
             return _error(Fault(status=401, message=message, code="invalid_api_key"))
         try:
-            body = check_request(json.loads(raw))
+            body = policies.check_request(json.loads(raw))
             fault = self.faults(number, body) if self.faults is not None else None
             fault = Fault(status=fault) if isinstance(fault, int) else fault
             if fault is not None:
@@ -207,14 +198,14 @@ class FakeOpenAIServer:
             return self._complete(body, self._answer_to(body), number)
         except json.JSONDecodeError as error:
             message, code = f"the body is not JSON: {error}", "invalid_json"
-        except BadRequestError as error:
+        except policies.BadRequestError as error:
             message, code = str(error), "invalid_request"
         return _error(Fault(status=400, message=message, code=code))
 
     def _complete(self, body: Json, reply: str | FakeReply, number: int) -> Response:
-        reply = reply if isinstance(reply, FakeReply) else FakeReply(content=reply)
+        reply = policies.FakeReply(content=reply) if isinstance(reply, str) else reply
         # Three tokens of overhead for the request and for each message.
-        asked = 3 + sum(3 + self._count(message_text(message)) for message in body["messages"])
+        asked = 3 + sum(3 + self._count(policies.message_text(m)) for m in body["messages"])
         said = self._count(reply.content or "")
         usage: Json = {"prompt_tokens": asked, "completion_tokens": said}
         usage["total_tokens"] = asked + said

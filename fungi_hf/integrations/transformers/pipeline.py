@@ -235,10 +235,7 @@ class FungiPipeline(Pipeline):
 
 
 class _Lazy(Iterator[Any]):
-    """transformers' iterator, with a length where it has one, and one warning at its end.
-
-    `failures` are the inputs skipped so far.
-    """
+    """transformers' iterator, with its length, one warning at its end, and `failures` so far."""
 
     def __init__(self, source: Any, progress: _Progress, extractor: FungiExtractor) -> None:
         self._source, self._iterator = source, iter(source)

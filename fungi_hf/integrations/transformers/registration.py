@@ -43,7 +43,7 @@ class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Give the module's own spec, with this object in the place of its loader."""
+        # The module's own spec, with this object in the place of its loader.
         del path, target
         if fullname != _PIPELINES:
             return None
@@ -54,15 +54,13 @@ class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the module's own loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then register; wait again should loading fail."""
         try:
             with broken_torchaudio_named():
                 self._loader.exec_module(module)
-        except BaseException:
+        except BaseException:  # wait again
             sys.meta_path.insert(0, self)
             raise
         register()

@@ -1,4 +1,4 @@
-"""`fungi-hf info`, `card` and `push`."""
+"""`fungi-hf info`, `card`, `push` and `convert-ssast`: what is done with folders."""
 
 from __future__ import annotations
 
@@ -25,70 +25,68 @@ _PUSH = """examples:
   fungi-hf push my-features user/repo --private
   fungi-hf push my-features user/repo --create-pr --message "Refit on more data"
 """
+_CONVERT = """examples:
+  fungi-hf convert-ssast SSAST-Base-Patch-400.pth ssast-base
+  fungi-hf convert-ssast SSAST-Base-Patch-400.pth esc --stride 10 --frames 512 --stats esc50
+"""
+_NO_EXTRACTOR = "{} holds no {}: it is not a saved extractor"
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add the three commands."""
+    """Add the four commands."""
     words = "config, fingerprint, encoder and layout of a saved extractor, as JSON"
-    info = command(subparsers, "info", words, run_info, _INFO)
+    info = command(subparsers, "info", words, _run_info, _INFO)
     info.add_argument("place", help="a folder or Hub id")
     info.add_argument("--revision", help="branch, tag or commit of the Hub")
     words = "the model card of a saved extractor, on stdout"
-    card = command(subparsers, "card", words, run_card, _CARD)
+    card = command(subparsers, "card", words, _run_card, _CARD)
     card.add_argument("place", help="a folder or Hub id")
     card.add_argument("--results", help="a JSON file of results; see docs/share-a-config.md")
     words = "upload a saved extractor"
-    push = command(subparsers, "push", words, run_push, _PUSH)
+    push = command(subparsers, "push", words, _run_push, _PUSH)
     push.add_argument("place", help="a folder that save_pretrained or `fungi-hf fit` wrote")
     push.add_argument("repo_id", help="user/name")
     push.add_argument("--private", action="store_true", default=None)
     push.add_argument("--create-pr", action="store_true")
     push.add_argument("--message", help="of the commit")
     push.add_argument("--revision", help="branch to commit to")
+    words = "an official patch-based SSAST checkpoint to a transformers folder"
+    convert = command(subparsers, "convert-ssast", words, _run_convert, _CONVERT)
+    convert.add_argument("checkpoint", help="the .pth file; read without running its code")
+    convert.add_argument("out", help="folder to make; must be empty or missing")
+    convert.add_argument("--stride", type=int, default=16, help="patch stride, 16 or 10")
+    convert.add_argument("--frames", type=int, help="length of the input (default: 1024)")
+    convert.add_argument("--stats", default="audioset", help="audioset, esc50 or speech_commands")
 
 
-def run_info(options: argparse.Namespace) -> None:
-    """Print what a saved extractor says of itself; nothing is loaded.
-
-    Raises:
-        InputError: If it is not one.
-    """
+def _run_info(options: argparse.Namespace) -> None:
     from fungi_hf.storage.files import CONFIG_NAME, STATE_NAME, HubOptions, find_file, read_document
 
     hub = HubOptions(revision=options.revision)
     path = find_file(options.place, CONFIG_NAME, hub)
     if path is None:
-        raise InputError(f"{options.place} holds no {CONFIG_NAME}: it is not a saved extractor")
+        raise InputError(_NO_EXTRACTOR.format(options.place, CONFIG_NAME))
     document = read_document(path)
     document["fitted"] = find_file(options.place, STATE_NAME, hub) is not None
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
     sys.stdout.write(text + "\n")
 
 
-def run_card(options: argparse.Namespace) -> None:
-    """Print a model card."""
+def _run_card(options: argparse.Namespace) -> None:
     from fungi_hf.extractor import FungiExtractor
+    from fungi_hf.hub.card import read_results
 
-    results: Any = ()
-    if options.results:
-        from fungi_hf.hub.card import read_results
-
-        results = read_results(Path(options.results))
+    results = read_results(Path(options.results)) if options.results else ()
     extractor = FungiExtractor.from_pretrained(options.place)
     sys.stdout.write(extractor.make_card(results=results))
 
 
-def run_push(options: argparse.Namespace) -> None:
-    """Upload a saved extractor; print the commit's address.
-
-    Raises:
-        InputError: If the folder holds none.
-    """
+def _run_push(options: argparse.Namespace) -> None:
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.storage.files import CONFIG_NAME
 
     if not (Path(options.place) / CONFIG_NAME).is_file():
-        raise InputError(f"{options.place} holds no {CONFIG_NAME}: it is not a saved extractor")
+        raise InputError(_NO_EXTRACTOR.format(options.place, CONFIG_NAME))
     url = FungiExtractor.from_pretrained(options.place).push_to_hub(
         options.repo_id,
         private=options.private,
@@ -97,3 +95,10 @@ def run_push(options: argparse.Namespace) -> None:
         revision=options.revision,
     )
     sys.stdout.write(url + "\n")
+
+
+def _run_convert(options: argparse.Namespace) -> None:
+    from fungi_hf.encoders.audio.ssast import convert
+
+    settings = {name: getattr(options, name) for name in ("stride", "frames", "stats")}
+    sys.stdout.write(f"{convert(options.checkpoint, options.out, **settings)}\n")
