@@ -49,18 +49,13 @@ class Comparison:
 
 
 def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0) -> Comparison:
-    """Compare two runs over the same queries; differences are a less b.
+    """Compare the run of interest, a, with b over the same queries; differences are a less b.
 
-    Args:
-        a: The run of interest.
-        b: The run that it is measured against.
-        rows: "all" needs two complete runs over the same ids; "common" takes the rows that both
-            have finished.
-        seed: For the bootstrap.
+    `rows="all"` needs two complete runs over the same ids; "common" takes the rows that both have
+    finished. The seed is for the bootstrap.
 
     Raises:
-        ComparisonError: If scope, ids or gold labels do not fit. A run that is incomplete, or no
-            run at all, is refused too.
+        ComparisonError: If scope, ids or gold labels do not fit, or a run is incomplete.
     """
     check_choice("rows", rows, get_args(Scope), error=ComparisonError)
     first, second = _by_id(a, "a", rows), _by_id(b, "b", rows)
@@ -85,6 +80,8 @@ def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0)
     gained = tuple(key for key in common if first[key].correct and not second[key].correct)
     lost = tuple(key for key in common if second[key].correct and not first[key].correct)
     counts = len(gained), len(lost), len(common)
+    # No run has finished these, so that they appear in neither table.
+    unfinished = {row.id for run in (a, b) for row in run.rows} - first.keys() - second.keys()
     return Comparison(
         n=len(common),
         n_right_a=sum(bool(first[key].correct) for key in common),
@@ -95,7 +92,7 @@ def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0)
         interval=bootstrap_difference(*counts, seed=seed),
         p=mcnemar_p(len(gained), len(lost)),
         smallest_delta=smallest_difference(*counts),
-        n_left_out=n_left_out + (_n_unfinished(a, b) if rows == "common" else 0),
+        n_left_out=n_left_out + len(unfinished),
     )
 
 
@@ -115,12 +112,6 @@ def _by_id(result: EvalResult, name: str, scope: Scope) -> dict[RowId, RowResult
         if row.status != "failed":
             by_id[row.id] = row
     return by_id
-
-
-def _n_unfinished(a: EvalResult, b: EvalResult) -> int:
-    # Ids that no run has finished: they appear in neither table.
-    done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
-    return len({row.id for result in (a, b) for row in result.rows} - done)
 
 
 def _some(ids: Sequence[RowId]) -> str:

@@ -46,15 +46,12 @@ class Demonstration:
 class DemoSet:
     """The demonstrations of n queries, k each."""
 
-    # [n, k] int64 pool rows, nearest first; with `n_shared=m` the last m columns are the shared
-    # rows
-    indices: Int64Array
+    indices: Int64Array  # [n, k] pool rows, nearest first; of `n_shared=m` in the last m columns
     scores: npt.NDArray[np.float32]  # [n, k] float32, relevance to the query
     positions: Int64Array  # [n, k] int64: the ranks in prompt order
     order: str  # name of the prompt order
     pool: Examples  # the labelled examples that rows point into
-    # query row -> pool rows that are copies of the query. In leave-one-out every query has one,
-    # since it would see itself
+    # query row -> pool rows that are copies of the query: in leave-one-out itself, too
     copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     # those of them that the leak guard removed: all or none
     excluded: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
@@ -117,19 +114,15 @@ class DemoSet:
         return float(self.covered(gold).mean())
 
     def vote(self, kind: str = "majority") -> npt.NDArray[np.generic]:
-        """Give the label that each query's demonstrations elect: k-NN without an LLM.
+        """Give the label that each query's demonstrations elect, [n]: k-NN without an LLM.
 
-        Args:
-            kind: "majority" (ties to the tied label whose nearest row ranks first), "weighted"
-                (largest sum of scores, ties to the lowest label) or "reciprocal_rank" (the same
-                with weight 1/rank). Sums are rounded to 9 decimals.
-
-        Returns:
-            [n] labels: int64 if the pool's targets are ints, else objects.
+        Kinds are "majority" (ties to the tied label whose nearest row ranks first), "weighted"
+        (largest sum of scores, ties to the lowest label) and "reciprocal_rank" (the same with
+        weight 1/rank). Sums are rounded to 9 decimals. Labels are int64 if the pool's targets are
+        ints, else objects.
 
         Raises:
-            DemoConfigError: If the kind is unknown, or scores cannot serve as weights. A pool
-                without targets is an `InputError`.
+            DemoConfigError: If the kind is unknown, or scores cannot serve as weights.
         """
         kinds = ("majority", "weighted", "reciprocal_rank")
         check_choice("vote", kind, kinds, error=DemoConfigError)

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     Verbalizers: TypeAlias = Mapping[str, str] | Sequence[str] | Callable[[str], str]
 
-Status = Literal["ok", "empty", "ambiguous", "invalid"]
-
 _GLUE = re.compile(r"[\s_\-]+")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
 # Opening and closing marks, in the same places.
@@ -71,8 +69,7 @@ def _folded(text: str) -> str:
 class Answer:
     """What an answer says."""
 
-    # "ok", "empty", "ambiguous" (several labels) or "invalid" (none, or a denied one)
-    status: Status
+    status: Literal["ok", "empty", "ambiguous", "invalid"]  # invalid: no label, or a denied one
     label: int | None = None  # the label id if the status is "ok", else None
     reason: str = ""  # what a model should be told about an answer that is not ok; "" if it is
 
@@ -278,10 +275,7 @@ class _Pairs(list[tuple[str, object]]):
 
 
 def _checked_names(names: object) -> tuple[str, ...]:
-    listed = as_list(names, "names")
-    for position, name in enumerate(listed):
-        if not isinstance(name, str):
-            raise InputTypeError(f"names[{position}] is {type(name).__name__}; names are texts")
+    listed = as_list(names, "names", (str,), "names are texts")
     if len(listed) < 2:
         raise LabelError(f"a label space needs at least 2 labels, got {len(listed)}")
     repeats = sorted({name for name in listed if listed.count(name) > 1})

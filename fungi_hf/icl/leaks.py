@@ -64,14 +64,11 @@ class LeakGuard:
             raise DemoConfigError(f"vectors is {self.vectors!r}; it is True, False or None")
 
     def copies(self, pool: Examples, queries: Examples) -> dict[int, tuple[int, ...]]:
-        """Find the copies of queries, which are the pool object itself for leave-one-out.
+        """Give the copies of queries, if they have some: query row -> rows of the pool, ascending.
 
-        Returns:
-            Query row -> its copies in the pool, ascending; only queries that have some.
+        The queries are the pool object itself for leave-one-out.
         """
-        found: dict[int, set[int]] = {}
-        if queries is pool:
-            found = {row: {row} for row in range(len(pool))}
+        found = {row: {row} for row in range(len(pool))} if queries is pool else {}
         with_vectors = pool.texts is None or queries.texts is None
         if self.vectors is not None:
             with_vectors = self.vectors

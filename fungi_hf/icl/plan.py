@@ -22,7 +22,6 @@ from fungi_hf.icl.prompt import PromptBuilder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fungi_hf.icl.demos import Demonstration, DemoSet
     from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.selector import DemoSelector
@@ -88,14 +87,18 @@ def make_plan(
             own = selector.reseeded(selector.seed + repeat) if repeat else selector
             demos = own.select(queries)
             pool = labels.ids_of(demos.targets)
-            digests.append(_digest(demos))
+            digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
+            digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
+            demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.targets)
+            digests.append(digest.hexdigest())
             sizes["n_leaks"] = len(demos.copies)
             if repeat == 0 and gold is not None:
                 sizes["unreachable"] = _unreachable(gold, pool, labels)
         for row, content in enumerate(contents):
             shown = () if demos is None else demos[row]
             prompt = builder.build(content, shown, output=output, row=row, reserve_tokens=reserve)
-            kept = _kept_labels(shown, prompt, pool)
+            nearest = sorted(shown, key=lambda demonstration: demonstration.rank)
+            kept = [int(pool[demo.row]) for demo in nearest if demo.row in prompt.kept]
             prompts.append(
                 PlannedPrompt(
                     row=row,
@@ -142,13 +145,6 @@ def _contents(builder: object, llm: object, queries: object) -> Sequence[Any]:
     return queries.contents
 
 
-def _kept_labels(shown: Sequence[Demonstration], prompt: Prompt, pool: Int64Array) -> list[int]:
-    """Give the label ids of the demonstrations that the prompt kept, nearest first."""
-    kept = set(prompt.kept)
-    nearest = sorted(shown, key=lambda demonstration: demonstration.rank)
-    return [int(pool[demo.row]) for demo in nearest if demo.row in kept]
-
-
 def _unreachable(gold: Int64Array, pool: Int64Array, labels: LabelSpace) -> int:
     missing = np.setdiff1d(gold, pool)
     rows = int(np.isin(gold, missing).sum())
@@ -159,10 +155,3 @@ def _unreachable(gold: Int64Array, pool: Int64Array, labels: LabelSpace) -> int:
             stacklevel=4,
         )
     return rows
-
-
-def _digest(demos: DemoSet) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
-    digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
-    demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
-    return digest.hexdigest()

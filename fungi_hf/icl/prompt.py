@@ -106,13 +106,11 @@ class Dropped:
 class Prompt:
     """What is sent for one query."""
 
-    # chat messages, in order; empty if the query alone exceeds the budget
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...]  # of a chat; empty if the query alone exceeds the budget
     kept: tuple[int, ...] = ()  # pool rows of the demonstrations shown, in prompt order
     dropped: tuple[Dropped, ...] = ()  # demonstrations that did not fit, nearest first
     input_tokens: int = 0  # tokens of the messages, chat overhead included
-    # whether the tokens were counted by the user's function rather than estimated
-    exact_count: bool = False
+    exact_count: bool = False  # the user's function counted the tokens; else an estimate
     budget: int | None = None  # the budget in tokens, None if there is none
     style: Style = "multiturn"  # the style that made the messages
     audio_s: float = 0.0  # seconds of audio in the messages
@@ -212,14 +210,11 @@ class PromptBuilder:
         row: int | None = None,
         reserve_tokens: int = 0,
     ) -> Prompt:
-        """Build the prompt of one query.
+        """Build the prompt of one query, a text or a clip, which is inserted verbatim.
 
-        Args:
-            query: A text or a clip, inserted verbatim.
-            demonstrations: In prompt order, e.g. `demos[i]`.
-            output: Form of the answers: "text", or a JSON object for "enum" and "json".
-            row: The query's row, for messages.
-            reserve_tokens: Part of the budget that is kept free, e.g. for a label to be scored.
+        Demonstrations come in prompt order, e.g. `demos[i]`. `output` is the form of the answers:
+        "text", or a JSON object for "enum" and "json". `reserve_tokens` of the budget are kept
+        free, e.g. for a label to be scored. Errors name the `row`.
 
         Raises:
             InputTypeError: If the query is neither a text nor a clip.

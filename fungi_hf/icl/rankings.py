@@ -130,20 +130,16 @@ class TextRanking:
         self._tokens, texts = options.tokens or words, pool.texts or ()
         self.n_rows = len(texts)
         vocabulary: dict[str, int] = {}
-        rows: list[int] = []
         codes: list[int] = []
         lengths = np.zeros(len(texts))
         for row, text in enumerate(texts):
             found = self._listed(text)
             lengths[row] = len(found)
             codes.extend(vocabulary.setdefault(token, len(vocabulary)) for token in found)
-            rows.extend([row] * len(found))
         self._vocabulary = vocabulary
         # One number per (token, row) pair; sorted, so that each token's rows lie together.
-        pairs, counts = np.unique(
-            np.array(codes, dtype=np.int64) * len(texts) + np.array(rows, dtype=np.int64),
-            return_counts=True,
-        )
+        rows = np.repeat(np.arange(len(texts)), lengths.astype(np.int64))
+        pairs, counts = np.unique(np.array(codes, np.int64) * len(texts) + rows, return_counts=True)
         owners, self._rows = np.divmod(pairs, len(texts))
         held_by = np.bincount(owners, minlength=len(vocabulary))  # n_w
         self._starts = np.concatenate([[0], np.cumsum(held_by)])
@@ -170,11 +166,8 @@ class TextRanking:
 
     def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows."""
-        scores = np.empty(rows.shape)
-        for part in _parts(asked):
-            found = self._scores(asked.only(part))
-            scores[part] = np.take_along_axis(found, rows[part], axis=1)
-        return scores
+        scores = ((part, self._scores(asked.only(part))) for part in _parts(asked))
+        return np.vstack([np.take_along_axis(own, rows[part], 1) for part, own in scores])
 
     def _scores(self, asked: QueryRows) -> Scores:
         """Return the scores of all pool rows, [b, N]; 0 where no token is shared."""

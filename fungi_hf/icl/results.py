@@ -141,10 +141,9 @@ class EvalResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy.
+        """95 % interval of the accuracy, Wilson's for one repetition.
 
-        Wilson's for one repetition; for several, rows are resampled (10,000 times, seeded) with
-        all their repetitions together, since those are not independent.
+        For several, rows are resampled (10,000 times, seeded) with all their repetitions together.
         """
         if not self.all_rows:
             return 0.0, 1.0

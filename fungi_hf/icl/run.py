@@ -86,7 +86,7 @@ def evaluate(
         The outcome of every row; with `dry_run` what would be sent.
     """
     plan = make_plan(selector, builder, llm, queries, repeats=repeats, needs_gold=not dry_run)
-    return Run(plan, out).dry_run() if dry_run else run_here(plan, out)
+    return Run(plan, out).dry_run() if dry_run else run_here(Run(plan, out))
 
 
 async def aevaluate(
@@ -102,13 +102,8 @@ async def aevaluate(
     return await Run(make_plan(selector, builder, llm, queries, repeats=repeats), out).finish()
 
 
-def run_here(
-    plan: RunPlan,
-    out: str | Path | None = None,
-    watch: Callable[[Progress], None] | None = None,
-) -> EvalResult:
+def run_here(run: Run) -> EvalResult:
     """Run to the end, whether or not an event loop is running in this thread."""
-    run = Run(plan, out, watch)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -213,12 +208,10 @@ class Run:
 
     async def _ask(self, todo: list[PlannedPrompt]) -> None:
         """Finish all prompts, or stop all at the first error that stops a run."""
-        llm, ready = self._plan.llm, []
+        llm, ready = self._plan.llm, [one for one in todo if not one.prompt.is_overflow]
         for one in todo:
             if one.prompt.is_overflow:
                 self._record(one, None, "overflow", {})
-            else:
-                ready.append(one)
         if llm.batch_size is not None:
             await self._ask_in_batches(ready, llm.batch_size)
             return
@@ -271,8 +264,8 @@ class Run:
             self._journal.add({**line, **facts})
         if self._watch is not None:
             progress = self._progress
-            progress.failed += result.status != "ok"
-            progress.failed -= before is not None and before.status != "ok"
+            was_failed = before is not None and before.status != "ok"
+            progress.failed += (result.status != "ok") - was_failed
             progress.finished = len(self._finished)
             progress.fresh += 1
             progress.tokens += usage.total_tokens

@@ -122,7 +122,7 @@ class DemoSelector:
                 )
         if k > n_pool:
             raise DemoConfigError(f"k is {k}, the pool has {n_pool} rows; k must not exceed them")
-        fitted = _Fitted(pool=pool, n_pool=n_pool, codes=codes, k=k, cap=cap)
+        fitted = _Fitted(pool=pool, codes=codes, k=k, cap=cap)
         if k > fitted.n_left(()):
             raise DemoConfigError(
                 f"k is {k}, but max_per_class={cap} leaves {fitted.n_left(())} rows of the "
@@ -160,7 +160,7 @@ class DemoSelector:
                 under = "" if state.cap is None else f" and max_per_class={state.cap}"
                 raise DemoConfigError(
                     f"k is {state.k}, but the leak guard{under} leaves query row {query} only "
-                    f"{left} of {state.n_pool} rows; lower k"
+                    f"{left} of {len(state.pool)} rows; lower k"
                 )
         exclude = {query: np.array(rows, dtype=np.int64) for query, rows in excluded.items()}
         asked = QueryRows(queries, np.arange(n_queries), exclude)
@@ -214,14 +214,12 @@ class DemoSelector:
     def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
         # Rows and scores: the chosen ones, then the shared ones, which are drawn first.
         state, shared = self._state, np.empty((len(asked.rows), 0), np.int64)
-        in_rounds = isinstance(self.strategy, Stratified)
-        quota = Quota(
-            k=self.n_shared, codes=state.codes, cap=state.cap, held=shared, in_rounds=in_rounds
-        )
+        quota = Quota(k=self.n_shared, codes=state.codes, cap=state.cap, held=shared)
         if self.n_shared:
-            shared = draw(asked, quota, state.n_pool, self.seed, shared=True)
+            shared = draw(asked, quota, len(state.pool), self.seed, shared=True)
             asked = asked.without(shared)
-        quota = dataclasses.replace(quota, k=state.k - self.n_shared, held=shared)
+        in_rounds, k = isinstance(self.strategy, Stratified), state.k - self.n_shared
+        quota = dataclasses.replace(quota, k=k, held=shared, in_rounds=in_rounds)
         indices, scores = self._chosen(asked, quota, ranker)
         short = np.flatnonzero((indices < 0).any(axis=1))
         if len(short):
@@ -236,7 +234,7 @@ class DemoSelector:
 
     def _chosen(self, asked: QueryRows, quota: Quota, ranker: Ranker | None) -> tuple[Rows, Scores]:
         if isinstance(self.strategy, Random):
-            n_pool, shared = self._state.n_pool, self.strategy.shared
+            n_pool, shared = len(self._state.pool), self.strategy.shared
             return ranked(draw(asked, quota, n_pool, self.seed, shared=shared), ranker, asked)
         if ranker is None:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
@@ -250,7 +248,6 @@ class _Fitted:
     """What `fit` found out about the pool."""
 
     pool: Examples
-    n_pool: int
     codes: Rows | None
     k: int
     cap: int | None
@@ -259,7 +256,7 @@ class _Fitted:
     def n_left(self, removed: Sequence[int]) -> int:
         """Return how many rows the cap allows a query that may not get the removed ones."""
         if self.codes is None or self.cap is None:
-            return self.n_pool - len(removed)
+            return len(self.pool) - len(removed)
         totals = np.bincount(self.codes)
         totals -= np.bincount(self.codes[list(removed)], minlength=len(totals))
         return int(np.minimum(totals, self.cap).sum())
