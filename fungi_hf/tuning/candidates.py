@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from fungi_hf.specs import PCA
-from fungi_hf.statistics import mcnemar, wilson_interval
+from fungi_hf.statistics import mcnemar_p, wilson_interval
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -138,8 +138,11 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    tests = [mcnemar(right[0], rows) for rows in right]
-    intervals = [wilson_interval(int(rows.sum()), len(rows)) for rows in right]
+    n_rows, n_right = right.shape[1], right.sum(1).tolist()
+    gained, lost = (right & ~right[0]).sum(1).tolist(), (~right & right[0]).sum(1).tolist()
+    # Candidates share counts: each interval and each exact test is computed once.
+    intervals = {n: wilson_interval(n, n_rows) for n in set(n_right)}
+    p_values = {pair: mcnemar_p(*pair) for pair in set(zip(gained, lost, strict=True))}
     return [
         CandidateScore(
             name=one.candidate.name,
@@ -149,10 +152,10 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
             components=one.candidate.components,
             cost=int(ranks[i]),
             accuracy=float(right[i].mean()),
-            low=intervals[i][0],
-            high=intervals[i][1],
-            against_embedding=tests[i].difference,
-            p=tests[i].p,
+            low=intervals[n_right[i]][0],
+            high=intervals[n_right[i]][1],
+            against_embedding=(gained[i] - lost[i]) / n_rows,
+            p=p_values[gained[i], lost[i]],
             share=float(shares[i].mean()),
             behind_best=float(ahead[i]),
             error=float(errors[i]),
