@@ -18,7 +18,7 @@ from fungi_hf.encoders.base import LateEncoder
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
-from fungi_hf.seeding import sample_generator
+from fungi_hf.seeding import sample_generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -103,8 +103,7 @@ class InputReader:
         contents = list(map(self.encoder.content, raws)) if whole or late else []
 
         def random(stream: str) -> list[Random]:
-            seed, name = self.config.seed, f"views/{stream}"
-            return [sample_generator(seed, name, content) for content in contents]
+            return sample_generators(self.config.seed, f"views/{stream}", contents)
 
         made = [
             [list(views(*pair)) for pair in zip(raws, random(stream), strict=True)]

@@ -49,7 +49,7 @@ class Comparison:
 
 
 def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0) -> Comparison:
-    """Compare two runs over the same queries.
+    """Compare two runs over the same queries; differences are a less b.
 
     Args:
         a: The run of interest.
@@ -57,9 +57,6 @@ def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0)
         rows: "all" needs two complete runs over the same ids; "common" takes the rows that both
             have finished.
         seed: For the bootstrap.
-
-    Returns:
-        Differences are a less b.
 
     Raises:
         ComparisonError: If scope, ids or gold labels do not fit. A run that is incomplete, or no
@@ -121,7 +118,7 @@ def _by_id(result: EvalResult, name: str, scope: Scope) -> dict[RowId, RowResult
 
 
 def _n_unfinished(a: EvalResult, b: EvalResult) -> int:
-    """Return the number of ids that no run has finished: they appear in neither table."""
+    # Ids that no run has finished: they appear in neither table.
     done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
     return len({row.id for result in (a, b) for row in result.rows} - done)
 

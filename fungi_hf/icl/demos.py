@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Order = Literal["nearest_last", "nearest_first", "alternate", "shuffled"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ScoreKind = Literal["similarity", "distance", "none"]
-VOTES = ("majority", "weighted", "reciprocal_rank")
 _ROWS = 512  # queries per block, so that a block of [rows, L] votes stays small
 
 
@@ -105,7 +104,7 @@ class DemoSet:
         Raises:
             InputError: If there is not one gold label per query, or the pool has no targets.
         """
-        codes, values = label_codes(self._targets())
+        codes, values = label_codes(self.targets)
         wanted = checked_targets(gold, "gold")
         if len(wanted) != len(self):
             raise InputError(f"{len(wanted)} gold labels for {len(self)} queries")
@@ -132,8 +131,9 @@ class DemoSet:
             DemoConfigError: If the kind is unknown, or scores cannot serve as weights. A pool
                 without targets is an `InputError`.
         """
-        check_choice("vote", kind, VOTES, error=DemoConfigError)
-        codes, values = label_codes(self._targets())
+        kinds = ("majority", "weighted", "reciprocal_rank")
+        check_choice("vote", kind, kinds, error=DemoConfigError)
+        codes, values = label_codes(self.targets)
         if kind == "weighted" and self.score_kind != "similarity":
             raise DemoConfigError(
                 f"vote 'weighted' needs similarities, the scores are {self.score_kind!r}; "
@@ -152,7 +152,13 @@ class DemoSet:
         plain = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
         return np.array(values, dtype=np.int64 if plain else object)[winners]
 
-    def _targets(self) -> tuple[Target, ...]:
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The labels of the pool.
+
+        Raises:
+            InputError: If the pool has none.
+        """
         if self.pool.targets is None:
             raise InputError("the pool has no targets; fit the selector on Examples with targets")
         return self.pool.targets

@@ -134,11 +134,7 @@ class Examples:
 
 
 def label_codes(targets: tuple[Target, ...]) -> tuple[npt.NDArray[np.int64], list[Target]]:
-    """Give a code per row and the label of each code, in sorted order where labels can be sorted.
-
-    Returns:
-        codes [N] int64 in [0, L), and the L distinct labels.
-    """
+    """Give a code per row, [N] int64 in [0, L), and the L distinct labels: numbers, then names."""
     distinct = list(dict.fromkeys(targets))
     numbers = [label for label in distinct if not isinstance(label, str)]
     names = [label for label in distinct if isinstance(label, str)]

@@ -45,18 +45,15 @@ class LeakGuard:
     A pool row is a copy if both sides carry equal ids, if the query is that very row (leave-one-
     out: the queries are the pool object itself), if the texts have equal keys, or, with
     `vectors`, if the features are equal as float32.
-
-    Attributes:
-        action: "drop" takes copies out of the ranking before anything is chosen, "keep" only
-            counts them, "error" refuses.
-        text_key: "default" (case, white space and Unicode forms are ignored), "tokens"
-            (punctuation too), or a function text -> key.
-        vectors: Compare features; None does so where contents are not all texts.
     """
 
+    # "drop" takes copies out of the ranking before anything is chosen, "keep" only counts them,
+    # "error" refuses
     action: LeakAction = "drop"
+    # "default" (case, white space and Unicode forms are ignored), "tokens" (punctuation too), or a
+    # function text -> key
     text_key: str | Callable[[str], Hashable] = "default"
-    vectors: bool | None = None
+    vectors: bool | None = None  # compare features; None does so where contents are not all texts
 
     def __post_init__(self) -> None:
         check_choice("leaks", self.action, get_args(LeakAction), error=DemoConfigError)

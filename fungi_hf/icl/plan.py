@@ -69,7 +69,7 @@ def make_plan(
     Without `needs_gold`, queries without targets are taken too: enough for a dry run.
 
     Raises:
-        InputError: If queries lack contents or targets.
+        InputError: If queries lack contents or targets, or the pool targets.
     """
     repeats = check_integer("repeats", repeats)
     contents = _contents(builder, llm, queries)
@@ -87,11 +87,7 @@ def make_plan(
         if selector is not None:
             own = selector.reseeded(selector.seed + repeat) if repeat else selector
             demos = own.select(queries)
-            if demos.pool.targets is None:
-                raise InputError(
-                    "the pool has no targets; fit the selector on Examples with targets"
-                )
-            pool = labels.ids_of(demos.pool.targets)
+            pool = labels.ids_of(demos.targets)
             digests.append(_digest(demos))
             sizes["n_leaks"] = len(demos.copies)
             if repeat == 0 and gold is not None:
@@ -109,13 +105,15 @@ def make_plan(
                     vote=Counter(kept).most_common(1)[0][0] if kept else None,
                 )
             )
+    digest = hashlib.sha256()
+    queries.feed(digest, range(len(contents)), queries.targets, queries.ids)
     config = {
         "selector": None if selector is None else selector.describe(),
         "demonstrations": digests,
         "prompts": builder.describe(),
         "output": output,
         "llm": llm.describe(),
-        "queries": _queries_digest(queries, len(contents)),
+        "queries": digest.hexdigest(),
         "repeats": repeats,
     }
     return RunPlan(
@@ -167,10 +165,4 @@ def _digest(demos: DemoSet) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
     digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
     demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
-    return digest.hexdigest()
-
-
-def _queries_digest(queries: Examples, n_rows: int) -> str:
-    digest = hashlib.sha256()
-    queries.feed(digest, range(n_rows), queries.targets, queries.ids)
     return digest.hexdigest()

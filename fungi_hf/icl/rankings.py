@@ -71,7 +71,6 @@ class DenseRanking:
     """By cosine, dot product, or minus the squared Euclidean distance, in float64."""
 
     def __init__(self, pool: Examples, metric: Metric) -> None:
-        """Index the pool's features."""
         self.metric: Metric = metric
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self.n_rows = len(pool)
@@ -128,7 +127,6 @@ class TextRanking:
     kind: ScoreKind = "similarity"
 
     def __init__(self, pool: Examples, options: BM25) -> None:
-        """Count and weigh the pool's tokens."""
         self._tokens, texts = options.tokens or words, pool.texts or ()
         self.n_rows = len(texts)
         vocabulary: dict[str, int] = {}
@@ -206,9 +204,13 @@ class FusedRanking:
     kind: ScoreKind = "similarity"
 
     def __init__(self, pool: Examples, options: Hybrid) -> None:
-        """Index the pool for each ranking."""
         self._options = options
-        self._rankers = [_single(ranker, pool) for ranker in options.rankers]
+        self._rankers = [
+            TextRanking(pool, ranker)
+            if isinstance(ranker, BM25)
+            else DenseRanking(pool, ranker.metric)
+            for ranker in options.rankers
+        ]
         self._n_rows = len(pool)
 
     def check(self, queries: Examples) -> None:
@@ -262,15 +264,11 @@ def ranker_for(strategy: Strategy, pool: Examples) -> Ranker | None:
         strategy = strategy.ranker
     if isinstance(strategy, Hybrid):
         return FusedRanking(pool, strategy)
-    if isinstance(strategy, (KNN, BM25)):
-        return _single(strategy, pool)
+    if isinstance(strategy, BM25):
+        return TextRanking(pool, strategy)
+    if isinstance(strategy, KNN):
+        return DenseRanking(pool, strategy.metric)
     return None if pool.features is None else DenseRanking(pool, "cosine")
-
-
-def _single(ranking: KNN | BM25, pool: Examples) -> Ranker:
-    if isinstance(ranking, BM25):
-        return TextRanking(pool, ranking)
-    return DenseRanking(pool, ranking.metric)
 
 
 def _parts(asked: QueryRows) -> list[slice]:

@@ -16,12 +16,11 @@ from fungi_hf.icl.reply import Usage
 from fungi_hf.statistics import bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 STATUSES = (
     "ok", "invalid", "ambiguous", "empty", "refused", "length", "overflow", "failed",
 )  # fmt: skip
-_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +132,12 @@ class EvalResult:
     @property
     def accuracy(self) -> float:
         """Share of right rows among all finished ones."""
-        return _share(row.correct for row in self.all_rows)
+        return _mean(row.correct for row in self.all_rows)
 
     @property
     def accuracy_answered(self) -> float:
         """Share of right rows among those with status "ok"."""
-        return _share(row.correct for row in self.all_rows if row.status == "ok")
+        return _mean(row.correct for row in self.all_rows if row.status == "ok")
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -151,58 +150,58 @@ class EvalResult:
             return 0.0, 1.0
         if self.repeats == 1:
             return wilson_interval(sum(row.correct for row in self.all_rows), len(self.all_rows))
-        means = [_share(outcomes) for outcomes in self._correct_by("id").values()]
+        means = [_mean(outcomes) for outcomes in self._correct_by("id").values()]
         stream = ("accuracy interval",)
-        return bootstrap_interval(means, n_samples=_RESAMPLES, seed=0, stream=stream)
+        return bootstrap_interval(means, n_samples=10_000, seed=0, stream=stream)
 
     @property
     def by_repeat(self) -> tuple[float, ...]:
         """The accuracy of each repetition."""
         return tuple(
-            _share(row.correct for row in self.all_rows if row.repeat == repeat)
+            _mean(row.correct for row in self.all_rows if row.repeat == repeat)
             for repeat in range(self.repeats)
         )
 
     @property
     def coverage(self) -> float:
         """Share of rows whose gold label is among their demonstrations."""
-        return _share(row.covered for row in self.all_rows)
+        return _mean(row.covered for row in self.all_rows)
 
     @property
     def accuracy_covered(self) -> float:
         """Accuracy where the gold label is among the demonstrations."""
-        return _share(row.correct for row in self.all_rows if row.covered)
+        return _mean(row.correct for row in self.all_rows if row.covered)
 
     @property
     def accuracy_uncovered(self) -> float:
         """Accuracy where it is not."""
-        return _share(row.correct for row in self.all_rows if not row.covered)
+        return _mean(row.correct for row in self.all_rows if not row.covered)
 
     @property
     def vote_accuracy(self) -> float:
         """Accuracy of the demonstrations' own majority vote: k-NN without a model."""
-        return _share(row.vote == row.gold for row in self.all_rows)
+        return _mean(row.vote == row.gold for row in self.all_rows)
 
     @property
     def agreement(self) -> float:
         """Share of rows in which the model says what the vote says."""
-        return _share(row.status == "ok" and row.vote == row.label for row in self.all_rows)
+        return _mean(row.status == "ok" and row.vote == row.label for row in self.all_rows)
 
     @property
     def per_label(self) -> dict[str, tuple[float, int]]:
         """Gold label -> its accuracy and its number of rows."""
         groups = self._correct_by("gold")
-        return {name: (_share(groups[name]), len(groups[name])) for name in sorted(groups)}
+        return {name: (_mean(groups[name]), len(groups[name])) for name in sorted(groups)}
 
     @property
     def macro_accuracy(self) -> float:
         """Mean of the labels' accuracies."""
-        return _mean([accuracy for accuracy, _ in self.per_label.values()])
+        return _mean(accuracy for accuracy, _ in self.per_label.values())
 
     @property
     def mean_kept(self) -> float:
         """Mean number of demonstrations shown."""
-        return _mean([len(row.demonstrations) for row in self.all_rows])
+        return _mean(len(row.demonstrations) for row in self.all_rows)
 
     def _correct_by(self, field_name: str) -> dict[Any, list[bool]]:
         groups: dict[Any, list[bool]] = {}
@@ -252,10 +251,8 @@ class EvalResult:
             f"({self.usage.cached_input_tokens} cached), {self.usage.output_tokens} out",
         ]
         if self.repeats > 1:
-            spread = self.by_repeat
-            lines.append(
-                f"repeats         {self.repeats}, from {min(spread):.4f} to {max(spread):.4f}"
-            )
+            low, high = min(self.by_repeat), max(self.by_repeat)
+            lines.append(f"repeats         {self.repeats}, from {low:.4f} to {high:.4f}")
         return "\n".join(lines)
 
 
@@ -302,12 +299,7 @@ class DryRun:
 
 
 def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
-    """Read the journal of a run folder.
-
-    Returns:
-        The last outcome by repetition and query row, and the tokens billed by all lines,
-        superseded ones included.
-    """
+    """Give the last outcome by repetition and query row, and the tokens that all lines billed."""
     finished, usage = {}, Usage()
     for line in read_journal(folder):
         try:
@@ -320,12 +312,9 @@ def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
     return finished, usage
 
 
-def _share(values: Iterable[bool]) -> float:
-    return _mean([float(value) for value in values])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else math.nan
 
 
 def _known(value: float) -> float | None:

@@ -131,10 +131,8 @@ class Progress:
 class Run:
     """A plan that is carried out: what is finished, what it cost, and the workers for the rest.
 
-    Args:
-        plan: The prompts and their model.
-        out: The run folder, whose finished rows are not asked again; None keeps all in memory.
-        watch: Called after each finished row.
+    Finished rows of the folder `out` are not asked again; None keeps all in memory. `watch` is
+    called after each row.
     """
 
     def __init__(
@@ -156,6 +154,7 @@ class Run:
     def dry_run(self) -> DryRun:
         """Say what `finish` would send; opens no socket."""
         plan, planned = self._plan, self._plan.prompts
+        coverage = sum(one.covered for one in planned) / len(planned)
         fitting = [one for one in self._todo() if not one.prompt.is_overflow]
         sent = [one for one in fitting if not plan.llm.is_cached(one.prompt, plan.labels)]
         overflow = sum(one.prompt.is_overflow for one in planned)
@@ -169,9 +168,7 @@ class Run:
             dropped_demos=sum(len(one.prompt.dropped) for one in planned),
             overflow_rows=overflow,
             n_leaks=plan.sizes["n_leaks"],
-            coverage=None
-            if plan.gold is None
-            else sum(one.covered for one in planned) / len(planned),
+            coverage=None if plan.gold is None else coverage,
             audio_s=sum(one.prompt.audio_s for one in sent),
         )
 

@@ -98,13 +98,7 @@ class DemoSelector:
         return other
 
     def fit(self, pool: Examples) -> Self:
-        """Index the pool.
-
-        Args:
-            pool: The labelled examples; kept, not copied.
-
-        Returns:
-            The selector itself.
+        """Index the pool, which is kept and not copied, and return the selector.
 
         Raises:
             InputError: If the pool lacks what the strategy needs; an `InputTypeError` if it is no
@@ -139,18 +133,12 @@ class DemoSelector:
         return self
 
     def select(self, queries: Examples) -> DemoSet:
-        """Choose the demonstrations.
+        """Choose the demonstrations of queries; the pool object itself asks for leave-one-out.
 
-        Args:
-            queries: What to choose for; the pool object itself for leave-one-out. Their targets
-                are never looked at.
-
-        Returns:
-            The demonstrations of each query.
+        Targets of the queries are never looked at.
 
         Raises:
-            InputError: If `leaks="error"` found copies. Queries without what the strategy needs
-                are refused too.
+            InputError: If `leaks="error"` found copies, or queries lack what the strategy needs.
             DemoConfigError: If the guard leaves a query fewer than k rows.
         """
         state, ranker = self._state, self._state.ranker
@@ -254,8 +242,6 @@ class DemoSelector:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
         if isinstance(self.strategy, (MMR, DPP)) and isinstance(ranker, DenseRanking):
             return pick_diverse(ranker, self.strategy, asked, quota)
-        if quota.codes is None:  # labels do not matter
-            return ranker.search(asked, quota.k)
         return pick(ranker, asked, quota)
 
 

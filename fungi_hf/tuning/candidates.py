@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from fungi_hf.specs import PCA
-from fungi_hf.statistics import mcnemar_p, wilson_interval
+from fungi_hf.statistics import against_first
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -138,11 +138,7 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    n_rows, n_right = right.shape[1], right.sum(1).tolist()
-    gained, lost = (right & ~right[0]).sum(1).tolist(), (~right & right[0]).sum(1).tolist()
-    # Candidates share counts: each interval and each exact test is computed once.
-    intervals = {n: wilson_interval(n, n_rows) for n in set(n_right)}
-    p_values = {pair: mcnemar_p(*pair) for pair in set(zip(gained, lost, strict=True))}
+    judged = zip(outcomes, against_first(right), strict=True)
     return [
         CandidateScore(
             name=one.candidate.name,
@@ -152,13 +148,13 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
             components=one.candidate.components,
             cost=int(ranks[i]),
             accuracy=float(right[i].mean()),
-            low=intervals[n_right[i]][0],
-            high=intervals[n_right[i]][1],
-            against_embedding=(gained[i] - lost[i]) / n_rows,
-            p=p_values[gained[i], lost[i]],
+            low=low,
+            high=high,
+            against_embedding=test.difference,
+            p=test.p,
             share=float(shares[i].mean()),
             behind_best=float(ahead[i]),
             error=float(errors[i]),
         )
-        for i, one in enumerate(outcomes)
+        for i, (one, (test, (low, high))) in enumerate(judged)
     ]
