@@ -12,7 +12,7 @@ from fungi_hf.errors import ConfigError, InputError, LabelError
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations, read_sides
 from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, need, protocol_named, reduce_or_note
-from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
+from fungi_hf.evaluation.records import Draw, classification_metrics, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import Metric
 from fungi_hf.neighbors.classifier import Tie, Weights, count_votes, vote
@@ -36,7 +36,6 @@ class KNNProtocol:
     """How to classify and from what.
 
     Attributes:
-        name: For the records.
         n_neighbors: K; few-shot draws with fewer rows take all of these, which is noted.
         metric: On the concatenated blocks.
         weights: Of the votes, see `neighbors.classifier.count_votes`.

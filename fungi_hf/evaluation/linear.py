@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,19 +24,17 @@ from fungi_hf.evaluation.protocols import (
     protocol_named,
     reduced,
 )
-from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
+from fungi_hf.evaluation.records import Draw, classification_metrics, summarise
 from fungi_hf.neighbors.labels import encode_labels
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows, Sides
     from fungi_hf.evaluation.records import EvaluationResult
     from fungi_hf.neighbors.labels import LabelArray, Labels
     from fungi_hf.types import Float32Array, Int64Array
-
-    Sides: TypeAlias = tuple[LabelledRows, LabelledRows]  # to learn from, to judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +45,7 @@ class LinearProtocol:
     1 / (strength x rows).
 
     Attributes:
-        name: For the records.
         strengths: To choose from; the first of the best on validation wins.
-        intercept: Whether to fit one.
-        max_iterations: Of the solver.
-        tolerance: Of the solver.
         validation_share: Held out of the training rows where no validation set is given.
         prefixes_only: Evaluate only the leading blocks 1, 1-2, 1-3, ... where no combinations are
             named, as published.

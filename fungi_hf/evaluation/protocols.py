@@ -48,9 +48,7 @@ def check_each(
 
 
 def protocol_named(protocol: Protocol | str, known: Mapping[str, Protocol], task: str) -> Protocol:
-    """Give the task's known protocol of a name; a protocol is given back.
-
-    The 5 shots of a name may be any other number, as in "paper-text-10-shot".
+    """Give the task's known protocol of a name, see `knn_protocol`.
 
     Raises:
         ConfigError: If there is no such protocol.
@@ -75,7 +73,8 @@ def reduce_or_note(
     """
     if n_components is None:
         return None, ()
-    width = known.width(some)
+    columns = [known.layout[name] for name in some]
+    width = sum(part.stop - part.start for part in columns)
     if n_components >= min(len(known), width):
         return None, (f"PCA to {n_components} skipped: {len(known)} rows, width {width}",)
     from fungi_hf.extraction.reduction import project

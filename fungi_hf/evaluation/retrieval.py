@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -11,15 +12,15 @@ import numpy as np
 
 from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import InputError, InputTypeError, ShapeError
-from fungi_hf.evaluation.inputs import check_kinds, check_pair, choose_combinations, read_blocks
+from fungi_hf.evaluation.inputs import check_pair, choose_combinations, read_blocks
 from fungi_hf.evaluation.protocols import AS_INPUT, check_each, expect, protocol_named, reduced
-from fungi_hf.evaluation.summary import Draw, summarise
+from fungi_hf.evaluation.records import Draw, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import Metric
-from fungi_hf.neighbors.labels import read_labels
+from fungi_hf.neighbors.labels import check_kinds, read_labels
 
 if TYPE_CHECKING:
-    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, Sides
     from fungi_hf.evaluation.records import EvaluationResult
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.types import Float64Array, Int64Array
@@ -90,11 +91,9 @@ class Relevance:
             )
         wanted = [[*e, *h] if medium else h for e, h in zip(easy, hard, strict=True)]
         ignored = [[*j] if medium else [*j, *e] for e, j in zip(easy, junk, strict=True)]
-        gains = [
-            {check_integer("a landmark row", row, 0, **AS_INPUT): 1.0 for row in rows}
-            for rows in wanted
-        ]
-        return cls(gains=gains, junk=ignored)
+        for row in itertools.chain.from_iterable(wanted):
+            check_integer("a landmark row", row, 0, **AS_INPUT)
+        return cls(gains=[dict.fromkeys(map(int, rows), 1.0) for rows in wanted], junk=ignored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +101,6 @@ class RetrievalProtocol:
     """How to rank and score.
 
     Attributes:
-        name: For the records.
-        metric: Of the ranking.
         cutoffs: The k of mP@k and nDCG@k.
         formula: `standard`: average precision is the mean precision at the relevant ranks, mP@k
             divides by k. `trapezoid`: the published landmark formulas.
@@ -160,7 +157,7 @@ def evaluate_retrieval(
         )
     notes = (f"{lost} queries without a relevant row are left out",) if lost else ()
     wanted = choose_combinations(held.layout, combinations)
-    draws = {some: [_rank(some, held, asked, relevance, rule)] for some in wanted}
+    draws = {some: [_rank(some, (held, asked), relevance, rule)] for some in wanted}
     return summarise("retrieval", rule, draws, asked, notes=notes)
 
 
@@ -200,14 +197,9 @@ def discounted_gain_at(gains: Float64Array, ideal: Float64Array, k: int) -> floa
     return float((top * discount[: len(top)]).sum() / (best * discount[: len(best)]).sum())
 
 
-def _rank(
-    some: Combination,
-    pool: LabelledRows,
-    asked: LabelledRows,
-    relevance: Relevance,
-    rule: RetrievalProtocol,
-) -> Draw:
-    low, high, notes = reduced(pool, asked, some, rule.pca)
+def _rank(some: Combination, sides: Sides, relevance: Relevance, rule: RetrievalProtocol) -> Draw:
+    pool, asked = sides
+    low, high, notes = reduced(*sides, some, rule.pca)
     names = ["map", *[f"mp@{k}" for k in rule.cutoffs], *[f"ndcg@{k}" for k in rule.cutoffs]]
     table = np.full((len(asked), len(names)), np.nan)
     junk = {query: list(rows) for query, rows in enumerate(relevance.junk)}

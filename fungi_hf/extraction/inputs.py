@@ -84,8 +84,7 @@ class InputReader:
             InputError: If one is unusable.
             InputTypeError: If one, or `inputs` itself, has the wrong type.
         """
-        for index, raw in enumerate(iterate(inputs)):
-            yield self.encoder.check(raw, index)
+        return map(self.encoder.check, iterate(inputs), itertools.count())
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""

@@ -13,7 +13,7 @@ from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, InputError, NotFittedError
 from fungi_hf.neighbors.base import Index, check_count, check_exclusions
 from fungi_hf.neighbors.exact import ExactIndex, KernelIndex
-from fungi_hf.neighbors.labels import encode_known, encode_labels
+from fungi_hf.neighbors.labels import check_kinds, encode_labels, read_labels
 from fungi_hf.neighbors.topk import cut
 from fungi_hf.neighbors.vectors import as_matrix
 from fungi_hf.types import KernelFeatures
@@ -135,18 +135,12 @@ class KNNClassifier:
     def fit(self, X: Vectors, y: Labels) -> Self:
         """Store training rows and their labels; float arrays are kept, not copied.
 
-        X are [N, F] vectors or features, y [N] integers or strings of at least two classes.
-
-        Raises:
-            InputError: If there are fewer rows than neighbours.
+        X are [N, F] vectors or features, y [N] integers or strings of at least two classes. Fewer
+        rows than neighbours are an `InputError`.
         """
         n_rows = len(as_matrix(X, "X"))
         classes, codes = encode_labels(y, "y", n_rows)
-        if self.n_neighbors > n_rows:
-            raise InputError(
-                f"n_neighbors is {self.n_neighbors}, but there are {n_rows} training rows; "
-                f"allowed: 1 to {n_rows}"
-            )
+        check_count(self.n_neighbors, f"n_neighbors (training rows: {n_rows})", 1, n_rows)
         if isinstance(X, KernelFeatures) and X.factors and isinstance(self.index, ExactIndex):
             self.index = KernelIndex()  # exact factors bring their own similarity
         self.index.fit(X)
@@ -172,10 +166,12 @@ class KNNClassifier:
         Raises:
             InputError: If there are no rows.
         """
-        predicted = encode_known(self.predict(X), self.classes_, "predictions")
+        predicted = self.predict(X)
         if not len(predicted):
             raise InputError("X has 0 rows; accuracy needs at least 1")
-        return float(np.mean(predicted == encode_known(y, self.classes_, "y", len(predicted))))
+        truth = read_labels(y, "y", len(predicted))
+        check_kinds(self.classes_, truth, ("training", "y"))
+        return float(np.mean(predicted == truth))
 
     def leave_one_out(self, *, exclude: Exclusions | None = None) -> LabelArray:
         """Predict each training row from the others, [N].
@@ -186,11 +182,8 @@ class KNNClassifier:
             InputError: If fewer than `n_neighbors` other rows exist, or none is left for a row.
         """
         codes, vectors = self._fitted(), self._vectors
-        if self.n_neighbors >= len(codes):
-            raise InputError(
-                f"n_neighbors is {self.n_neighbors}, but a row has {len(codes) - 1} others; "
-                f"allowed: 1 to {len(codes) - 1}"
-            )
+        most = len(codes) - 1
+        check_count(self.n_neighbors, f"n_neighbors (a row has {most} others)", 1, most)
         further = check_exclusions(exclude, len(codes), len(codes))
         none = np.empty(0, np.int64)
         skipped = {row: np.union1d(further.get(row, none), row) for row in range(len(codes))}

@@ -171,9 +171,8 @@ def cut(rows: slice, size: int) -> Iterator[slice]:
 
 
 def _n_threads() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    return min(os.cpu_count() or 1, _MOST_THREADS)
+    has_list = hasattr(os, "sched_getaffinity")
+    return min(len(os.sched_getaffinity(0)) if has_list else os.cpu_count() or 1, _MOST_THREADS)
 
 
 class _Candidates:

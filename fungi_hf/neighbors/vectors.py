@@ -83,12 +83,12 @@ def as_matrix(vectors: Vectors, name: str) -> RealArray:
     except (TypeError, ValueError, RuntimeError) as error:
         words = f"{name} ({type(vectors).__name__}) cannot be read as an array: {error}"
         raise InputTypeError(words) from None
-    if array.dtype == object:
+    kind = array.dtype.kind
+    if kind == "O":
         raise InputTypeError(
             f"{name} is a {type(vectors).__name__} that holds no numbers; "
             "it must be an [N, F] array or features"
         )
-    kind = array.dtype.kind
     if kind not in "fiu" or array.dtype.itemsize > 8:
         raise InputTypeError(
             f"{name} has dtype {array.dtype}; it must hold float16, float32, float64 or integers"
@@ -121,8 +121,7 @@ def _norms(block: Float64Array) -> Float64Array:
     odd = np.flatnonzero(~((norms > _SAFE[0]) & (norms < _SAFE[1])))
     if len(odd):  # squares may have left the range
         largest = np.abs(block[odd]).max(axis=1)
-        divisors = nonzero(largest)
-        scaled = block[odd] / divisors[:, None]
+        scaled = block[odd] / nonzero(largest)[:, None]
         norms[odd] = largest * np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
     return np.asarray(norms)
 
@@ -148,11 +147,10 @@ def blocks(n_rows: int, width: int) -> Iterator[slice]:
 
 
 def check_same_origin(pool: Rows, queries: Rows, name: str = "queries") -> None:
-    """Refuse queries that cannot be compared with the pool.
+    """Refuse queries of another width or origin than the pool's.
 
     Raises:
         ShapeError: If the widths differ.
-        FingerprintMismatchError: If both say where they come from and it differs.
     """
     if pool.width != queries.width:
         raise ShapeError(

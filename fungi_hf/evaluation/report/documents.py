@@ -125,11 +125,10 @@ def _check(document: EvaluationDocument) -> None:
     # Refuse what no table or figure can be made of.
     for one in document.results:
         place = f"the record {one.task}, {one.protocol}, {one.name} is damaged:"
-        _check_numbers(one.metrics, f"{place} 'metrics'", [one.main])
-        _check_numbers(one.spread, f"{place} 'spread'")
-        _check_numbers(one.per_class, f"{place} 'per_class'")
         compared = ("difference", "low", "high", "p") if one.against_baseline else ()
-        _check_numbers(one.against_baseline, f"{place} 'against_baseline'", compared)
+        needed = {"metrics": [one.main], "against_baseline": compared}
+        for name in ("metrics", "spread", "per_class", "against_baseline"):
+            _check_numbers(getattr(one, name), f"{place} {name!r}", needed.get(name, ()))
         for name, ends in one.intervals.items():
             _check_row(ends, 2, f"{place} the interval of {name!r}")
     for sweep in document.sweeps:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    Curves: TypeAlias = Mapping[str, Sequence[tuple[float, float]]]
 
 _UP, _DOWN, _GREY = "#1b7837", "#b2182b", "#7a8594"
 # Okabe and Ito's palette, told apart by colour-blind readers as well.
@@ -108,13 +110,7 @@ def layer_curves(
     return figure
 
 
-def value_curves(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    x: str,
-    y: str,
-    baseline: float | None = None,
-) -> Figure:
+def value_curves(curves: Curves, *, x: str, y: str, baseline: float | None = None) -> Figure:
     """Draw one line a curve of (value above 0, height) points, on a logarithmic axis labelled x.
 
     The height is labelled y; the baseline is a height, drawn as a dashed line.
@@ -122,10 +118,9 @@ def value_curves(
     values = sorted({value for points in curves.values() for value, _ in points})
     _check_any(values, "curves")
     figure, axes = _lines({name: sorted(points) for name, points in curves.items()}, y, baseline)
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel=literal(x))
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
-    axes.set_xlabel(literal(x))
     return figure
 
 
@@ -146,8 +141,7 @@ def accuracy_against_cost(
     for place, (name, (x, y)) in enumerate(points.items()):
         axes.scatter([x], [y], s=30, color=_COLOURS[place % len(_COLOURS)], zorder=2)
         axes.annotate(literal(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("time, x plain forward")
-    axes.set_ylabel(literal(metric))
+    axes.set(xlabel="time, x plain forward", ylabel=literal(metric))
     axes.grid(alpha=0.3)
     axes.margins(0.18)
     return figure
@@ -176,9 +170,7 @@ def literal(name: object) -> str:
     return visible(name).replace("$", r"\$")
 
 
-def _lines(
-    curves: Mapping[str, Sequence[tuple[float, float]]], y: str, baseline: float | None
-) -> tuple[Figure, Axes]:
+def _lines(curves: Curves, y: str, baseline: float | None) -> tuple[Figure, Axes]:
     figure, axes = _figure(6.4, 3.8)
     lines = []
     for place, points in enumerate(curves.values()):

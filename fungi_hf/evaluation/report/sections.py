@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fungi_hf.errors import InputError
 from fungi_hf.evaluation.protocols import expect
-from fungi_hf.evaluation.records import EvaluationResult, write_text
+from fungi_hf.evaluation.records import EvaluationResult, change_per_class, write_text
 from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.tables import group_results, result_table, sweep_table
-from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -147,11 +146,8 @@ def _sweep(sweep: SweepResult) -> Section:
 
 
 def _costs(group: list[EvaluationResult], costs: Mapping[str, float]) -> Section:
-    points = {
-        one.name: (costs[one.name], 100 * one.metrics[one.main])
-        for one in group
-        if one.name in costs
-    }
+    timed = [one for one in group if one.name in costs]
+    points = {one.name: (costs[one.name], 100 * one.metrics[one.main]) for one in timed}
     if not points:
         return {"lead": "None of the timed combinations was evaluated."}
     words = (
@@ -163,11 +159,7 @@ def _costs(group: list[EvaluationResult], costs: Mapping[str, float]) -> Section
 
 
 def _sweep_figures(sweep: SweepResult) -> list[tuple[str, Figure]]:
-    """Give captions and figures of a sweep.
-
-    For layers that is one figure a block of features; for sketches the error and the accuracy over
-    the width; else the accuracy over the option's values.
-    """
+    """Give captions and figures of a sweep: of layers, one a block of features."""
     x = {"layers": "block", "sketches": "width"}.get(sweep.kind, sweep.kind)
     blank = [row for row in sweep.rows if row[x] is None or row.get("kind") == "exact"]
     base = _number(blank[0], "accuracy") if blank else None
@@ -188,10 +180,8 @@ def _sweep_figures(sweep: SweepResult) -> list[tuple[str, Figure]]:
 def _layers(name: str, rows: list[Row], base: float | None) -> tuple[str, Figure]:
     numbers = sorted({int(row["block"] or 0) for row in rows})
     points = _curves((row for row in rows if row["features"] == name), "block")
-    curves = {
-        part: [dict(some).get(number, float("nan")) for number in numbers]
-        for part, some in points.items()
-    }
+    held = {part: dict(some) for part, some in points.items()}
+    curves = {part: [one.get(n, float("nan")) for n in numbers] for part, one in held.items()}
     drawn = plots.layer_curves(curves, numbers, metric="accuracy, %", baseline=base)
     where = "accuracy by the layer that it is taken from; the dashed line is the embedding."
     return f"{name}: {where}", drawn

@@ -56,9 +56,8 @@ class SweepData:
     def blocks(self, extract: VariantExtractor, **options: bool) -> list[VariantBlocks]:
         """Fit on the training inputs, then give the blocks of both sides."""
         extract.fit(self.train)
-        return [
-            extract(side, progress=self.progress, **options) for side in (self.train, self.test)
-        ]
+        sides = self.train, self.test
+        return [extract(side, progress=self.progress, **options) for side in sides]
 
 
 def sweep_layers(
@@ -134,16 +133,16 @@ def sweep_objective(
     if not wanted:
         raise InputError("values are empty; a sweep needs at least one")
     spec = _spec(extractor, field, objective)
-    changes: list[dict[str, Any]] = [{field: value} for value in wanted]
     variants: dict[str, ObjectiveSpec] = {
-        f"v{place}": dataclasses.replace(spec, **change) for place, change in enumerate(changes)
+        f"v{place}": dataclasses.replace(spec, **{field: value})
+        for place, value in enumerate(wanted)
     }
     path = extractor.encoder.layer_path
     sides = data.blocks(VariantExtractor(extractor.encoder, extractor.config, objectives=variants))
     rows: list[dict[str, Cell]] = []
-    for label, change in zip(variants, changes, strict=True):
+    for label, value in zip(variants, wanted, strict=True):
         blocks = [{spec.name: side.gradients[path, label, "config"]} for side in sides]
-        rows += _judge(change, sides, blocks, data)[bool(rows) :]  # one embedding
+        rows += _judge({field: value}, sides, blocks, data)[bool(rows) :]  # one embedding
     return sweep_result(field, extractor, data, rows, (), objective=spec.to_dict())
 
 

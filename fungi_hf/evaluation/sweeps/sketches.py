@@ -74,7 +74,8 @@ def sweep_sketches(
 
     def row(setting: Setting, drawn: list[Float32Array]) -> dict[str, Cell]:
         accuracies = [_accuracy(cosines, judge, rule) for cosines in drawn]
-        kept = [_share_kept(_nearest(cosines), _nearest(exact)) for cosines in drawn]
+        near = [zip(_nearest(exact), _nearest(cosines), strict=True) for cosines in drawn]
+        kept = [np.mean([np.isin(*pair).mean() for pair in pairs]) for pairs in near]
         return {
             "kind": setting[0],
             "width": setting[1],
@@ -135,8 +136,3 @@ def _accuracy(cosines: Any, judge: KNNJudge, rule: KNNProtocol) -> float:
 def _nearest(cosines: Float32Array, k: int = _NEAREST) -> Int64Array:
     order: Int64Array = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return order
-
-
-def _share_kept(found: Int64Array, true: Int64Array) -> float:
-    shares = [np.isin(one, other).mean() for one, other in zip(true, found, strict=True)]
-    return float(np.mean(shares))
