@@ -1,7 +1,8 @@
 """Random projections of a gradient to P numbers: linear in G, unbiased, seeded by name.
 
-Every sketch takes factors and never needs G in full unless it is a dense one, which then forms
-it for a bounded block of samples and draws its own matrix in row blocks.
+`E<sketch(G), sketch(G')> = <G, G'>` over the seeds. Every sketch takes factors and never needs G in
+full unless it is a dense one, which then forms it for a bounded block of samples and draws its own
+matrix in row blocks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 
@@ -28,37 +29,12 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 128 * 2**20
 
 
-class Sketch(Protocol):
-    """A fixed random linear map of per-sample gradients.
-
-    `E<sketch(G), sketch(G')> = <G, G'>` over the seeds.
-    """
-
-    width: int
-
-    def __call__(self, factors: LayerFactors) -> Tensor:
-        """Give [B, width], in the factors' dtype."""
-
-    def digest(self) -> str:
-        """Give a digest of the random numbers, equal wherever the features are."""
-
-
 def make_sketch(
     kind: str, m: int, n1: int, width: int, *, seed: int, rank: int = 4, published: bool = False
 ) -> Sketch:
-    """Build a sketch by name.
+    """Build a sketch of gradients [m, n1], the bias column included, to `width` numbers.
 
-    Args:
-        kind: "khatri_rao", "rademacher", "gaussian" or "sparse".
-        m: Rows of G.
-        n1: Columns of G, the bias column included.
-        width: P.
-        seed: Root seed; the kind's name separates the streams.
-        rank: Terms s of `khatri_rao`.
-        published: The published code's sign stream (only "rademacher").
-
-    Returns:
-        The sketch.
+    `rank` is the s of "khatri_rao", `published` the published code's sign stream of "rademacher".
 
     Raises:
         ConfigError: If the kind is unknown.
@@ -78,8 +54,8 @@ class KhatriRao:
     """
 
     def __init__(self, m: int, n1: int, width: int, *, rank: int, seed: int) -> None:
-        """Draw U [m, P s] and W [n1, P s]."""
         self.width, self.rank = width, rank
+        # [m, P s] and [n1, P s]
         self.U = _signs(uniform(torch_generator(seed, "khatri_rao/U"), m, width * rank))
         self.W = _signs(uniform(torch_generator(seed, "khatri_rao/W"), n1, width * rank))
 
@@ -119,24 +95,22 @@ class DenseSketch:
     def __init__(
         self, kind: str, m: int, n1: int, width: int, *, seed: int, published: bool = False
     ) -> None:
-        """Remember the shape and the stream; nothing is drawn yet."""
         self.kind, self.width, self.seed, self.published = kind, width, seed, published
-        self._m, self._n1 = m, n1
+        self._m, self._n1, self._step = m, n1, max(1, _BLOCK_BYTES // (4 * m * n1))
         self._matrix: Tensor | None = None
 
     def materialise(self) -> Tensor:
         """Draw the matrix [P, m n1] whole and keep it: faster, P m n1 x 4 bytes."""
         if self._matrix is None:
-            self._matrix = torch.cat(list(self._rows()))
+            self._matrix = torch.cat(list(self._rows(self._step)))
         return self._matrix
 
-    def _rows(self) -> Iterator[Tensor]:
-        """Give blocks of consecutive rows, [c, m n1] float32."""
+    def _rows(self, step: int) -> Iterator[Tensor]:
+        """Give blocks of `step` consecutive rows, [step, m n1] float32, or the matrix it keeps."""
         if self._matrix is not None:
             yield self._matrix
             return
         columns = self._m * self._n1
-        step = max(1, _BLOCK_BYTES // (4 * columns))
         stream = torch.Generator().manual_seed(self.seed) if self.published else None
         for start in range(0, self.width, step):
             n_rows = min(step, self.width - start)
@@ -158,14 +132,13 @@ class DenseSketch:
     def __call__(self, factors: LayerFactors) -> Tensor:
         """Give [B, P] in one pass over the matrix; G is formed again for each of its row blocks."""
         _check_shape(factors, self._m, self._n1)
-        step = max(1, _BLOCK_BYTES // (4 * self._m * self._n1))
         blocks = [
-            (start, factors.samples(start, min(start + step, factors.n_samples)))
-            for start in range(0, factors.n_samples, step)
+            (start, factors.samples(start, min(start + self._step, factors.n_samples)))
+            for start in range(0, factors.n_samples, self._step)
         ]
         y = factors.delta.new_empty(factors.n_samples, self.width)
         column = 0
-        for rows in self._rows():
+        for rows in self._rows(self._step):
             matrix = rows.to(y)
             for start, block in blocks:
                 part = y[start : start + block.n_samples, column : column + len(matrix)]
@@ -175,15 +148,10 @@ class DenseSketch:
 
     def digest(self) -> str:
         """Digest of the first block's first row and of the kind: the stream's fingerprint."""
-        first = self._first_row()
-        return f"{self.kind}:{_digest(first)}"
+        return f"{self.kind}:{_digest(next(self._rows(1))[0])}"
 
-    def _first_row(self) -> Tensor:
-        columns = self._m * self._n1
-        if not self.published:
-            return self._row(0, columns)
-        stream = torch.Generator().manual_seed(self.seed)
-        return _signs(uniform(stream, 1, columns))[0]
+
+Sketch: TypeAlias = KhatriRao | DenseSketch
 
 
 @dataclass(slots=True, eq=False)
@@ -206,7 +174,7 @@ class SketchBuffer:
 
     def add(self, rows: Tensor, factors: LayerFactors) -> None:
         """Take the factors of the samples whose vectors belong at `rows` of the output."""
-        if not isinstance(self.sketch, DenseSketch):
+        if isinstance(self.sketch, KhatriRao):
             self._write(rows, factors)
             return
         self._waiting.append((rows, factors))
@@ -241,8 +209,7 @@ def _gradients(factors: LayerFactors) -> Tensor:
 
 
 def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
-    got = (factors.delta.shape[1], factors.a.shape[1] + factors.bias)
-    if got != (m, n1):
+    if (got := factors.shape) != (m, n1):
         raise ShapeError(f"the sketch was drawn for gradients of shape {(m, n1)}; got {got}")
 
 
