@@ -56,11 +56,7 @@ class Budget:
     group_tokens: int = 8192
 
     def __post_init__(self) -> None:
-        """Check the limit that a caller may give.
-
-        Raises:
-            ConfigError: If `batch_size` is not allowed.
-        """
+        """Check the limit that a caller may give."""
         check_fields(self, ["batch_size"], check_integer, optional=True)
 
 
@@ -72,14 +68,13 @@ def cut_groups(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
     """
     ordered = sorted(samples, key=lambda sample: sample.original.cost)
     groups: list[list[Sample]] = []
-    used = 0
+    used = budget.group_tokens
     for sample in ordered:
-        cost = sample.cost
-        if not groups or used + cost > budget.group_tokens:
+        used += (cost := sample.cost)
+        if not groups or used > budget.group_tokens:
             groups.append([])
-            used = 0
+            used = cost
         groups[-1].append(sample)
-        used += cost
     return groups
 
 
@@ -87,15 +82,8 @@ def cut_batches(items: Sequence[Prepared], budget: Budget) -> list[list[int]]:
     """Sort inputs by length and cut them into the batches of least cost.
 
     Cost is padded tokens plus `CALL_TOKENS` per batch: a few more tokens of padding are cheaper
-    than another pass over all layers, many are not. Found by dynamic programming over the
-    distinct lengths.
-
-    Args:
-        items: Distinct inputs.
-        budget: Padded tokens and inputs per batch; one input is always allowed.
-
-    Returns:
-        Positions into `items`, shortest inputs first.
+    than another pass over all layers, many are not. Found by dynamic programming over the distinct
+    lengths; one input is always allowed. Gives positions into `items`, shortest inputs first.
     """
     if not items:
         return []

@@ -44,39 +44,27 @@ class InputReader:
     """
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
-        """Build the view generators that the config names."""
         self.encoder, self.config = encoder, config
         self._late: dict[str, tuple[str, LateViews]] = {}
-        alike: dict[tuple[object, ...], list[ObjectiveSpec]] = {}  # objectives of equal views
+        alike: dict[tuple[str, str], list[ObjectiveSpec]] = {}  # objectives of equal views
         for spec in config.objectives:
             if (late := _late_views(encoder, spec, spec.n_views)) is not None:
                 self._late[spec.name] = spec.stream, late
             elif spec.n_views > 1:
-                name, options = spec.view_generator
-                key = (spec.stream, name, json.dumps(options, sort_keys=True), spec.n_views)
-                alike.setdefault(key, []).append(spec)
-        self._views: Shared = {
-            tuple(spec.name for spec in some): (
-                some[0].stream,
-                _views(encoder, some[0], some[0].n_views),
-            )
-            for some in alike.values()
-        }
-
-    def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
-        """Give one input after the other in canonical form; only the current one is held.
-
-        Raises:
-            InputError: If one is unusable.
-            InputTypeError: If one, or `inputs` itself, has the wrong type.
-        """
-        return map(self.encoder.check, iterate(inputs), itertools.count())
+                content = json.dumps([*spec.view_generator, spec.n_views], sort_keys=True)
+                alike.setdefault((spec.stream, content), []).append(spec)
+        self._views: dict[tuple[str, ...], tuple[str, ViewGenerator]] = {}
+        for (stream, _), some in alike.items():
+            name, options = some[0].view_generator
+            views = encoder.views(name, some[0].n_views, options)
+            self._views[tuple(spec.name for spec in some)] = stream, views
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
         if (late := _late_views(self.encoder, spec, spec.training_views)) is not None:
             return self._samples(raws, {}, {spec.name: (spec.stream, late)})
-        views = _views(self.encoder, spec, spec.training_views)
+        name, options = spec.view_generator
+        views = self.encoder.views(name, spec.training_views, options)
         return self._samples(raws, {(spec.name,): (spec.stream, views)}, {})
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
@@ -131,7 +119,6 @@ class Reading:
     def __init__(
         self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
-        """Begin; nothing is read yet."""
         self._reader, self._encoder, self.skips, self.first = reader, reader.encoder, skip, first
         self._source = enumerate(iterate(inputs), first)
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
@@ -206,11 +193,6 @@ class Reading:
         self.failures.append(Failure(index=index, source=source, error=str(error)))
 
 
-def _views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> ViewGenerator:
-    name, options = spec.view_generator
-    return encoder.views(name, n_views, options)
-
-
 def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
     """Give the late views of an objective, or None where it wants whole ones.
 
@@ -235,7 +217,11 @@ def iterate(inputs: Any) -> Iterator[Any]:
         InputTypeError: If `inputs` is one input, a dict, a table, or not iterable.
     """
     kind = type(inputs).__name__
-    if isinstance(inputs, (str, bytes, bytearray, dict)) or getattr(inputs, "shape", None) == ():
+    is_indexed = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")  # torch's data sets
+    is_one = isinstance(inputs, (str, bytes, bytearray, dict)) or not (
+        is_indexed or hasattr(inputs, "__iter__")
+    )
+    if is_one or getattr(inputs, "shape", None) == ():
         raise InputTypeError(
             f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
@@ -243,13 +229,9 @@ def iterate(inputs: Any) -> Iterator[Any]:
         raise InputTypeError("inputs are one clip (samples, Hz); pass a list of such pairs")
     if hasattr(inputs, "columns"):  # iterating over a data frame gives its column names
         raise InputTypeError(f"inputs must be a list or one column; got a table ({kind})")
-    if not hasattr(inputs, "__iter__"):
-        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # torch's data sets
-            return (inputs[i] for i in range(len(inputs)))
-        raise InputTypeError(
-            f"inputs must be a list or another iterable; got one {kind}: pass a list"
-        )
-    return iter(inputs)
+    if hasattr(inputs, "__iter__"):
+        return iter(inputs)
+    return (inputs[i] for i in range(len(inputs)))
 
 
 def warn_of(notes: Counter[str], encoder: Encoder) -> None:

@@ -40,7 +40,6 @@ class Plan:
         tokens: Which tokens' outer products are summed.
         round_sketch: Round sketches to bfloat16.
         traced: Dotted path -> layer whose gradients are taken; none without an objective.
-        noted: Dotted path -> layer whose pooled input is a block.
         widths: Block name -> width of the raw block, the embedding first.
         factor_shapes: Block name -> (m, n1) of the blocks kept as exact factors.
     """
@@ -54,7 +53,6 @@ class Plan:
     tokens: str = "all"
     round_sketch: bool = False
     traced: Mapping[str, nn.Linear] = field(init=False)
-    noted: Mapping[str, nn.Linear] = field(init=False)
     widths: dict[str, int] = field(init=False)
     factor_shapes: dict[str, tuple[int, int]] = field(init=False)
 
@@ -115,16 +113,12 @@ class Plan:
         }
         factor_shapes = dict.fromkeys(self.objectives, shape) if self.sketch is None else {}
         object.__setattr__(self, "traced", self.layers or own)
-        object.__setattr__(self, "noted", dict(self.activations.values()))
         object.__setattr__(self, "widths", widths)
         object.__setattr__(self, "factor_shapes", factor_shapes)
 
     @property
     def budget(self) -> Budget:
-        """Limits of batches and groups that suit the graphs.
-
-        A graph above a pooled token is small; one above every token holds an MLP for each.
-        """
+        """Limits that suit the graphs: one above every token holds an MLP for each."""
         return Budget(group_tokens=32768 if self.encoder.uses_short_last_block else 6144)
 
     def digests(self) -> dict[str, str]:

@@ -32,14 +32,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, rows: Tensor, n_components: int) -> PrincipalComponents:
-        """Find the leading components.
-
-        Args:
-            rows: [N, F] training features.
-            n_components: C, smaller than N and F.
-
-        Returns:
-            The fitted reduction; equal to scikit-learn's PCA up to signs.
+        """Find the C leading components of rows [N, F], scikit-learn's PCA up to signs.
 
         Raises:
             FeatureError: If C is not smaller than N and F.
@@ -90,14 +83,8 @@ def whitening_matrix(rows: Tensor, power: float) -> Tensor:
 
     Formula: W = S^(-power / 2), S = (1 - r) C + r tr(C) / D I, C = rows^T rows / N, with Ledoit
     and Wolf's r, which goes to 1 as rows get fewer than columns: W then changes nothing. W is
-    scaled to a largest eigenvalue of 1.
-
-    Args:
-        rows: [N, D] float64, of zero mean.
-        power: From 0 (the identity) to 1 (equal variances).
-
-    Returns:
-        [D, D] float64, symmetric; the identity where the rows do not vary.
+    scaled to a largest eigenvalue of 1; symmetric, [D, D] float64 like the rows [N, D]; the
+    identity where the rows do not vary, or where power is 0; 1 gives equal variances.
 
     Reference: Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional
     covariance matrices.
