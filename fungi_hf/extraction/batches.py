@@ -21,17 +21,11 @@ CALL_TOKENS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input, tokenised, with the views that objectives asked for.
+    """One input, tokenised, with the views that objectives asked for."""
 
-    Attributes:
-        index: Its place in the chunk.
-        original: The untouched input.
-        views: Objective name -> V views, repeats included.
-    """
-
-    index: int
+    index: int  # its place in the chunk
     original: Prepared
-    views: dict[str, list[Prepared]]
+    views: dict[str, list[Prepared]]  # objective name -> V views, repeats included
 
     @property
     def cost(self) -> int:
@@ -43,17 +37,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of one batch and of one group.
+    """Limits of one batch and of one group."""
 
-    Attributes:
-        batch_tokens: Padded tokens of one forward pass.
-        batch_size: Inputs of one forward pass; None for no limit.
-        group_tokens: Tokens whose graphs are alive at once.
-    """
-
-    batch_tokens: int = 2048
-    batch_size: int | None = None
-    group_tokens: int = 8192
+    batch_tokens: int = 2048  # padded tokens of one forward pass
+    batch_size: int | None = None  # inputs of one forward pass; None for no limit
+    group_tokens: int = 8192  # tokens whose graphs are alive at once
 
     def __post_init__(self) -> None:
         """Check the limit that a caller may give."""

@@ -68,9 +68,6 @@ class TrainingDraw:
 
     Those with the smallest seeded digests of their content are kept, so that neither order nor
     repeats matter.
-
-    Attributes:
-        specs: Of the objectives that learn something.
     """
 
     def __init__(

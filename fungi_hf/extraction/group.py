@@ -72,12 +72,7 @@ def compute(
 
 
 class Group:
-    """Samples whose graphs are alive together; the model must be held by `untouched`.
-
-    Attributes:
-        rows: [B] places of the samples in their chunk.
-        unusable: Layer -> why it has no per-sample gradient, where the plan names several layers.
-    """
+    """Samples whose graphs are alive together; the model must be held by `untouched`."""
 
     def __init__(self, samples: Sequence[Sample], plan: Plan, budget: Budget) -> None:
         """Encode every distinct input of every sample once.
@@ -86,8 +81,8 @@ class Group:
             ConfigError: If late views are to reach other layers than the target layer.
         """
         self._plan, self._budget, self._n = plan, budget, len(samples)
-        self.rows = torch.tensor([sample.index for sample in samples])
-        self.unusable: dict[str, str] = {}
+        self.rows = torch.tensor([sample.index for sample in samples])  # [B] places in the chunk
+        self.unusable: dict[str, str] = {}  # layer -> why it has no gradient, of several layers
         self._units: list[Prepared] = []
         self._owners: list[int] = []  # the sample of each unit
         known: dict[tuple[int, bytes], int] = {}

@@ -36,12 +36,7 @@ if TYPE_CHECKING:
 
 
 class InputReader:
-    """Prepares inputs for one encoder and one config; views are keyed by content alone.
-
-    Attributes:
-        encoder: What inputs are prepared for.
-        config: Names the views and their seed.
-    """
+    """Prepares inputs for one encoder and one config; views are keyed by content alone."""
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         self.encoder, self.config = encoder, config
@@ -105,27 +100,18 @@ class InputReader:
 
 
 class Reading:
-    """One pass over the inputs.
-
-    Attributes:
-        first: The number of the first input.
-        skips: Whether unusable inputs are left out.
-        n_inputs: How many there are, where that is known.
-        n_read: Inputs met so far.
-        failures: Inputs that were left out.
-        notes: What was special -> number of inputs.
-    """
+    """One pass over the inputs; with `skip` unusable ones are left out."""
 
     def __init__(
         self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
         self._reader, self._encoder, self.skips, self.first = reader, reader.encoder, skip, first
-        self._source = enumerate(iterate(inputs), first)
+        self._source = enumerate(iterate(inputs), first)  # with the number of each input
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
         self._places: list[int] = []  # of the chunk's samples among all inputs
-        self.notes: Counter[str] = Counter()
-        self.failures: list[Failure] = []
+        self.notes: Counter[str] = Counter()  # what was special -> number of inputs
+        self.failures: list[Failure] = []  # inputs that were left out
         self.n_read = 0
 
     def __iter__(self) -> Iterator[list[Sample]]:

@@ -27,34 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The blocks of one extractor; fixed once it is made.
+    """The blocks of one extractor by name, layers by dotted path; fixed once it is made."""
 
-    Attributes:
-        encoder: Gives embeddings, holds the target layer.
-        objectives: Block of gradients -> objective.
-        activations: Block of activations -> dotted path of its layer, and the layer.
-        layers: Dotted path -> layer whose gradients are taken; without any the target layer's.
-            Of several layers those that cannot be used are left out.
-        sketch: None keeps exact factors.
-        rank: Terms kept without a sketch.
-        tokens: Which tokens' outer products are summed.
-        round_sketch: Round sketches to bfloat16.
-        traced: Dotted path -> layer whose gradients are taken; none without an objective.
-        widths: Block name -> width of the raw block, the embedding first.
-        factor_shapes: Block name -> (m, n1) of the blocks kept as exact factors.
-    """
-
-    encoder: Encoder
-    objectives: Mapping[str, Objective]
+    encoder: Encoder  # holds the target layer
+    objectives: Mapping[str, Objective]  # of blocks of gradients
     activations: Mapping[str, tuple[str, nn.Linear]] = field(default_factory=dict)
+    # Layers of gradients beside the target layer; of several the unusable ones are left out.
     layers: Mapping[str, nn.Linear] = field(default_factory=dict)
-    sketch: Sketch | None = None
+    sketch: Sketch | None = None  # keeps exact factors, of `rank` terms
     rank: int = 4
-    tokens: str = "all"
-    round_sketch: bool = False
-    traced: Mapping[str, nn.Linear] = field(init=False)
-    widths: dict[str, int] = field(init=False)
-    factor_shapes: dict[str, tuple[int, int]] = field(init=False)
+    tokens: str = "all"  # whose outer products are summed
+    round_sketch: bool = False  # to bfloat16
+    traced: Mapping[str, nn.Linear] = field(init=False)  # whose gradients are taken
+    widths: dict[str, int] = field(init=False)  # of raw blocks, the embedding first
+    factor_shapes: dict[str, tuple[int, int]] = field(init=False)  # (m, n1) of exact factors
 
     @classmethod
     @own_context()  # a head drawn under a caller's inference_mode could not enter a graph

@@ -159,16 +159,11 @@ class SketchBuffer:
     """Sketches factors into rows of an output; those of a dense sketch wait for one another.
 
     A dense sketch draws its matrix anew for every call, however many samples it is for.
-
-    Attributes:
-        sketch: Of P numbers.
-        out: [N, P] float32 on the CPU.
-        rounded: Whether sketches are rounded to bfloat16.
     """
 
     sketch: Sketch
-    out: Tensor
-    rounded: bool = False
+    out: Tensor  # [N, P] float32 on the CPU
+    rounded: bool = False  # to bfloat16
     _waiting: list[tuple[Tensor, LayerFactors]] = field(default_factory=list, init=False)
     _bytes: int = field(default=0, init=False)
 
@@ -209,7 +204,8 @@ def _gradients(factors: LayerFactors) -> Tensor:
 
 
 def _check_shape(factors: LayerFactors, m: int, n1: int) -> None:
-    if (got := factors.shape) != (m, n1):
+    got = (factors.delta.shape[1], factors.a.shape[1] + factors.bias)
+    if got != (m, n1):
         raise ShapeError(f"the sketch was drawn for gradients of shape {(m, n1)}; got {got}")
 
 

@@ -136,12 +136,9 @@ class _Watch:
 
 
 class Tape:
-    """What one forward pass left: embeddings, pooled inputs of layers, the graph above layers.
+    """What one forward pass left, detached, in the model's dtype: embeddings, layers' inputs.
 
-    Attributes:
-        embeddings: [N, D] detached, in the model's dtype.
-        pooled: Noted layer -> its pooled input, [N, n], detached, in the model's dtype.
-        unusable: Traced layer -> why it has no per-sample gradient.
+    Beside them it holds the graph above the traced layers.
     """
 
     def __init__(
@@ -152,9 +149,9 @@ class Tape:
         unusable: dict[str, str],
     ) -> None:
         self._embeddings, self._layers, self._watches = embeddings, layers, watches
-        self.embeddings = embeddings.detach()
-        self.unusable = unusable
-        self.pooled = {
+        self.embeddings = embeddings.detach()  # [N, D]
+        self.unusable = unusable  # traced layer -> why it has no per-sample gradient
+        self.pooled = {  # noted layer -> its pooled input, [N, n]
             path: watch.pooled
             for path, watch in watches.items()
             if watch.pooled is not None and path not in unusable

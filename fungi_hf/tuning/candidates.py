@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from fungi_hf.specs import PCA
-from fungi_hf.statistics import mcnemar, wilson_interval
+from fungi_hf.statistics import mcnemar_p, wilson_interval
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ Weights: TypeAlias = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """What is done to each block before rows are normalised.
-
-    Attributes:
-        center: As in `FungiConfig`.
-        whitening: As in `FungiConfig`.
-    """
+    """What is done to each block before rows are normalised; as in `FungiConfig`."""
 
     center: bool = False
     whitening: float = 0.0
@@ -72,13 +67,8 @@ class Candidate:
     ) -> FungiConfig:
         """Give the config of this candidate; everything that is not tuned is `base`'s.
 
-        Args:
-            base: What to start from.
-            specs: The objectives that candidates name.
-            adjustable: Whether pooling and layer can be set; else they stay as they are.
-
-        Returns:
-            The config; the cosine of a block counts with the square of its weight there.
+        The cosine of a block counts with the square of its weight there. `specs` are the objectives
+        that candidates name; without `adjustable`, pooling and layer stay as they are.
         """
         place = {"pooling": self.pooling, "target_layer": self.layer} if adjustable else {}
         weights = {name: weight**0.5 for name, weight in self.weights}
@@ -117,12 +107,11 @@ def costs(outcomes: Sequence[Outcome], specs: Sequence[ObjectiveSpec]) -> Int64A
     ranks = []
     for one in (outcome.candidate for outcome in outcomes):
         used = {name for name, _ in one.weights} - {EMBEDDING}
+        rank = 2 * (one.transform != Transform())
+        if used:
+            rank = 4 if len(used) == 1 else 6
         if used & gradients:
             rank = FIRST_GRADIENT + 2 * bool(used & views)
-        elif used:
-            rank = 4 if len(used) == 1 else 6
-        else:
-            rank = 0 if one.transform == Transform() else 2
         ranks.append(rank + (one.components is not None))
     return np.array(ranks, np.int64)
 
@@ -138,24 +127,30 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    tests = [mcnemar(right[0], rows) for rows in right]
-    intervals = [wilson_interval(int(rows.sum()), len(rows)) for rows in right]
-    return [
-        CandidateScore(
-            name=one.candidate.name,
-            pooling=one.candidate.pooling,
-            layer=one.candidate.layer,
-            transform=one.candidate.transform.name,
-            components=one.candidate.components,
-            cost=int(ranks[i]),
-            accuracy=float(right[i].mean()),
-            low=intervals[i][0],
-            high=intervals[i][1],
-            against_embedding=tests[i].difference,
-            p=tests[i].p,
-            share=float(shares[i].mean()),
-            behind_best=float(ahead[i]),
-            error=float(errors[i]),
+    # A test and an interval depend on few counts, and most candidates share them.
+    gained, lost = (~right[0] & right).sum(1), (right[0] & ~right).sum(1)
+    n_right, n = right.sum(1), right.shape[1]
+    p = {pair: mcnemar_p(*pair) for pair in set(zip(gained.tolist(), lost.tolist(), strict=True))}
+    intervals = {count: wilson_interval(count, n) for count in set(n_right.tolist())}
+    found = []
+    for i, one in enumerate(outcome.candidate for outcome in outcomes):
+        low, high = intervals[int(n_right[i])]
+        found.append(
+            CandidateScore(
+                name=one.name,
+                pooling=one.pooling,
+                layer=one.layer,
+                transform=one.transform.name,
+                components=one.components,
+                cost=int(ranks[i]),
+                accuracy=float(right[i].mean()),
+                low=low,
+                high=high,
+                against_embedding=int(gained[i] - lost[i]) / n,
+                p=p[int(gained[i]), int(lost[i])],
+                share=float(shares[i].mean()),
+                behind_best=float(ahead[i]),
+                error=float(errors[i]),
+            )
         )
-        for i, one in enumerate(outcomes)
-    ]
+    return found
