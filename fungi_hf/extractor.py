@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from fungi_hf.checks import check_choice
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
 from fungi_hf.encoders.loading import Source, encoder_digest
-from fungi_hf.errors import ConfigError, EncoderError, NotFittedError
+from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
@@ -228,7 +227,7 @@ class FungiExtractor:
         No input, or one that is unusable, is an InputError.
         """
         del labels
-        self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress).state)
+        self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress)[0])
         return self
 
     def with_config(self, config: FungiConfig) -> Self:
@@ -266,12 +265,13 @@ class FungiExtractor:
         """Do what `fit` does, and give the features of its inputs with one extraction less."""
         del labels
         items = readable_twice(inputs)
-        lesson = learn(self._reader, self._plan, items, self.budget, progress=progress)
-        self.restore(lesson.state)
-        if lesson.blocks is None:
+        learned = learn(self._reader, self._plan, items, self.budget, progress=progress)
+        state, blocks, notes = learned
+        self.restore(state)
+        if blocks is None:
             features, notes = self.collect(items, progress=progress)
         else:
-            features, notes = self._features(self._finisher.finish(lesson.blocks)), lesson.notes
+            features = self._features(self._finisher.finish(blocks))
         warn_of(notes, self.encoder)
         return features
 
@@ -322,9 +322,11 @@ class FungiExtractor:
         Inputs that continue others say by `first` how many came before.
 
         Raises:
+            ConfigError: If `batch_size` or `on_error` is not one of the choices.
             NotFittedError: If the config needs `fit` first.
         """
-        check_choice("on_error", on_error, ("raise", "skip"))
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
         if self._missing:
             raise NotFittedError(
                 f"the config needs training inputs for {', '.join(self._missing)}; "

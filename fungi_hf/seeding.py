@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
 
@@ -47,6 +49,11 @@ def sample_generator(seed: int, name: str, content: str | bytes) -> random.Rando
     The content is its text, or the bytes of its samples or pixels.
     """
     return random.Random(derive(seed, name, content))
+
+
+def sample_generators(seed: int, name: str, contents: Iterable[str | bytes]) -> list[random.Random]:
+    """Give a consumer's generator of every sample; see `sample_generator`."""
+    return [sample_generator(seed, name, content) for content in contents]
 
 
 def uniform(generator: torch.Generator, *shape: int) -> torch.Tensor:

@@ -84,6 +84,13 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
     return PairedTest(difference=(gained - lost) / len(one), p=mcnemar_p(gained, lost))
 
 
+def against_first(right: npt.NDArray[np.bool_]) -> list[tuple[PairedTest, tuple[float, float]]]:
+    """Give each classifier's test against the first, and its 95 % interval; outcomes are [C, N]."""
+    return [
+        (mcnemar(right[0], rows), wilson_interval(int(rows.sum()), len(rows))) for rows in right
+    ]
+
+
 def bootstrap_interval(
     values: npt.ArrayLike, *, n_samples: int = 2000, seed: int = 42, stream: Stream = _BOOTSTRAP
 ) -> tuple[float, float]:

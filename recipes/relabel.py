@@ -152,10 +152,13 @@ class Relabeller:
         return {**document, "settings": {**settings, "config": config.to_dict()}}
 
     def _linear(self, document: Document, mark: Callable[[Subject], str]) -> Document:
-        model, cases = document["model"], document["cases"]
-        subjects = [Subject(model=model, config=linear.config(one["pooling"])) for one in cases]
-        marked = zip(cases, subjects, strict=True)
-        return {**document, "cases": [{**one, "fingerprint": mark(of)} for one, of in marked]}
+        cases = []
+        for case in document["cases"]:
+            config = linear.config(case["pooling"])
+            own = {"fingerprint": mark(Subject(model=document["model"], config=config))}
+            judged = {kind: {**case[kind], **own} for kind in ("linear", "knn")}
+            cases.append({**case, **own, **judged})
+        return {**document, "cases": cases}
 
     def _recipe(self, name: str) -> Document:
         if name not in self._recipes:

@@ -28,8 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "encoders": BASE | {"config", "gradients", "storage", "views"},
     "neighbors": BASE | {"storage"},
     "extraction": BASE
-    | {"specs", "config", "tables", "features", "views", "objectives", "gradients", "encoders"}
-    | {"storage"},
+    | {"specs", "config", "features", "views", "objectives", "gradients", "encoders", "storage"},
 }
 CORE = set(ALLOWED)
 ALLOWED |= {

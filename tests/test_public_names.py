@@ -189,6 +189,7 @@ MOVED = [
     "fungi_hf.icl.significance:holm",
     "fungi_hf.icl.significance:mcnemar",
     "fungi_hf.icl.significance:smallest_difference",
+    "fungi_hf.icl.significance:wilson",
     "fungi_hf.icl.sources:Vectors",
     "fungi_hf.icl.sources:load_examples",
     "fungi_hf.icl.sources:load_labels",

@@ -44,7 +44,8 @@ def _run_doctor(_: argparse.Namespace) -> int:
     _line("python", platform.python_version())
     reasons = {name: _broken(name) for name in _PACKAGES}
     faults = [_package(name, extra, reasons) for name, extra in _PACKAGES.items()]
-    _devices(reasons["torch"])
+    if reasons["torch"] is None:
+        _devices()
     _switches()
     _line("result", f"{sum(faults)} broken; see above" if any(faults) else "nothing is broken")
     return 1 if any(faults) else 0
@@ -119,9 +120,7 @@ def _broken(name: str) -> str | None:
     return None
 
 
-def _devices(reason: str | None) -> None:
-    if reason is not None:
-        return
+def _devices() -> None:
     import torch
 
     found = [f"cpu ({torch.get_num_threads()} threads)"]

@@ -125,8 +125,8 @@ def _run_evaluate(options: argparse.Namespace) -> None:
             f"{one.task}, protocol {one.protocol}: {one.n_train} training and {one.n_test} test "
             f"rows, percent\n{render_text(result_table(group))}\n"
         )
-        for note in dict.fromkeys(note for one in group for note in one.notes):
-            sys.stdout.write(f"note: {note}\n")
+        notes = dict.fromkeys(note for one in group for note in one.notes)
+        sys.stdout.writelines(f"note: {note}\n" for note in notes)
         sys.stdout.write("\n")
 
 
@@ -249,11 +249,6 @@ def _costs(
 def _source(options: argparse.Namespace, results: list[EvaluationResult]) -> dict[str, Any]:
     from fungi_hf import __version__
 
-    facts = {
-        "model": options.model,
-        "train": options.train,
-        "test": options.test,
-        "fingerprint": results[0].fingerprint,
-        "fungi_hf": __version__,
-    }
+    facts = {name: getattr(options, name) for name in ("model", "train", "test")}
+    facts |= {"fingerprint": results[0].fingerprint, "fungi_hf": __version__}
     return {name: fact for name, fact in facts.items() if fact is not None}

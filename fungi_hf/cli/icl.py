@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fungi_hf.icl.examples import Examples
-    from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.run import Progress
 
-CONTROLS = ("none", "random", "permuted")
 _FAKES = [policy for policy in POLICIES if policy != "lookup"]  # that one needs a table
 _LIMITS = ("concurrency", "rpm", "tpm", "max_attempts", "timeout", "repair")
 _SAMPLING = ("max_output_tokens", "token_param", "temperature")
@@ -59,14 +57,12 @@ def add_parsers(subparsers: Any) -> None:
             parser.add_argument("b", type=Path, help="run folder it is measured against")
             parser.add_argument("--rows", choices=("all", "common"), default="all")
             continue
-        _add_data(parser)
-        _add_selection(parser)
-        _add_model(parser)
+        _add_options(parser)
         if name == "preview":
             parser.add_argument("--row", type=int, default=0, help="query row (default 0)")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--train", type=Path, required=True, help=".parquet, .jsonl or .npz")
     group.add_argument("--test", type=Path, required=True, help=".parquet, .jsonl or .npz")
@@ -76,9 +72,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--test-features", type=Path, help=words)
     group.add_argument("--blocks", nargs="+", help="feature blocks to keep, e.g. embedding")
     group.add_argument("--limit", type=int, help="take the first N queries")
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("demonstrations and prompt")
     group.add_argument("--strategy", default="knn", help="knn, bm25, hybrid, mmr, dpp, ...")
     group.add_argument("--k", type=int, default=20, help="demonstrations per query (default 20)")
@@ -86,13 +79,10 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--order", choices=ORDERS, default="nearest_last")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--repeats", type=int, default=1, help="repetitions with further seeds")
-    group.add_argument("--control", choices=CONTROLS, help="a control run")
+    group.add_argument("--control", choices=("none", "random", "permuted"), help="a control run")
     group.add_argument("--style", choices=get_args(Style), default="multiturn")
     group.add_argument("--instruction", help="replaces the default instruction")
     group.add_argument("--max-input-tokens", type=int, help="token budget per prompt")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
     limits, sampling = Limits(), Sampling()
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="gpt-4o-mini")
@@ -130,7 +120,7 @@ def run_rows(options: argparse.Namespace) -> int:
         plan = make_plan(selector, builder, llm, queries, repeats=options.repeats)
         try:
             with _bar() as watch:
-                result = run_here(plan, options.out, watch)
+                result = run_here(Run(plan, options.out, watch))
         except LLMError as error:
             notes = "; ".join(getattr(error, "__notes__", []))
             sys.stderr.write(f"stopped: {error}\n{notes}\n")
@@ -176,7 +166,11 @@ def compare_folders(options: argparse.Namespace) -> None:
 def read_parts(
     options: argparse.Namespace,
 ) -> tuple[DemoSelector | None, PromptBuilder, Examples]:
-    """Read the files; give the fitted selector, None for "none", the builder and the queries."""
+    """Read the files; give the fitted selector, None for "none", the builder and the queries.
+
+    Raises:
+        InputError: If labels are to be permuted, and the pool has none.
+    """
     labels = load_labels(options.labels)
     pool = load_examples(options.train, options.train_features, options.blocks)
     queries = load_examples(options.test, options.test_features, options.blocks)
@@ -193,7 +187,11 @@ def read_parts(
         return None, builder, queries
     strategy = options.strategy
     if options.control == "permuted":
-        pool = _permuted(pool, labels, options.seed)
+        if pool.targets is None:
+            raise InputError("the pool has no labels to permute")
+        order = numpy_generator(options.seed, "permuted labels")
+        targets = order.permutation(labels.ids_of(pool.targets))
+        pool = dataclasses.replace(pool, targets=tuple(targets.tolist()))
     if options.control == "random":
         # Without features the drawn rows stand in random order; with them the nearest is last.
         strategy, pool = "random", dataclasses.replace(pool, features=None, fingerprint=None)
@@ -205,13 +203,6 @@ def read_parts(
         seed=options.seed,
     )
     return selector.fit(pool), builder, queries
-
-
-def _permuted(pool: Examples, labels: LabelSpace, seed: int) -> Examples:
-    if pool.targets is None:
-        raise InputError("the pool has no labels to permute")
-    targets = numpy_generator(seed, "permuted labels").permutation(labels.ids_of(pool.targets))
-    return dataclasses.replace(pool, targets=tuple(targets.tolist()))
 
 
 def chat_of(options: argparse.Namespace, base_url: str | None = None) -> ChatLLM:

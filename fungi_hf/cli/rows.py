@@ -73,8 +73,7 @@ def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
         labels: list[Any] = read_lines(Path(place))
     else:
         labels = column_of(read_rows(place, also=[".txt"]), column, place)
-    empty = [row for row, label in enumerate(labels) if label is None or label == ""]
-    if empty:
+    if empty := [row for row, label in enumerate(labels) if label is None or label == ""]:
         shown = ", ".join(map(str, empty[:10]))
         raise InputError(f"{place}: {len(empty)} rows have no {what} in {column!r}: rows {shown}")
     return labels
@@ -94,10 +93,8 @@ def is_sound(place: str) -> bool:
 class LabelledSet:
     """One side of an evaluation.
 
-    Attributes:
-        inputs: Raw inputs; empty where features were read from a file.
-        labels: One a row; None where none were named.
-        features: [N, F]; None until they are extracted.
+    Inputs are empty where features were read from a file, labels None where none were named, and
+    features [N, F] None until they are extracted.
     """
 
     inputs: list[Any]

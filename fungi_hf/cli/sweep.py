@@ -13,8 +13,8 @@ from fungi_hf.errors import ConfigError, StorageError
 if TYPE_CHECKING:
     import argparse
 
+    from fungi_hf.evaluation.records import SweepResult
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import SweepResult
     from fungi_hf.extractor import FungiExtractor
 
 FIELDS = {
@@ -69,9 +69,9 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _run_sweep(options: argparse.Namespace) -> None:
+    from fungi_hf.evaluation.records import SUFFIXES
     from fungi_hf.evaluation.report.tables import render_text, sweep_table
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import SUFFIXES
 
     if options.out is not None and Path(options.out).suffix not in SUFFIXES:
         raise StorageError(f"--out {options.out}: the suffix must be .json or .csv")
@@ -90,8 +90,7 @@ def _run_sweep(options: argparse.Namespace) -> None:
         found.write(options.out)
         sys.stderr.write(f"{len(found.rows)} rows in {options.out}\n")
     sys.stdout.write(render_text(sweep_table(found)) + "\n")
-    for note in found.notes:
-        sys.stdout.write(f"note: {note}\n")
+    sys.stdout.writelines(f"note: {note}\n" for note in found.notes)
 
 
 def _sweep(extractor: FungiExtractor, data: SweepData, options: argparse.Namespace) -> SweepResult:
@@ -138,7 +137,6 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _whole(values: list[float] | None) -> list[int]:
-    odd = [value for value in values or [] if value != int(value) or value < 1]
-    if odd:
+    if odd := [value for value in values or [] if value != int(value) or value < 1]:
         raise ConfigError(f"--values must be whole numbers above 0; got {odd[0]:g}")
     return [int(value) for value in values or []]

@@ -153,10 +153,7 @@ class Encoder(Protocol):
     def rebuilt(self, config: FungiConfig) -> Encoder:
         """Give an encoder over the same model and preprocessor that follows another config.
 
-        Neither this encoder nor the model is changed.
-
-        Args:
-            config: Layer, pooling and length; of the model's own dtype.
+        Neither this encoder nor the model is changed. The config is of the model's own dtype.
 
         Raises:
             EncoderError: If this class cannot do so, as by default.
@@ -221,10 +218,7 @@ class LateViews(Protocol):
     ) -> list[list[Prepared]]:
         """Give V views of every canonical raw input, each with `late` set, or the original itself.
 
-        Args:
-            raws: The inputs.
-            originals: What `prepare` gave for them.
-            generators: One per input, the only randomness allowed.
+        The originals are what `prepare` gave; a generator per input is the only randomness allowed.
         """
 
 

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.late.shared_block import SharedBlock
 
 
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Average the tokens [N, T, n] where the mask [N, T] is true or 1: [N, n]."""
+    weights = mask[:, :, None].to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1)
+
+
 class BlockEncoder(LateEncoder):
     """An encoder over a Hugging Face model.
 
     Attributes:
         short_block: Gives a context in which the last block is computed for the pooled tokens
-            only; a context without effect where the last block is computed for all tokens.
+            only; one without effect where it is computed for all tokens.
         shared_block: The last block for late views that share their original's keys and values;
             None where it is not known how.
     """

@@ -20,19 +20,10 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def bfloat16_units(cpuinfo: str) -> bool | None:
-    """Say whether a processor has bfloat16 units.
-
-    Args:
-        cpuinfo: What Linux says of it in /proc/cpuinfo.
-
-    Returns:
-        None where the text lists no features at all.
-    """
-    found: set[str] = set()
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            found |= set(value.split())
+    """Say whether a processor has bfloat16 units; None where /proc/cpuinfo lists no features."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    words = [value.split() for name, _, value in lines if name.strip() in ("flags", "Features")]
+    found = {word for line in words for word in line}
     return bool(found & _UNITS) if found else None
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 BERT_BLOCKS: Final = frozenset(
     {"BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "CamembertLayer"}
 )
-T5_BLOCKS: Final = frozenset({"T5Block", "MT5Block"})
-AST_BLOCKS: Final = frozenset({"ASTLayer"})
 AST_CLASS_TOKENS: Final = 2
 
 
@@ -45,18 +43,14 @@ def shadowed(
 def _bert_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
     """BERT, RoBERTa, ELECTRA: post-norm, scores scaled by 1/sqrt(d)."""
     attention = block.attention.self
-    attend = _Attention(
-        attention.query, attention.key, attention.value, attention.num_attention_heads, layer
-    )
+    projections = (attention.query, attention.key, attention.value)
+    attend = _Attention(projections, attention.num_attention_heads, layer)
 
     def forward(
         hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
     ) -> Tensor:
         context = attend(hidden_states, attention.scaling, attention_mask)
-        out: Tensor = block.feed_forward_chunk(
-            block.attention.output(context, hidden_states[:, :1])
-        )
-        return out
+        return block.feed_forward_chunk(block.attention.output(context, hidden_states[:, :1]))
 
     return forward
 
@@ -64,7 +58,8 @@ def _bert_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
 def _t5_forward(block: Any, layer: nn.Linear) -> Callable[..., tuple[Tensor, Tensor | None, None]]:
     """T5, mT5: pre-norm, unscaled scores, a relative position bias handed from block to block."""
     inner, attention = block.layer[0], block.layer[0].SelfAttention
-    attend = _Attention(attention.q, attention.k, attention.v, attention.n_heads, layer)
+    projections = (attention.q, attention.k, attention.v)
+    attend = _Attention(projections, attention.n_heads, layer)
 
     def forward(
         hidden_states: Tensor,
@@ -88,17 +83,14 @@ def _ast_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
     """AST: pre-norm, scores scaled by 1/sqrt(d), no mask; both class tokens."""
     inner = block.attention
     projections = (inner.q_proj, inner.k_proj, inner.v_proj)
-    attend = _Attention(
-        *projections, inner.config.num_attention_heads, layer, n_queries=AST_CLASS_TOKENS
-    )
+    attend = _Attention(projections, inner.config.num_attention_heads, layer, AST_CLASS_TOKENS)
 
     def forward(
         hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
     ) -> Tensor:
         context = attend(block.layernorm_before(hidden_states), inner.scaling, attention_mask)
-        out = hidden_states[:, :AST_CLASS_TOKENS] + inner.o_proj(context)
-        result: Tensor = out + block.mlp(block.layernorm_after(out))
-        return result
+        out: Tensor = hidden_states[:, :AST_CLASS_TOKENS] + inner.o_proj(context)
+        return out + block.mlp(block.layernorm_after(out))
 
     return forward
 
@@ -107,19 +99,12 @@ class _Attention:
     """Attention from the first positions to all positions."""
 
     def __init__(
-        self,
-        query: nn.Linear,
-        key: nn.Linear,
-        value: nn.Linear,
-        n_heads: int,
-        layer: nn.Linear,
-        *,
-        n_queries: int = 1,
+        self, projections: tuple[Any, Any, Any], n_heads: int, layer: nn.Linear, n_queries: int = 1
     ) -> None:
         """Fold keys and values, unless one of them is the target layer and must be called."""
-        self._query, self._key, self._value, self._n_heads = query, key, value, n_heads
-        self._n_queries = n_queries
-        self._folded = layer is not key and layer is not value
+        self._query, self._key, self._value = projections
+        self._n_heads, self._n_queries = n_heads, n_queries
+        self._folded = all(layer is not projection for projection in projections[1:])
 
     def __call__(
         self, hidden: Tensor, scaling: float, mask: Tensor | None, bias: Tensor | None = None
@@ -138,7 +123,11 @@ class _Attention:
             scores = torch.einsum("nqhd,nthd->nhqt", q, keys)
         if bias is not None:
             scores = scores + bias[:, :, :n_queries]
-        weights = _masked(scores, mask).softmax(-1)  # [N, H, Q, T]
+        if mask is not None:  # bool (True attends) or additive, [N, 1 or H, 1 or T, T]
+            rows = mask[:, :, :n_queries]
+            hides = rows.dtype == torch.bool
+            scores = scores.masked_fill(~rows, -torch.inf) if hides else scores + rows
+        weights = scores.softmax(-1)  # [N, H, Q, T]
         if not self._folded:
             v = self._value(hidden).view(n, t, n_heads, -1)
             return torch.einsum("nhqt,nthd->nqhd", weights, v).reshape(n, n_queries, -1)
@@ -148,21 +137,11 @@ class _Attention:
         return context if self._value.bias is None else context + self._value.bias
 
 
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Apply a boolean (True attends) or additive mask [N, 1 or H, 1 or T, T] at the queries."""
-    if mask is None:
-        return scores
-    rows = mask[:, :, : scores.shape[2]]
-    if rows.dtype == torch.bool:
-        return scores.masked_fill(~rows, -torch.inf)
-    return scores + rows
-
-
 # Block classes, a part that is there where the stand-in knows how the block is built, the stand-in.
 _FORWARDS: Final = (
     (BERT_BLOCKS, "attention.self.query", _bert_forward),
-    (T5_BLOCKS, "layer.0.SelfAttention.q", _t5_forward),
-    (AST_BLOCKS, "attention.q_proj", _ast_forward),
+    ({"T5Block", "MT5Block"}, "layer.0.SelfAttention.q", _t5_forward),
+    ({"ASTLayer"}, "attention.q_proj", _ast_forward),
 )
 
 
@@ -174,13 +153,10 @@ def attends_plainly(model: Any) -> bool:
 def first_token_block(
     model: nn.Module, layer: nn.Linear
 ) -> Callable[[], contextlib.AbstractContextManager[None]] | None:
-    """Give contexts in which the model's last block gives [N, 1 or 2, D], its first tokens.
+    """Give what makes, for each pass, a context in which the last block gives [N, 1 or 2, D].
 
-    Only the model's structure is read.
-
-    Returns:
-        What makes such a context, anew for each pass; None where the family is not known, for
-        decoders, and for attention other than sdpa and eager.
+    These are its first tokens. Only the model's structure is read. None where the family is not
+    known, for decoders, and for attention other than sdpa and eager.
     """
     if not attends_plainly(model):
         return None

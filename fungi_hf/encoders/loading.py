@@ -40,13 +40,10 @@ _PREPROCESSORS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where an encoder came from.
+    """Where an encoder came from, and what its folder says of its training.
 
-    Attributes:
-        name: Repository id or folder; empty for a model object without one.
-        revision: Commit of a repository.
-        pooling: What its folder says it was trained with.
-        max_length: The length its folder says.
+    `name` is a repository id or folder, empty for a model object without one; `revision` is the
+    commit of a repository.
     """
 
     name: str = ""
@@ -63,14 +60,10 @@ def load_encoder(
     device: str | torch.device | None = None,
     hub: HubOptions | None = None,
 ) -> tuple[Encoder, Source]:
-    """Give an encoder for a repository id, a folder, or a loaded model.
+    """Give an encoder for a repository id, a folder, or a loaded model, which is never changed.
 
-    Args:
-        model: What to load; a loaded model is used as it is and never changed.
-        config: Layer, pooling, length, dtype.
-        processor: Tokenizer, feature extractor or image processor; loaded if None.
-        device: Moves a model that is loaded here; must be None for a model object.
-        hub: How to reach a repository.
+    The processor (tokenizer, feature extractor or image processor) is loaded if None. The device is
+    for a model that is loaded here, and must be None for a model object.
 
     Raises:
         EncoderError: If the model or its preprocessor is unusable.
@@ -83,26 +76,23 @@ def load_encoder(
         module = unwrap(model)
         source = _source_of(module)
     else:
-        module = load_model(model, config, hub)
+        module = _load_model(str(model), config, hub)
         source = _read_source(str(model), module, hub)
-        if device is not None:
-            module = _moved(module, device)
-    _check_dtype(module, config)
-    _check_input(module)
+        try:
+            module = module if device is None else module.to(device)
+        except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for it
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"cannot use device={str(device)!r}: {reason}") from None
+    _check_model(module, config)
     if processor is None:
         name = source.name or str(getattr(module, "name_or_path", ""))
-        processor = load_processor(module, name, hub)
+        processor = _load_processor(module, name, hub)
     if module.main_input_name != "input_ids":
         from fungi_hf.encoders.audio.encoder import AudioEncoder
 
         return AudioEncoder(module, processor, config), source
-    encoder = TextEncoder(
-        module,
-        processor,
-        config,
-        trained_pooling=source.pooling,
-        trained_length=source.max_length,
-    )
+    pooling, length = source.pooling, source.max_length
+    encoder = TextEncoder(module, processor, config, trained_pooling=pooling, trained_length=length)
     return encoder, source
 
 
@@ -116,26 +106,21 @@ def unwrap(model: nn.Module) -> nn.Module:
     config = getattr(model, "config", None)
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(config, "is_encoder_decoder", False) and callable(get_encoder):
-        encoder: nn.Module = get_encoder()
-        return encoder
+        return get_encoder()
     base = getattr(model, "base_model", model)
     return base if isinstance(base, nn.Module) else model
 
 
-def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Module:
-    """Load an encoder in the config's dtype, encoder-decoders as encoder only.
-
-    Raises:
-        EncoderError: If it cannot be loaded; the message is the library's first line.
-    """
+def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
+    # In the config's dtype, encoder-decoders as encoder only.
     import transformers
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     reach = asdict(hub)
     try:
-        find_file(str(name), "config.json", hub)
-        settings = patiently(lambda: AutoConfig.from_pretrained(str(name), **reach))
+        find_file(name, "config.json", hub)
+        settings = patiently(lambda: AutoConfig.from_pretrained(name, **reach))
         architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
         loader: Any = AutoModel
         if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
@@ -146,19 +131,10 @@ def load_model(name: str | Path, config: FungiConfig, hub: HubOptions) -> nn.Mod
             from transformers.models.whisper import modeling_whisper
 
             loader = modeling_whisper.WhisperEncoder
-        model, report = patiently(
-            lambda: loader.from_pretrained(
-                str(name), dtype=getattr(torch, config.dtype), output_loading_info=True, **reach
-            )
-        )
+        reach |= {"dtype": getattr(torch, config.dtype), "output_loading_info": True}
+        model, report = patiently(lambda: loader.from_pretrained(name, **reach))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise EncoderError(f"cannot load an encoder from {str(name)!r}: {explain(error)}") from None
-    model.eval()
-    _refuse_random_weights(str(name), report, config)
-    return unwrap(model)
-
-
-def _refuse_random_weights(name: str, report: dict[str, Any], config: FungiConfig) -> None:
+        raise EncoderError(f"cannot load an encoder from {name!r}: {explain(error)}") from None
     missing = sorted(report.get("missing_keys", ()))
     if config.pooling != "model":
         missing = [key for key in missing if "pooler" not in key]
@@ -167,14 +143,10 @@ def _refuse_random_weights(name: str, report: dict[str, Any], config: FungiConfi
         raise EncoderError(
             f"{name!r} lacks {len(missing)} of the model's weights (they would be random): {shown}"
         )
+    return unwrap(model.eval())
 
 
-def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
-    """Load the preprocessor that the model's main input needs.
-
-    Raises:
-        EncoderError: If it is missing; the message names it and the library's reason.
-    """
+def _load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     import transformers
 
     kind, loader, files = _PREPROCESSORS[str(model.main_input_name)]
@@ -203,39 +175,18 @@ def load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     return processor
 
 
-def _check_input(model: nn.Module) -> None:
-    """Refuse a model whose main input no encoder takes.
-
-    Raises:
-        EncoderError: Naming the inputs that are encoded.
-    """
-    main = str(getattr(model, "main_input_name", ""))
-    if main not in _PREPROCESSORS:
-        raise EncoderError(
-            f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
-            f"{choices(main, _PREPROCESSORS)} (for a two-tower model pass its text or vision model)"
-        )
-
-
-def _moved(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """Move a model.
-
-    Raises:
-        ConfigError: If there is no such device here.
-    """
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for it
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"cannot use device={str(device)!r}: {reason}") from None
-
-
-def _check_dtype(model: nn.Module, config: FungiConfig) -> None:
+def _check_model(model: nn.Module, config: FungiConfig) -> None:
     got = str(next(model.parameters()).dtype).removeprefix("torch.")
     if got != config.dtype:
         raise ConfigError(
             f"the model is {got}, the config says dtype={config.dtype!r}; set dtype={got!r} in "
             "the config, or load the model in the other dtype"
+        )
+    main = str(getattr(model, "main_input_name", ""))
+    if main not in _PREPROCESSORS:
+        raise EncoderError(
+            f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
+            f"{choices(main, _PREPROCESSORS)} (for a two-tower model pass its text or vision model)"
         )
 
 
@@ -255,11 +206,8 @@ def _read_source(name: str, model: nn.Module, hub: HubOptions) -> Source:
         if settings is not None and settings.parent.parent.name == "snapshots":
             revision = settings.parent.name
         modules = _read_json(name, "modules.json", hub) or []
-        paths = [
-            str(module.get("path", ""))
-            for module in modules
-            if str(module.get("type", "")).endswith("Pooling")
-        ]
+        layers = [one for one in modules if str(one.get("type", "")).endswith("Pooling")]
+        paths = [str(layer.get("path", "")) for layer in layers]
         pooling = _read_json(name, f"{paths[0]}/config.json", hub) if paths else None
         transformer = _read_json(name, "sentence_bert_config.json", hub) or {}
     except (StorageError, AttributeError):
@@ -277,12 +225,11 @@ def _trained_pooling(pooling: dict[str, Any]) -> str:
     """Give our name of a pooling mode, or its own name where we have none."""
     mode = pooling.get("pooling_mode")
     if mode is None:
-        prefix = "pooling_mode_"
-        mode = "+".join(
-            key.removeprefix(prefix)
-            for key, value in pooling.items()
-            if key.startswith(prefix) and value is True
-        )
+        asked = [key for key, value in pooling.items() if value is True]
+        modes = [
+            key.removeprefix("pooling_mode_") for key in asked if key.startswith("pooling_mode_")
+        ]
+        mode = "+".join(modes)
     return _POOLING_MODES.get(str(mode), str(mode))
 
 

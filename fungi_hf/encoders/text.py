@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fungi_hf.encoders.base import Prepared
-from fungi_hf.encoders.blocks import BlockEncoder
+from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.words import TOKENIZING, word_spans
@@ -20,7 +20,7 @@ from fungi_hf.views.base import make_views
 from fungi_hf.views.text import PublishedDeletion, WordDeletion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -57,15 +57,11 @@ class TextEncoder(BlockEncoder):
     ) -> None:
         """Resolve layer, pooling and length; nothing of the model is changed.
 
-        Args:
-            model: An encoder whose forward takes `input_ids` and gives `last_hidden_state`.
-            tokenizer: Its Hugging Face tokenizer.
-            config: Says layer, pooling and length.
-            trained_pooling: What the encoder's folder says it was trained with.
-            trained_length: The length its folder says, in tokens.
+        The model's forward takes `input_ids` and gives `last_hidden_state`. What the encoder's
+        folder says of its training, pooling and length in tokens, holds where the config is silent.
 
         Raises:
-            EncoderError: If the tokenizer is missing or cannot pad.
+            EncoderError: If the tokenizer is missing, or the model does not say its width.
         """
         if tokenizer is None or not callable(tokenizer):
             raise EncoderError(
@@ -79,15 +75,17 @@ class TextEncoder(BlockEncoder):
         self._dropped: dict[str, bool] = {}
         self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
         self.max_length = self._resolve_length(config.max_length, trained_length)
-        self.width = self._probe_width()
+        widths = [getattr(model.config, name, None) for name in ("hidden_size", "d_model", "dim")]
+        self.width = next((width for width in widths if isinstance(width, int)), 0)
+        if not self.width:
+            raise EncoderError(f"{type(model).__name__} does not say its width (hidden_size)")
         self.reads_first_token = self.pooling in ("cls", "first")
         if self.reads_first_token:
             self.shorten_last_block()
         # Late views share the last block if none of them loses a token that is pooled.
         if self._starts_with_class_token() if self.reads_first_token else self.pooling != "model":
-            self.shared_block = shared_last_block(
-                model, self.layer, first_token=self.reads_first_token
-            )
+            first = self.reads_first_token
+            self.shared_block = shared_last_block(model, self.layer, first_token=first)
 
     def rebuilt(self, config: FungiConfig) -> TextEncoder:
         """Give an encoder over the same model and tokenizer that follows another config."""
@@ -118,43 +116,28 @@ class TextEncoder(BlockEncoder):
         return cls_id is not None and self._empty_ids[:1] == [cls_id]
 
     def _resolve_length(self, asked: int | None, trained: int | None) -> int:
-        limit = int(min(getattr(self.tokenizer, "model_max_length", 10**9), 10**9))
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(positions, int) and positions > 0 and not self._has_relative_positions():
+        limit = int(min(getattr(self.tokenizer, "model_max_length", 10**9), trained or 10**9))
+        config = self.model.config
+        positions = getattr(config, "max_position_embeddings", None)
+        relative = getattr(config, "relative_attention", False)
+        absolute = not relative or getattr(config, "position_biased_input", True)
+        if isinstance(positions, int) and positions > 0 and absolute:
             limit = min(limit, positions - self._position_offset())
-        if trained is not None:
-            limit = min(limit, trained)
-        if asked is not None:
-            if asked > limit:
-                raise ConfigError(
-                    f"max_length={asked} is more than the encoder's limit of {limit} tokens"
-                )
-            limit = asked
+        if asked is not None and asked > limit:
+            raise ConfigError(
+                f"max_length={asked} is more than the encoder's limit of {limit} tokens"
+            )
+        limit = asked or limit
         special = len(self._empty_ids)
         if limit <= special:
             raise ConfigError(f"max_length={limit} leaves no room beside {special} special tokens")
         return limit
 
-    def _has_relative_positions(self) -> bool:
-        config = self.model.config
-        return bool(getattr(config, "relative_attention", False)) and not getattr(
-            config, "position_biased_input", True
-        )
-
     def _position_offset(self) -> int:
         # RoBERTa-like tables begin after the padding index.
-        for module in self.model.modules():
-            table = getattr(module, "position_embeddings", None)
-            if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
-                return int(table.padding_idx) + 1
-        return 0
-
-    def _probe_width(self) -> int:
-        for name in ("hidden_size", "d_model", "dim"):
-            width = getattr(self.model.config, name, None)
-            if isinstance(width, int):
-                return width
-        raise EncoderError(f"{type(self.model).__name__} does not say its width (hidden_size)")
+        tables = (getattr(one, "position_embeddings", None) for one in self.model.modules())
+        embeddings = (table for table in tables if isinstance(table, torch.nn.Embedding))
+        return next((t.padding_idx + 1 for t in embeddings if t.padding_idx is not None), 0)
 
     def check(self, raw: object, index: int) -> str:
         """Give the text, or say what is wrong with it.
@@ -220,22 +203,17 @@ class TextEncoder(BlockEncoder):
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
 
     def _tokenise(self, raws: list[str]) -> list[list[int]]:
-        """Give the ids with special tokens, not truncated.
-
-        Raises:
-            EncoderError: If the tokenizer gives none.
-        """
+        # The ids with special tokens, not truncated.
         with TOKENIZING:
             encoded = self.tokenizer(raws, add_special_tokens=True, truncation=False, verbose=False)
         try:
-            ids: list[list[int]] = encoded["input_ids"]
+            return encoded["input_ids"]
         except (KeyError, TypeError, IndexError):
             raise EncoderError(
                 f"{type(self.tokenizer).__name__} gives no 'input_ids' but "
                 f"{self.describe(encoded)}; pass the Hugging Face tokenizer that belongs to the "
                 "model"
             ) from None
-        return ids
 
     def _drops_any(self, raw: str) -> bool:
         if raw.isprintable() and _REPLACEMENT not in raw:
@@ -243,7 +221,7 @@ class TextEncoder(BlockEncoder):
         return any(self._drops(character) for character in set(raw) if _is_invisible(character))
 
     def _drops(self, character: str) -> bool:
-        """Whether words with the character inside get the ids of a text without it."""
+        # Whether words with the character inside get the ids of a text without it.
         if character not in self._dropped:
             ids, *without = self._tokenise([f"a{character}a", "aa", "a a"])
             self._dropped[character] = ids in without
@@ -261,18 +239,15 @@ class TextEncoder(BlockEncoder):
         for row, item in enumerate(items):
             ids[row, : item.cost] = item.data
             mask[row, : item.cost] = 1
-        return {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "attention_mask": torch.from_numpy(mask).to(device),
-        }
+        arrays = {"input_ids": ids, "attention_mask": mask}
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
         with self.short_block():
             output = self.model(**batch, return_dict=True)
         if self.pooling == "model":
-            pooled: Tensor = output.pooler_output
-            return pooled
+            return output.pooler_output
         return self._pool(output.last_hidden_state, batch["attention_mask"])
 
     def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
@@ -283,14 +258,12 @@ class TextEncoder(BlockEncoder):
         if tokens.shape[1] == 1 or self.pooling in ("cls", "first", "model"):
             return tokens[:, 0]
         if self.pooling == "last":
-            last = mask.sum(1) - 1
-            return tokens[torch.arange(len(tokens), device=tokens.device), last]
-        weights = mask[:, :, None].to(tokens.dtype)
-        return (tokens * weights).sum(1) / weights.sum(1)
+            return tokens[torch.arange(len(tokens), device=tokens.device), mask.sum(1) - 1]
+        return masked_mean(tokens, mask)
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
         """Build views: "word_deletion" (default), "nlpaug_deletion" or registered ones."""
-        own: dict[str, Callable[..., ViewGenerator]] = {
+        own: dict[str, Any] = {
             "word_deletion": self._word_deletion,
             "nlpaug_deletion": PublishedDeletion,
         }

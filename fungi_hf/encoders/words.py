@@ -45,8 +45,7 @@ def encodings(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[Any]
             verbose=False,
             **options,
         )
-    found: list[Any] = encoded.encodings
-    return found
+    return encoded.encodings
 
 
 def joined_words(

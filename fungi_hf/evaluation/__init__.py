@@ -4,7 +4,7 @@ from fungi_hf.evaluation.clustering import ClusteringProtocol, evaluate_clusteri
 from fungi_hf.evaluation.inputs import BlockFeatures
 from fungi_hf.evaluation.knn import KNN_PROTOCOLS, KNNProtocol, evaluate_knn, knn_protocol
 from fungi_hf.evaluation.linear import LINEAR_PROTOCOLS, LinearProtocol, evaluate_linear
-from fungi_hf.evaluation.records import EvaluationResult
+from fungi_hf.evaluation.records import EvaluationResult, change_per_class
 from fungi_hf.evaluation.report.sections import build_report, write_report
 from fungi_hf.evaluation.retrieval import (
     RETRIEVAL_PROTOCOLS,
@@ -13,7 +13,6 @@ from fungi_hf.evaluation.retrieval import (
     evaluate_retrieval,
 )
 from fungi_hf.evaluation.similarity import block_cka, linear_cka
-from fungi_hf.evaluation.summary import change_per_class
 
 __all__ = [
     "KNN_PROTOCOLS",

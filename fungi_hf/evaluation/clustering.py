@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.checks import check_fields, check_integer
-from fungi_hf.errors import InputError
 from fungi_hf.evaluation.inputs import choose_combinations, read_labelled
 from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, converge, expect, need
-from fungi_hf.evaluation.summary import Draw, summarise
+from fungi_hf.evaluation.records import Draw, summarise
 from fungi_hf.neighbors.labels import encode_labels
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class ClusteringProtocol:
     """How to cluster.
 
     Attributes:
-        name: For the records.
         n_clusters: None takes the number of classes.
         n_restarts: Of each k-means; the one of least inertia counts.
         n_seeds: Independent runs, for the spread.
@@ -42,7 +41,6 @@ class ClusteringProtocol:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_fields(self, ("n_clusters",), check_integer, optional=True, **AS_INPUT)
         check_fields(self, ("n_restarts", "n_seeds"), check_integer, **AS_INPUT)
         last = MOST_SEED + 1 - self.n_seeds
@@ -58,43 +56,32 @@ def evaluate_clustering(
 ) -> list[EvaluationResult]:
     """Cluster every combination of blocks and compare the clusters with the classes.
 
-    Rows are L2-normalised after concatenation. `accuracy` counts rows under the best one-to-one
-    matching of clusters and classes (Hungarian), `nmi` is normalised by the arithmetic mean.
-
-    Args:
-        features: [N, F] features with a layout, or an array.
-        labels: N integers or strings, at least two classes.
-        protocol: The default takes as many clusters as classes, 10 restarts and 5 seeds.
-        combinations: Block names to combine; None takes every combination.
-
-    Returns:
-        One record a combination: mean and spread over seeds.
-
-    Raises:
-        InputError: If there are more clusters than rows.
+    Rows [N, F] are L2-normalised after concatenation. `accuracy` counts rows under the best
+    one-to-one matching of clusters and classes (Hungarian), `nmi` is normalised by the arithmetic
+    mean. Records, one a combination, hold mean and spread over seeds; see `evaluate_knn`. More
+    clusters than rows are an `InputError`.
     """
     rule = ClusteringProtocol() if protocol is None else protocol
     expect(rule, ClusteringProtocol, "protocol")
     judged = read_labelled(features, labels, "features")
     classes, codes = encode_labels(judged.labels, "labels")
     n_clusters = rule.n_clusters or len(classes)
-    if n_clusters > len(judged):
-        raise InputError(f"n_clusters is {n_clusters}, but there are {len(judged)} rows")
+    check_integer(f"n_clusters (rows: {len(judged)})", n_clusters, 1, len(judged), **AS_INPUT)
+    kmeans = functools.partial(need("sklearn.cluster").KMeans, n_clusters, n_init=rule.n_restarts)
     seeds = [rule.seed + i for i in range(rule.n_seeds)]
     draws = {}
     for some in choose_combinations(judged.layout, combinations):
         rows = judged.take(some)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         rows /= np.where(norms > 0, norms, 1)
-        draws[some] = [_cluster(rows, codes, n_clusters, rule.n_restarts, seed) for seed in seeds]
+        draws[some] = [_cluster(rows, codes, kmeans(random_state=seed)) for seed in seeds]
     return summarise("clustering", rule, draws, judged, seeds=seeds)
 
 
 def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
-    """Give each row the class that its cluster is matched with, -1 for an unmatched cluster.
+    """Match clusters [N] and classes [N], both from 0, one to one, so that most rows are right.
 
-    The matching of clusters [N] and classes [N], both from 0, is one to one and has the most rows
-    right.
+    Each row is given the class that its cluster is matched with, or -1.
     """
     table = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
     np.add.at(table, (clusters, codes), 1)
@@ -104,10 +91,7 @@ def match_clusters(clusters: Int64Array, codes: Int64Array) -> Int64Array:
     return partner[clusters]
 
 
-def _cluster(
-    rows: Float32Array, codes: Int64Array, n_clusters: int, n_restarts: int, seed: int
-) -> Draw:
-    model = need("sklearn.cluster").KMeans(n_clusters, n_init=n_restarts, random_state=seed)
+def _cluster(rows: Float32Array, codes: Int64Array, model: Any) -> Draw:
     found, distinct = converge(lambda: model.fit_predict(rows))
     clusters = found.astype(np.int64)
     right = match_clusters(clusters, codes) == codes

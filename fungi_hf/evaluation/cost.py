@@ -7,7 +7,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.errors import FeatureError, InputError, choices
+from fungi_hf.checks import check_known
+from fungi_hf.errors import FeatureError, InputError
 from fungi_hf.extraction.group import compute
 from fungi_hf.extraction.inputs import InputReader
 from fungi_hf.extraction.plan import Plan
@@ -36,7 +37,6 @@ def extraction_costs(
 
     Raises:
         InputError: If there are no inputs.
-        FeatureError: If a block is unknown.
     """
     items = list(inputs)
     if not items:
@@ -44,16 +44,12 @@ def extraction_costs(
     known = [_BASELINE, *(spec.name for spec in extractor.config.objectives)]
     runs = {_BASELINE: _run(extractor, [])}
     for names in combinations:
-        for name in names:
-            if name not in known:
-                raise FeatureError(f"no block {choices(name, known)}")
+        check_known("the extractor", names, known, noun="block", error=FeatureError)
         runs.setdefault("+".join(names), _run(extractor, list(names)))
-    ratios: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(1 + _ROUNDS):
-        seconds = {name: _seconds(run, items) for name, run in runs.items()}
-        if number:
-            for name, taken in seconds.items():
-                ratios[name].append(taken / seconds[_BASELINE])
+    rounds = [
+        {name: _seconds(*run, items) for name, run in runs.items()} for _ in range(1 + _ROUNDS)
+    ]
+    ratios = {name: [one[name] / one[_BASELINE] for one in rounds[1:]] for name in runs}
     return {name: round(statistics.median(values), 3) for name, values in ratios.items()}
 
 
@@ -66,8 +62,7 @@ def _run(extractor: FungiExtractor, names: list[str]) -> tuple[Plan, InputReader
     return plan, InputReader(plan.encoder, config)
 
 
-def _seconds(run: tuple[Plan, InputReader], items: list[Any]) -> float:
-    plan, reader = run
+def _seconds(plan: Plan, reader: InputReader, items: list[Any]) -> float:
     start = time.perf_counter()
     for _ in compute(reader.read(items), plan, plan.budget):
         pass

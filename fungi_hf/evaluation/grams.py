@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fungi_hf.neighbors.base import check_metric
-from fungi_hf.neighbors.comparison import Comparison
-from fungi_hf.neighbors.pool import Pool
+from fungi_hf.neighbors.comparison import Comparison, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,19 +30,11 @@ def combination_neighbors(
     metric: Metric = "cosine",
     exclude: Exclusions | None = None,
 ) -> dict[Combination, Neighbors]:
-    """Find the k nearest training rows of each test row, by every combination.
+    """Find the k (1 to N) nearest training rows of each test row, by every combination.
 
-    Args:
-        train: [N, F], may be memory-mapped.
-        test: [Q, F].
-        layout: Block name -> columns, the same for both.
-        combinations: Tuples of block names.
-        k: 1 to N.
-        metric: As for `ExactIndex`, on the concatenated blocks.
-        exclude: Test row -> training rows that it may not get.
-
-    Returns:
-        Combination -> neighbours [Q, k].
+    Training rows [N, F] may be memory-mapped, and share the layout of the test rows [Q, F]. The
+    metric is that of the concatenated blocks; `exclude` maps a test row to training rows that it
+    may not get.
     """
     pool = Pool(train, check_metric(metric), layout)
     pool.check_range(test, "test")

@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from fungi_hf.errors import (
-    FeatureError,
-    InputError,
-    InputTypeError,
-    LabelError,
-    ShapeError,
-    choices,
-)
-from fungi_hf.neighbors.labels import encode_labels, read_labels
+from fungi_hf.checks import check_known
+from fungi_hf.errors import FeatureError, InputError, InputTypeError, ShapeError
+from fungi_hf.neighbors.labels import check_kinds, encode_labels, read_labels
 from fungi_hf.neighbors.vectors import check_fingerprint, read_rows
 from fungi_hf.types import Features
 
@@ -48,25 +42,14 @@ FeatureInput: TypeAlias = BlockFeatures | Features | npt.ArrayLike
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledRows:
-    """Checked features with one label a row.
-
-    Attributes:
-        rows: [N, F].
-        layout: Ordered block name -> slice of the columns.
-        labels: [N] integers or strings; all 0 where there are none.
-    """
+    """Checked features [N, F] with one label a row, an integer or a string; 0 without labels."""
 
     rows: Rows
     layout: Layout
     labels: LabelArray
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.rows)
-
-    def width(self, combination: Combination) -> int:
-        """Number of columns of some blocks."""
-        return sum(self.layout[name].stop - self.layout[name].start for name in combination)
 
     def subset(self, some: Int64Array) -> LabelledRows:
         """Give some rows, copied."""
@@ -77,6 +60,9 @@ class LabelledRows:
         """Give the columns of some blocks, copied."""
         parts = [self.rows.array[:, self.layout[name]] for name in combination]
         return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+Sides: TypeAlias = tuple[LabelledRows, LabelledRows]  # to learn from, to judge
 
 
 def read_sides(
@@ -161,19 +147,6 @@ def unseen_note(known: LabelArray, judged: LabelArray, name: str = "test") -> tu
     )
 
 
-def check_kinds(first: LabelArray, second: LabelArray, names: tuple[str, str]) -> None:
-    """Refuse integers on one side and strings on the other: no two would ever be equal.
-
-    Raises:
-        LabelError: If the labels are of two kinds.
-    """
-    if len(first) and len(second) and first.dtype.kind != second.dtype.kind:
-        raise LabelError(
-            f"{names[0]} labels are such as {first[0].item()!r}, {names[1]} labels such as "
-            f"{second[0].item()!r}; labels must be of one kind"
-        )
-
-
 def choose_combinations(
     layout: Mapping[str, slice], wanted: Sequence[Sequence[str]] | None
 ) -> list[Combination]:
@@ -196,9 +169,7 @@ def choose_combinations(
     chosen: dict[Combination, None] = {}
     for some in listed("combinations are", wanted, "sequences of block names"):
         given = listed("a combination is", some, "block names")
-        missing = [name for name in given if name not in names]
-        if missing:
-            raise FeatureError(f"no block {choices(missing[0], layout)}")
+        check_known("the layout", given, names, noun="block", error=FeatureError)
         chosen[tuple(name for name in names if name in given)] = None
     chosen.pop((), None)
     if not chosen:

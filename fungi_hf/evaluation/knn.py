@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from fungi_hf.checks import check_choice, check_fields, check_integer
-from fungi_hf.errors import ConfigError, InputError
+from fungi_hf.errors import ConfigError, InputError, LabelError
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations, read_sides
-from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, protocol_named, reduce_or_note
-from fungi_hf.evaluation.sampling import Sampling, draw_shots
-from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
+from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, need, protocol_named, reduce_or_note
+from fungi_hf.evaluation.records import Draw, classification_metrics, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import Metric
 from fungi_hf.neighbors.classifier import Tie, Weights, count_votes, vote
 from fungi_hf.neighbors.labels import encode_labels
+from fungi_hf.neighbors.shots import draw_few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,19 +28,20 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.labels import LabelArray, Labels
     from fungi_hf.types import Int64Array
 
+Sampling = Literal["balanced", "first", "proportional"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KNNProtocol:
     """How to classify and from what.
 
     Attributes:
-        name: For the records.
         n_neighbors: K; few-shot draws with fewer rows take all of these, which is noted.
         metric: On the concatenated blocks.
         weights: Of the votes, see `neighbors.classifier.count_votes`.
         tie: See `KNNClassifier`.
         n_shots: Rows a class; None takes all training rows.
-        sampling: How the shots are drawn, see `sampling.draw_shots`.
+        sampling: How the shots are drawn, see `draw_shots`.
         n_draws: Few-shot training sets.
         pca: Components fitted on the training rows, of every combination; skipped, with a note,
             unless smaller than both its rows and its width. None: none.
@@ -57,11 +60,6 @@ class KNNProtocol:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            ConfigError: If several draws would be the same.
-        """
         kinds = {"metric": Metric, "weights": Weights, "tie": Tie, "sampling": Sampling}
         for name, kind in kinds.items():
             check_fields(self, (name,), check_choice, get_args(kind))
@@ -100,15 +98,12 @@ def evaluate_knn(
 ) -> list[EvaluationResult]:
     """Classify the test rows by every combination of blocks.
 
-    Args:
-        train: [N, F] features with a layout (one extraction serves all), or an array.
-        train_labels: N integers or strings, at least two classes.
-        test: [Q, F] features of the same layout and fingerprint.
-        test_labels: Q labels; those unseen in training count as wrong, which is noted.
-        protocol: A `KNNProtocol`, or a name that `knn_protocol` knows: `paper` is the published
-            rule (Euclidean, K = 20, PCA to 512, ties to the smallest label), its few-shot forms
-            take the first rows (vision) or a proportional draw (text).
-        combinations: Block names to combine; None takes every combination.
+    Train [N, F] and test [Q, F] are features of one layout (one extraction serves all) and
+    fingerprint, or arrays. Labels are integers or strings, of at least two training classes; test
+    labels unseen in training count as wrong, which is noted. The protocol is a `KNNProtocol` or a
+    name that `knn_protocol` knows: `paper` is the published rule (Euclidean, K = 20, PCA to 512,
+    ties to the smallest label), its few-shot forms take the first rows (vision) or a proportional
+    draw (text). Combinations are block names to combine; None takes every combination.
 
     Returns:
         One record a combination, smaller ones first; `against_baseline` compares with the
@@ -132,16 +127,11 @@ class KNNJudge:
 
     Attributes:
         seeds: One a draw.
-        sets: Training rows of each draw; None stands for all.
+        sets: Rows of each draw from the training labels [N]; None stands for all.
         notes: Says where a few-shot draw has fewer rows than neighbours are asked for.
     """
 
     def __init__(self, rule: KNNProtocol, labels: LabelArray, truth: LabelArray) -> None:
-        """Draw the training sets from the labels [N] of the training rows; truth is [Q].
-
-        Raises:
-            InputError: If the full training set has fewer rows than neighbours are asked for.
-        """
         self._rule, self._truth = rule, truth
         self.seeds = [rule.seed]
         self.sets: list[Int64Array | None] = [None]
@@ -175,6 +165,48 @@ class KNNJudge:
             notes=notes,
             n_train=len(codes),
         )
+
+
+def draw_shots(labels: LabelArray, n_shots: int, sampling: Sampling, seed: int) -> Int64Array:
+    """Give the rows of a few-shot training set, ascending, from labels [N].
+
+    `balanced` takes n_shots random rows of each class, see `draw_few`; `first` the first of each
+    class in file order, without a seed (published for images); `proportional` n_shots x classes
+    rows in proportion to the classes' sizes, by StratifiedShuffleSplit (published for text).
+
+    Raises:
+        LabelError: If a class is too small.
+    """
+    classes, codes = encode_labels(labels, "train labels")
+    if sampling == "proportional":
+        return _proportional(codes, n_shots, len(classes), seed)
+    counts = np.bincount(codes)
+    small = np.flatnonzero(counts < n_shots)
+    if len(small):
+        shown = ", ".join(f"{classes[i]!s} ({counts[i]})" for i in small[:10])
+        raise LabelError(
+            f"{n_shots}-shot needs {n_shots} rows of each class; {len(small)} of {len(classes)} "
+            f"classes have fewer: {shown}"
+        )
+    if sampling == "balanced":
+        return draw_few(codes, n_shots, seed)
+    first = [np.flatnonzero(codes == code)[:n_shots] for code in range(len(classes))]
+    return np.sort(np.concatenate(first))
+
+
+def _proportional(codes: Int64Array, n_shots: int, n_classes: int, seed: int) -> Int64Array:
+    size = n_shots * n_classes
+    smallest = int(np.bincount(codes).min())
+    if size > len(codes) - n_classes or smallest < 2:
+        raise LabelError(
+            f"proportional {n_shots}-shot takes {size} of {len(codes)} rows and leaves at least "
+            f"one of each of {n_classes} classes, each of which needs 2 (smallest: {smallest})"
+        )
+    splitter = need("sklearn.model_selection").StratifiedShuffleSplit(
+        n_splits=1, train_size=size, random_state=seed
+    )
+    chosen, _ = next(splitter.split(np.zeros((len(codes), 1)), codes))
+    return np.sort(chosen)
 
 
 def _nearest(

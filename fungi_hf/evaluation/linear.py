@@ -22,19 +22,19 @@ from fungi_hf.evaluation.protocols import (
     converge,
     need,
     protocol_named,
-    reduce_or_note,
+    reduced,
 )
-from fungi_hf.evaluation.sampling import split_validation
-from fungi_hf.evaluation.summary import Draw, classification_metrics, summarise
+from fungi_hf.evaluation.records import Draw, classification_metrics, summarise
 from fungi_hf.neighbors.labels import encode_labels
+from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows, Sides
     from fungi_hf.evaluation.records import EvaluationResult
-    from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.types import Float32Array
+    from fungi_hf.neighbors.labels import LabelArray, Labels
+    from fungi_hf.types import Float32Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +45,7 @@ class LinearProtocol:
     1 / (strength x rows).
 
     Attributes:
-        name: For the records.
         strengths: To choose from; the first of the best on validation wins.
-        intercept: Whether to fit one.
-        max_iterations: Of the solver.
-        tolerance: Of the solver.
         validation_share: Held out of the training rows where no validation set is given.
         prefixes_only: Evaluate only the leading blocks 1, 1-2, 1-3, ... where no combinations are
             named, as published.
@@ -70,11 +66,6 @@ class LinearProtocol:
     n_seeds: int = 1
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: If there are no strengths.
-        """
         check_fields(self, ("strengths",), check_each, check_number, 0, inclusive="neither")
         if not self.strengths:
             raise ConfigError("strengths are empty; at least one is needed")
@@ -110,18 +101,10 @@ def evaluate_linear(
 ) -> list[EvaluationResult]:
     """Fit a linear probe on every combination of blocks and judge it on the test rows.
 
-    Args:
-        train: [N, F], this and what follows as for `evaluate_knn`.
-        train_labels: N.
-        test: [Q, F].
-        test_labels: Q.
-        protocol: A `LinearProtocol`, or the name of one of `LINEAR_PROTOCOLS`.
-        combinations: Block names to combine.
-        validation: Features and labels to choose the strength by. Without them a stratified
-            share of the training rows is held out, and the final fit takes all training rows.
-
-    Returns:
-        One record a combination; the chosen strength is in the notes.
+    Arguments and records are those of `evaluate_knn`, the protocol a `LinearProtocol` or the name
+    of one of `LINEAR_PROTOCOLS`. `validation` holds features and labels to choose the strength by,
+    which is noted. Without them a stratified share of the training rows is held out, and the final
+    fit takes all training rows.
     """
     rule = protocol_named(protocol, LINEAR_PROTOCOLS, "linear")
     known, judged, notes = read_sides(train, train_labels, test, test_labels)
@@ -133,20 +116,14 @@ def evaluate_linear(
     if combinations is None and rule.prefixes_only:
         names = tuple(known.layout)
         wanted = [names[: size + 1] for size in range(len(names))]
-    draws = {
-        some: [_probe(some, split, (known, judged), rule) for split in splits] for some in wanted
-    }
+    whole = known, judged
+    draws = {some: [_probe(some, split, whole, rule) for split in splits] for some in wanted}
     seeds = [rule.seed + place for place in range(len(splits))]
     return summarise("linear", rule, draws, judged, seeds=seeds, notes=notes)
 
 
 def _read_validation(known: LabelledRows, validation: Any) -> tuple[LabelledRows, tuple[str, ...]]:
-    """Give the rows to choose the strength by, and a note about unseen labels.
-
-    Raises:
-        InputTypeError: If they are not features and labels.
-        LabelError: If all are of unseen classes, so that any strength is as good.
-    """
+    # Give the rows to choose the strength by, not all of unseen classes, and a note about these.
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise InputTypeError(
             f"validation is a {type(validation).__name__}; give a pair (features, labels)"
@@ -162,7 +139,29 @@ def _read_validation(known: LabelledRows, validation: Any) -> tuple[LabelledRows
     return chooser, unseen
 
 
-def _splits(known: LabelledRows, rule: LinearProtocol) -> list[tuple[LabelledRows, LabelledRows]]:
+def split_validation(labels: LabelArray, share: float, seed: int) -> tuple[Int64Array, Int64Array]:
+    """Give (training rows, validation rows) of a seeded, stratified split.
+
+    Each class of at least two rows gives round(share x rows) of them, at least one, to the
+    validation; a class of one row, which scikit-learn's splits refuse, stays in the training part.
+
+    Raises:
+        LabelError: If no class has two rows.
+    """
+    _, codes = encode_labels(labels, "train labels")
+    generator = numpy_generator(seed, "evaluation", "validation")
+    held = []
+    for code in range(int(codes.max()) + 1):
+        rows = generator.permutation(np.flatnonzero(codes == code))
+        if len(rows) > 1:
+            held.append(rows[: min(len(rows) - 1, max(1, round(share * len(rows))))])
+    if not held:
+        raise LabelError("no class has two rows, so none can be held out to choose by")
+    validation = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(codes)), validation), validation
+
+
+def _splits(known: LabelledRows, rule: LinearProtocol) -> list[Sides]:
     """Give pairs of rows to fit on and rows to choose the strength by."""
     pairs = []
     for place in range(rule.n_seeds):
@@ -172,19 +171,14 @@ def _splits(known: LabelledRows, rule: LinearProtocol) -> list[tuple[LabelledRow
     return pairs
 
 
-def _probe(
-    some: Combination,
-    split: tuple[LabelledRows, LabelledRows],
-    whole: tuple[LabelledRows, LabelledRows],
-    rule: LinearProtocol,
-) -> Draw:
+def _probe(some: Combination, split: Sides, whole: Sides, rule: LinearProtocol) -> Draw:
     """Choose the strength on the split, then fit on all training rows and judge the test rows."""
-    low, choose, notes = _reduced(some, split, rule)
+    low, choose, notes = reduced(*split, some, rule.pca)
     fits = [_fit(low, split[0], strength, rule)[0] for strength in rule.strengths]
     accuracies = [float(np.mean(fit.predict(choose) == split[1].labels)) for fit in fits]
     best = rule.strengths[int(np.argmax(accuracies))]
     known, judged = whole
-    low, high, _ = _reduced(some, whole, rule)
+    low, high, _ = reduced(known, judged, some, rule.pca)
     model, warned = _fit(low, known, best, rule)
     predicted = model.predict(high)
     second = model.predict_proba(high)[:, 1] if len(model.classes_) == 2 else None
@@ -195,14 +189,6 @@ def _probe(
         notes=(*notes, f"strength {best:g}", *warned),
         n_train=len(known),
     )
-
-
-def _reduced(
-    some: Combination, sides: tuple[LabelledRows, LabelledRows], rule: LinearProtocol
-) -> tuple[Float32Array, Float32Array, tuple[str, ...]]:
-    pair, notes = reduce_or_note(*sides, some, rule.pca)
-    low, high = pair or (sides[0].take(some), sides[1].take(some))
-    return low, high, notes
 
 
 def _fit(

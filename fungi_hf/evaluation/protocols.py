@@ -48,9 +48,7 @@ def check_each(
 
 
 def protocol_named(protocol: Protocol | str, known: Mapping[str, Protocol], task: str) -> Protocol:
-    """Give the task's known protocol of a name; a protocol is given back.
-
-    The 5 shots of a name may be any other number, as in "paper-text-10-shot".
+    """Give the task's known protocol of a name, see `knn_protocol`.
 
     Raises:
         ConfigError: If there is no such protocol.
@@ -70,18 +68,26 @@ def reduce_or_note(
 ) -> tuple[tuple[Float32Array, Float32Array] | None, tuple[str, ...]]:
     """Give some blocks of N known and Q other rows on C principal components of the known.
 
-    Returns:
-        [N, C] and [Q, C], centred, unwhitened, and no note. None where nothing is reduced, with a
-        note where C is not below both the rows and the width.
+    They are [N, C] and [Q, C], centred, unwhitened; None where nothing is reduced, with a note
+    where C is not below both the rows and the width.
     """
     if n_components is None:
         return None, ()
-    width = known.width(some)
+    columns = [known.layout[name] for name in some]
+    width = sum(part.stop - part.start for part in columns)
     if n_components >= min(len(known), width):
         return None, (f"PCA to {n_components} skipped: {len(known)} rows, width {width}",)
     from fungi_hf.extraction.reduction import project
 
     return project(known.take(some), other.take(some), n_components), ()
+
+
+def reduced(
+    known: LabelledRows, other: LabelledRows, some: Combination, n_components: int | None
+) -> tuple[Float32Array, Float32Array, tuple[str, ...]]:
+    """Give what `reduce_or_note` does, or the columns of the blocks as they are."""
+    pair, notes = reduce_or_note(known, other, some, n_components)
+    return *(pair or (known.take(some), other.take(some))), notes
 
 
 def need(module: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -11,21 +12,15 @@ import numpy as np
 
 from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import InputError, InputTypeError, ShapeError
-from fungi_hf.evaluation.inputs import check_kinds, check_pair, choose_combinations, read_blocks
-from fungi_hf.evaluation.protocols import (
-    AS_INPUT,
-    check_each,
-    expect,
-    protocol_named,
-    reduce_or_note,
-)
-from fungi_hf.evaluation.summary import Draw, summarise
+from fungi_hf.evaluation.inputs import check_pair, choose_combinations, read_blocks
+from fungi_hf.evaluation.protocols import AS_INPUT, check_each, expect, protocol_named, reduced
+from fungi_hf.evaluation.records import Draw, summarise
 from fungi_hf.neighbors import ExactIndex
 from fungi_hf.neighbors.base import Metric
-from fungi_hf.neighbors.labels import read_labels
+from fungi_hf.neighbors.labels import check_kinds, read_labels
 
 if TYPE_CHECKING:
-    from fungi_hf.evaluation.inputs import Combination, FeatureInput, LabelledRows
+    from fungi_hf.evaluation.inputs import Combination, FeatureInput, Sides
     from fungi_hf.evaluation.records import EvaluationResult
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.types import Float64Array, Int64Array
@@ -52,10 +47,7 @@ class Relevance:
     ) -> Relevance:
         """Call every pool row of the query's label relevant, with gain 1.
 
-        Args:
-            query_labels: One a query.
-            pool_labels: One a pool row.
-            same_rows: Queries are the pool's rows: each is junk for itself.
+        With `same_rows` queries are the pool's rows, and each is junk for itself.
 
         Raises:
             ShapeError: If the queries cannot be the pool's rows.
@@ -84,13 +76,9 @@ class Relevance:
         *,
         level: Level = "medium",
     ) -> Relevance:
-        """Give the published landmark judgements.
+        """Give the published landmark judgements from each query's easy, hard and junk pool rows.
 
-        Args:
-            easy: Easy pool rows of each query.
-            hard: Hard ones.
-            junk: Rows to ignore.
-            level: `medium`: easy and hard are positive. `hard`: hard alone, easy is junk too.
+        `medium`: easy and hard are positive. `hard`: hard alone, easy is junk too.
 
         Raises:
             ShapeError: If the three differ in length.
@@ -101,14 +89,11 @@ class Relevance:
                 f"landmarks have {len(easy)} easy, {len(hard)} hard and {len(junk)} junk lists; "
                 "each query needs one of each"
             )
-        gains: list[dict[int, float]] = []
-        ignored: list[list[int]] = []
-        for e, h, j in zip(easy, hard, junk, strict=True):
-            positive = [*e, *h] if medium else h
-            rows = [check_integer("a landmark row", row, 0, **AS_INPUT) for row in positive]
-            gains.append(dict.fromkeys(rows, 1.0))
-            ignored.append([*j] if medium else [*j, *e])
-        return cls(gains=gains, junk=ignored)
+        wanted = [[*e, *h] if medium else h for e, h in zip(easy, hard, strict=True)]
+        ignored = [[*j] if medium else [*j, *e] for e, j in zip(easy, junk, strict=True)]
+        for row in itertools.chain.from_iterable(wanted):
+            check_integer("a landmark row", row, 0, **AS_INPUT)
+        return cls(gains=[dict.fromkeys(map(int, rows), 1.0) for rows in wanted], junk=ignored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +101,6 @@ class RetrievalProtocol:
     """How to rank and score.
 
     Attributes:
-        name: For the records.
-        metric: Of the ranking.
         cutoffs: The k of mP@k and nDCG@k.
         formula: `standard`: average precision is the mean precision at the relevant ranks, mP@k
             divides by k. `trapezoid`: the published landmark formulas.
@@ -131,7 +114,6 @@ class RetrievalProtocol:
     pca: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the choices."""
         check_fields(self, ("metric",), check_choice, get_args(Metric))
         check_fields(self, ("formula",), check_choice, get_args(Formula))
         check_fields(self, ("pca",), check_integer, optional=True, **AS_INPUT)
@@ -152,18 +134,12 @@ def evaluate_retrieval(
     protocol: RetrievalProtocol | str = "fungi",
     combinations: Sequence[Sequence[str]] | None = None,
 ) -> list[EvaluationResult]:
-    """Rank the pool for each query by every combination of blocks.
+    """Rank the pool [N, F] for each query [Q, F] by every combination of blocks.
 
-    Args:
-        pool: [N, F] features with a layout, or an array.
-        queries: [Q, F] features of the same layout and fingerprint.
-        relevance: One judgement a query; queries without a relevant row that is not junk are left
-            out and noted.
-        protocol: A `RetrievalProtocol`, or the name of one of `RETRIEVAL_PROTOCOLS`.
-        combinations: Block names to combine; None takes every combination.
-
-    Returns:
-        One record a combination, with `map`, `mp@k` and `ndcg@k`.
+    Features and combinations are as for `evaluate_knn`. Relevance has one judgement a query;
+    queries without a relevant row that is not junk are left out and noted. The protocol is a
+    `RetrievalProtocol` or the name of one of `RETRIEVAL_PROTOCOLS`. Records, one a combination,
+    hold `map`, `mp@k` and `ndcg@k`.
 
     Raises:
         InputError: If no query has a relevant row.
@@ -180,10 +156,8 @@ def evaluate_retrieval(
             f"none of the {len(asked)} queries has a relevant row in the pool that is not junk"
         )
     notes = (f"{lost} queries without a relevant row are left out",) if lost else ()
-    draws = {
-        some: [_rank(some, held, asked, relevance, rule)]
-        for some in choose_combinations(held.layout, combinations)
-    }
+    wanted = choose_combinations(held.layout, combinations)
+    draws = {some: [_rank(some, (held, asked), relevance, rule)] for some in wanted}
     return summarise("retrieval", rule, draws, asked, notes=notes)
 
 
@@ -223,15 +197,9 @@ def discounted_gain_at(gains: Float64Array, ideal: Float64Array, k: int) -> floa
     return float((top * discount[: len(top)]).sum() / (best * discount[: len(best)]).sum())
 
 
-def _rank(
-    some: Combination,
-    pool: LabelledRows,
-    asked: LabelledRows,
-    relevance: Relevance,
-    rule: RetrievalProtocol,
-) -> Draw:
-    pair, notes = reduce_or_note(pool, asked, some, rule.pca)
-    low, high = pair or (pool.take(some), asked.take(some))
+def _rank(some: Combination, sides: Sides, relevance: Relevance, rule: RetrievalProtocol) -> Draw:
+    pool, asked = sides
+    low, high, notes = reduced(*sides, some, rule.pca)
     names = ["map", *[f"mp@{k}" for k in rule.cutoffs], *[f"ndcg@{k}" for k in rule.cutoffs]]
     table = np.full((len(asked), len(names)), np.nan)
     junk = {query: list(rows) for query, rows in enumerate(relevance.junk)}
@@ -255,12 +223,7 @@ def _rank(
 
 
 def _check_relevance(relevance: Relevance, n_queries: int, n_pool: int) -> None:
-    """Refuse what is not one judgement a query, of rows of the pool.
-
-    Raises:
-        InputTypeError: If gains or junk are no sequence.
-        ShapeError: If there are more or fewer than queries.
-    """
+    # Refuse what is not one judgement a query, of rows of the pool.
     for name, given in (("gains", relevance.gains), ("junk", relevance.junk)):
         if isinstance(given, str | Mapping) or not isinstance(given, Sequence | np.ndarray):
             raise InputTypeError(
@@ -273,13 +236,7 @@ def _check_relevance(relevance: Relevance, n_queries: int, n_pool: int) -> None:
 
 
 def _check_rows(rows: object, what: str, n_pool: int, *, gains: bool) -> None:
-    """Refuse what does not name rows of the pool.
-
-    Raises:
-        InputTypeError: If it is no mapping of integers to numbers (gains) or no collection of
-            integers (junk).
-        InputError: If there is no such row, or a gain is not above 0.
-    """
+    # Refuse what does not name rows of the pool, or (gains) give each a number above 0.
     is_text = isinstance(rows, str | bytes)
     if is_text or not isinstance(rows, Collection) or isinstance(rows, Mapping) is not gains:
         words = "a mapping of pool row to gain, as {3: 1.0}" if gains else "pool rows, as [3]"

@@ -8,7 +8,7 @@ import numpy as np
 
 from fungi_hf.errors import InputError, ShapeError
 from fungi_hf.evaluation.inputs import read_blocks
-from fungi_hf.neighbors.vectors import blocks, read_rows
+from fungi_hf.neighbors.vectors import blocks, mean_of, read_rows
 
 if TYPE_CHECKING:
     from fungi_hf.evaluation.inputs import FeatureInput
@@ -50,9 +50,7 @@ def block_cka(features: FeatureInput) -> tuple[list[str], Float64Array]:
 
 def _products(rows: Rows) -> Float64Array:
     """Give the centred X'X, [F, F]."""
-    mean = np.zeros(rows.width)
-    for part in blocks(len(rows), rows.width):
-        mean += rows.array[part].sum(axis=0, dtype=np.float64) / len(rows)
+    mean = mean_of(rows)
     total = np.zeros((rows.width, rows.width))
     for part in blocks(len(rows), rows.width):
         centred = rows.array[part] - mean

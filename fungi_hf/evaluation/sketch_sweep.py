@@ -1,5 +1,3 @@
 """Moved to `fungi_hf.evaluation.sweeps.sketches`; this path goes with the next release."""
 
-from fungi_hf.evaluation.sweeps.sketches import sweep_sketches
-
-__all__ = ["sweep_sketches"]
+from fungi_hf.evaluation.sweeps.sketches import *  # noqa: F403

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,21 +30,13 @@ if TYPE_CHECKING:
     from fungi_hf.extraction.inputs import InputReader
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
-    """What `learn` found."""
-
-    state: FittedState
-    blocks: dict[str, Tensor] | None  # raw ones of the inputs, where something was learned of them
-    notes: Counter[str]  # what was special about the inputs -> number of inputs
-
-
 def learn(
     reader: InputReader, plan: Plan, inputs: Iterable[Any], budget: Budget, *, progress: bool
-) -> Lesson:
+) -> tuple[FittedState, dict[str, Tensor] | None, Counter[str]]:
     """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
 
-    Inputs are read once, and once more where something is learned from their blocks.
+    Inputs are read once, and once more where something is learned from their raw blocks, which
+    are given beside the state, with what was special -> number of inputs; else None is.
     """
     if reader.config.learns_from_blocks:
         inputs = readable_twice(inputs)
@@ -60,7 +52,7 @@ def learn(
         finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
         notes, state = reading.notes, finisher.fit(blocks)
     state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
-    return Lesson(state, blocks, notes)
+    return state, blocks, notes
 
 
 class TrainingDraw:

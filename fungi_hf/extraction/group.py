@@ -121,10 +121,6 @@ class Group:
             self._segments, [segment.tape.embeddings for segment in self._segments]
         )
 
-    def _batches(self, places: Sequence[int]) -> Iterator[list[int]]:
-        for chosen in cut_batches([self._units[place] for place in places], self._budget):
-            yield [places[i] for i in chosen]
-
     def _encode(
         self,
         places: Sequence[int],
@@ -162,6 +158,10 @@ class Group:
                     )
                     tape = record(partial(encoder.embed_late, views_of), plan.traced)
                     yield _Segment(torch.tensor(some), tape)
+
+    def _batches(self, places: Sequence[int]) -> list[list[int]]:
+        batches = cut_batches([self._units[place] for place in places], self._budget)
+        return [[places[i] for i in chosen] for chosen in batches]
 
     def write(
         self,

@@ -18,10 +18,10 @@ from fungi_hf.encoders.base import LateEncoder
 from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeError
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
-from fungi_hf.seeding import sample_generator
+from fungi_hf.seeding import sample_generators
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
     from torch import Tensor
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
-    # Names of objectives that see the same views -> their random stream, and what makes them.
-    Shared: TypeAlias = Mapping[tuple[str, ...], tuple[str, ViewGenerator]]
+    # Objectives that see the same views, their random stream, and what makes the views; objective
+    # of late views -> the same.
+    _Views: TypeAlias = tuple[
+        list[tuple[list[str], str, ViewGenerator]], dict[str, tuple[str, LateViews]]
+    ]
 
 
 class InputReader:
@@ -40,59 +43,66 @@ class InputReader:
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         self.encoder, self.config = encoder, config
-        self._late: dict[str, tuple[str, LateViews]] = {}
-        alike: dict[tuple[str, str], list[ObjectiveSpec]] = {}  # objectives of equal views
-        for spec in config.objectives:
-            if (late := _late_views(encoder, spec, spec.n_views)) is not None:
-                self._late[spec.name] = spec.stream, late
-            elif spec.n_views > 1:
-                content = json.dumps([*spec.view_generator, spec.n_views], sort_keys=True)
-                alike.setdefault((spec.stream, content), []).append(spec)
-        self._views: dict[tuple[str, ...], tuple[str, ViewGenerator]] = {}
-        for (stream, _), some in alike.items():
-            name, options = some[0].view_generator
-            views = encoder.views(name, some[0].n_views, options)
-            self._views[tuple(spec.name for spec in some)] = stream, views
+        self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
+
+    def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
+        """Give the generators of whole and of late views, V views for each objective.
+
+        Raises:
+            ConfigError: If late views are wanted of an encoder that offers none.
+        """
+        whole: dict[tuple[object, ...], tuple[list[str], str, ViewGenerator]] = {}
+        late: dict[str, tuple[str, LateViews]] = {}
+        for spec, n_views in wanted:
+            (name, options), found = spec.view_generator, None
+            if spec.late_views is not None:
+                if not isinstance(self.encoder, LateEncoder):
+                    raise ConfigError(
+                        f"{type(self.encoder).__name__} offers no late views; set late_views=None, "
+                        "or write the members of fungi_hf.encoders.base.LateEncoder"
+                    )
+                found = self.encoder.late_views(name, n_views, options, spec.late_views)
+            if found is not None:
+                late[spec.name] = spec.stream, found
+                continue
+            key = (spec.stream, name, json.dumps(options, sort_keys=True), n_views)
+            if key not in whole:
+                whole[key] = [], spec.stream, self.encoder.views(name, n_views, options)
+            whole[key][0].append(spec.name)
+        return list(whole.values()), late
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
-        if (late := _late_views(self.encoder, spec, spec.training_views)) is not None:
-            return self._samples(raws, {}, {spec.name: (spec.stream, late)})
-        name, options = spec.view_generator
-        views = self.encoder.views(name, spec.training_views, options)
-        return self._samples(raws, {(spec.name,): (spec.stream, views)}, {})
+        return self.samples(raws, self._generators([(spec, spec.training_views)]))
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
         return Reading(self, inputs, skip=skip, first=first)
 
-    def samples(self, raws: Sequence[Any]) -> list[Sample]:
-        """Prepare checked inputs and the views that the config wants."""
-        return self._samples(raws, self._views, self._late)
+    def samples(self, raws: Sequence[Any], generators: _Views | None = None) -> list[Sample]:
+        """Prepare checked inputs and their views, by default those that the config wants.
 
-    def _samples(
-        self, raws: Sequence[Any], views: Shared, late: Mapping[str, tuple[str, LateViews]]
-    ) -> list[Sample]:
-        """Prepare inputs and their views in one call, so that an encoder shares work."""
-        contents = list(map(self.encoder.content, raws)) if views or late else []
+        The encoder gets all inputs and views in one call, so that it shares work.
+        """
+        whole, late = generators or self._views
+        contents = list(map(self.encoder.content, raws)) if whole or late else []
 
         def random(stream: str) -> list[Random]:
-            seed, name = self.config.seed, f"views/{stream}"
-            return [sample_generator(seed, name, content) for content in contents]
+            return sample_generators(self.config.seed, f"views/{stream}", contents)
 
-        made = {
-            names: [list(one(*pair)) for pair in zip(raws, random(stream), strict=True)]
-            for names, (stream, one) in views.items()
-        }
-        flat = [view for of_samples in made.values() for some in of_samples for view in some]
+        made = [
+            [list(views(*pair)) for pair in zip(raws, random(stream), strict=True)]
+            for _, stream, views in whole
+        ]
+        flat = [view for of_samples in made for some in of_samples for view in some]
         prepared = iter(self.encoder.prepare([*raws, *flat]))
         originals = list(itertools.islice(prepared, len(raws)))
         found: dict[str, list[list[Prepared]]] = {}
-        for names, of_samples in made.items():
+        for (names, _, _), of_samples in zip(whole, made, strict=True):
             items = [list(itertools.islice(prepared, len(some))) for some in of_samples]
             found |= dict.fromkeys(names, items)
-        for name, (stream, one) in late.items():
-            found[name] = one(raws, originals, random(stream))
+        for name, (stream, late_views) in late.items():
+            found[name] = late_views(raws, originals, random(stream))
         return [
             Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
             for place, item in enumerate(originals)
@@ -179,25 +189,8 @@ class Reading:
         self.failures.append(Failure(index=index, source=source, error=str(error)))
 
 
-def _late_views(encoder: Encoder, spec: ObjectiveSpec, n_views: int) -> LateViews | None:
-    """Give the late views of an objective, or None where it wants whole ones.
-
-    Raises:
-        ConfigError: If the encoder offers none.
-    """
-    if spec.late_views is None:
-        return None
-    if not isinstance(encoder, LateEncoder):
-        raise ConfigError(
-            f"{type(encoder).__name__} offers no late views; set late_views=None, or write the "
-            "members of fungi_hf.encoders.base.LateEncoder"
-        )
-    name, options = spec.view_generator
-    return encoder.late_views(name, n_views, options, spec.late_views)
-
-
 def iterate(inputs: Any) -> Iterator[Any]:
-    """Iterate over inputs, refusing what only looks like many.
+    """Iterate over inputs; refuse a single input where a sequence is expected.
 
     Raises:
         InputTypeError: If `inputs` is one input, a dict, a table, or not iterable.

@@ -5,6 +5,7 @@ Importing this package loads neither an LLM client nor a model library.
 
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.comparison import compare
+from fungi_hf.icl.diversity import vote_k_pool
 from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.labels import LabelSpace
 from fungi_hf.icl.local import LocalLLM
@@ -12,7 +13,6 @@ from fungi_hf.icl.prompt import PromptBuilder
 from fungi_hf.icl.run import evaluate
 from fungi_hf.icl.selector import DemoSelector
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer
-from fungi_hf.icl.vote_k import vote_k_pool
 
 __all__ = [
     "ChatLLM",

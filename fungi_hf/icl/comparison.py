@@ -21,31 +21,18 @@ Scope = Literal["all", "common"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How run a differs from run b, row by row.
+    """How run a differs from run b, row by row."""
 
-    Attributes:
-        n: Rows compared.
-        n_right_a: Rows that a has right.
-        n_right_b: Rows that b has right.
-        gained: Ids that only a has right.
-        lost: Ids that only b has right.
-        delta: Accuracy of a less accuracy of b.
-        interval: 95 % paired bootstrap interval of delta.
-        p: Exact two-sided McNemar p-value.
-        smallest_delta: The difference that n rows would show with 80 % power.
-        n_left_out: Rows that only one run has, or that one has not finished.
-    """
-
-    n: int
-    n_right_a: int
-    n_right_b: int
-    gained: tuple[RowId, ...]
-    lost: tuple[RowId, ...]
-    delta: float
-    interval: tuple[float, float]
-    p: float
-    smallest_delta: float
-    n_left_out: int = 0
+    n: int  # rows compared
+    n_right_a: int  # rows that a has right
+    n_right_b: int  # rows that b has right
+    gained: tuple[RowId, ...]  # ids that only a has right
+    lost: tuple[RowId, ...]  # ids that only b has right
+    delta: float  # accuracy of a less accuracy of b
+    interval: tuple[float, float]  # 95 % paired bootstrap interval of delta
+    p: float  # exact two-sided McNemar p-value
+    smallest_delta: float  # the difference that n rows would show with 80 % power
+    n_left_out: int = 0  # rows that only one run has, or that one has not finished
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -62,21 +49,13 @@ class Comparison:
 
 
 def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0) -> Comparison:
-    """Compare two runs over the same queries.
+    """Compare the run of interest, a, with b over the same queries; differences are a less b.
 
-    Args:
-        a: The run of interest.
-        b: The run that it is measured against.
-        rows: "all" needs two complete runs over the same ids; "common" takes the rows that both
-            have finished.
-        seed: For the bootstrap.
-
-    Returns:
-        Differences are a less b.
+    `rows="all"` needs two complete runs over the same ids; "common" takes the rows that both have
+    finished. The seed is for the bootstrap.
 
     Raises:
-        ComparisonError: If scope, ids or gold labels do not fit. A run that is incomplete, or no
-            run at all, is refused too.
+        ComparisonError: If scope, ids or gold labels do not fit, or a run is incomplete.
     """
     check_choice("rows", rows, get_args(Scope), error=ComparisonError)
     first, second = _by_id(a, "a", rows), _by_id(b, "b", rows)
@@ -101,6 +80,8 @@ def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0)
     gained = tuple(key for key in common if first[key].correct and not second[key].correct)
     lost = tuple(key for key in common if second[key].correct and not first[key].correct)
     counts = len(gained), len(lost), len(common)
+    # No run has finished these, so that they appear in neither table.
+    unfinished = {row.id for run in (a, b) for row in run.rows} - first.keys() - second.keys()
     return Comparison(
         n=len(common),
         n_right_a=sum(bool(first[key].correct) for key in common),
@@ -111,7 +92,7 @@ def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0)
         interval=bootstrap_difference(*counts, seed=seed),
         p=mcnemar_p(len(gained), len(lost)),
         smallest_delta=smallest_difference(*counts),
-        n_left_out=n_left_out + (_n_unfinished(a, b) if rows == "common" else 0),
+        n_left_out=n_left_out + len(unfinished),
     )
 
 
@@ -131,12 +112,6 @@ def _by_id(result: EvalResult, name: str, scope: Scope) -> dict[RowId, RowResult
         if row.status != "failed":
             by_id[row.id] = row
     return by_id
-
-
-def _n_unfinished(a: EvalResult, b: EvalResult) -> int:
-    """Return the number of ids that no run has finished: they appear in neither table."""
-    done = {row.id for result in (a, b) for row in result.rows if row.status != "failed"}
-    return len({row.id for result in (a, b) for row in result.rows} - done)
 
 
 def _some(ids: Sequence[RowId]) -> str:

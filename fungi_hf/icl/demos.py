@@ -28,53 +28,34 @@ if TYPE_CHECKING:
 Order = Literal["nearest_last", "nearest_first", "alternate", "shuffled"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ScoreKind = Literal["similarity", "distance", "none"]
-VOTES = ("majority", "weighted", "reciprocal_rank")
 _ROWS = 512  # queries per block, so that a block of [rows, L] votes stays small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """One demonstration of one query.
+    """One demonstration of one query."""
 
-    Attributes:
-        row: Its row in the pool.
-        rank: 0 for the nearest.
-        score: Its relevance to the query; NaN for random demonstrations without features.
-        content: Its text or clip, None if the pool has no contents.
-        target: Its label or answer, None if the pool has no targets.
-    """
-
-    row: int
-    rank: int
-    score: float
-    content: Content | None
-    target: Target | None
+    row: int  # its row in the pool
+    rank: int  # 0 for the nearest
+    score: float  # its relevance to the query; NaN for random demonstrations without features
+    content: Content | None  # its text or clip, None if the pool has no contents
+    target: Target | None  # its label or answer, None if the pool has no targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DemoSet:
-    """The demonstrations of n queries, k each.
+    """The demonstrations of n queries, k each."""
 
-    Attributes:
-        indices: [n, k] int64 pool rows, nearest first; with `n_shared=m` the last m columns are
-            the shared rows.
-        scores: [n, k] float32, relevance to the query.
-        positions: [n, k] int64: the ranks in prompt order.
-        order: Name of the prompt order.
-        pool: The labelled examples that rows point into.
-        copies: Query row -> pool rows that are copies of the query. In leave-one-out every query
-            has one, since it would see itself.
-        excluded: Those of them that the leak guard removed: all or none.
-        score_kind: "similarity", "distance" (scores are negative squared distances), or "none".
-    """
-
-    indices: Int64Array
-    scores: npt.NDArray[np.float32]
-    positions: Int64Array
-    order: str
-    pool: Examples
+    indices: Int64Array  # [n, k] pool rows, nearest first; of `n_shared=m` in the last m columns
+    scores: npt.NDArray[np.float32]  # [n, k] float32, relevance to the query
+    positions: Int64Array  # [n, k] int64: the ranks in prompt order
+    order: str  # name of the prompt order
+    pool: Examples  # the labelled examples that rows point into
+    # query row -> pool rows that are copies of the query: in leave-one-out itself, too
     copies: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    # those of them that the leak guard removed: all or none
     excluded: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    # "similarity", "distance" (scores are negative squared distances), or "none"
     score_kind: ScoreKind = "similarity"
 
     def __len__(self) -> int:
@@ -120,7 +101,7 @@ class DemoSet:
         Raises:
             InputError: If there is not one gold label per query, or the pool has no targets.
         """
-        codes, values = label_codes(self._targets())
+        codes, values = label_codes(self.targets)
         wanted = checked_targets(gold, "gold")
         if len(wanted) != len(self):
             raise InputError(f"{len(wanted)} gold labels for {len(self)} queries")
@@ -133,22 +114,19 @@ class DemoSet:
         return float(self.covered(gold).mean())
 
     def vote(self, kind: str = "majority") -> npt.NDArray[np.generic]:
-        """Give the label that each query's demonstrations elect: k-NN without an LLM.
+        """Give the label that each query's demonstrations elect, [n]: k-NN without an LLM.
 
-        Args:
-            kind: "majority" (ties to the tied label whose nearest row ranks first), "weighted"
-                (largest sum of scores, ties to the lowest label) or "reciprocal_rank" (the same
-                with weight 1/rank). Sums are rounded to 9 decimals.
-
-        Returns:
-            [n] labels: int64 if the pool's targets are ints, else objects.
+        Kinds are "majority" (ties to the tied label whose nearest row ranks first), "weighted"
+        (largest sum of scores, ties to the lowest label) and "reciprocal_rank" (the same with
+        weight 1/rank). Sums are rounded to 9 decimals. Labels are int64 if the pool's targets are
+        ints, else objects.
 
         Raises:
-            DemoConfigError: If the kind is unknown, or scores cannot serve as weights. A pool
-                without targets is an `InputError`.
+            DemoConfigError: If the kind is unknown, or scores cannot serve as weights.
         """
-        check_choice("vote", kind, VOTES, error=DemoConfigError)
-        codes, values = label_codes(self._targets())
+        kinds = ("majority", "weighted", "reciprocal_rank")
+        check_choice("vote", kind, kinds, error=DemoConfigError)
+        codes, values = label_codes(self.targets)
         if kind == "weighted" and self.score_kind != "similarity":
             raise DemoConfigError(
                 f"vote 'weighted' needs similarities, the scores are {self.score_kind!r}; "
@@ -167,7 +145,13 @@ class DemoSet:
         plain = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
         return np.array(values, dtype=np.int64 if plain else object)[winners]
 
-    def _targets(self) -> tuple[Target, ...]:
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The labels of the pool.
+
+        Raises:
+            InputError: If the pool has none.
+        """
         if self.pool.targets is None:
             raise InputError("the pool has no targets; fit the selector on Examples with targets")
         return self.pool.targets

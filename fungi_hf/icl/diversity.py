@@ -1,4 +1,4 @@
-"""Greedy choices that trade nearness for difference: MMR and DPP.
+"""Greedy choices that trade nearness for difference: MMR, DPP, and which rows to annotate first.
 
 Many queries advance one pick at a time together. Gains are rounded to 9 decimals and ties go to
 the lowest pool row, as everywhere.
@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fungi_hf.checks import check_integer, check_number
+from fungi_hf.errors import DemoConfigError
+from fungi_hf.icl.examples import feature_matrix
 from fungi_hf.icl.picking import already_held, pick, taken
 from fungi_hf.icl.rankings import QueryRows
 from fungi_hf.icl.strategies import MMR
+from fungi_hf.neighbors.exact import ExactIndex
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from fungi_hf.icl.picking import Quota
     from fungi_hf.icl.rankings import DenseRanking, Rows, Scores
     from fungi_hf.icl.strategies import DPP
+    from fungi_hf.types import Features
 
 _NUMBERS = 1 << 22  # numbers gathered at once: 32 MB as float64
 _FEW = 256  # candidates whose products are too small to be worth a second BLAS thread
@@ -28,11 +35,7 @@ _NOISE = 1e-12  # a conditional variance below this is rounding noise
 
 
 class _Relevance:
-    """MMR: relevance less the largest similarity to a chosen row.
-
-    As `_LogVolume` does, it gives what each next pick would add, and takes in the picks; where no
-    gain reaches `least`, the ranking decides.
-    """
+    """MMR: relevance less the largest similarity to a chosen row; below `least` rank decides."""
 
     least = -np.inf
 
@@ -92,12 +95,10 @@ class _LogVolume:
 def pick_diverse(
     ranker: DenseRanking, options: MMR | DPP, asked: QueryRows, quota: Quota
 ) -> tuple[Rows, Scores]:
-    """Choose k rows for each query among its nearest candidates by a cosine ranking.
+    """Choose k rows for each query, [n, k], among its nearest candidates by a cosine ranking.
 
-    Where a cap leaves too few candidates, the rest comes from further down the ranking.
-
-    Returns:
-        [n, k] rows in rank order and their cosines; -1 where the ranking ran out.
+    Where a cap leaves too few candidates, the rest comes from further down the ranking. Rows stand
+    in rank order, with their cosines; they are -1 where the ranking ran out.
     """
     n_candidates = min(options.candidates, ranker.n_rows)
     rows = np.full((len(asked.rows), quota.k), -1, np.int64)
@@ -189,3 +190,60 @@ def _best(gain: _Relevance | _LogVolume, rows: Rows, eligible: np.ndarray) -> Ro
     by_rank = eligible.argmax(axis=1)
     decided = (largest[:, 0] > -np.inf) & (largest[:, 0] >= gain.least)
     return np.where(decided, tied.argmin(axis=1), by_rank)
+
+
+def vote_k_pool(
+    features: npt.ArrayLike | Features, size: int, k: int = 150, rho: float = 10.0
+) -> Rows:
+    """Choose rows to annotate (Su et al. 2023, the variant without model confidences).
+
+    Formula: an edge v -> u if u is among the k nearest of v by cosine. Again and again the
+    unlabelled u with the largest sum over unlabelled v -> u of
+    rho ** -(number of v's neighbours already taken) is taken, ties to the lowest row.
+
+    Args:
+        features: [N, F], as for `Examples`.
+        size: Rows to take, 1 to N.
+        k: Neighbours of each row, 1 to N - 1.
+        rho: Discount of rows whose neighbours were taken, above 1.
+
+    Returns:
+        [size] pool rows, in the order taken.
+
+    Raises:
+        DemoConfigError: If size, k or rho is out of range.
+    """
+    matrix = feature_matrix(features)
+    n = len(matrix)
+    size = check_integer("size", size, error=DemoConfigError)
+    k = check_integer("k", k, error=DemoConfigError)
+    rho = check_number("rho", rho, 1, inclusive="neither", error=DemoConfigError)
+    if size > n:
+        raise DemoConfigError(f"size is {size}, the pool has {n} rows")
+    if k > n - 1:
+        raise DemoConfigError(f"k is {k}, but a row of a pool of {n} has {n - 1} neighbours")
+    own = {row: np.array([row]) for row in range(n)}
+    near = ExactIndex("cosine").fit(matrix).search(matrix, k, exclude=own).indices  # [N, k]
+    return _take(near, size, rho)
+
+
+def _take(near: Rows, size: int, rho: float) -> Rows:
+    """Return rows in the order taken; sums are kept up to date, not added up again."""
+    n, k = near.shape
+    voters = np.argsort(near.ravel(), kind="stable") // k  # rows v, grouped by the u they point to
+    starts = np.searchsorted(np.sort(near.ravel()), np.arange(n + 1))
+    weights = np.ones(n)  # s(v); 0 once v is labelled
+    sums = np.bincount(near.ravel(), minlength=n).astype(np.float64)
+    free = np.ones(n, dtype=bool)
+    taken = np.empty(size, np.int64)
+    for step in range(size):
+        row = int(np.where(free, np.round(sums, 9), -np.inf).argmax())
+        taken[step] = row
+        free[row] = False
+        pointing = voters[starts[row] : starts[row + 1]]
+        changed = np.append(pointing, row)
+        lost = weights[changed] * (1 - 1 / rho)
+        lost[-1] = weights[row]
+        weights[changed] -= lost
+        np.subtract.at(sums, near[changed].ravel(), np.repeat(lost, k))
+    return taken

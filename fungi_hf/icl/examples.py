@@ -134,11 +134,7 @@ class Examples:
 
 
 def label_codes(targets: tuple[Target, ...]) -> tuple[npt.NDArray[np.int64], list[Target]]:
-    """Give a code per row and the label of each code, in sorted order where labels can be sorted.
-
-    Returns:
-        codes [N] int64 in [0, L), and the L distinct labels.
-    """
+    """Give a code per row, [N] int64 in [0, L), and the L distinct labels: numbers, then names."""
     distinct = list(dict.fromkeys(targets))
     numbers = [label for label in distinct if not isinstance(label, str)]
     names = [label for label in distinct if isinstance(label, str)]
@@ -183,12 +179,22 @@ def _as_array(features: object) -> npt.NDArray[np.generic]:
         raise FeatureError("features have rows of different widths; a matrix is needed") from None
 
 
-def as_list(values: object, name: str) -> list[Any]:
-    """Return the values as a list of plain Python values, as far as numpy holds them.
+def as_list(
+    values: object, name: str, kinds: tuple[type, ...] = (object, bool), allowed: str = ""
+) -> list[Any]:
+    """Return the values, each of one of some kinds, as a list of plain Python values.
 
     Raises:
-        InputTypeError: If they are no list; a lone string or a lone clip is a mistake.
+        InputTypeError: If they are no list, or of another kind; a lone string or clip is a mistake.
     """
+    listed = _plain_list(values, name)
+    for row, value in enumerate(listed):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InputTypeError(f"{name}[{row}] is {type(value).__name__}; {allowed}")
+    return listed
+
+
+def _plain_list(values: object, name: str) -> list[Any]:
     if isinstance(values, (str, bytes, AudioClip)):
         kind = "string" if isinstance(values, str) else type(values).__name__
         raise InputTypeError(f"{name} is one {kind}, pass a list")
@@ -206,12 +212,8 @@ def as_list(values: object, name: str) -> list[Any]:
 
 
 def _contents(values: object, *, allow_empty: bool) -> tuple[Content, ...]:
-    contents = as_list(values, "contents")
-    for row, value in enumerate(contents):
-        if not isinstance(value, (str, AudioClip)):
-            raise InputTypeError(
-                f"contents[{row}] is {type(value).__name__}; texts and AudioClips are allowed"
-            )
+    allowed = "texts and AudioClips are allowed"
+    contents = as_list(values, "contents", (str, AudioClip), allowed)
     empty = [row for row, v in enumerate(contents) if isinstance(v, str) and not v.strip()]
     if empty and not allow_empty:
         raise InputError(
@@ -225,10 +227,10 @@ def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]
     """Return the labels as plain Python values; only None and NaN count as missing.
 
     Raises:
-        InputTypeError: If the input is no list or a value is neither a number nor a text.
         LabelError: If labels are missing.
     """
-    targets = as_list(values, name)
+    kinds = (int, str, float, bool, type(None))
+    targets = as_list(values, name, kinds, "a label is an id or a text")
     missing = [
         row
         for row, value in enumerate(targets)
@@ -236,19 +238,11 @@ def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]
     ]
     if missing:
         raise LabelError(f"{name} have {len(missing)} missing labels, rows {first_of(missing)}")
-    for row, value in enumerate(targets):
-        if not isinstance(value, (int, str, float)):
-            raise InputTypeError(
-                f"{name}[{row}] is {type(value).__name__}; a label is an id or a text"
-            )
     return tuple(targets)
 
 
 def _ids(values: object) -> tuple[RowId, ...]:
-    ids = as_list(values, "ids")
-    for row, value in enumerate(ids):
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise InputTypeError(f"ids[{row}] is {type(value).__name__}; an id is an int or a text")
+    ids = as_list(values, "ids", (int, str), "an id is an int or a text")
     seen: dict[RowId, int] = {}
     repeats = [(seen[i], row, i) for row, i in enumerate(ids) if seen.setdefault(i, row) != row]
     if repeats:

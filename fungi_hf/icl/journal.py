@@ -93,12 +93,8 @@ def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
             else:
                 yield from _differences(a[key], b[key], inner)
     elif a != b:
-        yield f"{path} ({_short(a)} there, {_short(b)} here)"
-
-
-def _short(value: object) -> str:
-    words = json.dumps(value)
-    return words if len(words) <= 40 else f"{words[:37]}..."
+        there, here = (w if len(w) <= 40 else f"{w[:37]}..." for w in map(json.dumps, (a, b)))
+        yield f"{path} ({there} there, {here} here)"
 
 
 def finish(folder: Path, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:

@@ -1,21 +1,24 @@
-"""The labels of a classification task: ids, names, and the words that stand for them.
+"""The labels of a task: ids, names, the words that stand for them, and reading them in an answer.
 
-A space is refused if its words could be mistaken for each other, so that reading an answer never
-needs a guess.
+A space is refused if its words could be mistaken for each other, so that reading never needs a
+guess. The first rule that decides wins: an empty answer; a label as it is; a label after peeling
+quotes, fences, lead-ins and JSON; exactly one label named, with no denial around it; else invalid.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from fungi_hf.errors import InputTypeError, LabelError
-from fungi_hf.icl.answers import AnswerParser
 from fungi_hf.icl.examples import as_list
 
 if TYPE_CHECKING:
@@ -23,10 +26,52 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from fungi_hf.icl.answers import Answer
     from fungi_hf.icl.examples import Target
 
     Verbalizers: TypeAlias = Mapping[str, str] | Sequence[str] | Callable[[str], str]
+
+_GLUE = re.compile(r"[\s_\-]+")
+_FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
+# Opening and closing marks, in the same places.
+_PAIRS = (("**", "**"), *zip("\"'`*[({<“\u2018«„", "\"'`*])}>”\u2019»“", strict=True))
+_LEAD_IN = re.compile(
+    r"""\A[*_]*(?:(?:the|my|final|predicted|correct|best|most\ likely)\s+)*
+        (?:label|answer|intent|class|category|classification|output|prediction)
+        [*_]*\s*(?:[:=]|\bis\b:?)[*_]*\s*(?=\S)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# Words that may deny a label; "don't", "isn't" and the like end in "n't".
+_DENIAL = re.compile(
+    r"""(?<!\w)(?:not|never|neither|nor|cannot|except|rather\ than|instead\ of|no|none|non|nothing
+        |without|hardly|opposite|(?:other|different)\ than|(?:any|every)thing\ but|all\ but
+        |far\ from
+        |un(?:like|likely|related|sure|true)|wrong|incorrect|false|doubt\w*|exclud\w+|reject\w*
+        |rul(?:e|es|ed|ing)\ out|isnt|arent|wasnt|doesnt|dont|cant|wont)(?!\w)|n't(?!\w)""",
+    re.VERBOSE,
+)
+
+
+def key(text: str) -> str:
+    """Return the text without regard to case, Unicode form, and the glue between words."""
+    return _GLUE.sub(" ", _folded(text)).strip()
+
+
+def bare(text: str) -> str:
+    """Return `key(text)` without trailing `. , ; : ! ?`."""
+    return key(text).rstrip(".,;:!? ")
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'").casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an answer says."""
+
+    status: Literal["ok", "empty", "ambiguous", "invalid"]  # invalid: no label, or a denied one
+    label: int | None = None  # the label id if the status is "ok", else None
+    reason: str = ""  # what a model should be told about an answer that is not ok; "" if it is
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -38,7 +83,6 @@ class LabelSpace:
         verbalizers: The surface form of each label, shown in prompts and expected in answers: a
             mapping by name (names left out keep their name), one per label, or a function.
         surfaces: The surface forms, in id order.
-        parse: Reads the label from a model's answer; see `AnswerParser.parse`.
 
     Names that are no list of texts are an `InputTypeError`; fewer than two of them, and surfaces
     that are empty or alike, a `LabelError`.
@@ -47,14 +91,18 @@ class LabelSpace:
     names: Sequence[str]
     verbalizers: Verbalizers | None = None
     surfaces: tuple[str, ...] = field(init=False)
-    parse: Callable[[str | None], Answer] = field(init=False)
+    _ids: dict[str, int] = field(init=False)
+    _patterns: tuple[re.Pattern[str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         names = _checked_names(self.names)
         surfaces = _surfaces(names, self.verbalizers)
+        _refuse_alike(names, surfaces)
+        ids = {bare(surface): label for label, surface in enumerate(surfaces)}
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "surfaces", surfaces)
-        object.__setattr__(self, "parse", AnswerParser(names, surfaces).parse)
+        object.__setattr__(self, "_ids", ids)
+        object.__setattr__(self, "_patterns", tuple(map(_whole_words, surfaces)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,20 +146,136 @@ class LabelSpace:
                 raise LabelError(f"{error} (row {row})") from None
         return np.array(ids, dtype=np.int64)
 
-    def surfaces_of(self, targets: Iterable[Target]) -> list[str]:
-        """Return the surface forms of labels that are stated by id or by name."""
-        return [self.surfaces[self.id_of(target)] for target in targets]
+    def parse(self, answer: str | None) -> Answer:
+        """Apply the rules in order to what the model said; None stands for nothing.
 
-    def describe(self) -> dict[str, object]:
-        """Return what a run folder records about the labels."""
-        return {"n_labels": len(self), "digest": self.digest}
+        Raises:
+            InputTypeError: If the answer is neither a text nor None.
+        """
+        if answer is not None and not isinstance(answer, str):
+            raise InputTypeError(f"answer is {type(answer).__name__}; a text or None is needed")
+        text = (answer or "").strip()
+        if not text:
+            return Answer("empty", reason="the answer is empty")
+        core = self._peeled(text)
+        if isinstance(core, Answer):
+            return core
+        stated = _stated_label(core, is_all=False)  # by JSON within other words
+        if stated is None or (isinstance(stated, str) and bare(stated) not in self._ids):
+            return Answer("invalid", reason="the JSON in the answer states no known label")
+        return self._search(core)
+
+    def _peeled(self, text: str) -> Answer | str:
+        """Return the answer if a layer of the text is a label, else the core of the text."""
+        seen: set[str] = set()
+        while text not in seen:  # each pass peels one layer; a text that stays is the core
+            seen.add(text)
+            if bare(text) in self._ids:
+                return Answer("ok", self._ids[bare(text)])
+            peeled = _peel(text)
+            if peeled is None:
+                return Answer("invalid", reason="the JSON answer has no single text under 'label'")
+            text = peeled or text
+        return text
+
+    def _search(self, text: str) -> Answer:
+        """Return the one label named as whole words, if nothing outside its words denies it."""
+        folded = _folded(text)
+        spans = [
+            (match.start(), match.end(), label)
+            for label, pattern in enumerate(self._patterns)
+            for match in pattern.finditer(folded)
+        ]
+        # A label inside a longer one was not said: "exchange rate" in "wrong exchange rate".
+        outer = [
+            (start, end, label)
+            for start, end, label in spans
+            if not any(a <= start and end <= b and end - start < b - a for a, b, _ in spans)
+        ]
+        labels = sorted({label for _, _, label in outer})
+        if not labels:
+            return Answer("invalid", reason=f"{text[:80]!r} names none of the labels")
+        if len(labels) > 1:
+            names = ", ".join(repr(self.surfaces[label]) for label in labels[:5])
+            return Answer("ambiguous", reason=f"the answer names {len(labels)} labels: {names}")
+        rest = list(folded)
+        for start, end, _ in outer:
+            rest[start:end] = "|" * (end - start)
+        denial = _DENIAL.search(re.sub(r"\s+", " ", "".join(rest)))
+        if denial:
+            name = self.surfaces[labels[0]]
+            return Answer("invalid", reason=f"{denial.group()!r} stands beside {name!r}")
+        return Answer("ok", labels[0])
+
+
+def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
+    # None may be empty or span lines; no two may be equal under `bare`, hence under `key`.
+    for name, surface in zip(names, surfaces, strict=True):
+        if not bare(surface):
+            raise LabelError(f"the surface of {name!r} is {surface!r}: empty but for punctuation")
+        if len(surface.splitlines()) > 1:
+            raise LabelError(f"the surface of {name!r} spans several lines: {surface!r}")
+    groups: dict[str, list[str]] = {}
+    for surface in surfaces:
+        groups.setdefault(bare(surface), []).append(surface)
+    alike = (itertools.combinations(group, 2) for group in groups.values())
+    pairs = list(dict.fromkeys(itertools.chain.from_iterable(alike)))
+    if pairs:
+        shown = "; ".join(f"{a!r} and {b!r}" for a, b in pairs[:10])
+        more = f" and {len(pairs) - 10} more" if len(pairs) > 10 else ""
+        raise LabelError(f"labels that no parser can tell apart: {shown}{more}")
+
+
+def _whole_words(surface: str) -> re.Pattern[str]:
+    """Return a pattern of the surface's words, with any glue between, outside longer names."""
+    words = bare(surface).split(" ")
+    return re.compile(
+        r"(?<!\w)(?<!\w-)" + r"[\s_\-]+".join(map(re.escape, words)) + r"(?!\w)(?!-\w)"
+    )
+
+
+def _peel(text: str) -> str | None:
+    """Return the text less one layer; None if it is JSON with an unusable label."""
+    if text.startswith("{"):
+        stated = _stated_label(text, is_all=True)
+        if stated is not False:
+            return stated if isinstance(stated, str) else None
+    fence = _FENCE.match(text)
+    if fence and "```" not in fence.group(1):
+        return fence.group(1).strip()
+    for before, after in _PAIRS:
+        inner = text[len(before) : -len(after)]
+        is_pair = text.startswith(before) and text.endswith(after) and inner
+        if is_pair and before not in inner and after not in inner:
+            return inner.strip()
+    lead_in = _LEAD_IN.match(text)
+    if lead_in:
+        return text[lead_in.end() :].strip()
+    return text.rstrip(".,; ")
+
+
+def _stated_label(text: str, *, is_all: bool) -> str | bool | None:
+    """Return the text under "label" of a JSON object, None if unusable, False if there is none.
+
+    The object is all of the text, or the first within other words.
+    """
+    start = text.find("{")
+    try:
+        value, end = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text, max(start, 0))
+    except (ValueError, RecursionError):
+        return False
+    stated = [v for name, v in value if name == "label"] if isinstance(value, _Pairs) else []
+    if not stated or (is_all and text[end:].strip()):
+        return False
+    return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None
+
+
+class _Pairs(list[tuple[str, object]]):
+    """The members of a JSON object, repeated names included."""
 
 
 def _checked_names(names: object) -> tuple[str, ...]:
-    listed = as_list(names, "names")
-    for position, name in enumerate(listed):
-        if not isinstance(name, str):
-            raise InputTypeError(f"names[{position}] is {type(name).__name__}; names are texts")
+    listed = as_list(names, "names", (str,), "names are texts")
     if len(listed) < 2:
         raise LabelError(f"a label space needs at least 2 labels, got {len(listed)}")
     repeats = sorted({name for name in listed if listed.count(name) > 1})

@@ -45,18 +45,15 @@ class LeakGuard:
     A pool row is a copy if both sides carry equal ids, if the query is that very row (leave-one-
     out: the queries are the pool object itself), if the texts have equal keys, or, with
     `vectors`, if the features are equal as float32.
-
-    Attributes:
-        action: "drop" takes copies out of the ranking before anything is chosen, "keep" only
-            counts them, "error" refuses.
-        text_key: "default" (case, white space and Unicode forms are ignored), "tokens"
-            (punctuation too), or a function text -> key.
-        vectors: Compare features; None does so where contents are not all texts.
     """
 
+    # "drop" takes copies out of the ranking before anything is chosen, "keep" only counts them,
+    # "error" refuses
     action: LeakAction = "drop"
+    # "default" (case, white space and Unicode forms are ignored), "tokens" (punctuation too), or a
+    # function text -> key
     text_key: str | Callable[[str], Hashable] = "default"
-    vectors: bool | None = None
+    vectors: bool | None = None  # compare features; None does so where contents are not all texts
 
     def __post_init__(self) -> None:
         check_choice("leaks", self.action, get_args(LeakAction), error=DemoConfigError)
@@ -67,14 +64,11 @@ class LeakGuard:
             raise DemoConfigError(f"vectors is {self.vectors!r}; it is True, False or None")
 
     def copies(self, pool: Examples, queries: Examples) -> dict[int, tuple[int, ...]]:
-        """Find the copies of queries, which are the pool object itself for leave-one-out.
+        """Give the copies of queries, if they have some: query row -> rows of the pool, ascending.
 
-        Returns:
-            Query row -> its copies in the pool, ascending; only queries that have some.
+        The queries are the pool object itself for leave-one-out.
         """
-        found: dict[int, set[int]] = {}
-        if queries is pool:
-            found = {row: {row} for row in range(len(pool))}
+        found = {row: {row} for row in range(len(pool))} if queries is pool else {}
         with_vectors = pool.texts is None or queries.texts is None
         if self.vectors is not None:
             with_vectors = self.vectors

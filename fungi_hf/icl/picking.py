@@ -26,28 +26,19 @@ _QUERIES = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Quota:
-    """What is chosen for each query.
+    """What is chosen for each query."""
 
-    Attributes:
-        k: Rows per query.
-        codes: [N] label of each pool row, None where labels do not matter.
-        cap: Most rows of one label, None for no cap.
-        held: [n, m] pool rows that every query has already (they count for the cap).
-        in_rounds: Take labels in rounds instead of in rank order.
-    """
-
-    k: int
-    codes: Rows | None
-    cap: int | None
-    held: Rows
-    in_rounds: bool = False
+    k: int  # rows per query
+    codes: Rows | None  # [N] label of each pool row, None where labels do not matter
+    cap: int | None  # most rows of one label, None for no cap
+    held: Rows  # [n, m] pool rows that every query has already (they count for the cap)
+    in_rounds: bool = False  # take labels in rounds instead of in rank order
 
 
 def pick(ranker: Ranker, asked: QueryRows, quota: Quota) -> tuple[Rows, Scores]:
-    """Choose k rows of a ranking for each query.
+    """Give k rows of a ranking for each query, [n, k], in rank order, and their scores.
 
-    Returns:
-        [n, k] rows in rank order and their scores; -1 where the ranking ran out.
+    Rows are -1 where the ranking ran out.
     """
     if quota.codes is None:
         return ranker.search(asked, quota.k)
@@ -78,12 +69,9 @@ def taken(values: npt.NDArray[Any], places: Rows, filler: float) -> npt.NDArray[
 
 
 def draw(asked: QueryRows, quota: Quota, n_pool: int, seed: int, *, shared: bool) -> Rows:
-    """Draw k of n_pool rows for each query, without replacement.
+    """Draw k of n_pool rows for each query, [n, k], without replacement; -1 where rows ran out.
 
     With `shared`, one permutation serves all queries; only exclusions make their draws differ.
-
-    Returns:
-        [n, k] rows in the order drawn; -1 where rows ran out.
     """
     rows = np.full((len(asked.rows), quota.k), -1, np.int64)
     order = np.empty(0, np.int64)
@@ -148,17 +136,11 @@ def _choose(
     if quota.in_rounds:
         # Final once every label has shown all the rows that an earlier round could take.
         rounds = taken(nth, places, 0).max(axis=1, initial=0)
-        totals = np.bincount(codes_of)
-        wanted = np.minimum(rounds[:, None], totals)
-        done &= (_seen(ranked, codes, len(totals)) >= wanted).all(axis=1)
+        wanted = np.minimum(rounds[:, None], np.bincount(codes_of))  # [b, L]
+        owners = np.arange(len(ranked))[:, None] * wanted.shape[1] + codes
+        seen = np.bincount(owners[ranked >= 0], minlength=wanted.size).reshape(wanted.shape)
+        done &= (seen >= wanted).all(axis=1)
     return places, done
-
-
-def _seen(ranked: Rows, codes: Rows, n_labels: int) -> Rows:
-    """Return the number of ranked rows of each label, [b, L]."""
-    owners = np.arange(len(ranked))[:, None] * n_labels + codes
-    counts = np.bincount(owners[ranked >= 0], minlength=len(ranked) * n_labels)
-    return counts.reshape(len(ranked), n_labels)
 
 
 def _first(order: Rows, quota: Quota, held: Rows) -> Rows:

@@ -22,7 +22,6 @@ from fungi_hf.icl.prompt import PromptBuilder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fungi_hf.icl.demos import Demonstration, DemoSet
     from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.selector import DemoSelector
@@ -31,44 +30,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPrompt:
-    """One prompt with what its outcome is measured by.
+    """One prompt with what its outcome is measured by."""
 
-    Attributes:
-        row: Query row.
-        prompt: What is sent; `prompt.draw` is the repetition, from 0.
-        covered: The gold label is shown.
-        vote: Id of the majority label shown, ties to the nearest; None without demonstrations.
-    """
-
-    row: int
-    prompt: Prompt
-    covered: bool
+    row: int  # query row
+    prompt: Prompt  # what is sent; `prompt.draw` is the repetition, from 0
+    covered: bool  # the gold label is shown
+    # id of the majority label shown, ties to the nearest; None without demonstrations
     vote: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunPlan:
-    """Everything that is known before the first request.
+    """Everything that is known before the first request."""
 
-    Attributes:
-        llm: The model.
-        prompts: Prompts by repetition, then in query order.
-        labels: The label space.
-        queries: The queries.
-        gold: [n] label ids; None if the queries have no targets.
-        sizes: What the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries
-            with copies of themselves in the pool), "unreachable" (queries whose gold label is
-            not in the pool).
-        config: Everything that rows depend on.
-    """
-
-    llm: LLM
-    prompts: tuple[PlannedPrompt, ...]
-    labels: LabelSpace
-    queries: Examples
-    gold: Int64Array | None
+    llm: LLM  # the model
+    prompts: tuple[PlannedPrompt, ...]  # prompts by repetition, then in query order
+    labels: LabelSpace  # the label space
+    queries: Examples  # the queries
+    gold: Int64Array | None  # [n] label ids; None if the queries have no targets
+    # what the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries with copies of
+    # themselves in the pool), "unreachable" (queries whose gold label is not in the pool)
     sizes: dict[str, int]
-    config: dict[str, Any]
+    config: dict[str, Any]  # everything that rows depend on
 
 
 def make_plan(
@@ -85,7 +68,7 @@ def make_plan(
     Without `needs_gold`, queries without targets are taken too: enough for a dry run.
 
     Raises:
-        InputError: If queries lack contents or targets.
+        InputError: If queries lack contents or targets, or the pool targets.
     """
     repeats = check_integer("repeats", repeats)
     contents = _contents(builder, llm, queries)
@@ -103,19 +86,19 @@ def make_plan(
         if selector is not None:
             own = selector.reseeded(selector.seed + repeat) if repeat else selector
             demos = own.select(queries)
-            if demos.pool.targets is None:
-                raise InputError(
-                    "the pool has no targets; fit the selector on Examples with targets"
-                )
-            pool = labels.ids_of(demos.pool.targets)
-            digests.append(_digest(demos))
+            pool = labels.ids_of(demos.targets)
+            digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
+            digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
+            demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.targets)
+            digests.append(digest.hexdigest())
             sizes["n_leaks"] = len(demos.copies)
             if repeat == 0 and gold is not None:
                 sizes["unreachable"] = _unreachable(gold, pool, labels)
         for row, content in enumerate(contents):
             shown = () if demos is None else demos[row]
             prompt = builder.build(content, shown, output=output, row=row, reserve_tokens=reserve)
-            kept = _kept_labels(shown, prompt, pool)
+            nearest = sorted(shown, key=lambda demonstration: demonstration.rank)
+            kept = [int(pool[demo.row]) for demo in nearest if demo.row in prompt.kept]
             prompts.append(
                 PlannedPrompt(
                     row=row,
@@ -125,13 +108,15 @@ def make_plan(
                     vote=Counter(kept).most_common(1)[0][0] if kept else None,
                 )
             )
+    digest = hashlib.sha256()
+    queries.feed(digest, range(len(contents)), queries.targets, queries.ids)
     config = {
         "selector": None if selector is None else selector.describe(),
         "demonstrations": digests,
         "prompts": builder.describe(),
         "output": output,
         "llm": llm.describe(),
-        "queries": _queries_digest(queries, len(contents)),
+        "queries": digest.hexdigest(),
         "repeats": repeats,
     }
     return RunPlan(
@@ -160,13 +145,6 @@ def _contents(builder: object, llm: object, queries: object) -> Sequence[Any]:
     return queries.contents
 
 
-def _kept_labels(shown: Sequence[Demonstration], prompt: Prompt, pool: Int64Array) -> list[int]:
-    """Give the label ids of the demonstrations that the prompt kept, nearest first."""
-    kept = set(prompt.kept)
-    nearest = sorted(shown, key=lambda demonstration: demonstration.rank)
-    return [int(pool[demo.row]) for demo in nearest if demo.row in kept]
-
-
 def _unreachable(gold: Int64Array, pool: Int64Array, labels: LabelSpace) -> int:
     missing = np.setdiff1d(gold, pool)
     rows = int(np.isin(gold, missing).sum())
@@ -177,16 +155,3 @@ def _unreachable(gold: Int64Array, pool: Int64Array, labels: LabelSpace) -> int:
             stacklevel=4,
         )
     return rows
-
-
-def _digest(demos: DemoSet) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
-    digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
-    demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
-    return digest.hexdigest()
-
-
-def _queries_digest(queries: Examples, n_rows: int) -> str:
-    digest = hashlib.sha256()
-    queries.feed(digest, range(n_rows), queries.targets, queries.ids)
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Prompts: instruction and labels, demonstrations in their order, the query.
 
-Texts are inserted, never formatted, and never cut. The prompt is this project's own.
+Texts are inserted, never formatted, and never cut. The prompt is this project's own. Under a
+budget demonstrations are kept whole or dropped whole; the nearest are asked first.
 
 Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if output is JSON):
 - "multiturn": system, then a user and an assistant message per demonstration, then the query.
@@ -12,24 +13,23 @@ Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from fungi_hf.checks import check_choice, check_integer
+from fungi_hf.checks import check_choice, check_fields, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, PromptOverflowError
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.fitting import ESTIMATE, TokenCounter, choose_that_fit
 from fungi_hf.icl.labels import LabelSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from fungi_hf.icl.demos import Demonstration
     from fungi_hf.icl.examples import Content
-    from fungi_hf.icl.fitting import CountTokens
 
 PROMPT_VERSION = 1  # raised with any change of wording; part of cache keys and run records
 
@@ -47,6 +47,54 @@ JSON_REQUEST = 'Write the answer as a JSON object: {"label": "<the label>"}'
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCounter:
+    """How tokens are counted."""
+
+    # text -> tokens, a pure function; None estimates 3.5 characters per token, rounded up
+    count: Callable[..., int] | None = None
+    per_message: int = 3  # tokens that a chat server adds to each message
+    per_prompt: int = 3  # tokens that it adds once
+    takes_audio: bool = False  # `count` takes an `AudioClip` too; otherwise clips are not counted
+    _known: Callable[[Content], int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.count is not None and not callable(self.count):
+            raise InputTypeError(
+                f"count_tokens is {type(self.count).__name__}; a function text -> int is needed"
+            )
+        sizes = ("per_message", "per_prompt")
+        check_fields(self, sizes, check_integer, 0, error=DemoConfigError)
+        if self.takes_audio and self.count is None:
+            raise DemoConfigError("takes_audio needs a count function")
+        # Demonstrations repeat between queries, so their counts are kept.
+        known = self.tokens if self.count is None else functools.lru_cache(1 << 16)(self.tokens)
+        object.__setattr__(self, "_known", known)
+
+    def prompt(self, contents: Sequence[Content]) -> tuple[int, bool]:
+        """Return the tokens of a prompt, overhead included, and whether they are exact."""
+        overhead = self.per_prompt + self.per_message * len(contents)
+        has_clips = any(isinstance(content, AudioClip) for content in contents)
+        is_exact = self.count is not None and (self.takes_audio or not has_clips)
+        return overhead + sum(map(self._known, contents)), is_exact
+
+    def tokens(self, content: Content) -> int:
+        """Return the tokens of one message's content.
+
+        A count function that returns no whole number raises `InputTypeError`, one that returns a
+        negative number `InputError`.
+        """
+        if self.count is None:
+            return 0 if isinstance(content, AudioClip) else -(-2 * len(content) // 7)
+        if isinstance(content, AudioClip) and not self.takes_audio:
+            return 0
+        name, value = "what count_tokens returned", self.count(content)
+        return check_integer(name, value, 0, error=InputError, type_error=InputTypeError)
+
+
+ESTIMATE = TokenCounter()
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A demonstration that did not fit: its pool row, and why."""
 
@@ -56,29 +104,17 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What is sent for one query.
+    """What is sent for one query."""
 
-    Attributes:
-        messages: Chat messages, in order; empty if the query alone exceeds the budget.
-        kept: Pool rows of the demonstrations shown, in prompt order.
-        dropped: Demonstrations that did not fit, nearest first.
-        input_tokens: Tokens of the messages, chat overhead included.
-        exact_count: Whether the tokens were counted by the user's function rather than estimated.
-        budget: The budget in tokens, None if there is none.
-        style: The style that made the messages.
-        audio_s: Seconds of audio in the messages.
-        draw: Number of the repetition; equal prompts with other numbers are asked anew.
-    """
-
-    messages: tuple[Message, ...]
-    kept: tuple[int, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
-    input_tokens: int = 0
-    exact_count: bool = False
-    budget: int | None = None
-    style: Style = "multiturn"
-    audio_s: float = 0.0
-    draw: int = 0
+    messages: tuple[Message, ...]  # of a chat; empty if the query alone exceeds the budget
+    kept: tuple[int, ...] = ()  # pool rows of the demonstrations shown, in prompt order
+    dropped: tuple[Dropped, ...] = ()  # demonstrations that did not fit, nearest first
+    input_tokens: int = 0  # tokens of the messages, chat overhead included
+    exact_count: bool = False  # the user's function counted the tokens; else an estimate
+    budget: int | None = None  # the budget in tokens, None if there is none
+    style: Style = "multiturn"  # the style that made the messages
+    audio_s: float = 0.0  # seconds of audio in the messages
+    draw: int = 0  # number of the repetition; equal prompts with other numbers are asked anew
 
     @property
     def is_overflow(self) -> bool:
@@ -127,7 +163,7 @@ class PromptBuilder:
         instruction: str | None = None,
         show_labels: bool = True,
         max_input_tokens: int | None = None,
-        count_tokens: CountTokens | TokenCounter | None = ESTIMATE,
+        count_tokens: Callable[..., int] | TokenCounter | None = ESTIMATE,
         on_overflow: Overflow = "error",
     ) -> None:
         """Check the settings.
@@ -174,22 +210,14 @@ class PromptBuilder:
         row: int | None = None,
         reserve_tokens: int = 0,
     ) -> Prompt:
-        """Build the prompt of one query.
+        """Build the prompt of one query, a text or a clip, which is inserted verbatim.
 
-        Args:
-            query: A text or a clip, inserted verbatim.
-            demonstrations: In prompt order, e.g. `demos[i]`.
-            output: Form of the answers: "text", or a JSON object for "enum" and "json".
-            row: The query's row, for messages.
-            reserve_tokens: Part of the budget that is kept free, e.g. for a label to be scored.
-
-        Returns:
-            The prompt; without messages if it overflows and `on_overflow="skip"`.
+        Demonstrations come in prompt order, e.g. `demos[i]`. `output` is the form of the answers:
+        "text", or a JSON object for "enum" and "json". `reserve_tokens` of the budget are kept
+        free, e.g. for a label to be scored. Errors name the `row`.
 
         Raises:
-            InputTypeError: If the query is neither a text nor a clip. Clips in another style
-                than "multiturn", demonstrations without a label and an unknown output are refused
-                too.
+            InputTypeError: If the query is neither a text nor a clip.
             PromptOverflowError: If the query is over the budget and `on_overflow="error"`.
         """
         check_choice("output", output, get_args(Output), error=DemoConfigError)
@@ -208,26 +236,29 @@ class PromptBuilder:
         def cost(items: Sequence[int]) -> int:
             return self.counter.prompt([content for _, content in turns(items)])[0] + reserve_tokens
 
-        kept, over, budget = list(range(len(pairs))), dict[int, int](), self.max_input_tokens
-        if budget is not None:
-            alone = cost([])
-            if alone > budget:
-                if self.on_overflow == "error":
-                    raise PromptOverflowError(
-                        f"the query alone takes {alone} tokens{where}, the budget is {budget}; "
-                        "raise max_input_tokens or pass on_overflow='skip'"
-                    )
-                is_exact = self.counter.count is not None
-                return Prompt(
-                    messages=(), input_tokens=alone, exact_count=is_exact, budget=budget,
-                    style=self.style,
-                )  # fmt: skip
-            kept, over = choose_that_fit(len(pairs), cost, budget)
+        budget = self.max_input_tokens
+        if budget is not None and (alone := cost([])) > budget:
+            if self.on_overflow == "error":
+                raise PromptOverflowError(
+                    f"the query alone takes {alone} tokens{where}, the budget is {budget}; "
+                    "raise max_input_tokens or pass on_overflow='skip'"
+                )
+            return Prompt(
+                messages=(),
+                input_tokens=alone,
+                exact_count=self.counter.count is not None,
+                budget=budget,
+                style=self.style,
+            )
+        kept, over = _choose_that_fit(len(pairs), cost, budget)
         chosen = turns(kept)
         contents = [content for _, content in chosen]
         input_tokens, exact_count = self.counter.prompt(contents)
         return Prompt(
-            messages=tuple(_message(role, content) for role, content in chosen),
+            messages=tuple(
+                {"role": role, "content": [c.part()] if isinstance(c, AudioClip) else c}
+                for role, c in chosen
+            ),
             kept=tuple(demonstrations[place].row for place in sorted(nearest[i] for i in kept)),
             dropped=tuple(
                 Dropped(demonstrations[nearest[item]].row, f"{excess} tokens over the budget")
@@ -242,7 +273,7 @@ class PromptBuilder:
 
     def longest_label_tokens(self, output: Output = "text") -> int:
         """Return the tokens of the longest answer, to be reserved when every label is scored."""
-        return max(map(self.counter.tokens, _written(self.labels.surfaces, output)))
+        return max(self.counter.tokens(_written(name, output)) for name in self.labels.surfaces)
 
     def system(self, output: Output = "text", *, audio: bool = False) -> str:
         """Return the system text: instruction, list of labels, form of the answer."""
@@ -264,14 +295,23 @@ class PromptBuilder:
             "max_input_tokens": self.max_input_tokens,
             "counts_tokens": self.counter.count is not None,
             "on_overflow": self.on_overflow,
-            "labels": self.labels.describe(),
+            "labels": {"n_labels": len(self.labels), "digest": self.labels.digest},
         }
 
     def _pairs(
         self, query: Content, demonstrations: Sequence[Demonstration], output: Output, where: str
     ) -> list[tuple[Content, str]]:
         # Contents with their answers as they are shown, in prompt order.
-        contents, targets = [], []
+        if self.style != "multiturn":
+            held = [(f"pool row {shown.row}", shown.content) for shown in demonstrations]
+            held.append(("the query", query))
+            clips = [name for name, content in held if isinstance(content, AudioClip)]
+            if clips:
+                raise InputError(
+                    f"{clips[0]} is audio{where}, which style {self.style!r} cannot hold; "
+                    "use style='multiturn'"
+                )
+        pairs = []
         for shown in demonstrations:
             if shown.target is None or shown.content is None:
                 missing = "label" if shown.target is None else "content"
@@ -279,21 +319,9 @@ class PromptBuilder:
                     f"the demonstration in pool row {shown.row} has no {missing}; "
                     "fit the selector on Examples with contents and targets"
                 )
-            contents.append(shown.content)
-            targets.append(shown.target)
-        if self.style != "multiturn":
-            clips = [
-                f"pool row {d.row}" for d in demonstrations if isinstance(d.content, AudioClip)
-            ]
-            if isinstance(query, AudioClip):
-                clips.append("the query")
-            if clips:
-                raise InputError(
-                    f"{clips[0]} is audio{where}, which style {self.style!r} cannot hold; "
-                    "use style='multiturn'"
-                )
-        answers = _written(self.labels.surfaces_of(targets), output)
-        return list(zip(contents, answers, strict=True))
+            surface = self.labels.surfaces[self.labels.id_of(shown.target)]
+            pairs.append((shown.content, _written(surface, output)))
+        return pairs
 
     def _turns(
         self, query: Content, pairs: Sequence[tuple[Content, str]], output: Output
@@ -311,22 +339,35 @@ class PromptBuilder:
         return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
 
 
+def _choose_that_fit(
+    n: int, cost: Callable[[Sequence[int]], int], budget: int | None
+) -> tuple[list[int], dict[int, int]]:
+    """Choose among n items, nearest first, those that fit; skip one that does not, and go on.
+
+    `cost` gives the tokens of the prompt that holds some items, in ascending order. Returns the
+    kept items, ascending, and the tokens over budget of each other item: it is dropped only if the
+    kept nearer items and it cost more than the budget.
+    """
+    kept, over = list(range(n)), dict[int, int]()
+    if budget is None or cost(kept) <= budget:
+        return kept, over
+    kept = []
+    for item in range(n):
+        excess = cost([*kept, item]) - budget
+        if excess > 0:
+            over[item] = excess
+        else:
+            kept.append(item)
+    return kept, over
+
+
 def _text_line(content: Content) -> str:
     return f"Text: {json.dumps(str(content), ensure_ascii=False)}"
 
 
-def _message(role: str, content: Content) -> Message:
-    return {
-        "role": role,
-        "content": [content.part()] if isinstance(content, AudioClip) else content,
-    }
-
-
-def _written(surfaces: Iterable[str], output: Output) -> list[str]:
-    """Return labels in the form in which answers are asked for."""
-    if output == "text":
-        return list(surfaces)
-    return [json.dumps({"label": surface}, ensure_ascii=False) for surface in surfaces]
+def _written(surface: str, output: Output) -> str:
+    """Return a label in the form in which answers are asked for."""
+    return surface if output == "text" else json.dumps({"label": surface}, ensure_ascii=False)
 
 
 def _readable(content: object) -> str:

@@ -41,17 +41,11 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryRows:
-    """Queries of one search: which rows of the query set, and what each may not get.
+    """Queries of one search: which rows of the query set, and what each may not get."""
 
-    Attributes:
-        examples: The whole query set.
-        rows: [b] rows of it.
-        exclude: Query row -> pool rows, for the whole set.
-    """
-
-    examples: Examples
-    rows: Rows
-    exclude: Mapping[int, Rows]
+    examples: Examples  # the whole query set
+    rows: Rows  # [b] rows of it
+    exclude: Mapping[int, Rows]  # query row -> pool rows, for the whole set
 
     def features(self) -> npt.NDArray[np.floating]:
         """Return the features of the rows, which the selector has seen to be there."""
@@ -77,7 +71,6 @@ class DenseRanking:
     """By cosine, dot product, or minus the squared Euclidean distance, in float64."""
 
     def __init__(self, pool: Examples, metric: Metric) -> None:
-        """Index the pool's features."""
         self.metric: Metric = metric
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
         self.n_rows = len(pool)
@@ -134,24 +127,19 @@ class TextRanking:
     kind: ScoreKind = "similarity"
 
     def __init__(self, pool: Examples, options: BM25) -> None:
-        """Count and weigh the pool's tokens."""
         self._tokens, texts = options.tokens or words, pool.texts or ()
         self.n_rows = len(texts)
         vocabulary: dict[str, int] = {}
-        rows: list[int] = []
         codes: list[int] = []
         lengths = np.zeros(len(texts))
         for row, text in enumerate(texts):
             found = self._listed(text)
             lengths[row] = len(found)
             codes.extend(vocabulary.setdefault(token, len(vocabulary)) for token in found)
-            rows.extend([row] * len(found))
         self._vocabulary = vocabulary
         # One number per (token, row) pair; sorted, so that each token's rows lie together.
-        pairs, counts = np.unique(
-            np.array(codes, dtype=np.int64) * len(texts) + np.array(rows, dtype=np.int64),
-            return_counts=True,
-        )
+        rows = np.repeat(np.arange(len(texts)), lengths.astype(np.int64))
+        pairs, counts = np.unique(np.array(codes, np.int64) * len(texts) + rows, return_counts=True)
         owners, self._rows = np.divmod(pairs, len(texts))
         held_by = np.bincount(owners, minlength=len(vocabulary))  # n_w
         self._starts = np.concatenate([[0], np.cumsum(held_by)])
@@ -178,11 +166,8 @@ class TextRanking:
 
     def pairs(self, asked: QueryRows, rows: Rows) -> Scores:
         """Return the scores of given rows."""
-        scores = np.empty(rows.shape)
-        for part in _parts(asked):
-            found = self._scores(asked.only(part))
-            scores[part] = np.take_along_axis(found, rows[part], axis=1)
-        return scores
+        scores = ((part, self._scores(asked.only(part))) for part in _parts(asked))
+        return np.vstack([np.take_along_axis(own, rows[part], 1) for part, own in scores])
 
     def _scores(self, asked: QueryRows) -> Scores:
         """Return the scores of all pool rows, [b, N]; 0 where no token is shared."""
@@ -212,9 +197,13 @@ class FusedRanking:
     kind: ScoreKind = "similarity"
 
     def __init__(self, pool: Examples, options: Hybrid) -> None:
-        """Index the pool for each ranking."""
         self._options = options
-        self._rankers = [_single(ranker, pool) for ranker in options.rankers]
+        self._rankers = [
+            TextRanking(pool, ranker)
+            if isinstance(ranker, BM25)
+            else DenseRanking(pool, ranker.metric)
+            for ranker in options.rankers
+        ]
         self._n_rows = len(pool)
 
     def check(self, queries: Examples) -> None:
@@ -268,15 +257,11 @@ def ranker_for(strategy: Strategy, pool: Examples) -> Ranker | None:
         strategy = strategy.ranker
     if isinstance(strategy, Hybrid):
         return FusedRanking(pool, strategy)
-    if isinstance(strategy, (KNN, BM25)):
-        return _single(strategy, pool)
+    if isinstance(strategy, BM25):
+        return TextRanking(pool, strategy)
+    if isinstance(strategy, KNN):
+        return DenseRanking(pool, strategy.metric)
     return None if pool.features is None else DenseRanking(pool, "cosine")
-
-
-def _single(ranking: KNN | BM25, pool: Examples) -> Ranker:
-    if isinstance(ranking, BM25):
-        return TextRanking(pool, ranking)
-    return DenseRanking(pool, ranking.metric)
 
 
 def _parts(asked: QueryRows) -> list[slice]:

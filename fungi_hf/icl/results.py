@@ -16,45 +16,31 @@ from fungi_hf.icl.reply import Usage
 from fungi_hf.statistics import bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 STATUSES = (
     "ok", "invalid", "ambiguous", "empty", "refused", "length", "overflow", "failed",
 )  # fmt: skip
-_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """One query's outcome.
+    """One query's outcome."""
 
-    Attributes:
-        id: The query's id; its row number if it has none.
-        gold: Name of the right label.
-        status: "ok", or why there is no label: "invalid" (off the list), "ambiguous", "empty",
-            "refused", "length" (cut off), "overflow" (prompt too long), "failed" (not answered).
-        label: Name of the label that was read; None unless the status is "ok".
-        answer: The model's words.
-        demonstrations: Pool rows shown, in prompt order.
-        dropped: Pool rows that did not fit.
-        input_tokens: Tokens of the prompt, as counted before sending.
-        covered: The gold label is among the demonstrations shown.
-        vote: The majority label of the demonstrations shown; ties to the nearest.
-        repeat: Which repetition, from 0.
-        label_scores: [C] log probabilities by label id, if they were computed.
-    """
-
-    id: int | str
-    gold: str
+    id: int | str  # the query's id; its row number if it has none
+    gold: str  # name of the right label
+    # "ok", or why there is no label: "invalid" (off the list), "ambiguous", "empty", "refused",
+    # "length" (cut off), "overflow" (prompt too long), "failed" (not answered)
     status: str
-    label: str | None = None
-    answer: str | None = None
-    demonstrations: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
-    input_tokens: int = 0
-    covered: bool = False
-    vote: str | None = None
-    repeat: int = 0
+    label: str | None = None  # name of the label that was read; None unless the status is "ok"
+    answer: str | None = None  # the model's words
+    demonstrations: tuple[int, ...] = ()  # pool rows shown, in prompt order
+    dropped: tuple[int, ...] = ()  # pool rows that did not fit
+    input_tokens: int = 0  # tokens of the prompt, as counted before sending
+    covered: bool = False  # the gold label is among the demonstrations shown
+    vote: str | None = None  # the majority label of the demonstrations shown; ties to the nearest
+    repeat: int = 0  # which repetition, from 0
+    # [C] log probabilities by label id, if they were computed
     label_scores: tuple[float, ...] | None = None
 
     @property
@@ -146,76 +132,75 @@ class EvalResult:
     @property
     def accuracy(self) -> float:
         """Share of right rows among all finished ones."""
-        return _share(row.correct for row in self.all_rows)
+        return _mean(row.correct for row in self.all_rows)
 
     @property
     def accuracy_answered(self) -> float:
         """Share of right rows among those with status "ok"."""
-        return _share(row.correct for row in self.all_rows if row.status == "ok")
+        return _mean(row.correct for row in self.all_rows if row.status == "ok")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy.
+        """95 % interval of the accuracy, Wilson's for one repetition.
 
-        Wilson's for one repetition; for several, rows are resampled (10,000 times, seeded) with
-        all their repetitions together, since those are not independent.
+        For several, rows are resampled (10,000 times, seeded) with all their repetitions together.
         """
         if not self.all_rows:
             return 0.0, 1.0
         if self.repeats == 1:
             return wilson_interval(sum(row.correct for row in self.all_rows), len(self.all_rows))
-        means = [_share(outcomes) for outcomes in self._correct_by("id").values()]
+        means = [_mean(outcomes) for outcomes in self._correct_by("id").values()]
         stream = ("accuracy interval",)
-        return bootstrap_interval(means, n_samples=_RESAMPLES, seed=0, stream=stream)
+        return bootstrap_interval(means, n_samples=10_000, seed=0, stream=stream)
 
     @property
     def by_repeat(self) -> tuple[float, ...]:
         """The accuracy of each repetition."""
         return tuple(
-            _share(row.correct for row in self.all_rows if row.repeat == repeat)
+            _mean(row.correct for row in self.all_rows if row.repeat == repeat)
             for repeat in range(self.repeats)
         )
 
     @property
     def coverage(self) -> float:
         """Share of rows whose gold label is among their demonstrations."""
-        return _share(row.covered for row in self.all_rows)
+        return _mean(row.covered for row in self.all_rows)
 
     @property
     def accuracy_covered(self) -> float:
         """Accuracy where the gold label is among the demonstrations."""
-        return _share(row.correct for row in self.all_rows if row.covered)
+        return _mean(row.correct for row in self.all_rows if row.covered)
 
     @property
     def accuracy_uncovered(self) -> float:
         """Accuracy where it is not."""
-        return _share(row.correct for row in self.all_rows if not row.covered)
+        return _mean(row.correct for row in self.all_rows if not row.covered)
 
     @property
     def vote_accuracy(self) -> float:
         """Accuracy of the demonstrations' own majority vote: k-NN without a model."""
-        return _share(row.vote == row.gold for row in self.all_rows)
+        return _mean(row.vote == row.gold for row in self.all_rows)
 
     @property
     def agreement(self) -> float:
         """Share of rows in which the model says what the vote says."""
-        return _share(row.status == "ok" and row.vote == row.label for row in self.all_rows)
+        return _mean(row.status == "ok" and row.vote == row.label for row in self.all_rows)
 
     @property
     def per_label(self) -> dict[str, tuple[float, int]]:
         """Gold label -> its accuracy and its number of rows."""
         groups = self._correct_by("gold")
-        return {name: (_share(groups[name]), len(groups[name])) for name in sorted(groups)}
+        return {name: (_mean(groups[name]), len(groups[name])) for name in sorted(groups)}
 
     @property
     def macro_accuracy(self) -> float:
         """Mean of the labels' accuracies."""
-        return _mean([accuracy for accuracy, _ in self.per_label.values()])
+        return _mean(accuracy for accuracy, _ in self.per_label.values())
 
     @property
     def mean_kept(self) -> float:
         """Mean number of demonstrations shown."""
-        return _mean([len(row.demonstrations) for row in self.all_rows])
+        return _mean(len(row.demonstrations) for row in self.all_rows)
 
     def _correct_by(self, field_name: str) -> dict[Any, list[bool]]:
         groups: dict[Any, list[bool]] = {}
@@ -265,42 +250,26 @@ class EvalResult:
             f"({self.usage.cached_input_tokens} cached), {self.usage.output_tokens} out",
         ]
         if self.repeats > 1:
-            spread = self.by_repeat
-            lines.append(
-                f"repeats         {self.repeats}, from {min(spread):.4f} to {max(spread):.4f}"
-            )
+            low, high = min(self.by_repeat), max(self.by_repeat)
+            lines.append(f"repeats         {self.repeats}, from {low:.4f} to {high:.4f}")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """What a run would send.
+    """What a run would send."""
 
-    Attributes:
-        rows: Rows in all, repetitions included.
-        cached: Rows that need no request: answered in the run folder or in the cache.
-        requests: Requests to be sent, if none has to be repeated.
-        input_tokens: Their input tokens.
-        exact_count: The tokens were counted with the user's function, not estimated.
-        max_output_tokens: The most output tokens that they may bill.
-        dropped_demos: Demonstrations that do not fit.
-        overflow_rows: Queries that do not fit even alone; nothing is sent for them.
-        n_leaks: Queries whose own copies the leak guard removed.
-        coverage: Share of rows whose gold label is shown; None without gold labels.
-        audio_s: Seconds of audio, whose tokens no text count includes.
-    """
-
-    rows: int
-    cached: int
-    requests: int
-    input_tokens: int
-    exact_count: bool
-    max_output_tokens: int
-    dropped_demos: int
-    overflow_rows: int
-    n_leaks: int
-    coverage: float | None
-    audio_s: float = 0.0
+    rows: int  # rows in all, repetitions included
+    cached: int  # rows that need no request: answered in the run folder or in the cache
+    requests: int  # requests to be sent, if none has to be repeated
+    input_tokens: int  # their input tokens
+    exact_count: bool  # the tokens were counted with the user's function, not estimated
+    max_output_tokens: int  # the most output tokens that they may bill
+    dropped_demos: int  # demonstrations that do not fit
+    overflow_rows: int  # queries that do not fit even alone; nothing is sent for them
+    n_leaks: int  # queries whose own copies the leak guard removed
+    coverage: float | None  # share of rows whose gold label is shown; None without gold labels
+    audio_s: float = 0.0  # seconds of audio, whose tokens no text count includes
 
     def cost(
         self,
@@ -329,12 +298,7 @@ class DryRun:
 
 
 def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
-    """Read the journal of a run folder.
-
-    Returns:
-        The last outcome by repetition and query row, and the tokens billed by all lines,
-        superseded ones included.
-    """
+    """Give the last outcome by repetition and query row, and the tokens that all lines billed."""
     finished, usage = {}, Usage()
     for line in read_journal(folder):
         try:
@@ -347,12 +311,9 @@ def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:
     return finished, usage
 
 
-def _share(values: Iterable[bool]) -> float:
-    return _mean([float(value) for value in values])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else math.nan
 
 
 def _known(value: float) -> float | None:

@@ -86,7 +86,7 @@ def evaluate(
         The outcome of every row; with `dry_run` what would be sent.
     """
     plan = make_plan(selector, builder, llm, queries, repeats=repeats, needs_gold=not dry_run)
-    return Run(plan, out).dry_run() if dry_run else run_here(plan, out)
+    return Run(plan, out).dry_run() if dry_run else run_here(Run(plan, out))
 
 
 async def aevaluate(
@@ -102,13 +102,8 @@ async def aevaluate(
     return await Run(make_plan(selector, builder, llm, queries, repeats=repeats), out).finish()
 
 
-def run_here(
-    plan: RunPlan,
-    out: str | Path | None = None,
-    watch: Callable[[Progress], None] | None = None,
-) -> EvalResult:
+def run_here(run: Run) -> EvalResult:
     """Run to the end, whether or not an event loop is running in this thread."""
-    run = Run(plan, out, watch)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -119,30 +114,20 @@ def run_here(
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        rows: Rows in all, repetitions included.
-        finished: Rows with an outcome, those of earlier processes included.
-        failed: Rows whose outcome is no label.
-        tokens: Tokens billed by this process.
-        fresh: Rows finished by this process.
-    """
-
-    rows: int
-    finished: int = 0
-    failed: int = 0
-    tokens: int = 0
-    fresh: int = 0
+    rows: int  # rows in all, repetitions included
+    finished: int = 0  # rows with an outcome, those of earlier processes included
+    failed: int = 0  # rows whose outcome is no label
+    tokens: int = 0  # tokens billed by this process
+    fresh: int = 0  # rows finished by this process
 
 
 class Run:
     """A plan that is carried out: what is finished, what it cost, and the workers for the rest.
 
-    Args:
-        plan: The prompts and their model.
-        out: The run folder, whose finished rows are not asked again; None keeps all in memory.
-        watch: Called after each finished row.
+    Finished rows of the folder `out` are not asked again; None keeps all in memory. `watch` is
+    called after each row.
     """
 
     def __init__(
@@ -164,6 +149,7 @@ class Run:
     def dry_run(self) -> DryRun:
         """Say what `finish` would send; opens no socket."""
         plan, planned = self._plan, self._plan.prompts
+        coverage = sum(one.covered for one in planned) / len(planned)
         fitting = [one for one in self._todo() if not one.prompt.is_overflow]
         sent = [one for one in fitting if not plan.llm.is_cached(one.prompt, plan.labels)]
         overflow = sum(one.prompt.is_overflow for one in planned)
@@ -177,9 +163,7 @@ class Run:
             dropped_demos=sum(len(one.prompt.dropped) for one in planned),
             overflow_rows=overflow,
             n_leaks=plan.sizes["n_leaks"],
-            coverage=None
-            if plan.gold is None
-            else sum(one.covered for one in planned) / len(planned),
+            coverage=None if plan.gold is None else coverage,
             audio_s=sum(one.prompt.audio_s for one in sent),
         )
 
@@ -224,12 +208,10 @@ class Run:
 
     async def _ask(self, todo: list[PlannedPrompt]) -> None:
         """Finish all prompts, or stop all at the first error that stops a run."""
-        llm, ready = self._plan.llm, []
+        llm, ready = self._plan.llm, [one for one in todo if not one.prompt.is_overflow]
         for one in todo:
             if one.prompt.is_overflow:
                 self._record(one, None, "overflow", {})
-            else:
-                ready.append(one)
         if llm.batch_size is not None:
             await self._ask_in_batches(ready, llm.batch_size)
             return
@@ -282,8 +264,8 @@ class Run:
             self._journal.add({**line, **facts})
         if self._watch is not None:
             progress = self._progress
-            progress.failed += result.status != "ok"
-            progress.failed -= before is not None and before.status != "ok"
+            was_failed = before is not None and before.status != "ok"
+            progress.failed += (result.status != "ok") - was_failed
             progress.finished = len(self._finished)
             progress.fresh += 1
             progress.tokens += usage.total_tokens

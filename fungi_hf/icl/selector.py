@@ -98,13 +98,7 @@ class DemoSelector:
         return other
 
     def fit(self, pool: Examples) -> Self:
-        """Index the pool.
-
-        Args:
-            pool: The labelled examples; kept, not copied.
-
-        Returns:
-            The selector itself.
+        """Index the pool, which is kept and not copied, and return the selector.
 
         Raises:
             InputError: If the pool lacks what the strategy needs; an `InputTypeError` if it is no
@@ -128,7 +122,7 @@ class DemoSelector:
                 )
         if k > n_pool:
             raise DemoConfigError(f"k is {k}, the pool has {n_pool} rows; k must not exceed them")
-        fitted = _Fitted(pool=pool, n_pool=n_pool, codes=codes, k=k, cap=cap)
+        fitted = _Fitted(pool=pool, codes=codes, k=k, cap=cap)
         if k > fitted.n_left(()):
             raise DemoConfigError(
                 f"k is {k}, but max_per_class={cap} leaves {fitted.n_left(())} rows of the "
@@ -139,18 +133,12 @@ class DemoSelector:
         return self
 
     def select(self, queries: Examples) -> DemoSet:
-        """Choose the demonstrations.
+        """Choose the demonstrations of queries; the pool object itself asks for leave-one-out.
 
-        Args:
-            queries: What to choose for; the pool object itself for leave-one-out. Their targets
-                are never looked at.
-
-        Returns:
-            The demonstrations of each query.
+        Targets of the queries are never looked at.
 
         Raises:
-            InputError: If `leaks="error"` found copies. Queries without what the strategy needs
-                are refused too.
+            InputError: If `leaks="error"` found copies, or queries lack what the strategy needs.
             DemoConfigError: If the guard leaves a query fewer than k rows.
         """
         state, ranker = self._state, self._state.ranker
@@ -172,7 +160,7 @@ class DemoSelector:
                 under = "" if state.cap is None else f" and max_per_class={state.cap}"
                 raise DemoConfigError(
                     f"k is {state.k}, but the leak guard{under} leaves query row {query} only "
-                    f"{left} of {state.n_pool} rows; lower k"
+                    f"{left} of {len(state.pool)} rows; lower k"
                 )
         exclude = {query: np.array(rows, dtype=np.int64) for query, rows in excluded.items()}
         asked = QueryRows(queries, np.arange(n_queries), exclude)
@@ -226,14 +214,12 @@ class DemoSelector:
     def _select(self, asked: QueryRows, ranker: Ranker | None) -> tuple[Rows, Scores]:
         # Rows and scores: the chosen ones, then the shared ones, which are drawn first.
         state, shared = self._state, np.empty((len(asked.rows), 0), np.int64)
-        in_rounds = isinstance(self.strategy, Stratified)
-        quota = Quota(
-            k=self.n_shared, codes=state.codes, cap=state.cap, held=shared, in_rounds=in_rounds
-        )
+        quota = Quota(k=self.n_shared, codes=state.codes, cap=state.cap, held=shared)
         if self.n_shared:
-            shared = draw(asked, quota, state.n_pool, self.seed, shared=True)
+            shared = draw(asked, quota, len(state.pool), self.seed, shared=True)
             asked = asked.without(shared)
-        quota = dataclasses.replace(quota, k=state.k - self.n_shared, held=shared)
+        in_rounds, k = isinstance(self.strategy, Stratified), state.k - self.n_shared
+        quota = dataclasses.replace(quota, k=k, held=shared, in_rounds=in_rounds)
         indices, scores = self._chosen(asked, quota, ranker)
         short = np.flatnonzero((indices < 0).any(axis=1))
         if len(short):
@@ -248,14 +234,12 @@ class DemoSelector:
 
     def _chosen(self, asked: QueryRows, quota: Quota, ranker: Ranker | None) -> tuple[Rows, Scores]:
         if isinstance(self.strategy, Random):
-            n_pool, shared = self._state.n_pool, self.strategy.shared
+            n_pool, shared = len(self._state.pool), self.strategy.shared
             return ranked(draw(asked, quota, n_pool, self.seed, shared=shared), ranker, asked)
         if ranker is None:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
         if isinstance(self.strategy, (MMR, DPP)) and isinstance(ranker, DenseRanking):
             return pick_diverse(ranker, self.strategy, asked, quota)
-        if quota.codes is None:  # labels do not matter
-            return ranker.search(asked, quota.k)
         return pick(ranker, asked, quota)
 
 
@@ -264,7 +248,6 @@ class _Fitted:
     """What `fit` found out about the pool."""
 
     pool: Examples
-    n_pool: int
     codes: Rows | None
     k: int
     cap: int | None
@@ -273,7 +256,7 @@ class _Fitted:
     def n_left(self, removed: Sequence[int]) -> int:
         """Return how many rows the cap allows a query that may not get the removed ones."""
         if self.codes is None or self.cap is None:
-            return self.n_pool - len(removed)
+            return len(self.pool) - len(removed)
         totals = np.bincount(self.codes)
         totals -= np.bincount(self.codes[list(removed)], minlength=len(totals))
         return int(np.minimum(totals, self.cap).sum())

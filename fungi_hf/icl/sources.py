@@ -21,12 +21,6 @@ _COLUMNS = {"text": "contents", "label": "targets", "id": "ids"}
 def load_labels(path: str | Path) -> LabelSpace:
     """Read the label names from a JSON list; a label's id is its position.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The label space.
-
     Raises:
         StorageError: If the file does not hold a JSON list.
     """
@@ -50,9 +44,6 @@ def load_examples(
         features: A file with the vectors, if they are not in data; see `load_vectors`.
         blocks: Names of the feature blocks to keep, e.g. ["embedding"], in this order; only for
             feature files, which know their layout.
-
-    Returns:
-        The examples.
 
     Raises:
         StorageError: If there is no such file.

@@ -23,15 +23,11 @@ Parts: TypeAlias = tuple[Literal["features", "texts"], ...]
 
 @dataclass(frozen=True, slots=True)
 class KNN:
-    """The nearest rows by features.
-
-    Attributes:
-        metric: "cosine", "dot", or "euclidean" (minus the squared distance).
-    """
+    """The nearest rows by features."""
 
     name: ClassVar[str] = "knn"
     parts: ClassVar[Parts] = ("features",)
-    metric: Metric = "cosine"
+    metric: Metric = "cosine"  # "cosine", "dot", or "euclidean" (minus the squared distance)
 
     def __post_init__(self) -> None:
         check_fields(self, ("metric",), check_choice, METRICS, error=DemoConfigError)
@@ -39,18 +35,13 @@ class KNN:
 
 @dataclass(frozen=True, slots=True)
 class BM25:
-    """The best rows by shared words.
-
-    Attributes:
-        k1: Saturation of repeated words, above 0.
-        b: Strength of the length correction, 0 to 1.
-        tokens: Text -> tokens; None takes runs of a-z and 0-9 of the lowered text.
-    """
+    """The best rows by shared words."""
 
     name: ClassVar[str] = "bm25"
     parts: ClassVar[Parts] = ("texts",)
-    k1: float = 1.5
-    b: float = 0.75
+    k1: float = 1.5  # saturation of repeated words, above 0
+    b: float = 0.75  # strength of the length correction, 0 to 1
+    # text -> tokens; None takes runs of a-z and 0-9 of the lowered text
     tokens: Callable[[str], Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
@@ -70,21 +61,14 @@ class Hybrid:
     `depth` rows; a row outside a ranking adds 0. "convex" is
     alpha * minmax(first ranking) + (1 - alpha) * minmax(second), the extremes taken over the rows
     in either cut; rows outside both have 0. Fused scores are flat: prefer the majority vote.
-
-    Attributes:
-        rankers: The rankings: records of KNN and BM25.
-        weights: One per ranking, for "rrf"; None weighs them equally.
-        depth: Rows taken from each ranking.
-        fusion: "rrf" or "convex" (two rankings).
-        alpha: Share of the first ranking, for "convex", 0 to 1.
     """
 
     name: ClassVar[str] = "hybrid"
-    rankers: tuple[KNN | BM25, ...] = (KNN(), BM25())
-    weights: tuple[float, ...] | None = None
-    depth: int = 200
-    fusion: Fusion = "rrf"
-    alpha: float = 0.5
+    rankers: tuple[KNN | BM25, ...] = (KNN(), BM25())  # the rankings: records of KNN and BM25
+    weights: tuple[float, ...] | None = None  # one per ranking, for "rrf"; None weighs them equally
+    depth: int = 200  # rows taken from each ranking
+    fusion: Fusion = "rrf"  # "rrf" or "convex" (two rankings)
+    alpha: float = 0.5  # share of the first ranking, for "convex", 0 to 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rankers", tuple(self.rankers))
@@ -114,16 +98,12 @@ class MMR:
 
     Formula: the nearest row, then argmax lam * cos(q, i) - (1 - lam) * max over chosen j of
     cos(i, j), among the `candidates` nearest. lam = 1 is "knn".
-
-    Attributes:
-        lam: Weight of relevance, 0 to 1.
-        candidates: Rows considered, more than k.
     """
 
     name: ClassVar[str] = "mmr"
     parts: ClassVar[Parts] = ("features",)
-    lam: float = 0.7
-    candidates: int = 100
+    lam: float = 0.7  # weight of relevance, 0 to 1
+    candidates: int = 100  # rows considered, more than k
 
     def __post_init__(self) -> None:
         check_fields(self, ("lam",), check_number, 0, 1, error=DemoConfigError)
@@ -138,16 +118,13 @@ class DPP:
     L_ij = r_i (1 + cos(i, j)) / 2 r_j and
     r_i = exp(((1 + cos(q, i)) / 2 - max_j (1 + cos(q, j)) / 2) / (2 scale)).
     Once the largest conditional L_ii is under 1e-10 the rest follows the ranking.
-
-    Attributes:
-        scale: Towards 0 relevance decides, as in "knn"; large values ask for diversity alone.
-        candidates: Rows considered, more than k.
     """
 
     name: ClassVar[str] = "dpp"
     parts: ClassVar[Parts] = ("features",)
+    # towards 0 relevance decides, as in "knn"; large values ask for diversity alone
     scale: float = 0.1
-    candidates: int = 100
+    candidates: int = 100  # rows considered, more than k
 
     def __post_init__(self) -> None:
         check_fields(self, ("scale",), check_number, 0, inclusive="neither", error=DemoConfigError)
@@ -156,16 +133,11 @@ class DPP:
 
 @dataclass(frozen=True, slots=True)
 class Stratified:
-    """The best row of each label, labels by the rank of that row; then the second best, ...
-
-    Attributes:
-        ranker: The ranking: KNN, BM25 or Hybrid.
-        per_label: Exactly this many rows of every label; then k is left out or equals
-            per_label * labels.
-    """
+    """The best row of each label, labels by the rank of that row; then the second best, ..."""
 
     name: ClassVar[str] = "stratified"
-    ranker: KNN | BM25 | Hybrid = KNN()
+    ranker: KNN | BM25 | Hybrid = KNN()  # the ranking: KNN, BM25 or Hybrid
+    # exactly this many rows of every label; then k is left out or equals per_label * labels
     per_label: int | None = None
 
     def __post_init__(self) -> None:
@@ -181,15 +153,11 @@ class Stratified:
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Rows drawn without replacement: the control of every experiment.
-
-    Attributes:
-        shared: One draw for all queries, instead of one per query content.
-    """
+    """Rows drawn without replacement: the control of every experiment."""
 
     name: ClassVar[str] = "random"
     parts: ClassVar[Parts] = ()
-    shared: bool = False
+    shared: bool = False  # one draw for all queries, instead of one per query content
 
 
 Strategy: TypeAlias = KNN | BM25 | Hybrid | MMR | DPP | Stratified | Random

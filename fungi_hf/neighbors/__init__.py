@@ -5,9 +5,8 @@ Needs numpy alone; `FaissIndex` asks for faiss when it is used.
 
 from fungi_hf.neighbors.base import Index, Metric, Neighbors
 from fungi_hf.neighbors.classifier import KNNClassifier
-from fungi_hf.neighbors.exact import ExactIndex
+from fungi_hf.neighbors.exact import ExactIndex, KernelIndex
 from fungi_hf.neighbors.faiss import FaissIndex, FaissOptions
-from fungi_hf.neighbors.kernel import KernelIndex
 from fungi_hf.neighbors.topk import search_similarity
 
 __all__ = [

@@ -96,7 +96,7 @@ def check_count(value: object, name: str, low: int, high: int | None = None) -> 
 def check_exclusions(
     exclude: Exclusions | None, n_queries: int, n_pool: int
 ) -> dict[int, Int64Array]:
-    """Give distinct, sorted rows per query.
+    """Give distinct, sorted pool rows for each query row that has any.
 
     Raises:
         InputTypeError: If it is not a mapping, or rows are not integers.

@@ -5,16 +5,15 @@ Neighbours with equal scores are ordered by row; classes with equal votes by the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, InputError, NotFittedError
 from fungi_hf.neighbors.base import Index, check_count, check_exclusions
-from fungi_hf.neighbors.exact import ExactIndex
-from fungi_hf.neighbors.kernel import KernelIndex
-from fungi_hf.neighbors.labels import encode_known, encode_labels
+from fungi_hf.neighbors.exact import ExactIndex, KernelIndex
+from fungi_hf.neighbors.labels import check_kinds, encode_labels, read_labels
 from fungi_hf.neighbors.topk import cut
 from fungi_hf.neighbors.vectors import as_matrix
 from fungi_hf.types import KernelFeatures
@@ -55,10 +54,7 @@ def count_votes(
     weights: Weights,
     metric: Metric,
 ) -> Float64Array:
-    """Give the votes that each class gets, [Q, C].
-
-    `codes` [Q, K] are class numbers of neighbours, -1 for none; `scores` [Q, K] what they are by
-    the metric, larger is nearer.
+    """Give the votes of each class, [Q, C], by the neighbours' codes (-1: none) and scores [Q, K].
 
     Formula: uniform counts neighbours; similarity sums max(score, 0) for `cosine` and `dot`, and
     1 / (1 + distance) for `euclidean`. A query whose weights are all 0 gets uniform votes.
@@ -67,11 +63,8 @@ def count_votes(
     values = held.astype(np.float64)
     if weights == "similarity":
         exact = np.where(held, scores.astype(np.float64), 0)
-        if metric == "euclidean":
-            weight = 1 / (1 + np.sqrt(np.maximum(-exact, 0)))
-        else:
-            weight = np.maximum(exact, 0)
-        weight = np.where(held, weight, 0)
+        near = 1 / (1 + np.sqrt(np.maximum(-exact, 0)))
+        weight = np.where(held, near if metric == "euclidean" else np.maximum(exact, 0), 0)
         values = np.where(weight.any(axis=1, keepdims=True), weight, values)
     cells = codes + np.arange(len(codes))[:, None] * n_classes
     votes = np.bincount(cells[held], values[held], len(codes) * n_classes).astype(np.float64)
@@ -81,8 +74,7 @@ def count_votes(
 def decide(votes: Float64Array, codes: Int64Array, tie: Tie) -> Int64Array:
     """Give the class with most of the votes [Q, C], rounded to 9 decimals, [Q].
 
-    Ties go to the `smallest` class number, or to the class whose neighbour is `nearest`: `codes`
-    [Q, K] are in that order, -1 for none.
+    Of a tie that is the `smallest`, or the first by neighbours `codes` [Q, K] (-1: none).
     """
     rounded = np.round(votes, 9)
     if tie == "smallest":
@@ -121,13 +113,9 @@ class KNNClassifier:
     ) -> None:
         """Choose how to vote.
 
-        Args:
-            n_neighbors: K.
-            weights: `uniform`, or `similarity`: nearer neighbours count more (`count_votes`).
-            metric: `cosine` (default), `dot` or `euclidean`; that of the index, if one is given.
-            tie: Classes with equal votes: the `smallest` label, or the label whose `nearest`
-                training row ranks first.
-            index: What searches, e.g. a `FaissIndex`; it is filled by `fit`. Default: exact.
+        Votes are `uniform`, or nearer neighbours count more (`similarity`). Of classes with equal
+        votes the `smallest` label wins, or that whose `nearest` training row ranks first. The
+        metric is `cosine` unless given by itself or by an index, which is filled by `fit`.
 
         Raises:
             ConfigError: If the index is none, or its metric is another one.
@@ -147,20 +135,13 @@ class KNNClassifier:
     def fit(self, X: Vectors, y: Labels) -> Self:
         """Store training rows and their labels; float arrays are kept, not copied.
 
-        X are [N, F] vectors or features, y [N] integers or strings of at least two classes.
-
-        Raises:
-            InputError: If there are fewer rows than neighbours.
+        X are [N, F] vectors or features, y [N] integers or strings of at least two classes. Fewer
+        rows than neighbours are an `InputError`.
         """
         n_rows = len(as_matrix(X, "X"))
         classes, codes = encode_labels(y, "y", n_rows)
-        if self.n_neighbors > n_rows:
-            raise InputError(
-                f"n_neighbors is {self.n_neighbors}, but there are {n_rows} training rows; "
-                f"allowed: 1 to {n_rows}"
-            )
-        has_factors = isinstance(X, KernelFeatures) and bool(X.factors)
-        if has_factors and isinstance(self.index, ExactIndex):
+        check_count(self.n_neighbors, f"n_neighbors (training rows: {n_rows})", 1, n_rows)
+        if isinstance(X, KernelFeatures) and X.factors and isinstance(self.index, ExactIndex):
             self.index = KernelIndex()  # exact factors bring their own similarity
         self.index.fit(X)
         self.classes_, self._codes, self._vectors = classes, codes, X
@@ -168,14 +149,15 @@ class KNNClassifier:
 
     def predict(self, X: Vectors) -> LabelArray:
         """Give the label of each row, [Q]."""
-        return self._labels(self._search(X))
+        self._fitted()
+        return self._labels(self.index.search(X, self.n_neighbors))
 
     def predict_proba(self, X: Vectors) -> Float64Array:
         """Give each class's share of the votes, [Q, C] in the order of `classes_`."""
-        found = self._search(X)
-        votes = count_votes(
-            self._neighbor_codes(found), found.scores, len(self.classes_), self.weights, self.metric
-        )
+        self._fitted()
+        found = self.index.search(X, self.n_neighbors)
+        codes, n_classes = self._neighbor_codes(found), len(self.classes_)
+        votes = count_votes(codes, found.scores, n_classes, self.weights, self.metric)
         return votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
     def score(self, X: Vectors, y: Labels) -> float:
@@ -184,10 +166,12 @@ class KNNClassifier:
         Raises:
             InputError: If there are no rows.
         """
-        predicted = encode_known(self.predict(X), self.classes_, "predictions")
+        predicted = self.predict(X)
         if not len(predicted):
             raise InputError("X has 0 rows; accuracy needs at least 1")
-        return float(np.mean(predicted == encode_known(y, self.classes_, "y", len(predicted))))
+        truth = read_labels(y, "y", len(predicted))
+        check_kinds(self.classes_, truth, ("training", "y"))
+        return float(np.mean(predicted == truth))
 
     def leave_one_out(self, *, exclude: Exclusions | None = None) -> LabelArray:
         """Predict each training row from the others, [N].
@@ -198,11 +182,8 @@ class KNNClassifier:
             InputError: If fewer than `n_neighbors` other rows exist, or none is left for a row.
         """
         codes, vectors = self._fitted(), self._vectors
-        if self.n_neighbors >= len(codes):
-            raise InputError(
-                f"n_neighbors is {self.n_neighbors}, but a row has {len(codes) - 1} others; "
-                f"allowed: 1 to {len(codes) - 1}"
-            )
+        most = len(codes) - 1
+        check_count(self.n_neighbors, f"n_neighbors (a row has {most} others)", 1, most)
         further = check_exclusions(exclude, len(codes), len(codes))
         none = np.empty(0, np.int64)
         skipped = {row: np.union1d(further.get(row, none), row) for row in range(len(codes))}
@@ -211,21 +192,10 @@ class KNNClassifier:
             raise InputError(f"exclude leaves no neighbours for row {alone[0]}")
         return self._labels(self.index.search(vectors, self.n_neighbors, exclude=skipped))
 
-    def _search(self, X: Vectors) -> Neighbors:
-        self._fitted()
-        return self.index.search(X, self.n_neighbors)
-
     def _labels(self, found: Neighbors) -> LabelArray:
         codes, n_classes = self._neighbor_codes(found), len(self.classes_)
-        elected = vote(
-            codes,
-            found.scores,
-            n_classes,
-            weights=self.weights,
-            metric=self.metric,
-            tie=self.tie,
-        )
-        return self.classes_[elected]
+        how: Any = {"weights": self.weights, "metric": self.metric, "tie": self.tie}
+        return self.classes_[vote(codes, found.scores, n_classes, **how)]
 
     def _neighbor_codes(self, found: Neighbors) -> Int64Array:
         return np.where(found.indices < 0, -1, self._fitted()[found.indices])

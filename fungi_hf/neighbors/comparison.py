@@ -2,32 +2,115 @@
 
 Fast similarities are float32 products; a proven bound on their error says which candidates may
 belong to the answer, and these are scored again in float64. Each block is multiplied once, and
-combinations of blocks only add.
+combinations of blocks only add. Rows are compared in float32 after they are scaled to a norm of at
+most 1, so that one bound on the error holds whatever the vectors' magnitude.
 """
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fungi_hf.errors import FeatureError
 from fungi_hf.neighbors.base import Neighbors, as_scores
 from fungi_hf.neighbors.topk import DECIMALS, Refinement, search_scores, sorts_all
-from fungi_hf.neighbors.vectors import nonzero
+from fungi_hf.neighbors.vectors import check_same_origin, mean_of, nonzero, norms_of, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fungi_hf.neighbors.base import Exclusions, Metric
-    from fungi_hf.neighbors.pool import Pool
+    from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
     from fungi_hf.neighbors.topk import Rescore
     from fungi_hf.neighbors.vectors import RealArray, Rows
-    from fungi_hf.types import Float64Array, Int64Array
+    from fungi_hf.types import Float64Array, Int64Array, Layout
 
+_PLAIN = (1e-30, 1e30)  # float32 rows can be divided by such numbers in float32
+_LARGEST = 1e150  # products of such norms stay within float64
 _PAIR_NUMBERS = 1 << 16  # 0.5 MB as float64: stays in a core's cache
 _SMALL = 2048  # pool rows, e.g. few-shot: float64 throughout where combinations share the products
 _UNEVEN = 1e15  # a whole row's norm by that of its blocks: beyond, float32 may lose the blocks
+
+
+class Pool:
+    """Checked rows with what their metric needs.
+
+    With q, p the query and pool row (centred by the pool's mean for `euclidean`, which changes no
+    distance and keeps far-away data precise), r the largest pool norm and s the query's scale, the
+    fast similarity by a combination c of blocks is a sum over its blocks b of
+
+        cosine     <q_b, p_b> / (|q| |p|), the sum times |p| / |p_c|
+        dot        <q_b, p_b> / (s r), s = |q|
+        euclidean  (<q_b, p_b> - |p_b|^2 / 2) / (s r), s = max(|q|, r)
+
+    each a rising function of the score within one query, with all factors at most 1.
+
+    Attributes:
+        names, columns: Of the blocks; one nameless block of all columns without a layout.
+        center: [F], or 0 where nothing is centred.
+        norms: [N, b] of each block, centred; `whole` of all blocks, [N]; `largest` of all rows.
+    """
+
+    def __init__(self, rows: Rows, metric: Metric, layout: Layout | None = None) -> None:
+        if not rows.array.flags.c_contiguous:
+            rows = replace(rows, array=np.ascontiguousarray(rows.array))
+        self.rows, self.metric = rows, metric
+        layout = layout or {"": slice(0, rows.width)}
+        self.names, self.columns = list(layout), list(layout.values())
+        self.check_range(rows, "vectors")
+        self.center = mean_of(rows) if metric == "euclidean" else 0.0
+        self.norms = self.norms_of(rows)
+        self.whole = np.hypot.reduce(self.norms, axis=1)
+        self.largest = float(self.whole.max()) or 1.0
+
+    def read(self, vectors: Vectors) -> Rows:
+        """Read queries and refuse those that cannot be compared with these rows."""
+        queries = read_rows(vectors, "queries")
+        check_same_origin(self.rows, queries)
+        self.check_range(queries, "queries")
+        return queries
+
+    def check_range(self, rows: Rows, name: str) -> None:
+        """Refuse rows whose products leave float64.
+
+        Raises:
+            FeatureError: If a norm is too large for the metric.
+        """
+        if self.metric != "cosine" and len(rows) and rows.norms.max() > _LARGEST:
+            raise FeatureError(
+                f"{name} have a row of norm {rows.norms.max():.1e}; "
+                f"metric {self.metric!r} needs norms of at most {_LARGEST:.0e}"
+            )
+
+    def norms_of(self, rows: Rows) -> Float64Array:
+        """Give the norm of each block of each row, centred where the metric needs it, [n, b]."""
+        if len(self.columns) == 1 and self.metric != "euclidean":
+            return rows.norms[:, None]
+        return norms_of(rows.array, self.columns, self.center)
+
+    def divisors(self, some: slice | Int64Array) -> Float64Array:
+        """Give what pool rows are divided by for the fast similarity, [n] or one for all."""
+        is_cosine = self.metric == "cosine"
+        return nonzero(self.whole[some]) if is_cosine else np.array(self.largest)
+
+    def scaled(
+        self, array: RealArray, divisors: Float64Array, dtype: type[np.floating] = np.float32
+    ) -> RealArray:
+        """Give (rows - center) / divisors, by way of float64 where float32 lacks the range."""
+        column = divisors.reshape(-1, 1)
+        in_range = column.min() >= _PLAIN[0] and column.max() <= _PLAIN[1]
+        is_centred = self.metric == "euclidean"
+        if dtype is np.float32 and array.dtype != np.float64 and in_range and not is_centred:
+            rows = array.astype(np.float32)
+            rows *= (1 / column).astype(np.float32)
+            return rows
+        exact = array.astype(np.float64)
+        if is_centred:
+            exact -= self.center
+        exact /= column
+        return exact.astype(dtype, copy=False)
 
 
 class Comparison:
@@ -39,7 +122,6 @@ class Comparison:
     """
 
     def __init__(self, pool: Pool, queries: Rows) -> None:
-        """Measure the queries."""
         self.pool, self.queries = pool, queries
         self.norms = pool.norms_of(queries)
         self.whole = np.hypot.reduce(self.norms, axis=1)
@@ -53,13 +135,7 @@ class Comparison:
     def nearest_by(
         self, combinations: Sequence[Sequence[str]], k: int, exclude: Exclusions | None = None
     ) -> list[Neighbors]:
-        """Give the k nearest rows of each query by the concatenation of some blocks.
-
-        Args:
-            combinations: Names of blocks.
-            k: 1 to the number of pool rows.
-            exclude: Query row -> pool rows that it may not get.
-        """
+        """Give the k nearest rows of each query by the concatenation of each choice of blocks."""
         pool, n_pool = self.pool, len(self.pool.rows)
         chosen = [[pool.names.index(name) for name in some] for some in combinations]
         is_small = sorts_all(k, n_pool) or (len(pool.names) > 1 and n_pool <= _SMALL)
@@ -68,8 +144,8 @@ class Comparison:
             None if is_exact else Refinement(self._margin(some), self.rescorer(some))
             for some in chosen
         ]
-        blocks = _Products(self, chosen, is_exact=is_exact)
-        found = search_scores(blocks, refinements, n_pool, len(self.queries), k, exclude)
+        products = _Products(self, chosen, is_exact=is_exact)
+        found = search_scores(products, refinements, n_pool, len(self.queries), k, exclude)
         return [
             Neighbors(indices=rows, scores=as_scores(scores), metric=pool.metric)
             for rows, scores in found

@@ -6,21 +6,21 @@ memory-mapped pool stays on disk.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fungi_hf.errors import InputError, NotFittedError
+from fungi_hf.errors import FeatureError, InputError, NotFittedError
 from fungi_hf.neighbors import storage
-from fungi_hf.neighbors.base import Neighbors, check_exclusions, check_metric
-from fungi_hf.neighbors.comparison import Comparison
-from fungi_hf.neighbors.pool import Pool
-from fungi_hf.neighbors.topk import cut
-from fungi_hf.neighbors.vectors import check_same_origin, read_rows, warn_zero
+from fungi_hf.neighbors.base import Neighbors, as_scores, check_exclusions, check_metric
+from fungi_hf.neighbors.comparison import Comparison, Pool
+from fungi_hf.neighbors.topk import cut, search_similarity
+from fungi_hf.neighbors.vectors import check_fingerprint, check_same_origin, read_rows, warn_zero
+from fungi_hf.types import KernelFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
     from fungi_hf.neighbors.vectors import Rows
@@ -31,8 +31,8 @@ _RANKING_QUERIES = 64
 class VectorIndex:
     """Checked vectors that can be searched: what exact and faiss search share."""
 
-    def __init__(self, metric: Metric) -> None:
-        """Begin empty."""
+    def __init__(self, metric: Metric = "cosine") -> None:
+        """Choose `cosine` (0 for an all-zero row), `dot` or `euclidean` (minus its square)."""
         self.metric: Metric = check_metric(metric)
         self._pool: Pool | None = None
 
@@ -53,15 +53,13 @@ class VectorIndex:
         return None if self._pool is None else self._pool.rows.fingerprint
 
     def __len__(self) -> int:
-        """Number of stored rows."""
         return 0 if self._pool is None else len(self._pool.rows)
 
     def fit(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
         """Store vectors in place of earlier ones; float arrays are kept, not copied.
 
-        Args:
-            vectors: [N, F] float16, float32, float64 (memory-mapped, if large), or features.
-            fingerprint: Their origin, where the vectors do not carry one.
+        Vectors are features or [N, F] float16, float32, float64 (memory-mapped, if large), whose
+        origin `fingerprint` may name.
 
         Raises:
             InputError: If there is no row.
@@ -87,16 +85,11 @@ class VectorIndex:
         return self.fit(array, fingerprint=old.fingerprint or new.fingerprint)
 
     def search(self, queries: Vectors, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
-        """Give the k nearest rows of each query.
+        """Give the k (1 to the number of rows) nearest rows of each query, [Q, F], nearest first.
 
-        Args:
-            queries: [Q, F], not modified; features of another fingerprint are refused.
-            k: 1 to the number of rows.
-            exclude: Query row -> pool rows that it may not get, e.g. itself or its copies.
-
-        Returns:
-            Indices [Q, k] and scores [Q, k], nearest first; -1 and -inf at the end where
-            fewer than k rows are left, or were found.
+        `exclude` maps a query row to pool rows that it may not get, e.g. itself or its copies; -1
+        and -inf stand at the end where fewer than k rows are left, or were found. Features of
+        another fingerprint are refused.
         """
         rows = self.pool.read(queries)
         found = self.nearest(rows, k, exclude)
@@ -122,15 +115,6 @@ class ExactIndex(VectorIndex):
         array([[1, 2]])
     """
 
-    def __init__(self, metric: Metric = "cosine") -> None:
-        """Choose the similarity.
-
-        Args:
-            metric: `cosine` (an all-zero row has 0 with everything), `dot`, or `euclidean`
-                (minus the squared distance).
-        """
-        super().__init__(metric)
-
     def rankings(
         self, queries: Vectors, *, exclude: Exclusions | None = None
     ) -> Iterator[Neighbors]:
@@ -141,16 +125,11 @@ class ExactIndex(VectorIndex):
         rows = self.pool.read(queries)
         skipped = check_exclusions(exclude, len(rows), len(self))
         for part in cut(slice(0, len(rows)), _RANKING_QUERIES):
-            own = {
-                row - part.start: skipped[row] for row in skipped if part.start <= row < part.stop
-            }
+            here = skipped.keys() & set(range(part.start, part.stop))
+            own = {row - part.start: skipped[row] for row in here}
             ranked = self.search(rows.array[part], len(self), exclude=own)
-            for query in range(len(ranked.indices)):
-                yield Neighbors(
-                    indices=ranked.indices[query : query + 1],
-                    scores=ranked.scores[query : query + 1],
-                    metric=self.metric,
-                )
+            for pair in zip(ranked.indices[:, None], ranked.scores[:, None], strict=True):
+                yield Neighbors(indices=pair[0], scores=pair[1], metric=self.metric)
 
     def save(self, folder: str | Path) -> None:
         """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced."""
@@ -160,12 +139,82 @@ class ExactIndex(VectorIndex):
     def load(
         cls, folder: str | Path, *, mmap: bool = False, fingerprint: str | None = None
     ) -> Self:
-        """Read a saved index, which answers as it did.
+        """Read a saved index, which answers as it did; `mmap` leaves the vectors on disk.
 
-        Args:
-            folder: What `save` wrote.
-            mmap: Leave the vectors on disk.
-            fingerprint: The origin that the caller expects; another one is refused.
+        An index of another origin than the `fingerprint` that the caller expects is refused.
         """
         array, stored = storage.read(folder, "exact", mmap=mmap, fingerprint=fingerprint)
         return cls(stored["metric"]).fit(array, fingerprint=stored["fingerprint"])
+
+
+class KernelIndex:
+    """Exact search over features that bring their own similarity.
+
+    For features extracted with `sketch="none"` the score is the sum over blocks of exact cosines
+    of gradients (`FungiFeatures.similarity`); columns of factors must not be compared directly.
+    """
+
+    metric: Metric = "dot"
+
+    def __init__(self) -> None:
+        self._pool: KernelFeatures | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Where the stored features come from."""
+        return None if self._pool is None else self._pool.fingerprint
+
+    def __len__(self) -> int:
+        return 0 if self._pool is None else len(self._pool.array)
+
+    def fit(self, vectors: Any) -> Self:
+        """Store features with `similarity`; plain arrays belong into an `ExactIndex`."""
+        self._pool = _checked(vectors, "vectors", None)
+        return self
+
+    def add(self, vectors: Any) -> Self:
+        """Append features of the same extractor."""
+        more = _checked(vectors, "vectors", self._pool)
+        self._pool = more if self._pool is None else self._pool.joined(more)
+        return self
+
+    def search(self, queries: Any, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
+        """Give the k most similar rows of each query of the same extractor, ties to the lowest row.
+
+        `exclude` maps a query row to stored rows that it may not get.
+        """
+        pool = self._filled()
+        asked = _checked(queries, "queries", pool)
+        rows, scores = search_similarity(
+            lambda some, part: asked[some].similarity(pool[part]),
+            len(pool.array),
+            len(asked.array),
+            k,
+            exclude=exclude,
+        )
+        return Neighbors(indices=rows, scores=as_scores(scores), metric=self.metric)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the features to `features.safetensors` in a folder."""
+        pool = self._filled()
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        pool.save(Path(folder) / "features.safetensors")
+
+    def _filled(self) -> KernelFeatures:
+        if self._pool is None:
+            raise NotFittedError("the index is empty; call fit(features) first")
+        return self._pool
+
+
+def _checked(vectors: Any, name: str, pool: KernelFeatures | None) -> KernelFeatures:
+    # Give features that have a similarity, are finite, and of the pool's origin.
+    if not isinstance(vectors, KernelFeatures):
+        raise FeatureError(
+            f"{name} are a {type(vectors).__name__} without a similarity of their own; "
+            "use ExactIndex for plain vectors"
+        )
+    if not np.isfinite(vectors.array).all():
+        raise FeatureError(f"{name} hold NaN or Inf; all values must be finite")
+    if pool is not None:
+        check_fingerprint(pool.fingerprint, vectors.fingerprint, name)
+    return vectors

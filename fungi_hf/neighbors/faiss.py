@@ -25,10 +25,9 @@ from fungi_hf.seeding import derive, numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
     from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
-    from fungi_hf.neighbors.pool import Pool
+    from fungi_hf.neighbors.comparison import Pool
     from fungi_hf.neighbors.vectors import RealArray, Rows
     from fungi_hf.types import Int64Array
 
@@ -59,7 +58,6 @@ class FaissOptions:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name, value in asdict(self).items():
             if value is not None:
                 check_count(value, name, 0 if name == "seed" else 1)
@@ -74,25 +72,16 @@ class FaissIndex(VectorIndex):
     """
 
     def __init__(
-        self,
-        kind: Kind = "flat",
-        metric: Metric = "cosine",
-        options: FaissOptions | None = None,
+        self, kind: Kind = "flat", metric: Metric = "cosine", options: FaissOptions | None = None
     ) -> None:
-        """Choose the index.
-
-        Args:
-            kind: `flat` (all rows), `ivf` (cells) or `hnsw` (graph).
-            metric: `cosine`, `dot` or `euclidean`.
-            options: For `ivf` and `hnsw`.
+        """Choose `flat` (all rows), `ivf` (cells) or `hnsw` (graph); the last two have options.
 
         Raises:
             ConfigError: If options are not `FaissOptions`.
         """
-        if options is not None and not isinstance(options, FaissOptions):
-            raise ConfigError(
-                f"options is a {type(options).__name__}; it must be FaissOptions(...)"
-            )
+        if not isinstance(options, FaissOptions | None):
+            words = f"options is a {type(options).__name__}; it must be FaissOptions(...)"
+            raise ConfigError(words)
         self.kind: Kind = cast("Kind", check_choice("kind", kind, get_args(Kind)))
         super().__init__(metric)
         self.options = options or FaissOptions()
@@ -100,7 +89,7 @@ class FaissIndex(VectorIndex):
 
     def fit(self, vectors: Vectors, *, fingerprint: str | None = None) -> Self:
         """Store vectors in place of earlier ones, as `ExactIndex.fit` does."""
-        faiss = load_faiss()
+        faiss = _load_faiss()
         super().fit(vectors, fingerprint=fingerprint)
         self._faiss = self._built(faiss, self.pool)
         return self
@@ -129,12 +118,9 @@ class FaissIndex(VectorIndex):
 
     def save(self, folder: str | Path) -> None:
         """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`, as `ExactIndex` does."""
-        faiss, rows = load_faiss(), self.pool.rows
-        description = {
-            **asdict(self.options),
-            "faiss_kind": self.kind,
-            "faiss_version": faiss.__version__,
-        }
+        faiss, rows = _load_faiss(), self.pool.rows
+        description = asdict(self.options)
+        description |= {"faiss_kind": self.kind, "faiss_version": faiss.__version__}
         files = {_FILE: lambda path: faiss.write_index(self._faiss, str(path))}
         storage.write(folder, "faiss", self.metric, rows, description, files)
 
@@ -147,7 +133,7 @@ class FaissIndex(VectorIndex):
         Raises:
             StateError: If the folder's description or faiss's file does not fit.
         """
-        faiss = load_faiss()
+        faiss = _load_faiss()
         array, stored = storage.read(folder, "faiss", mmap=mmap, fingerprint=fingerprint)
         saved = stored["options"]
         try:
@@ -161,7 +147,7 @@ class FaissIndex(VectorIndex):
             raise StateError(f"{_FILE} holds {index._faiss.ntotal} rows, vectors.npy {len(index)}")
         return index
 
-    def _built(self, faiss: ModuleType, pool: Pool) -> Any:
+    def _built(self, faiss: Any, pool: Pool) -> Any:
         seed = derive(self.options.seed, "faiss", self.kind) % (1 << 31)
         width = pool.rows.width
         measure = faiss.METRIC_L2 if self.metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
@@ -178,7 +164,7 @@ class FaissIndex(VectorIndex):
                 index.add(_scaled(pool, part))
         return index
 
-    def _cells(self, faiss: ModuleType, pool: Pool, measure: int, seed: int) -> Any:
+    def _cells(self, faiss: Any, pool: Pool, measure: int, seed: int) -> Any:
         n_rows, width = pool.rows.array.shape
         n_lists = min(self.options.n_lists or max(1, min(int(n_rows**0.5), n_rows // 39)), n_rows)
         index = faiss.IndexIVFFlat(faiss.IndexFlat(width, measure), width, n_lists, measure)
@@ -193,7 +179,7 @@ class FaissIndex(VectorIndex):
 
     def _candidates(self, rows: Rows, part: slice, n_candidates: int) -> Int64Array:
         """Give the rows that faiss finds, [q, c], -1 for none."""
-        faiss, pool, options = load_faiss(), self.pool, self.options
+        faiss, pool, options = _load_faiss(), self.pool, self.options
         whole = nonzero(rows.norms[part])
         scales = np.array(pool.largest) if self.metric == "euclidean" else whole
         queries = pool.scaled(rows.array[part], scales)
@@ -211,23 +197,17 @@ def _scaled(pool: Pool, some: slice | Int64Array) -> RealArray:
     return np.ascontiguousarray(pool.scaled(pool.rows.array[some], pool.divisors(some)))
 
 
-def load_faiss() -> ModuleType:
-    """Give faiss.
-
-    Raises:
-        OptionalDependencyError: If it is missing or broken.
-    """
+def _load_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
         reason = "" if isinstance(error, ModuleNotFoundError) else f"faiss is broken: {error}"
         raise OptionalDependencyError("faiss", "faiss", reason) from None
-    module: ModuleType = faiss
-    return module
+    return faiss
 
 
 @contextlib.contextmanager
-def _one_thread(faiss: ModuleType) -> Iterator[None]:
+def _one_thread(faiss: Any) -> Iterator[None]:
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -19,15 +19,7 @@ LabelArray: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.str_]
 
 
 def read_labels(labels: Labels, name: str, n_rows: int | None = None) -> LabelArray:
-    """Give labels as an array of integers or of strings.
-
-    Args:
-        labels: One integer, string or boolean a row; floats must be whole numbers.
-        name: What the caller calls them, for messages.
-        n_rows: How many there should be.
-
-    Returns:
-        [N] int64 or str.
+    """Give labels, of which floats must be whole numbers, as int64 or str, [N].
 
     Raises:
         LabelError: If labels are missing, of mixed kinds, not whole numbers, or several a row.
@@ -77,22 +69,17 @@ def encode_labels(
     return classes, codes.astype(np.int64)
 
 
-def encode_known(
-    labels: Labels, classes: LabelArray, name: str, n_rows: int | None = None
-) -> Int64Array:
-    """Give each row's class number among known classes, -1 for a class that is not among them.
+def check_kinds(first: LabelArray, second: LabelArray, names: tuple[str, str]) -> None:
+    """Refuse integers on one side and strings on the other: no two would ever be equal.
 
     Raises:
-        LabelError: If the labels are of another kind than the classes.
+        LabelError: If the labels are of two kinds.
     """
-    array = read_labels(labels, name, n_rows)
-    if len(array) and array.dtype.kind != classes.dtype.kind:
+    if len(first) and len(second) and first.dtype.kind != second.dtype.kind:
         raise LabelError(
-            f"{name} holds {array.dtype.kind!r} labels such as {array[0]!r}, "
-            f"the training labels are {classes.dtype.kind!r} such as {classes[0]!r}"
+            f"{names[0]} labels are such as {first[0].item()!r}, {names[1]} labels such as "
+            f"{second[0].item()!r}; labels must be of one kind"
         )
-    places = np.minimum(np.searchsorted(classes, array), len(classes) - 1)
-    return np.where(classes[places] == array, places, -1).astype(np.int64)
 
 
 def _as_list(labels: Labels, name: str) -> list[Any]:
@@ -105,10 +92,8 @@ def _as_list(labels: Labels, name: str) -> list[Any]:
         raise LabelError(
             f"{name} has shape {tuple(shape)}; multi-label data is not supported, give one a row"
         )
-    if hasattr(labels, "tolist"):
-        values: list[Any] = labels.tolist()
-        return values
-    return [value.item() if isinstance(value, np.generic) else value for value in labels]
+    values: list[Any] = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def _is_missing(value: object) -> bool:

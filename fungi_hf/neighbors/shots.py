@@ -13,17 +13,12 @@ if TYPE_CHECKING:
 
 
 def draw_few(codes: Int64Array, n_shots: int, seed: int) -> Int64Array:
-    """Draw rows of every class, ascending; a class with fewer rows gives all of them.
+    """Draw n_shots rows of every class, ascending; a class with fewer rows gives all of them.
 
-    Args:
-        codes: [N] class numbers from 0, each with at least one row.
-        n_shots: Rows a class.
-        seed: Of the draw; the draws of one table are numbered on from a first seed.
+    `codes` [N] are class numbers from 0, each with a row; a table numbers the seeds of its draws.
     """
     # The seed is a name here: seeds 0 to 4 are the draws of the recorded tables.
     generator = numpy_generator(0, "few-shot", str(seed))
-    taken = []
-    for code, size in enumerate(np.bincount(codes)):
-        rows = np.flatnonzero(codes == code)
-        taken.append(generator.choice(rows, min(n_shots, size), replace=False))
+    classes = (np.flatnonzero(codes == code) for code in range(codes.max() + 1))
+    taken = [generator.choice(rows, min(n_shots, len(rows)), replace=False) for rows in classes]
     return np.sort(np.concatenate(taken))

@@ -42,15 +42,7 @@ def write(
     options: Options = MappingProxyType({}),
     files: Mapping[str, Callable[[Path], None]] = MappingProxyType({}),
 ) -> None:
-    """Write an index.
-
-    Args:
-        folder: Created if needed.
-        kind: Which class reads it.
-        metric: Its similarity.
-        rows: Its vectors.
-        options: What else describes it.
-        files: Further file name -> function that writes it to a path.
+    """Write an index with further options, and files: name -> function that writes it to a path.
 
     Raises:
         StorageError: If the folder cannot be written.
@@ -85,13 +77,7 @@ def write(
 def read(
     folder: str | Path, kind: str, *, mmap: bool = False, fingerprint: str | None = None
 ) -> tuple[RealArray, dict[str, Any]]:
-    """Read the vectors of an index and what else `write` was given, and check both.
-
-    Args:
-        folder: What `write` was given.
-        kind: The kind that the caller can use.
-        mmap: Leave the vectors on disk.
-        fingerprint: The origin that the caller expects; another one is refused.
+    """Read the vectors of an index, left on disk for `mmap`, and its description; check both.
 
     Raises:
         StorageError: If files are missing or cannot be read.

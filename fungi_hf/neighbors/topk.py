@@ -63,26 +63,19 @@ def search_similarity(
     *,
     exclude: Exclusions | None = None,
 ) -> tuple[Int64Array, Float64Array]:
-    """Find the k most similar pool rows of each query.
+    """Find the k (1 to n_pool) most similar pool rows of each query, save its excluded ones.
 
-    Args:
-        similarity: (slice of queries, slice of pool rows) -> [q, b] floats. Blocks are asked for
-            in no promised order, one at a time. The result may be overwritten; its memory may be
-            used again by the next call but one.
-        n_pool: Number of pool rows.
-        n_queries: Number of queries.
-        k: 1 to n_pool.
-        exclude: Query row -> pool rows that it may not get.
+    `similarity` gives floats [q, b] for (slice of queries, slice of pool rows). Blocks are asked
+    for in no promised order, one at a time. A block may be overwritten; its memory may be used
+    again by the next call but one.
 
     Returns:
         [Q, k] rows and [Q, k] float64 scores, best first; -1 and -inf where exclusions leave
         fewer than k rows.
     """
-
-    def blocks(queries: slice, pool: slice) -> Iterable[RealArray]:
-        return (similarity(queries, pool),)
-
-    return search_scores(blocks, [None], n_pool, n_queries, k, exclude)[0]
+    return search_scores(
+        lambda queries, pool: (similarity(queries, pool),), [None], n_pool, n_queries, k, exclude
+    )[0]
 
 
 def search_scores(
@@ -93,10 +86,9 @@ def search_scores(
     k: int,
     exclude: Exclusions | None,
 ) -> list[Found]:
-    """Do what `search_similarity` does by several similarities at once.
+    """Do what `search_similarity` does by several similarities, whose blocks come in turn.
 
-    `blocks` gives the block of each in turn; `refinements` has one a similarity, None for an exact
-    one.
+    Each has a refinement, None if it is exact.
 
     Raises:
         FeatureError: If similarities are NaN.
@@ -179,9 +171,8 @@ def cut(rows: slice, size: int) -> Iterator[slice]:
 
 
 def _n_threads() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-    return min(os.cpu_count() or 1, _MOST_THREADS)
+    has_list = hasattr(os, "sched_getaffinity")
+    return min(len(os.sched_getaffinity(0)) if has_list else os.cpu_count() or 1, _MOST_THREADS)
 
 
 class _Candidates:

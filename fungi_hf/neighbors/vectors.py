@@ -28,20 +28,13 @@ _SAFE = (1e-140, 1e140)  # norms whose squares neither overflow nor underflow in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Checked vectors.
-
-    Attributes:
-        array: [N, F] float16, float32 or float64; the caller's own memory, never written.
-        norms: [N] float64, Euclidean.
-        fingerprint: Where the vectors come from, None if unknown.
-    """
+    """Checked vectors [N, F], the caller's own memory, never written; their norms and origin."""
 
     array: RealArray
     norms: Float64Array
     fingerprint: str | None
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.array)
 
     @property
@@ -51,20 +44,13 @@ class Rows:
 
 
 def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Rows:
-    """Check vectors and measure them, in blocks.
+    """Check vectors [N, F], in blocks; float arrays are kept, integers become float64.
 
-    Args:
-        vectors: [N, F], anything numpy understands, or features with `.array`, `.fingerprint`.
-        name: What the caller calls them, for messages.
-        fingerprint: Their origin, where the vectors do not carry one.
-
-    Returns:
-        The rows; float arrays are kept as they are, integers become float64.
+    The name is for messages, the fingerprint for vectors that are no features. Errors are those of
+    `as_matrix`, too.
 
     Raises:
-        InputTypeError: If they are not real numbers.
-        ShapeError: If they are not a matrix with at least one column.
-        FeatureError: If rows hold NaN or infinity.
+        FeatureError: If rows hold NaN or infinity, or exact gradient factors.
     """
     if isinstance(vectors, KernelFeatures) and vectors.factors:
         raise FeatureError(
@@ -95,15 +81,14 @@ def as_matrix(vectors: Vectors, name: str) -> RealArray:
     try:
         array = np.asarray(vectors.array if isinstance(vectors, Features) else vectors)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputTypeError(
-            f"{name} ({type(vectors).__name__}) cannot be read as an array: {error}"
-        ) from None
-    if array.dtype == object:
+        words = f"{name} ({type(vectors).__name__}) cannot be read as an array: {error}"
+        raise InputTypeError(words) from None
+    kind = array.dtype.kind
+    if kind == "O":
         raise InputTypeError(
             f"{name} is a {type(vectors).__name__} that holds no numbers; "
             "it must be an [N, F] array or features"
         )
-    kind = array.dtype.kind
     if kind not in "fiu" or array.dtype.itemsize > 8:
         raise InputTypeError(
             f"{name} has dtype {array.dtype}; it must hold float16, float32, float64 or integers"
@@ -136,10 +121,17 @@ def _norms(block: Float64Array) -> Float64Array:
     odd = np.flatnonzero(~((norms > _SAFE[0]) & (norms < _SAFE[1])))
     if len(odd):  # squares may have left the range
         largest = np.abs(block[odd]).max(axis=1)
-        divisors = nonzero(largest)
-        scaled = block[odd] / divisors[:, None]
+        scaled = block[odd] / nonzero(largest)[:, None]
         norms[odd] = largest * np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
     return np.asarray(norms)
+
+
+def mean_of(rows: Rows) -> Float64Array:
+    """Give the mean row, [F], read in blocks."""
+    total = np.zeros(rows.width)
+    for part in blocks(len(rows), rows.width):
+        total += rows.array[part].sum(0, dtype=np.float64) / len(rows)
+    return total
 
 
 def nonzero(norms: Float64Array) -> Float64Array:
@@ -155,11 +147,10 @@ def blocks(n_rows: int, width: int) -> Iterator[slice]:
 
 
 def check_same_origin(pool: Rows, queries: Rows, name: str = "queries") -> None:
-    """Refuse queries that cannot be compared with the pool.
+    """Refuse queries of another width or origin than the pool's.
 
     Raises:
         ShapeError: If the widths differ.
-        FingerprintMismatchError: If both say where they come from and it differs.
     """
     if pool.width != queries.width:
         raise ShapeError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from fungi_hf.specs import PCA
-from fungi_hf.statistics import mcnemar_p, wilson_interval
+from fungi_hf.statistics import against_first
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
@@ -127,30 +127,23 @@ def scores(outcomes: Sequence[Outcome], ranks: Int64Array) -> list[CandidateScor
     right = np.stack([one.right for one in outcomes])
     shares = np.stack([one.share for one in outcomes])
     ahead, errors = lead(shares[shares.mean(1).argmax()], shares)
-    # A test and an interval depend on few counts, and most candidates share them.
-    gained, lost = (~right[0] & right).sum(1), (right[0] & ~right).sum(1)
-    n_right, n = right.sum(1), right.shape[1]
-    p = {pair: mcnemar_p(*pair) for pair in set(zip(gained.tolist(), lost.tolist(), strict=True))}
-    intervals = {count: wilson_interval(count, n) for count in set(n_right.tolist())}
-    found = []
-    for i, one in enumerate(outcome.candidate for outcome in outcomes):
-        low, high = intervals[int(n_right[i])]
-        found.append(
-            CandidateScore(
-                name=one.name,
-                pooling=one.pooling,
-                layer=one.layer,
-                transform=one.transform.name,
-                components=one.components,
-                cost=int(ranks[i]),
-                accuracy=float(right[i].mean()),
-                low=low,
-                high=high,
-                against_embedding=int(gained[i] - lost[i]) / n,
-                p=p[int(gained[i]), int(lost[i])],
-                share=float(shares[i].mean()),
-                behind_best=float(ahead[i]),
-                error=float(errors[i]),
-            )
+    judged = zip(outcomes, against_first(right), strict=True)
+    return [
+        CandidateScore(
+            name=one.candidate.name,
+            pooling=one.candidate.pooling,
+            layer=one.candidate.layer,
+            transform=one.candidate.transform.name,
+            components=one.candidate.components,
+            cost=int(ranks[i]),
+            accuracy=float(right[i].mean()),
+            low=low,
+            high=high,
+            against_embedding=test.difference,
+            p=test.p,
+            share=float(shares[i].mean()),
+            behind_best=float(ahead[i]),
+            error=float(errors[i]),
         )
-    return found
+        for i, (one, (test, (low, high))) in enumerate(judged)
+    ]

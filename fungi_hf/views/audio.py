@@ -67,12 +67,7 @@ Draw: TypeAlias = NoiseRollDraw | CropDraw | MaskDraw | GainShiftDraw
 
 @dataclass(frozen=True, slots=True)
 class AudioView:
-    """A clip and what to do to it.
-
-    Attributes:
-        clip: The canonical clip that the generator was called with.
-        draw: The drawn numbers.
-    """
+    """A canonical clip, and the drawn numbers that say what to do to it."""
 
     clip: Any
     draw: Draw
@@ -80,9 +75,7 @@ class AudioView:
     @property
     def content(self) -> bytes:
         """Digest of clip and draw; equal views of one clip are encoded once."""
-        digest = hashlib.sha256(self.clip.content)
-        digest.update(repr(self.draw).encode())
-        return digest.digest()
+        return hashlib.sha256(self.clip.content + repr(self.draw).encode()).digest()
 
 
 class _Family(ABC):
@@ -108,25 +101,18 @@ class NoiseRoll(_Family):
     roll - 1. Both before normalisation and over the padded input, its padding included; with an
     encoder that reads only the frames of the clip, over these.
 
-    Reference: the published audio code; noise = 0.1 log-mel units, roll = 10 frames, 16 views.
+    Reference: the published audio code; noise = 0.1 log-mel units, roll = 10 frames (0: none),
+    16 views.
     """
 
     def __init__(self, n_views: int = 16, noise: float = 0.1, roll: int = 10) -> None:
-        """Remember the options.
-
-        Args:
-            n_views: V.
-            noise: Largest amplitude in log-mel units, at least 0.
-            roll: Largest shift in frames, at least 0 (0: none).
-        """
-        self.n_views = check_integer("n_views", n_views, 1)
+        self.n_views = check_integer("n_views", n_views)
         self.noise = check_number("noise", noise, 0, 100)
         self.roll = check_integer("roll", roll, 0)
 
     def draw(self, generator: random.Random) -> NoiseRollDraw:
         """Draw seed, amplitude and shift."""
-        seed = generator.getrandbits(63)
-        amplitude = self.noise * generator.random()
+        seed, amplitude = generator.getrandbits(63), self.noise * generator.random()
         shift = generator.randrange(-self.roll, self.roll) if self.roll else 0
         return NoiseRollDraw(seed, amplitude, shift)
 
@@ -135,40 +121,29 @@ class SpectrogramCrop(_Family):
     """Random-resized crops: a box of the spectrogram, stretched back to its full size.
 
     The box's extents along time and frequency are independent and uniform in their ranges, as
-    fractions of the clip's frames and of the mel bins; its place is uniform. Stretching is
-    bilinear. (1, 1) leaves an axis alone: crops in time only, or in frequency only.
+    fractions of the clip's frames and of the mel bins, in (0, 1]; its place is uniform. Stretching
+    is bilinear. (1, 1) leaves an axis alone: crops in time only, or in frequency only.
     """
 
     def __init__(
         self, n_views: int = 12, time: Range = (0.5, 1.0), frequency: Range = (0.8, 1.0)
     ) -> None:
-        """Remember the options.
-
-        Args:
-            n_views: V.
-            time: Smallest and largest extent as a fraction of the clip, in (0, 1].
-            frequency: The same for the mel bins.
-        """
-        self.n_views = check_integer("n_views", n_views, 1)
+        self.n_views = check_integer("n_views", n_views)
         self.time = _range("time", time, 0.01, 1)
         self.frequency = _range("frequency", frequency, 0.01, 1)
 
     def draw(self, generator: random.Random) -> CropDraw:
         """Draw the box."""
-        return CropDraw(
-            generator.uniform(*self.time),
-            generator.random(),
-            generator.uniform(*self.frequency),
-            generator.random(),
-        )
+        uniform, random = generator.uniform, generator.random
+        return CropDraw(uniform(*self.time), random(), uniform(*self.frequency), random())
 
 
 class SpecAugment(_Family):
     """Time and frequency masks, without warping.
 
-    Each mask's width is a uniform integer from 0 to the stated fraction of the clip's frames (or
-    of the mel bins), rounded down; its place is uniform among those where it fits. Masked values
-    become the clip's mean log-mel, so a mask adds no energy of its own.
+    Each mask's width is a uniform integer from 0 to the stated fraction, in (0, 1], of the clip's
+    frames (or of the mel bins), rounded down; its place is uniform among those where it fits.
+    Masked values become the clip's mean log-mel, so a mask adds no energy of its own.
 
     Reference: Park et al. 2019; widths are fractions here, since clips differ in length.
     """
@@ -181,19 +156,7 @@ class SpecAugment(_Family):
         time_fraction: float = 0.2,
         frequency_fraction: float = 0.2,
     ) -> None:
-        """Remember the options.
-
-        Args:
-            n_views: V.
-            time_masks: Masks along time.
-            frequency_masks: Masks along frequency.
-            time_fraction: Widest time mask as a fraction of the clip's frames, in (0, 1].
-            frequency_fraction: Widest frequency mask as a fraction of the bins, in (0, 1].
-
-        Raises:
-            ConfigError: If an option is out of range, or there is no mask at all.
-        """
-        self.n_views = check_integer("n_views", n_views, 1)
+        self.n_views = check_integer("n_views", n_views)
         self.time_masks = check_integer("time_masks", time_masks, 0)
         self.frequency_masks = check_integer("frequency_masks", frequency_masks, 0)
         self.time_fraction = check_number("time_fraction", time_fraction, 1e-9, 1)
@@ -203,23 +166,18 @@ class SpecAugment(_Family):
 
     def draw(self, generator: random.Random) -> MaskDraw:
         """Draw the masks."""
-
-        def pairs(count: int) -> tuple[Range, ...]:
-            return tuple((generator.random(), generator.random()) for _ in range(count))
-
-        return MaskDraw(
-            pairs(self.time_masks),
-            pairs(self.frequency_masks),
-            self.time_fraction,
-            self.frequency_fraction,
+        time, frequency = (
+            tuple((generator.random(), generator.random()) for _ in range(count))
+            for count in (self.time_masks, self.frequency_masks)
         )
+        return MaskDraw(time, frequency, self.time_fraction, self.frequency_fraction)
 
 
 class GainShift(_Family):
     """Louder or softer, earlier or later: the waveform scaled and shifted circularly.
 
-    The gain is uniform in decibels, the shift uniform in seconds. An encoder that normalises each
-    clip's loudness (wav2vec2) does not hear the gain.
+    The gain is uniform in decibels, between -60 and 60, the shift uniform in seconds; positive is
+    later. An encoder that normalises each clip's loudness (wav2vec2) does not hear the gain.
     """
 
     on_waveform = True
@@ -227,14 +185,7 @@ class GainShift(_Family):
     def __init__(
         self, n_views: int = 12, gain_db: Range = (-6.0, 6.0), shift_s: Range = (-0.1, 0.1)
     ) -> None:
-        """Remember the options.
-
-        Args:
-            n_views: V.
-            gain_db: Smallest and largest gain in dB, between -60 and 60.
-            shift_s: Smallest and largest shift in seconds; positive is later.
-        """
-        self.n_views = check_integer("n_views", n_views, 1)
+        self.n_views = check_integer("n_views", n_views)
         self.gain_db = _range("gain_db", gain_db, -60, 60)
         self.shift_s = _range("shift_s", shift_s, -3600, 3600)
 
@@ -254,14 +205,9 @@ AUDIO_VIEWS: Final[dict[str, type[_Family]]] = {
 def audio_views(
     name: str, n_views: int, options: Mapping[str, Any], *, spectrogram: bool = True
 ) -> ViewGenerator:
-    """Give the view generator of that name.
+    """Give V views by a name of `AUDIO_VIEWS` or a registered one; lists stand for ranges.
 
-    Args:
-        name: One of `AUDIO_VIEWS` or a registered one; "auto" is "crop" on spectrograms,
-            "gain_shift" on waveforms.
-        n_views: V.
-        options: Further arguments of its class; lists stand for ranges, as in JSON.
-        spectrogram: Whether the encoder reads spectrograms.
+    "auto" is "crop" for an encoder that reads spectrograms, "gain_shift" for one of waveforms.
 
     Raises:
         ConfigError: If the name or an option is unknown, or the family does not fit the encoder.

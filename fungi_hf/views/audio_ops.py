@@ -34,13 +34,10 @@ def apply_to_spectrograms(
     clip_frames: Sequence[int],
     roll_frames: Sequence[int],
 ) -> Tensor:
-    """Apply one draw to each spectrogram: [N, frames, n_mels] on the same device.
+    """Apply one draw to each log-mel [N, frames, n_mels], padded and not normalised yet.
 
-    Args:
-        mels: [N, frames, n_mels] log-mel before normalisation, padded; not modified.
-        draws: One per row; None and waveform draws leave the row alone.
-        clip_frames: Frames of each row that come from the clip, at least 1.
-        roll_frames: Frames over which `NoiseRoll` acts.
+    None and waveform draws leave the row alone. `clip_frames` of a row come from the clip, at
+    least 1; `NoiseRoll` acts over `roll_frames`. What is given is not modified.
     """
     result = mels.clone()
     for kind, apply in _APPLY.items():
@@ -81,13 +78,9 @@ def _crop(mels: Tensor, draws: list[CropDraw], region: Tensor) -> Tensor:
     bins = torch.arange(n_mels, dtype=torch.float64) + 0.5
     high = column("frequency") * n_mels
     bins = column("frequency_offset") * (n_mels - high) + bins * column("frequency")
-    grid = torch.stack(
-        [
-            (bins * 2 / n_mels - 1)[:, None, :].expand(-1, frames, -1),
-            (time * 2 / frames - 1)[:, :, None].expand(-1, -1, n_mels),
-        ],
-        dim=-1,
-    ).to(mels)  # [N, frames, n_mels, 2]
+    x = (bins * 2 / n_mels - 1)[:, None, :].expand(-1, frames, -1)
+    y = (time * 2 / frames - 1)[:, :, None].expand(-1, -1, n_mels)
+    grid = torch.stack([x, y], dim=-1).to(mels)  # [N, frames, n_mels, 2]
     found = nn.functional.grid_sample(
         mels[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False
     )
@@ -99,8 +92,7 @@ def _mask(mels: Tensor, draws: list[MaskDraw], region: Tensor) -> Tensor:
     masked = torch.zeros(mels.shape, dtype=torch.bool)
     real = torch.arange(frames) < region.cpu()[:, None]  # [N, frames]
     for row, draw in enumerate(draws):
-        length = int(region[row])
-        for start, stop in _spans(draw.time, draw.time_fraction, length):
+        for start, stop in _spans(draw.time, draw.time_fraction, int(region[row])):
             masked[row, start:stop] = True
         for start, stop in _spans(draw.frequency, draw.frequency_fraction, n_mels):
             masked[row, :, start:stop] = True
@@ -114,12 +106,11 @@ def _spans(
     pairs: tuple[tuple[float, float], ...], fraction: float, length: int
 ) -> list[tuple[int, int]]:
     widest = int(fraction * length + 1e-9)  # 0.2 * 15 is 3, rounding aside
-    spans = []
-    for width_draw, place_draw in pairs:
-        width = int(width_draw * (widest + 1))
-        start = int(place_draw * (length - width + 1))
-        spans.append((start, start + width))
-    return spans
+    widths = [int(width_draw * (widest + 1)) for width_draw, _ in pairs]
+    starts = [
+        int(pair[1] * (length - width + 1)) for pair, width in zip(pairs, widths, strict=True)
+    ]
+    return [(start, start + width) for start, width in zip(starts, widths, strict=True)]
 
 
 _APPLY: Final[dict[type, Callable[[Tensor, list[Any], Tensor], Tensor]]] = {

@@ -55,8 +55,6 @@ def make_views(
 ) -> ViewGenerator:
     """Build the view generator of that name: one of the encoder's own, or else a registered one.
 
-    Its factory is called with `n_views` and the options.
-
     Raises:
         ConfigError: If the name or an option is unknown.
     """

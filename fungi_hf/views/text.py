@@ -37,14 +37,7 @@ class WordDeletion:
         probability: float = 0.1,
         spans: Callable[[str], Spans] = whitespace_spans,
     ) -> None:
-        """Remember the options.
-
-        Args:
-            n_views: V.
-            probability: Of each word, in (0, 1).
-            spans: Gives the words of a text as [start, end) pairs; an encoder passes its
-                tokenizer's own words.
-        """
+        """Remember V, each word's probability in (0, 1), and what gives a text's words."""
         self.n_views = check_integer("n_views", n_views)
         self.probability = check_number("probability", probability, 0, 1, inclusive="neither")
         self.spans = spans
@@ -74,23 +67,18 @@ def _without(text: str, spans: Spans, drop: set[int]) -> str:
     for index, (start, end) in enumerate(spans):
         if index in drop:
             pieces.append(text[position:start])
-            position = _after_blanks(text, end) if _ends_blank(pieces) else end
+            position = end
+            if _ends_blank(pieces):
+                rest = range(end, len(text))
+                position = next((i for i in rest if not text[i].isspace()), len(text))
     pieces.append(text[position:])
     return "".join(pieces)
 
 
 def _ends_blank(pieces: list[str]) -> bool:
     """Whether the text so far is empty or ends in a blank, so that the next blank would double."""
-    for piece in reversed(pieces):
-        if piece:
-            return piece[-1].isspace()
-    return True
-
-
-def _after_blanks(text: str, position: int) -> int:
-    while position < len(text) and text[position].isspace():
-        position += 1
-    return position
+    last = next((piece for piece in reversed(pieces) if piece), " ")
+    return last[-1].isspace()
 
 
 class PublishedDeletion:

@@ -7,7 +7,7 @@ from transformers import ASTForAudioClassification
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.audio.encoder import AudioEncoder
-from fungi_hf.encoders.audio.positions import restride
+from fungi_hf.encoders.audio.patches import restride
 from fungi_hf.encoders.last_block import first_token_block
 from fungi_hf.encoders.loading import unwrap
 from fungi_hf.errors import ConfigError
@@ -108,7 +108,7 @@ def test_whisper_on_its_whole_window_equals_the_models_own_forward(make):
 def test_unknown_context_and_front_end_list_the_choices(make):
     with pytest.raises(ConfigError, match=r"audio_context is 'all'; choose one of"):
         make("whisper", with_option("audio_context", "all"))
-    with pytest.raises(ConfigError, match=r"unknown front-end 'kaldi'; choose one of"):
+    with pytest.raises(ConfigError, match=r"the front-end is 'kaldi'; choose one of"):
         make("ast", with_option("audio_frontend", "kaldi"))
 
 

@@ -170,7 +170,7 @@ def test_what_is_dropped() -> None:
     [
         ({"late_views": 3}, "late_views=3 is more than the 2 blocks of ASTModel"),
         ({"late_views": 1, "views": "crop"}, "views must be 'token_drop' or 'auto'; got 'crop'"),
-        ({"late_views": 1, "view_options": {"time": 1}}, "'token_drop' have no option 'time'"),
+        ({"late_views": 1, "view_options": {"time": 1}}, "'token_drop' has no option 'time'"),
         ({"late_views": 1, "view_options": {"span": 0}}, "span must be an integer >= 1; got 0"),
         ({"late_views": 1, "view_options": {"probability": 1}}, "a number > 0 and < 1; got 1"),
         ({"views": "token_drop"}, "unknown views 'token_drop'"),

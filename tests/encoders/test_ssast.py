@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fungi_hf.encoders.audio.positions import patch_grid, positions_for, resize_positions, restride
+from fungi_hf.encoders.audio.patches import patch_grid, positions_for, resize_positions, restride
 from fungi_hf.encoders.audio.ssast import convert, load
 from fungi_hf.errors import CheckpointError, ConfigError, EncoderError, StorageError
 
@@ -211,7 +211,7 @@ def test_restriding_leaves_the_model_alone(checkpoint):
     assert other.embeddings.position_embeddings.shape == (1, 2 + 12 * 5, 192)
     assert model.config.time_stride == 16
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    with pytest.raises(EncoderError, match="stride is 17; allowed are 1 to 16"):
+    with pytest.raises(EncoderError, match="stride must be an integer from 1 to 16; got 17"):
         restride(model, stride=17, frames=64)
     with pytest.raises(EncoderError, match="15 frames hold no patch of 16 x 16"):
         restride(model, stride=10, frames=15)
@@ -278,7 +278,7 @@ def test_unreadable_paths_and_folders_in_use(checkpoint, tmp_path):
     path = checkpoint(synthetic(192))
     with pytest.raises(StorageError, match="is in use; name a folder that is new or empty"):
         convert(path, tmp_path)
-    with pytest.raises(ConfigError, match="frames is 15; expected at least 16"):
+    with pytest.raises(ConfigError, match="frames must be an integer >= 16; got 15"):
         convert(path, tmp_path / "out", frames=15)
-    with pytest.raises(ConfigError, match="unknown log-mel statistics 'esc'"):
+    with pytest.raises(ConfigError, match="the preset of log-mel statistics is 'esc'"):
         convert(path, tmp_path / "out", stats="esc")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fungi_hf.evaluation import block_cka, evaluate_clustering, evaluate_knn
+from fungi_hf.evaluation.records import SweepResult
 from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.sections import write_report
-from fungi_hf.evaluation.sweeps.records import SweepResult
 from tests.evaluation.blocks import labelled
 
 if TYPE_CHECKING:

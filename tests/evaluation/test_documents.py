@@ -10,8 +10,8 @@ import pytest
 from fungi_hf.cli import main
 from fungi_hf.errors import StateError, StorageError
 from fungi_hf.evaluation import block_cka, evaluate_knn
+from fungi_hf.evaluation.records import SweepResult
 from fungi_hf.evaluation.report.documents import EvaluationDocument, read_documents
-from fungi_hf.evaluation.sweeps.records import SweepResult
 from tests.evaluation.blocks import labelled
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from fungi_hf.evaluation import (
 )
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations
-from fungi_hf.evaluation.sampling import draw_shots
+from fungi_hf.evaluation.knn import draw_shots
 from fungi_hf.neighbors import KNNClassifier, comparison, topk
 from fungi_hf.neighbors.base import METRICS
 from fungi_hf.neighbors.vectors import read_rows
@@ -300,7 +300,11 @@ MULTI = [[0, 1]] * 30
         ),
         ({"test": features(np.ones((0, 15)), WIDTHS), "test_labels": []}, InputError, "0 rows"),
         ({"protocol": "papr"}, ConfigError, "unknown kNN protocol 'papr'; choose one of 'paper'"),
-        ({"protocol": KNNProtocol(n_neighbors=31)}, InputError, "31, but there are 30"),
+        (
+            {"protocol": KNNProtocol(n_neighbors=31)},
+            InputError,
+            "31, but there are 30",
+        ),
         ({"protocol": KNNProtocol(n_shots=8)}, LabelError, r"2 of 4 classes have fewer: 2 \(7\)"),
         (
             {"protocol": KNNProtocol(n_shots=8, sampling="proportional")},

@@ -14,7 +14,7 @@ from fungi_hf.errors import (
     ShapeError,
 )
 from fungi_hf.evaluation import LinearProtocol, evaluate_linear
-from fungi_hf.evaluation.sampling import split_validation
+from fungi_hf.evaluation.linear import split_validation
 from tests.evaluation.blocks import labelled
 
 WIDTHS = {"embedding": 6, "kl": 4}

@@ -9,7 +9,7 @@ import pytest
 
 from fungi_hf.errors import InputTypeError
 from fungi_hf.icl import LabelSpace
-from fungi_hf.icl.answers import bare, key
+from fungi_hf.icl.labels import bare, key
 
 from .banking import names
 

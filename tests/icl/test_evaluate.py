@@ -30,7 +30,7 @@ from fungi_hf.icl.audio import AudioClip
 from fungi_hf.icl.llm import Limits, Sampling
 from fungi_hf.icl.plan import make_plan
 from fungi_hf.icl.results import RowResult
-from fungi_hf.icl.run import EvalResult, aevaluate, run_here
+from fungi_hf.icl.run import EvalResult, Run, aevaluate, run_here
 from fungi_hf.icl.server.fake_server import Fault
 from fungi_hf.icl.server.policies import FakeReply
 from tests.icl.chat_kit import LABELS, NAMES, FastClock
@@ -338,7 +338,8 @@ def test_progress_counts_rows_failures_and_tokens():
     with FakeOpenAIServer(["top up"] * 15 + [FakeReply(content="")] * 5) as server:
         llm = ChatLLM("fake", base_url=server.url, output="text", limits=Limits(concurrency=2))
         plan = make_plan(selector, builder, llm, test)
-        run_here(plan, None, lambda p: seen.append((p.finished, p.failed, p.tokens, p.fresh)))
+        watch = lambda p: seen.append((p.finished, p.failed, p.tokens, p.fresh))
+        run_here(Run(plan, None, watch))
     assert [finished for finished, *_ in seen] == list(range(1, 21))
     assert seen[-1][1] == 5
     assert seen[-1][2] == server.prompt_tokens + server.completion_tokens

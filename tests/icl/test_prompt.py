@@ -18,8 +18,7 @@ from fungi_hf.errors import (
 from fungi_hf.icl import DemoSelector, Examples, LabelSpace, PromptBuilder
 from fungi_hf.icl.audio import AudioClip
 from fungi_hf.icl.demos import Demonstration
-from fungi_hf.icl.fitting import TokenCounter
-from fungi_hf.icl.prompt import JSON_REQUEST
+from fungi_hf.icl.prompt import JSON_REQUEST, TokenCounter
 
 SPACE = LabelSpace(["card_arrival", "exchange_rate"])
 TEXTS = [

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from fungi_hf.neighbors import comparison, topk
 from fungi_hf.neighbors.base import METRICS
-from fungi_hf.neighbors.comparison import Comparison
-from fungi_hf.neighbors.pool import Pool
+from fungi_hf.neighbors.comparison import Comparison, Pool
 from fungi_hf.neighbors.vectors import norms_of, read_rows
 from tests.neighbors import brute
 

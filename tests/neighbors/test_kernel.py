@@ -65,7 +65,9 @@ def test_wrong_use_is_said():
     other, _ = exact_features(3, 1, fingerprint="two")
     with pytest.raises(NotFittedError, match="empty"):
         KernelIndex().search(pool, 1)
-    with pytest.raises(FingerprintMismatchError, match="fingerprint one"):
+    with pytest.raises(
+        FingerprintMismatchError, match="from 'two', the index holds vectors from 'one'"
+    ):
         KernelIndex().fit(pool).search(other, 1)
     with pytest.raises(FeatureError, match="ndarray without a similarity"):
         KernelIndex().fit(np.eye(3))

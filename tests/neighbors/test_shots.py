@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fungi_hf.evaluation import sampling
+from fungi_hf.evaluation import knn
 from fungi_hf.neighbors import KNNClassifier
 from fungi_hf.neighbors.shots import draw_few
 from fungi_hf.seeding import numpy_generator
@@ -36,7 +36,7 @@ def test_seeds_0_to_4_are_the_draws_of_the_recorded_tables() -> None:
         np.testing.assert_array_equal(draw_few(CODES, 5, draw), np.sort(np.concatenate(picks)))
 
 
-@pytest.mark.parametrize("module", [sampling, stages, protocol, run])
+@pytest.mark.parametrize("module", [knn, stages, protocol, run])
 def test_evaluation_tuning_and_recipes_share_the_draw(module: Any) -> None:
     assert module.draw_few is draw_few
 
@@ -46,7 +46,7 @@ def test_recipes_number_their_draws_from_the_seed() -> None:
         {"a": ROWS}, {"a": ROWS}, NAMES, NAMES, [["a"]], shots=7, draws=3, seed=4
     )["a"]["few"]
     for seed, share in enumerate(few, 4):
-        rows = sampling.draw_shots(NAMES, 7, "balanced", seed)
-        knn = KNNClassifier(metric="dot").fit(ROWS[rows], NAMES[rows])
-        assert share == knn.score(ROWS, NAMES)
+        rows = knn.draw_shots(NAMES, 7, "balanced", seed)
+        judge = KNNClassifier(metric="dot").fit(ROWS[rows], NAMES[rows])
+        assert share == judge.score(ROWS, NAMES)
     assert len(set(few)) > 1

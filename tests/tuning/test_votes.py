@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fungi_hf.errors import FungiError, InputError, LabelError, ShapeError
@@ -154,6 +154,7 @@ def test_a_pca_must_lead_what_it_reduces() -> None:
         assert chosen_of(found) == chosen
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_smoothed_scores_equal_a_loop_over_neighbours(data) -> None:
     names = st.sampled_from(["embedding", "activation", "kl", "simclr"])

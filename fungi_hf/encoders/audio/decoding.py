@@ -122,7 +122,7 @@ def describe(raw: object) -> str:
 def _resampled(
     stream: Stream, own_rate: int, rate: int, limit: int | None, name: str
 ) -> tuple[Float32Array, int]:
-    """Give the samples up to the limit, and how many of the stream's own were read."""
+    # The samples up to the limit, and how many of the stream's own were read.
     resampler = None
     if own_rate != rate:
         soxr = sound_package("soxr")
@@ -172,11 +172,7 @@ def _scaled(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _checked_rate(rate: Any) -> int:
-    """Give a sampling rate, e.g. 16000, 44100.0 or a numpy scalar, in whole Hz.
-
-    Raises:
-        AudioError: If it is not a whole number of Hz in the plausible range.
-    """
+    # In whole Hz, from e.g. 16000, 44100.0 or a numpy scalar.
     try:
         value = float(rate)
     except (TypeError, ValueError):
@@ -192,13 +188,8 @@ def _checked_rate(rate: Any) -> int:
 def _recognised(raw: Any, sampling_rate: Any = None) -> Recognised:
     """Give a clip's name for messages and what opens it; nothing is read from disk.
 
-    Args:
-        raw: Anything of `ACCEPTED`.
-        sampling_rate: Hz, of bare arrays only; files and dicts bring their own.
-
-    Returns:
-        Both. An object of no accepted kind is an InputTypeError, one without samples, path or
-        rate an AudioError.
+    The rate is that of bare arrays. An object of no kind in `ACCEPTED` is an InputTypeError, one
+    without samples, path or rate an AudioError.
     """
     if isinstance(raw, (str, os.PathLike)):
         return _path(raw)
@@ -240,11 +231,7 @@ def _bytes(data: bytes | bytearray | memoryview) -> Recognised:
 
 
 def _entry(raw: Mapping[str, Any]) -> Recognised:
-    """Recognise a dict or the like, also a whole row of a data set.
-
-    Raises:
-        AudioError: If it holds no sound, or an array without a rate.
-    """
+    # A dict or the like, also a whole row of a data set.
     keys = list(raw.keys())
     names = ("array", "raw", "sampling_rate", "audio", "bytes", "path")
     held = {key: value for key in names if key in keys and (value := raw[key]) is not None}
@@ -320,7 +307,7 @@ def _channels_last(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 
 def _opened_decoder(decoder: Any, name: str) -> AbstractContextManager[Stream]:
-    """Let an object decode that does so by itself, as torchcodec's; a long sound in parts."""
+    # An object decodes that does so by itself, as torchcodec's; a long sound in parts.
     seconds: Any = getattr(getattr(decoder, "metadata", None), "duration_seconds", None)
     ranged: Any = getattr(decoder, "get_samples_played_in_range", None)
     in_parts = ranged is not None and seconds is not None and seconds > 30.0

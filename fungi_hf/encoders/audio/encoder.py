@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
+from fungi_hf.checks import check_choice
 from fungi_hf.encoders.audio.decoding import decode, describe
 from fungi_hf.encoders.audio.families import AudioInput
 from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics
@@ -19,15 +20,8 @@ from fungi_hf.encoders.audio.waves import WaveBody
 from fungi_hf.encoders.audio.whisper import WhisperBody
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder
-from fungi_hf.encoders.late import sound as late_sound
-from fungi_hf.errors import (
-    AudioError,
-    ConfigError,
-    EncoderError,
-    InputError,
-    InputTypeError,
-    choices,
-)
+from fungi_hf.encoders.late.sound import LateTokens
+from fungi_hf.errors import AudioError, ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.audio import AudioView, GainShiftDraw, audio_views
 from fungi_hf.views.audio_ops import apply_to_wave
@@ -66,11 +60,7 @@ class AudioEncoder(BlockEncoder):
     ) -> None:
         """Resolve layer, pooling, length and statistics; nothing of the model is changed.
 
-        Args:
-            model: An AST, a Whisper encoder, or a model with wav2vec2's parts.
-            processor: Its Hugging Face feature extractor.
-            config: Says layer, pooling, length and statistics.
-            sampling_rate: Hz, of bare arrays that come without one.
+        The sampling rate, in Hz, is that of bare arrays that come without one.
 
         Raises:
             EncoderError: If the model is of no known family, or the feature extractor is
@@ -90,27 +80,20 @@ class AudioEncoder(BlockEncoder):
         self.model, self.processor, self.sampling_rate = model, processor, sampling_rate
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._body: AudioBody = family(model, processor, config)
-        self.pooling = self._resolve_pooling(config.pooling)
+        asked = self._body.default_pooling if config.pooling == "auto" else config.pooling
+        owner = f"pooling of {type(model).__name__}"
+        self.pooling = check_choice(owner, asked, self._body.poolings)
         self.reads_first_token = self.pooling != "mean"
         if family.class_tokens and self.reads_first_token:
             self.shorten_last_block()
         self.max_length = self._body.max_frames
-        settings: Any = model.config
-        self.width = int(settings.hidden_size)
+        self.width = int(self._body.model.config.hidden_size)
         self._fits_statistics = config.audio_statistics == "fit"
         self._resolve_statistics(config.audio_statistics)
 
     def rebuilt(self, config: FungiConfig) -> AudioEncoder:
         """Give an encoder over the same model and feature extractor that follows another config."""
         return type(self)(self.model, self.processor, config, sampling_rate=self.sampling_rate)
-
-    def _resolve_pooling(self, asked: str) -> str:
-        pooling = self._body.default_pooling if asked == "auto" else asked
-        if pooling not in self._body.poolings:
-            raise ConfigError(
-                f"pooling of {type(self.model).__name__} is {choices(pooling, self._body.poolings)}"
-            )
-        return pooling
 
     def _resolve_statistics(self, source: str) -> None:
         if source == "processor":
@@ -202,14 +185,14 @@ class AudioEncoder(BlockEncoder):
         Raises:
             ConfigError: If the views drop no tokens, or the blocks do not allow them.
         """
-        if name not in late_sound.NAMES:
+        if name not in ("auto", "token_drop"):
             raise ConfigError(
                 "late_views drops patches or frames from the hidden state: views must be "
                 f"'token_drop' or 'auto'; got {name!r}"
             )
         self.blocks.check(blocks)
         span = 1 if self._body.class_tokens else 5
-        return late_sound.LateTokens(self._body.region, n_views, options, blocks, span=span)
+        return LateTokens(self._body.region, n_views, options, blocks, span=span)
 
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""

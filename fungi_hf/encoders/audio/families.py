@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fungi_hf.encoders.audio.mel import RATE
+from fungi_hf.encoders.blocks import masked_mean
 from fungi_hf.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioInput:
-    """What a batch is made of: a waveform, its log-mel if there is one, what to do to it.
+    """What a batch is made of, on the model's device.
 
-    Attributes:
-        wave: [samples] float32, on the model's device.
-        mel: [frames, n_mels] before normalisation, or None for waveform encoders.
-        draw: A draw still to be applied, or None.
+    The waveform is [samples] float32; the log-mel [frames, n_mels] before normalisation, None for
+    waveform encoders. A draw is still to be applied.
     """
 
     wave: Tensor
@@ -103,18 +102,19 @@ class AudioBody(ABC):
             return tokens[:, 0]
         if pooling == "last":
             return tokens[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-        return masked_mean(tokens, lengths)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return masked_mean(tokens, places < lengths[:, None])
 
 
 def frames_within(asked: int | None, default: int, limit: int | None, lowest: int) -> int:
-    """Give the length in frames that the config asks for, or the default.
+    """Give the length in frames of 10 ms that the config asks for, or the default.
 
     Raises:
         ConfigError: If the encoder does not take it.
     """
     frames = default if asked is None else asked
-    if frames < lowest or (limit is not None and frames > limit):
-        upper = "" if limit is None else f" to {limit}"
+    if frames < lowest or frames > (limit or frames):
+        upper = f" to {limit}" if limit else ""
         raise ConfigError(
             f"max_length={frames} frames of 10 ms; this encoder takes {lowest}{upper}"
         )
@@ -132,10 +132,3 @@ def check_rate(processor: Any, name: str) -> None:
             f"the front-end of {name} works at {RATE} Hz; its feature extractor says "
             f"{processor.sampling_rate}"
         )
-
-
-def masked_mean(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Average the first `lengths` [N] of the tokens [N, T, n]: [N, n]."""
-    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    weights = real[:, :, None].to(tokens.dtype)
-    return (tokens * weights).sum(1) / weights.sum(1)

@@ -27,12 +27,10 @@ FORMATS = "WAV, FLAC, OGG, MP3 and the other formats of libsndfile"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """A sound at its own rate, not yet read.
+    """A sound at its own rate in Hz, not yet read.
 
-    Attributes:
-        blocks: Gives [samples] or [samples, channels], one after the other, any real dtype.
-        rate: Hz, as the source says.
-        length: Samples of a channel; None where that is not known beforehand.
+    The blocks are [samples] or [samples, channels] of any real dtype; the length, in samples of a
+    channel, is None where that is not known beforehand.
     """
 
     blocks: Iterator[npt.NDArray[Any]]
@@ -42,14 +40,7 @@ class Stream:
 
 @contextlib.contextmanager
 def opened_file(file: Path | bytes, name: str) -> Iterator[Stream]:
-    """Open a sound file and close it afterwards.
-
-    Args:
-        file: Where it is, or what it holds.
-        name: For messages.
-
-    Yields:
-        The sound, float32.
+    """Open a sound file, or what one holds, as float32, and close it afterwards.
 
     Raises:
         AudioError: If it is missing, empty, truncated or no sound.
@@ -120,8 +111,7 @@ def _check_whole(handle: BinaryIO, name: str) -> None:
     if size == 0:
         raise AudioError(f"{name} is an empty file (0 bytes)")
     handle.seek(0)
-    missing = _riff_shortfall(handle.read(4096), size)
-    if missing:
+    if missing := _riff_shortfall(handle.read(4096), size):
         raise AudioError(f"{name} is truncated: {missing} bytes of its sound data are missing")
     handle.seek(0)
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from fungi_hf.errors import AudioError, ConfigError, OptionalDependencyError, choices
+from fungi_hf.checks import check_choice
+from fungi_hf.errors import AudioError, ConfigError, OptionalDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
-
-FilterBank = Literal["torch", "torchaudio"]
 
 FRAME = 400  # samples of a window: 25 ms at 16 kHz
 HOP = 160  # samples between windows: 10 ms at 16 kHz
@@ -59,14 +58,8 @@ STATISTICS: dict[str, Statistics] = {
 
 
 def statistics(name: str) -> Statistics:
-    """Give the preset of a data set.
-
-    Raises:
-        ConfigError: If there is no such preset.
-    """
-    if name not in STATISTICS:
-        raise ConfigError(f"unknown log-mel statistics {choices(name, STATISTICS)}")
-    return STATISTICS[name]
+    """Give the preset of a data set; an unknown name is a ConfigError."""
+    return STATISTICS[check_choice("the preset of log-mel statistics", name, STATISTICS)]
 
 
 def sample_count(frames: int) -> int:
@@ -90,9 +83,8 @@ def mel_bank(n_mels: int = 128) -> Tensor:
     hertz = (RATE / FFT) * torch.arange(float(FFT // 2))
     mel = 1127.0 * (1.0 + hertz / 700.0).log()
     rise, fall = (mel - left) / (centre - left), (right - mel) / (right - centre)
-    return nn.functional.pad(
-        torch.minimum(rise, fall).clamp_min(0), (0, 1)
-    )  # the Nyquist column is 0
+    filters = torch.minimum(rise, fall).clamp_min(0)
+    return nn.functional.pad(filters, (0, 1))  # the Nyquist column is 0
 
 
 @functools.lru_cache(maxsize=8)
@@ -120,14 +112,9 @@ def kaldi_fbank(waves: Tensor, n_mels: int = 128) -> Tensor:
     window; power of a 512-point FFT; triangular filters on the HTK mel scale between 20 Hz and
     8 kHz; natural logarithm, floored at float32's epsilon. No dither, no energy.
 
-    Args:
-        waves: [samples] or [B, samples], 16 kHz, -1..1, float32, at least 400 samples.
-        n_mels: Number of filters.
-
-    Returns:
-        [frames, n_mels] or [B, frames, n_mels] float32, before normalisation;
-        frames = 1 + (samples - 400) // 160, the incomplete tail is dropped. Fewer than 400
-        samples are an AudioError.
+    From [samples] or [B, samples], 16 kHz, -1..1, float32, to [frames, n_mels] or
+    [B, frames, n_mels] float32 before normalisation; frames = 1 + (samples - 400) // 160, the
+    incomplete tail is dropped. Fewer than 400 samples are an AudioError.
     """
     _check_waves(waves)
     if waves.ndim == 1 or waves.device.type != "cpu":
@@ -138,25 +125,18 @@ def kaldi_fbank(waves: Tensor, n_mels: int = 128) -> Tensor:
 def fbank(frontend: str) -> Callable[[Tensor, int], Tensor]:
     """Give the filter bank of that name, `torch` (ours) or `torchaudio`, ready to be called.
 
-    Both have the arguments, shapes and errors of `kaldi_fbank`. A missing or broken torchaudio is
-    an OptionalDependencyError, here and not at the first clip.
-
-    Raises:
-        ConfigError: If there is no such front-end.
+    Both have the arguments, shapes and errors of `kaldi_fbank`. An unknown name is a ConfigError, a
+    missing or broken torchaudio an OptionalDependencyError, here and not at the first clip.
     """
-    if frontend == "torch":
+    if check_choice("the front-end", frontend, ("torch", "torchaudio")) == "torch":
         return kaldi_fbank
-    if frontend != "torchaudio":
-        raise ConfigError(f"unknown front-end {choices(frontend, get_args(FilterBank))}")
     kaldi = _torchaudio_kaldi()
     options = {"sample_frequency": float(RATE), "window_type": "hanning"}
 
     def torchaudio_fbank(waves: Tensor, n_mels: int = 128) -> Tensor:
         _check_waves(waves)
-        rows = [
-            kaldi(wave[None], num_mel_bins=n_mels, **options)
-            for wave in waves.reshape(-1, waves.shape[-1])
-        ]
+        each = waves.reshape(-1, waves.shape[-1])
+        rows = [kaldi(wave[None], num_mel_bins=n_mels, **options) for wave in each]
         return rows[0] if waves.ndim == 1 else torch.stack(rows)
 
     return torchaudio_fbank
@@ -198,8 +178,7 @@ def fit_length(mel: Tensor, frames: int) -> Tensor:
     Meant for values before normalisation, so that padding becomes (0 - mean) / (2 std), as in the
     extractor that AST was trained with.
     """
-    missing = frames - mel.shape[-2]
-    return nn.functional.pad(mel, (0, 0, 0, missing)) if missing > 0 else mel[..., :frames, :]
+    return nn.functional.pad(mel, (0, 0, 0, frames - mel.shape[-2]))  # a negative number cuts
 
 
 def normalise(mel: Tensor, stats: Statistics) -> Tensor:
@@ -208,20 +187,14 @@ def normalise(mel: Tensor, stats: Statistics) -> Tensor:
 
 
 def estimate_statistics(mels: Iterable[Tensor]) -> Statistics:
-    """Estimate mean and standard deviation over all values of a training set's log-mels.
-
-    Args:
-        mels: Spectrograms of any length, without padding, before normalisation.
+    """Estimate mean and standard deviation over a training set's log-mels, not padded.
 
     Raises:
         AudioError: If there are no values, or all are equal.
     """
     count, mean, squares = 0, 0.0, 0.0
-    for mel in mels:
-        values = mel.double()
+    for values in (mel.double() for mel in mels if mel.numel()):
         n = values.numel()
-        if n == 0:
-            continue
         here = float(values.mean())
         delta = here - mean  # Chan's update keeps the precision that plain sums lose
         squares += float((values - here).square().sum()) + delta * delta * count * n / (count + n)
@@ -259,13 +232,8 @@ def whisper_log_mel(wave: Tensor, n_mels: int = 80, frames: int = 3000) -> Tenso
     1e-10 and at 8 below the clip's maximum, then (x + 4) / 4. Only windows that touch the clip
     are transformed: silence beyond it is the floor, exactly.
 
-    Args:
-        wave: [samples], 16 kHz, -1..1, float32, at least one sample; cut at `frames` * 160.
-        n_mels: Number of filters: 80, or 128 for large-v3.
-        frames: Length of the result; 3000 is Whisper's 30 s.
-
-    Returns:
-        [n_mels, frames] float32.
+    From [samples], 16 kHz, -1..1, float32, cut at `frames` * 160, to [n_mels, frames] float32;
+    there are 80 filters, 128 for large-v3, and 3000 frames in Whisper's 30 s.
 
     Raises:
         AudioError: If the clip is empty.

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from fungi_hf.checks import check_integer
 from fungi_hf.encoders.audio.mel import statistics
-from fungi_hf.encoders.audio.positions import SPECIAL, patch_grid, restride
-from fungi_hf.errors import CheckpointError, ConfigError, StorageError
+from fungi_hf.encoders.audio.patches import SPECIAL, patch_grid, restride
+from fungi_hf.errors import CheckpointError, StorageError
 
 if TYPE_CHECKING:
     import os
@@ -54,25 +56,21 @@ def convert(
     """Write a folder with model, feature extractor and card from an official checkpoint.
 
     Args:
-        checkpoint: The `.pth` file of SSAST-{Tiny,Small,Base}-Patch-*; read without running code.
-        out: Folder to create; must not exist or be empty.
+        checkpoint: The `.pth` file of SSAST-{Tiny,Small,Base}-Patch-*; read without running code. A
+            file that is not such a checkpoint is a CheckpointError.
+        out: Folder to create, and the result; must not exist or be empty.
         stride: Patch stride of the converted model: 16 as in pretraining, or 10, with which
             the published FUNGI audio features were made. Positions are interpolated.
-        frames: Length of its input in frames; None keeps the checkpoint's (1024).
+        frames: Length of its input in frames, at least one patch (16), else it is a ConfigError;
+            None keeps the checkpoint's (1024).
         stats: Preset of log-mel statistics for the feature extractor.
-
-    Returns:
-        The folder.
 
     Raises:
         StorageError: If the checkpoint cannot be read or the folder is in use.
-        ConfigError: If `frames` is too short for one patch.
-
-    A file that is not such a checkpoint is a CheckpointError.
     """
     preset = statistics(stats)
-    if frames is not None and (isinstance(frames, bool) or frames < PATCH):
-        raise ConfigError(f"frames is {frames!r}; expected at least {PATCH}, one patch")
+    if frames is not None:
+        check_integer("frames", frames, PATCH)
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StorageError(f"{str(target)!r} is in use; name a folder that is new or empty")
@@ -86,10 +84,7 @@ def convert(
         from transformers import ASTFeatureExtractor
 
         extractor = ASTFeatureExtractor(
-            num_mel_bins=config.num_mel_bins,
-            max_length=model.config.max_length,
-            mean=preset.mean,
-            std=preset.std,
+            num_mel_bins=config.num_mel_bins, max_length=model.config.max_length, **asdict(preset)
         )
     extractor.save_pretrained(target)
     (target / "README.md").write_text(_card(Path(checkpoint).name, model.config, stats), "utf-8")
@@ -110,9 +105,8 @@ def load(checkpoint: str | os.PathLike[str]) -> ASTModel:
     converted = _rename(state, config.num_hidden_layers)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in converted.items()}
-    wrong = [
-        f"{n} {found.get(n, 'missing')}, not {s}" for n, s in wanted.items() if found.get(n) != s
-    ]
+    differ = [name for name in wanted if found.get(name) != wanted[name]]
+    wrong = [f"{name} {found.get(name, 'missing')}, not {wanted[name]}" for name in differ]
     wrong += [f"{n} unknown" for n in found if n not in wanted]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -199,15 +193,13 @@ def _need(state: dict[str, Tensor], name: str) -> Tensor:
 
 def _rename(state: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     converted: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name.startswith(DROPPED):
-            continue
+    for name in (name for name in state if not name.startswith(DROPPED)):
         if name.startswith("v.blocks."):
-            _rename_block(name, value, converted)
+            _rename_block(name, state[name], converted)
             continue
         stem, _, kind = name.rpartition(".")
         target = _NAMES.get(name) or (f"{_NAMES[stem]}.{kind}" if stem in _NAMES else None)
-        converted[target or name] = value
+        converted[target or name] = state[name]
     if f"layers.{blocks - 1}.layernorm_before.weight" not in converted:
         raise CheckpointError(
             f"the checkpoint's {blocks} blocks are not numbered 0 to {blocks - 1}"

@@ -36,13 +36,8 @@ class WaveBody(AudioBody):
     spectrogram = False
 
     def __init__(self, model: nn.Module, processor: Any, config: FungiConfig) -> None:
-        """Fix length.
-
-        Raises:
-            EncoderError: If the model ends in an adapter, which shortens its frames again.
-        """
         self.model = model
-        if getattr(model, "adapter", None) is not None:
+        if getattr(model, "adapter", None) is not None:  # it shortens the frames again
             raise EncoderError(f"{type(model).__name__} with an adapter is not offered")
         self.rate = int(processor.sampling_rate)
         self.max_frames = frames_within(config.max_length, 3000, None, 1)
@@ -87,10 +82,8 @@ class WaveBody(AudioBody):
     def _encode(self, hidden: Tensor, mask: Tensor) -> Tensor:
         # Earlier transformers draw a number here that these encoders use in training only.
         with _calling_output_projections(self.model), torch.random.fork_rng(devices=()):
-            output: Tensor = self.model.encoder(
-                hidden, attention_mask=None if bool(mask.all()) else mask
-            ).last_hidden_state
-        return output
+            shown = None if bool(mask.all()) else mask
+            return self.model.encoder(hidden, attention_mask=shown).last_hidden_state
 
     def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Run the encoder without its positional convolution, whose result is not wanted."""
@@ -113,12 +106,8 @@ def _calling_output_projections(model: nn.Module) -> Iterator[None]:
 
 
 def _attention(owner: Any) -> Any:
-    def attend(
-        hidden: Tensor,
-        mask: Tensor | None,
-        bias: Tensor,
-        *_: bool,  # earlier transformers pass output_attentions
-    ) -> tuple[Tensor, None]:
+    # Earlier transformers pass output_attentions as well.
+    def attend(hidden: Tensor, mask: Tensor | None, bias: Tensor, *_: bool) -> tuple[Tensor, None]:
         n, t = hidden.shape[:2]
         shape = (n, t, owner.num_heads, owner.head_dim)
         q, k, v = (

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
+from fungi_hf.checks import check_choice
 from fungi_hf.encoders.audio import mel as front
 from fungi_hf.encoders.audio.families import AudioBody, check_rate, frames_within
 from fungi_hf.encoders.audio.mel import HOP
 from fungi_hf.encoders.late.sound import run_blocks
-from fungi_hf.errors import ConfigError, choices
 from fungi_hf.views.audio_ops import apply_to_spectrograms
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.audio.families import AudioInput
     from fungi_hf.encoders.base import Batch
-
-
-CONTEXTS: Final = ("clip", "full")
 
 
 class WhisperBody(AudioBody):
@@ -41,21 +38,13 @@ class WhisperBody(AudioBody):
     SILENCE_FRAMES: Final = 100  # encoder frames of 20 ms
 
     def __init__(self, model: nn.Module, processor: Any, config: FungiConfig) -> None:
-        """Fix length and context.
-
-        Raises:
-            ConfigError: If the context is unknown.
-        """
         check_rate(processor, "Whisper")
         self.model = model
         self._positions = int(model.config.max_source_positions)  # type: ignore[union-attr, arg-type]
-        self.max_frames = frames_within(
-            config.max_length, 2 * self._positions, 2 * self._positions, 2
-        )
+        longest = 2 * self._positions
+        self.max_frames = frames_within(config.max_length, longest, longest, 2)
         self.limit_s = self.max_frames * HOP / self.rate
-        self._context = config.audio_context
-        if self._context not in CONTEXTS:
-            raise ConfigError(f"audio_context is {choices(self._context, CONTEXTS)}")
+        self._context = check_choice("audio_context", config.audio_context, ("clip", "full"))
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
@@ -77,8 +66,7 @@ class WhisperBody(AudioBody):
     def log_mel(self, wave: Tensor) -> Tensor:
         """Give [frames, n_mels] over the context and the two frames that its convolutions see."""
         frames = min(2 * self._positions, 2 * self.cost(len(wave)) + 2)
-        mel = front.whisper_log_mel(wave, self.model.config.num_mel_bins, frames)
-        return mel.T
+        return front.whisper_log_mel(wave, self.model.config.num_mel_bins, frames).T
 
     def collate(self, items: Sequence[AudioInput]) -> Batch:
         """Give `input_features` [N, n_mels, frames], `contexts` and `lengths` [N]."""
@@ -89,11 +77,10 @@ class WhisperBody(AudioBody):
         if any(draw is not None for draw in draws):
             frames = [min(2 * n, len(mel)) for n, mel in zip(covering, mels, strict=True)]
             stacked = apply_to_spectrograms(stacked, draws, frames, frames)
+        contexts = [self._context_of(n) for n in covering]
         return {
             "input_features": stacked.transpose(1, 2).to(self.model.dtype),
-            "contexts": torch.tensor(
-                [self._context_of(n) for n in covering], device=stacked.device
-            ),
+            "contexts": torch.tensor(contexts, device=stacked.device),
             "lengths": torch.tensor(covering, device=stacked.device),
         }
 

@@ -32,11 +32,9 @@ def shared_last_block(
 ) -> SharedBlock | None:
     """Give a function from late views (k = 1) to last hidden states [N, T', D] and mask [N, T'].
 
-    With `first_token`, token 0, which no view loses, is all that is wanted, and T' is 1.
-
-    Returns:
-        None where the family is not known, or where the target layer works before the softmax, so
-        that views would share its output.
+    With `first_token`, token 0, which no view loses, is all that is wanted, and T' is 1. None where
+    the family is not known, or where views would share the output of a target layer that works
+    before the softmax.
     """
     blocks: list[Any] = [m for m in model.modules() if type(m).__name__ in BERT_BLOCKS]
     known = type(model).__name__ in _MODELS and blocks and attends_plainly(model)
@@ -71,10 +69,7 @@ class _SharedBertBlock:
         return self._finish(context.transpose(1, 2).flatten(2), residual), mask
 
     def _finish(self, context: Tensor, residual: Tensor) -> Tensor:
-        out: Tensor = self._block.feed_forward_chunk(
-            self._block.attention.output(context, residual)
-        )
-        return out
+        return self._block.feed_forward_chunk(self._block.attention.output(context, residual))
 
     def _attend(self, late: LateBatch) -> Tensor:
         """Give the first token's context of every view, [N, D]."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from fungi_hf.checks import check_integer
+from fungi_hf.checks import check_integer, check_known
 from fungi_hf.encoders.base import Prepared
-from fungi_hf.errors import ConfigError, choices
 from fungi_hf.views.text import WordDeletion
 
 if TYPE_CHECKING:
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
-
-NAMES: Final = ("auto", "token_drop")
-OPTIONS: Final = ("probability", "span")
 
 
 class LateTokens:
@@ -41,21 +37,11 @@ class LateTokens:
         *,
         span: int,
     ) -> None:
-        """Remember the options.
+        """Remember the options "probability" (0.25) and "span" in tokens; others are ConfigErrors.
 
-        Args:
-            region: Gives the first and the end of the tokens that may go, from `Prepared.data`.
-            n_views: V.
-            options: "probability" (0.25) and "span" in tokens.
-            blocks: k.
-            span: The default span.
-
-        Raises:
-            ConfigError: If an option is unknown or out of range.
+        `region` gives the first and the end of the tokens that may go, from `Prepared.data`.
         """
-        for key in options:
-            if key not in OPTIONS:
-                raise ConfigError(f"views 'token_drop' have no option {choices(key, OPTIONS)}")
+        check_known("the view 'token_drop'", options, ("probability", "span"), noun="option")
         self._span = check_integer("span", options.get("span", span))
         self._deletion = WordDeletion(n_views, options.get("probability", 0.25))
         self._region, self._blocks = region, blocks
@@ -67,19 +53,16 @@ class LateTokens:
         generators: Sequence[random.Random],
     ) -> list[list[Prepared]]:
         """Give V views of every clip."""
-        return [
-            [self._view(original, drop) for drop in self._draw(original, generator)]
-            for original, generator in zip(originals, generators, strict=True)
-        ]
+        views = []
+        for original, generator in zip(originals, generators, strict=True):
+            start, stop = self._region(original.data)
+            drops = self._deletion.draw(-(-(stop - start) // self._span), generator)
+            views.append([self._view(original, drop, start, stop) for drop in drops])
+        return views
 
-    def _draw(self, original: Prepared, generator: random.Random) -> list[set[int]]:
-        start, stop = self._region(original.data)
-        return self._deletion.draw(-(-(stop - start) // self._span), generator)
-
-    def _view(self, original: Prepared, drop: set[int]) -> Prepared:
+    def _view(self, original: Prepared, drop: set[int], start: int, stop: int) -> Prepared:
         if not drop:
             return original
-        start, stop = self._region(original.data)
         kept = np.ones(original.cost, dtype=np.bool_)
         for piece in drop:
             kept[start + piece * self._span : min(start + (piece + 1) * self._span, stop)] = False

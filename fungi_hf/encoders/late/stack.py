@@ -38,12 +38,9 @@ class BlockStack:
     """
 
     def __init__(self, model: nn.Module, layer_path: str) -> None:
-        """Find the blocks: the outermost module list that holds the target layer.
+        """Find the blocks: the outermost module list that holds the target or the default layer.
 
-        Args:
-            model: Only read.
-            layer_path: The target layer, which late views must contain; if it is in no list, the
-                default layer's list is taken.
+        The model is only read; late views must contain the target layer.
 
         Raises:
             ConfigError: If the blocks are not a list of modules that are called once each.
@@ -83,14 +80,7 @@ class BlockStack:
 
     @contextlib.contextmanager
     def watching(self, depths: Collection[int]) -> Iterator[dict[int, Tensor]]:
-        """Note the state before the last k blocks of the passes inside.
-
-        Args:
-            depths: The values of k.
-
-        Yields:
-            k -> state [N, T, D] of the latest pass, detached.
-        """
+        """Note the state [N, T, D] before the last k blocks of the latest pass inside, by k."""
         states: dict[int, Tensor] = {}
         with contextlib.ExitStack() as stack:
             for k in depths:
@@ -110,24 +100,17 @@ class BlockStack:
 
     @contextlib.contextmanager
     def entered(self, k: int, hidden: Tensor) -> Iterator[None]:
-        """Let passes begin at block L - k, whatever the model was given.
+        """Let passes begin at block L - k with [N, T, D], whatever the model was given.
 
-        Args:
-            k: Blocks to run; a pass under `watching` came before.
-            hidden: [N, T, D] input of block L - k; N and T must be those of the model inputs.
-
-        Yields:
-            Nothing.
+        N and T must be those of the model inputs; a pass under `watching` came before.
         """
         first = self.n_blocks - k
         with contextlib.ExitStack() as stack:
             carried: list[Any] = []
             for i, block in enumerate(self._blocks[:first]):
-                if i == 0 and self._carries:
-                    stand_in = _carrying(block, carried)
-                else:
-                    stand_in = _standing_aside(self._passes_on, carried)
-                stack.enter_context(shadowed(block, stand_in))
+                makes = i == 0 and self._carries
+                aside = _standing_aside(self._passes_on, carried)
+                stack.enter_context(shadowed(block, _carrying(block, carried) if makes else aside))
             entry = self._blocks[first]
             handle = entry.register_forward_pre_hook(_handing(hidden), with_kwargs=True)
             stack.callback(handle.remove)

@@ -35,17 +35,10 @@ class LateWords:
         *,
         one_row: bool,
     ) -> None:
-        """Remember the parts.
-
-        Args:
-            deletion: Draws the words.
-            tokenizer: A fast Hugging Face tokenizer, since only these say where tokens stand.
-            max_length: Tokens, special ones included, beyond which texts are cut.
-            blocks: k.
-            one_row: Whether a view costs one token's row, not all of its tokens.
+        """Remember the parts; with `one_row` a view costs one token's row, not all of its tokens.
 
         Raises:
-            ConfigError: If the tokenizer is not a fast one.
+            ConfigError: If the tokenizer is not a fast one: only these say where tokens stand.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
@@ -85,16 +78,9 @@ class LateWords:
 
 
 def tokens_kept(text: str, spans: Spans, drops: Sequence[set[int]], encoding: Any) -> np.ndarray:
-    """Give the tokens that stay when words go.
+    """Give the tokens that stay, [V, T] bool, when each of V views loses some of the W words.
 
-    Args:
-        text: The whole text.
-        spans: [start, end) of its W words, increasing and disjoint.
-        drops: Words that each of V views loses.
-        encoding: The tokenizer's encoding of the text or of its beginning, T tokens.
-
-    Returns:
-        [V, T] bool.
+    The encoding is that of the text or of its beginning, T tokens; spans are those of all words.
     """
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     edges = np.asarray(spans, dtype=np.int64).reshape(-1, 2)

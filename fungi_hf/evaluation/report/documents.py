@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.errors import StateError, StorageError
 from fungi_hf.evaluation import records
-from fungi_hf.evaluation.records import EvaluationResult, read_plain, write_text
-from fungi_hf.evaluation.sweeps import records as sweep_records
-from fungi_hf.evaluation.sweeps.records import SweepResult
+from fungi_hf.evaluation.records import EvaluationResult, SweepResult, read_plain, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +68,7 @@ class EvaluationDocument:
         """Read what `to_dict` gave, or a single record or sweep; nothing else is checked."""
         if values.get("record") == records.RECORD:
             return cls(results=(EvaluationResult.from_dict(values),))
-        if values.get("record") == sweep_records.RECORD:
+        if values.get("record") == records.SWEEP:
             return cls(sweeps=(SweepResult.from_dict(values),))
         kept = read_plain(values, RECORD, ("source", "results", "linear_cka", "costs", "sweeps"))
         alike = kept["linear_cka"]
@@ -104,12 +102,7 @@ def read_documents(paths: Sequence[str | Path]) -> EvaluationDocument:
 
 
 def _read(path: Path) -> EvaluationDocument:
-    """Read one file.
-
-    Raises:
-        StorageError: If it is missing or not JSON.
-        StateError: If it is no evaluation, or a field that a report needs is missing or odd.
-    """
+    # Read one file; what is missing or odd in it is a `StateError` that names the field.
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -119,29 +112,23 @@ def _read(path: Path) -> EvaluationDocument:
     if not isinstance(values, dict):
         raise StateError(f"{path} holds a {type(values).__name__}; an evaluation is an object")
     try:
-        found = EvaluationDocument.from_dict(values)
-        _check(found)
+        _check(found := EvaluationDocument.from_dict(values))
     except StateError as error:
         raise StateError(f"{path}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else f"{error}"
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise StateError(f"{path}: {_DAMAGED} {what}; write the file again") from None
     return found
 
 
 def _check(document: EvaluationDocument) -> None:
-    """Refuse what no table or figure can be made of.
-
-    Raises:
-        StateError: Naming the field.
-    """
+    # Refuse what no table or figure can be made of.
     for one in document.results:
         place = f"the record {one.task}, {one.protocol}, {one.name} is damaged:"
-        _check_numbers(one.metrics, f"{place} 'metrics'", [one.main])
-        _check_numbers(one.spread, f"{place} 'spread'")
-        _check_numbers(one.per_class, f"{place} 'per_class'")
         compared = ("difference", "low", "high", "p") if one.against_baseline else ()
-        _check_numbers(one.against_baseline, f"{place} 'against_baseline'", compared)
+        needed = {"metrics": [one.main], "against_baseline": compared}
+        for name in ("metrics", "spread", "per_class", "against_baseline"):
+            _check_numbers(getattr(one, name), f"{place} {name!r}", needed.get(name, ()))
         for name, ends in one.intervals.items():
             _check_row(ends, 2, f"{place} the interval of {name!r}")
     for sweep in document.sweeps:
@@ -160,11 +147,7 @@ def _check(document: EvaluationDocument) -> None:
 def _check_numbers(
     values: object, place: str, needed: Sequence[str] = (), *, cells: bool = False
 ) -> None:
-    """Refuse what is no object of numbers; cells of a table may be empty, or texts in some columns.
-
-    Raises:
-        StateError: Naming what is missing or odd.
-    """
+    # Refuse what is no object of numbers; cells of a table may be empty, or texts in some columns.
     if not isinstance(values, Mapping):
         raise StateError(f"{place} must be an object; got {values!r}; write the file again")
     lacking = [name for name in needed if name not in values]
@@ -177,11 +160,7 @@ def _check_numbers(
 
 
 def _check_row(row: Sequence[Any], n: int, place: str) -> None:
-    """Refuse what is not so many numbers.
-
-    Raises:
-        StateError: With the place.
-    """
+    # Refuse what is not so many numbers.
     odd = [one for one in row if isinstance(one, bool) or not isinstance(one, int | float)]
     if odd or len(row) != n:
         what = "a number" if n == 1 else f"{n} numbers"

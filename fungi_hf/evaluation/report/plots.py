@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    Curves: TypeAlias = Mapping[str, Sequence[tuple[float, float]]]
 
 _UP, _DOWN, _GREY = "#1b7837", "#b2182b", "#7a8594"
 # Okabe and Ito's palette, told apart by colour-blind readers as well.
@@ -44,10 +46,9 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
     shown = [literal(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=35, ha="right")
     axes.set_yticks(range(len(names)), shown)
-    for row, column in np.ndindex(table.shape):
-        shade = "black" if table[row, column] > 0.6 else "white"
-        text = f"{table[row, column]:.2f}"
-        axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=9)
+    for (row, column), one in np.ndenumerate(table):
+        shade = "black" if one > 0.6 else "white"
+        axes.text(column, row, f"{one:.2f}", ha="center", va="center", color=shade, fontsize=9)
     figure.colorbar(image, ax=axes, label="linear CKA", fraction=0.046, pad=0.04)
     return figure
 
@@ -92,13 +93,7 @@ def layer_curves(
     metric: str = "accuracy",
     baseline: float | None = None,
 ) -> Figure:
-    """Draw one line a curve over the layers, and the baseline as a dashed line.
-
-    Args:
-        curves: Name -> one value a layer; NaN leaves a gap.
-        layers: Their names, in order.
-        metric: The vertical axis' label.
-        baseline: A value of the metric.
+    """Draw one line a curve (one value a layer, NaN leaves a gap), and the baseline dashed.
 
     Raises:
         ShapeError: If a curve does not have one value a layer.
@@ -115,28 +110,17 @@ def layer_curves(
     return figure
 
 
-def value_curves(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    x: str,
-    y: str,
-    baseline: float | None = None,
-) -> Figure:
-    """Draw one line a curve over the values of an option, on a logarithmic axis.
+def value_curves(curves: Curves, *, x: str, y: str, baseline: float | None = None) -> Figure:
+    """Draw one line a curve of (value above 0, height) points, on a logarithmic axis labelled x.
 
-    Args:
-        curves: Name -> (value above 0, height) points.
-        x: The horizontal axis' label.
-        y: The vertical axis' label.
-        baseline: A height, drawn as a dashed line.
+    The height is labelled y; the baseline is a height, drawn as a dashed line.
     """
     values = sorted({value for points in curves.values() for value, _ in points})
     _check_any(values, "curves")
     figure, axes = _lines({name: sorted(points) for name, points in curves.items()}, y, baseline)
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel=literal(x))
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
-    axes.set_xlabel(literal(x))
     return figure
 
 
@@ -145,9 +129,7 @@ def accuracy_against_cost(
 ) -> Figure:
     """Draw one named point a variant, and the line of those that no cheaper one beats.
 
-    Args:
-        points: Name -> (time over that of a plain forward pass, accuracy).
-        metric: The vertical axis' label.
+    Points are (time over that of a plain forward pass, accuracy), the latter labelled `metric`.
     """
     _check_any(points, "points")
     figure, axes = _figure(6.4, 3.8)
@@ -159,8 +141,7 @@ def accuracy_against_cost(
     for place, (name, (x, y)) in enumerate(points.items()):
         axes.scatter([x], [y], s=30, color=_COLOURS[place % len(_COLOURS)], zorder=2)
         axes.annotate(literal(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("time, x plain forward")
-    axes.set_ylabel(literal(metric))
+    axes.set(xlabel="time, x plain forward", ylabel=literal(metric))
     axes.grid(alpha=0.3)
     axes.margins(0.18)
     return figure
@@ -189,9 +170,7 @@ def literal(name: object) -> str:
     return visible(name).replace("$", r"\$")
 
 
-def _lines(
-    curves: Mapping[str, Sequence[tuple[float, float]]], y: str, baseline: float | None
-) -> tuple[Figure, Axes]:
+def _lines(curves: Curves, y: str, baseline: float | None) -> tuple[Figure, Axes]:
     figure, axes = _figure(6.4, 3.8)
     lines = []
     for place, points in enumerate(curves.values()):
@@ -215,11 +194,6 @@ def _lines(
 
 
 def _check_any(values: Any, name: str) -> None:
-    """Refuse to draw nothing.
-
-    Raises:
-        InputError: If there are no values.
-    """
     if not values:
         raise InputError(f"{name} are empty; a figure needs at least one")
 

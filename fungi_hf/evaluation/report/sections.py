@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fungi_hf.errors import InputError
 from fungi_hf.evaluation.protocols import expect
-from fungi_hf.evaluation.records import EvaluationResult, write_text
+from fungi_hf.evaluation.records import EvaluationResult, change_per_class, write_text
 from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
-from fungi_hf.evaluation.report.sweep_figures import sweep_figures
 from fungi_hf.evaluation.report.tables import group_results, result_table, sweep_table
-from fungi_hf.evaluation.summary import change_per_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +19,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from fungi_hf.evaluation.sweeps.records import SweepResult
+    from fungi_hf.evaluation.records import Cell, SweepResult
 
+    Row: TypeAlias = Mapping[str, Cell]
     Section: TypeAlias = dict[str, Any]  # a heading, and what page.html shows below it
 
 _TASKS: Final = {"knn": "k-nearest neighbours", "linear": "Linear probe"}
@@ -38,11 +37,8 @@ def build_report(
 ) -> str:
     """Give the page of some records, or of a document with block similarities, costs and sweeps.
 
-    Args:
-        results: Records of any tasks and protocols; each pair of these gets a table, and figures
-            of the differences to the baseline and of the per-class change.
-        title: Of the page.
-        figures: Further captions and figures, e.g. from `plots`.
+    Each task and protocol gets a table, and figures of the differences to the baseline and of the
+    per-class change; `figures` are further captions and figures, e.g. from `plots`.
 
     Returns:
         HTML without external resources or scripts, readable at phone width.
@@ -144,17 +140,14 @@ def _sweep(sweep: SweepResult) -> Section:
         "head": head,
         "rows": rows,
         "mark": scores.index(max(scores)) if scores else None,
-        "figures": _drawn(sweep_figures(sweep)),
+        "figures": _drawn(_sweep_figures(sweep)),
         "notes": [*(f"{name}: {value}" for name, value in sweep.settings.items()), *sweep.notes],
     }
 
 
 def _costs(group: list[EvaluationResult], costs: Mapping[str, float]) -> Section:
-    points = {
-        one.name: (costs[one.name], 100 * one.metrics[one.main])
-        for one in group
-        if one.name in costs
-    }
+    timed = [one for one in group if one.name in costs]
+    points = {one.name: (costs[one.name], 100 * one.metrics[one.main]) for one in timed}
     if not points:
         return {"lead": "None of the timed combinations was evaluated."}
     words = (
@@ -163,3 +156,48 @@ def _costs(group: list[EvaluationResult], costs: Mapping[str, float]) -> Section
     )
     drawn = plots.accuracy_against_cost(points, metric=f"{group[0].main}, %")
     return {"figures": _drawn([(words, drawn)])}
+
+
+def _sweep_figures(sweep: SweepResult) -> list[tuple[str, Figure]]:
+    """Give captions and figures of a sweep: of layers, one a block of features."""
+    x = {"layers": "block", "sketches": "width"}.get(sweep.kind, sweep.kind)
+    blank = [row for row in sweep.rows if row[x] is None or row.get("kind") == "exact"]
+    base = _number(blank[0], "accuracy") if blank else None
+    rows = [row for row in sweep.rows if row not in blank]
+    if sweep.kind == "layers":
+        names = dict.fromkeys(str(row["features"]) for row in rows)
+        return [_layers(name, rows, base) for name in names]
+    shares = plots.value_curves(_curves(rows, x), x=x, y="accuracy, %", baseline=base)
+    if sweep.kind != "sketches":
+        return [(f"Accuracy by {x}; the dashed line is the embedding.", shares)]
+    errors = plots.value_curves(_curves(rows, x, "cosine_rmse"), x=x, y="RMSE of cosines")
+    return [
+        ("Error of cosines against the exact kernel, by the sketch's width.", errors),
+        ("Accuracy of the gradient alone; the dashed line is the exact kernel.", shares),
+    ]
+
+
+def _layers(name: str, rows: list[Row], base: float | None) -> tuple[str, Figure]:
+    numbers = sorted({int(row["block"] or 0) for row in rows})
+    points = _curves((row for row in rows if row["features"] == name), "block")
+    held = {part: dict(some) for part, some in points.items()}
+    curves = {part: [one.get(n, float("nan")) for n in numbers] for part, one in held.items()}
+    drawn = plots.layer_curves(curves, numbers, metric="accuracy, %", baseline=base)
+    where = "accuracy by the layer that it is taken from; the dashed line is the embedding."
+    return f"{name}: {where}", drawn
+
+
+def _curves(
+    rows: Iterable[Row], x: str, y: str = "accuracy"
+) -> dict[str, list[tuple[float, float]]]:
+    """Give a name -> (x, y) of its rows: a part of a layer, a sketch, or a block of features."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        name = str(row.get("part", row.get("kind", row.get("features"))))
+        name += "" if row.get("rank") is None else f", rank {row['rank']}"
+        curves.setdefault(name, []).append((_number(row, x), _number(row, y)))
+    return curves
+
+
+def _number(row: Row, name: str) -> float:
+    return float(row[name] or 0) * (100 if name == "accuracy" else 1)

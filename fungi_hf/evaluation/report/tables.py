@@ -9,8 +9,7 @@ from fungi_hf.statistics import holm
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fungi_hf.evaluation.records import EvaluationResult
-    from fungi_hf.evaluation.sweeps.records import SweepResult
+    from fungi_hf.evaluation.records import EvaluationResult, SweepResult
 
 Table = tuple[list[str], list[list[str]]]
 _SHARES = ("accuracy", "accuracy_low", "accuracy_high", "neighbours_kept")
@@ -25,27 +24,19 @@ def group_results(results: Iterable[EvaluationResult]) -> list[list[EvaluationRe
 
 
 def result_table(group: Sequence[EvaluationResult]) -> Table:
-    """Give header and rows of records of one task and protocol.
+    """Give header and rows of records of one task and protocol, the baseline among them.
 
-    Args:
-        group: Records, the baseline among them.
-
-    Returns:
-        A column per metric, and for the main metric the difference to the baseline in points,
-        its 95 % interval, the paired test's p, and p after Holm's correction over the rows.
+    A column per metric, and for the main metric the difference to the baseline in points, its 95 %
+    interval, the paired test's p, and p after Holm's correction over the rows.
     """
     metrics = list(dict.fromkeys(name for one in group for name in one.metrics))
-    compared = [one for one in group if one.against_baseline]
-    adjusted = holm([one.against_baseline["p"] for one in compared])
-    corrected = {id(one): p for one, p in zip(compared, adjusted, strict=True)}
+    adjusted = iter(holm([one.against_baseline["p"] for one in group if one.against_baseline]))
+    rows = [[one.name, *[_metric(one, name) for name in metrics]] for one in group]
     head = ["features", *metrics]
-    head += ["difference", "95 %", "p", "p (Holm)"] if compared else []
-    rows = []
-    for one in group:
-        cells = [one.name, *[_metric(one, name) for name in metrics]]
-        if compared:
-            cells += _comparison(one, corrected.get(id(one)))
-        rows.append(cells)
+    if any(one.against_baseline for one in group):
+        head += ["difference", "95 %", "p", "p (Holm)"]
+        for one, cells in zip(group, rows, strict=True):
+            cells.extend(_comparison(one, next(adjusted) if one.against_baseline else None))
     return head, rows
 
 
@@ -80,9 +71,9 @@ def _metric(one: EvaluationResult, name: str) -> str:
 
 
 def _comparison(one: EvaluationResult, corrected: float | None) -> list[str]:
-    if not one.against_baseline or corrected is None:
-        return ["baseline", "", "", ""]
     values = one.against_baseline
+    if corrected is None:
+        return ["baseline", "", "", ""]
     ends = f"[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
     return [f"{100 * values['difference']:+.1f}", ends, _p(values["p"]), _p(corrected)]
 

@@ -17,7 +17,7 @@ from fungi_hf.errors import ConfigError, InputError
 from fungi_hf.evaluation.inputs import listed
 from fungi_hf.evaluation.knn import evaluate_knn, knn_protocol
 from fungi_hf.evaluation.protocols import AS_INPUT
-from fungi_hf.evaluation.sweeps.records import SweepResult
+from fungi_hf.evaluation.records import SweepResult
 from fungi_hf.extraction.variants import VariantExtractor
 from fungi_hf.features import FungiFeatures, make_layout
 from fungi_hf.gradients.layers import block_number, linear_layers
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fungi_hf.evaluation.knn import KNNProtocol
-    from fungi_hf.evaluation.sweeps.records import Cell
+    from fungi_hf.evaluation.records import Cell
     from fungi_hf.extraction.variants import VariantBlocks
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.neighbors.labels import Labels
@@ -39,16 +39,7 @@ OBJECTIVE_FIELDS: Final = ("n_views", "temperature", "latent_dim", "n_negatives"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SweepData:
-    """Raw inputs and their labels, one each, that every variant is judged on.
-
-    Attributes:
-        train: Training inputs.
-        train_labels: Their labels.
-        test: Test inputs.
-        test_labels: Their labels.
-        protocol: A `KNNProtocol` or its name.
-        progress: Show bars.
-    """
+    """Raw inputs and their labels, one each, that every variant is judged on by a protocol."""
 
     train: Sequence[Any]
     train_labels: Labels
@@ -58,7 +49,6 @@ class SweepData:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked before the first forward pass."""
         read_labels(self.train_labels, "train labels", len(self.train))
         read_labels(self.test_labels, "test labels", len(self.test))
         knn_protocol(self.protocol)
@@ -66,9 +56,8 @@ class SweepData:
     def blocks(self, extract: VariantExtractor, **options: bool) -> list[VariantBlocks]:
         """Fit on the training inputs, then give the blocks of both sides."""
         extract.fit(self.train)
-        return [
-            extract(side, progress=self.progress, **options) for side in (self.train, self.test)
-        ]
+        sides = self.train, self.test
+        return [extract(side, progress=self.progress, **options) for side in sides]
 
 
 def sweep_layers(
@@ -80,13 +69,9 @@ def sweep_layers(
 ) -> SweepResult:
     """Judge every objective's gradient at every Linear layer, and the layers' inputs.
 
-    One forward and one backward pass serve as many layers as fit into memory.
-
-    Args:
-        extractor: Gives encoder, objectives, sketch and seed; it need not be fitted.
-        data: What to judge on.
-        layers: Dotted paths; None takes all that have per-sample gradients.
-        memory_mb: Of the features held at a time; fewer layers a pass where more are needed.
+    The extractor gives encoder, objectives, sketch and seed; it need not be fitted. Layers are
+    dotted paths; None takes all that have per-sample gradients. One forward and one backward pass
+    serve as many layers as hold their features in `memory_mb`.
 
     Returns:
         A row for the embedding, then for each layer, lowest first, its `activation` and every
@@ -113,7 +98,8 @@ def sweep_layers(
         unusable |= sides[0].unusable
         for path in variants.layers:
             keys = {"activation": path, **{name: (path, name, "config") for name in names}}
-            blocks = [_held(side.activations | side.gradients, keys) for side in sides]
+            held = [side.activations | side.gradients for side in sides]
+            blocks = [{n: one[key] for n, key in keys.items() if key in one} for one in held]
             if blocks[0] and path not in unusable:
                 place = {"layer": path, "block": block_number(path), "part": _part(path)}
                 rows += _judge(place, sides, blocks, data)[bool(rows) :]  # one embedding
@@ -131,14 +117,8 @@ def sweep_objective(
 ) -> SweepResult:
     """Vary one option of one objective; all variants share forward passes, head and sketch.
 
-    Heads of different widths are different draws.
-
-    Args:
-        extractor: Gives encoder, layer, sketch, seed and the objective's other options.
-        data: What to judge on.
-        field: One of `OBJECTIVE_FIELDS`.
-        values: Of the field.
-        objective: The block's name; None takes the first objective with that field.
+    Heads of different widths are different draws. The extractor gives encoder, layer, sketch, seed
+    and the objective's other options; None as its name takes the first objective with the field.
 
     Returns:
         A row for the embedding, then two for each value: the block alone, and beside the
@@ -153,16 +133,16 @@ def sweep_objective(
     if not wanted:
         raise InputError("values are empty; a sweep needs at least one")
     spec = _spec(extractor, field, objective)
-    changes: list[dict[str, Any]] = [{field: value} for value in wanted]
     variants: dict[str, ObjectiveSpec] = {
-        f"v{place}": dataclasses.replace(spec, **change) for place, change in enumerate(changes)
+        f"v{place}": dataclasses.replace(spec, **{field: value})
+        for place, value in enumerate(wanted)
     }
     path = extractor.encoder.layer_path
     sides = data.blocks(VariantExtractor(extractor.encoder, extractor.config, objectives=variants))
     rows: list[dict[str, Cell]] = []
-    for label, change in zip(variants, changes, strict=True):
+    for label, value in zip(variants, wanted, strict=True):
         blocks = [{spec.name: side.gradients[path, label, "config"]} for side in sides]
-        rows += _judge(change, sides, blocks, data)[bool(rows) :]  # one embedding
+        rows += _judge({field: value}, sides, blocks, data)[bool(rows) :]  # one embedding
     return sweep_result(field, extractor, data, rows, (), objective=spec.to_dict())
 
 
@@ -185,10 +165,6 @@ def _passes(
     return passes
 
 
-def _held(blocks: Mapping[Any, Float32Array], keys: Mapping[str, Any]) -> dict[str, Float32Array]:
-    return {name: blocks[key] for name, key in keys.items() if key in blocks}
-
-
 def _judge(
     place: Mapping[str, Cell],
     sides: list[VariantBlocks],
@@ -197,8 +173,7 @@ def _judge(
 ) -> list[dict[str, Cell]]:
     """Give rows of accuracy, interval and paired test of a variant's own blocks of both sides.
 
-    The first row is the embedding, whose place is blank; then comes each block alone, then beside
-    the embedding.
+    The first row is the embedding, whose place is blank; then each block alone, then beside it.
     """
     features = []
     for side, own in zip(sides, blocks, strict=True):
@@ -207,15 +182,11 @@ def _judge(
         array = np.concatenate(list(parts.values()), axis=1)
         features.append(FungiFeatures(array=array, layout=layout, fingerprint=""))
     alone = [("embedding",), *((name,) for name in blocks[0])]
-    results = evaluate_knn(
-        features[0],
-        data.train_labels,
-        features[1],
-        data.test_labels,
-        protocol=data.protocol,
-        combinations=[*alone, *(("embedding", name) for name in blocks[0])],
-    )
+    wanted = [*alone, *(("embedding", name) for name in blocks[0])]
+    known, asked = zip(features, (data.train_labels, data.test_labels), strict=True)
+    results = evaluate_knn(*known, *asked, protocol=data.protocol, combinations=wanted)
     blank: dict[str, Cell] = {n: "" if isinstance(v, str) else None for n, v in place.items()}
+    keys = {"difference": "difference", "difference_low": "low", "difference_high": "high"}
     return [
         {
             **(place if number else blank),
@@ -223,9 +194,7 @@ def _judge(
             "accuracy": one.metrics["accuracy"],
             "accuracy_low": one.intervals["accuracy"][0],
             "accuracy_high": one.intervals["accuracy"][1],
-            "difference": one.against_baseline.get("difference"),
-            "difference_low": one.against_baseline.get("low"),
-            "difference_high": one.against_baseline.get("high"),
+            **{name: one.against_baseline.get(key) for name, key in keys.items()},
             "p": one.against_baseline.get("p"),
         }
         for number, one in enumerate(results)
@@ -239,11 +208,6 @@ def _part(path: str) -> str:
 
 
 def _spec(extractor: FungiExtractor, field: str, objective: str | None) -> ObjectiveSpec:
-    """Find the objective that has the field.
-
-    Raises:
-        ConfigError: If there is none.
-    """
     specs = {spec.name: spec for spec in extractor.config.objectives}
     if objective is not None:
         specs = {objective: specs[check_choice("objective", objective, specs)]}

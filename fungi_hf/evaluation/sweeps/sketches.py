@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.evaluation.knn import KNNProtocol
+    from fungi_hf.evaluation.records import Cell, SweepResult
     from fungi_hf.evaluation.sweeps.layers import SweepData
-    from fungi_hf.evaluation.sweeps.records import Cell, SweepResult
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.types import Float32Array, Int64Array
 
@@ -43,14 +43,10 @@ def sweep_sketches(
 ) -> SweepResult:
     """Compare sketches of the first objective's gradients with the exact kernel.
 
-    Args:
-        extractor: Gives encoder, layer, objective and seed.
-        data: What to judge on; cosines are those of test with training inputs. Its protocol must
-            go by cosines: no PCA, and no Euclidean distance.
-        kinds: Of `KINDS`.
-        widths: P.
-        ranks: Terms of Khatri-Rao sketches; dense kinds have none.
-        n_seeds: Sketches drawn for each setting; figures are means over them.
+    The extractor gives encoder, layer, objective and seed. Cosines are those of test with training
+    inputs, so the data's protocol must go by cosines: no PCA, and no Euclidean distance. Settings
+    are kinds (of `KINDS`) x widths P x ranks, the terms of Khatri-Rao sketches; dense kinds have
+    none. Of each setting n_seeds sketches are drawn; figures are means over them.
 
     Returns:
         A row for the exact kernel, then one for each kind, width and rank: `cosine_rmse` against
@@ -65,12 +61,10 @@ def sweep_sketches(
     truth = read_labels(data.test_labels, "test labels")
     notes = unseen_note(labels, truth)
     judge = KNNJudge(rule, labels, truth)
+    seeds = [extractor.config.seed + number for number in range(n_seeds)]
     sketches = {
-        _label(one, seed): SketchSettings(
-            kind=one[0], width=one[1], rank=one[2] or 1, seed=extractor.config.seed + seed
-        )
-        for one in grid
-        for seed in range(n_seeds)
+        f"{one} {seed}": SketchSettings(kind=one[0], width=one[1], rank=one[2] or 1, seed=seed)
+        for one, seed in itertools.product(grid, seeds)
     }
     variants = VariantExtractor(extractor.encoder, extractor.config, sketches=sketches)
     known, asked = data.blocks(variants)
@@ -80,7 +74,8 @@ def sweep_sketches(
 
     def row(setting: Setting, drawn: list[Float32Array]) -> dict[str, Cell]:
         accuracies = [_accuracy(cosines, judge, rule) for cosines in drawn]
-        kept = [_share_kept(_nearest(cosines), _nearest(exact)) for cosines in drawn]
+        near = [zip(_nearest(exact), _nearest(cosines), strict=True) for cosines in drawn]
+        kept = [np.mean([np.isin(*pair).mean() for pair in pairs]) for pairs in near]
         return {
             "kind": setting[0],
             "width": setting[1],
@@ -93,7 +88,7 @@ def sweep_sketches(
 
     rows = [row(("exact", left.delta.shape[1] * left.inputs.shape[1], None), [exact])]
     for one in grid:
-        keys = [(*place, _label(one, seed)) for seed in range(n_seeds)]
+        keys = [(*place, f"{one} {seed}") for seed in seeds]
         rows.append(row(one, [asked.gradients[key] @ known.gradients[key].T for key in keys]))
     notes += judge.notes
     further = {"objective": place[1], "n_seeds": n_seeds}
@@ -101,11 +96,6 @@ def sweep_sketches(
 
 
 def _protocol(data: SweepData) -> KNNProtocol:
-    """Give the protocol.
-
-    Raises:
-        ConfigError: If it needs more than cosines.
-    """
     rule = knn_protocol(data.protocol)
     if rule.pca is not None or rule.metric == "euclidean":
         raise ConfigError(
@@ -117,11 +107,6 @@ def _protocol(data: SweepData) -> KNNProtocol:
 
 
 def _grid(kinds: Sequence[str], widths: Sequence[int], ranks: Sequence[int]) -> list[Setting]:
-    """Give all settings.
-
-    Raises:
-        ConfigError: If nothing is to be swept.
-    """
     wide, terms = _whole("widths", widths), _whole("ranks", ranks)
     grid: list[Setting] = []
     for kind in listed("kinds are", kinds, "kinds of sketch", ConfigError):
@@ -148,15 +133,6 @@ def _accuracy(cosines: Any, judge: KNNJudge, rule: KNNProtocol) -> float:
     return float(np.mean([vote.metrics["accuracy"] for vote in votes]))
 
 
-def _label(setting: Setting, seed: int) -> str:
-    return " ".join(map(str, (*setting, seed)))
-
-
 def _nearest(cosines: Float32Array, k: int = _NEAREST) -> Int64Array:
     order: Int64Array = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return order
-
-
-def _share_kept(found: Int64Array, true: Int64Array) -> float:
-    shares = [np.isin(one, other).mean() for one, other in zip(true, found, strict=True)]
-    return float(np.mean(shares))
