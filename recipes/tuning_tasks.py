@@ -2,7 +2,7 @@
 
 python -m recipes.tuning_tasks [CASE ...]
 
-The margins of `fungi_hf.tuning.selection` were set on tasks like these: draws of 1,500,
+The margins of `fungi_hf.tuning.stages` were set on tasks like these: draws of 1,500,
 500 and 150 training rows, some intents of Banking-77 alone or with ten rows each, and TREC's fine
 labels, all of them and those of one coarse class. A task is judged on its test rows, with the
 pooling held, against the plain embedding and the plain activation. Features are those of

@@ -21,17 +21,11 @@ CALL_TOKENS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input, tokenised, with the views that objectives asked for.
+    """One input, tokenised, with the views that objectives asked for."""
 
-    Attributes:
-        index: Its place in the chunk.
-        original: The untouched input.
-        views: Objective name -> V views, repeats included.
-    """
-
-    index: int
+    index: int  # its place in the chunk
     original: Prepared
-    views: dict[str, list[Prepared]]
+    views: dict[str, list[Prepared]]  # objective name -> V views, repeats included
 
     @property
     def cost(self) -> int:
@@ -43,24 +37,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of one batch and of one group.
+    """Limits of one batch and of one group."""
 
-    Attributes:
-        batch_tokens: Padded tokens of one forward pass.
-        batch_size: Inputs of one forward pass; None for no limit.
-        group_tokens: Tokens whose graphs are alive at once.
-    """
-
-    batch_tokens: int = 2048
-    batch_size: int | None = None
-    group_tokens: int = 8192
+    batch_tokens: int = 2048  # padded tokens of one forward pass
+    batch_size: int | None = None  # inputs of one forward pass; None for no limit
+    group_tokens: int = 8192  # tokens whose graphs are alive at once
 
     def __post_init__(self) -> None:
-        """Check the limit that a caller may give.
-
-        Raises:
-            ConfigError: If `batch_size` is not allowed.
-        """
+        """Check the limit that a caller may give."""
         check_fields(self, ["batch_size"], check_integer, optional=True)
 
 
@@ -72,14 +56,13 @@ def cut_groups(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
     """
     ordered = sorted(samples, key=lambda sample: sample.original.cost)
     groups: list[list[Sample]] = []
-    used = 0
+    used = budget.group_tokens
     for sample in ordered:
-        cost = sample.cost
-        if not groups or used + cost > budget.group_tokens:
+        used += (cost := sample.cost)
+        if not groups or used > budget.group_tokens:
             groups.append([])
-            used = 0
+            used = cost
         groups[-1].append(sample)
-        used += cost
     return groups
 
 
@@ -87,15 +70,8 @@ def cut_batches(items: Sequence[Prepared], budget: Budget) -> list[list[int]]:
     """Sort inputs by length and cut them into the batches of least cost.
 
     Cost is padded tokens plus `CALL_TOKENS` per batch: a few more tokens of padding are cheaper
-    than another pass over all layers, many are not. Found by dynamic programming over the
-    distinct lengths.
-
-    Args:
-        items: Distinct inputs.
-        budget: Padded tokens and inputs per batch; one input is always allowed.
-
-    Returns:
-        Positions into `items`, shortest inputs first.
+    than another pass over all layers, many are not. Found by dynamic programming over the distinct
+    lengths; one input is always allowed. Gives positions into `items`, shortest inputs first.
     """
     if not items:
         return []

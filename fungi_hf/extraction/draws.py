@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +15,7 @@ from fungi_hf.errors import InputError
 from fungi_hf.extraction.batches import cut_groups
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.group import Group, compute
-from fungi_hf.extraction.inputs import readable_twice
+from fungi_hf.extraction.inputs import iterate, readable_twice
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.gradients.tape import untouched
@@ -59,21 +60,15 @@ class TrainingDraw:
 
     Those with the smallest seeded digests of their content are kept, so that neither order nor
     repeats matter.
-
-    Attributes:
-        specs: Of the objectives that learn something.
     """
 
     def __init__(
         self, reader: InputReader, inputs: Iterable[Any], streams: Mapping[str, str] | None = None
     ) -> None:
-        """Begin; nothing is read yet.
-
-        An objective's draw is seeded by its name. Objectives that share a draw are given, in
-        `streams`, the one name that seeds it.
-        """
+        """Begin; `streams`: objective name -> name that seeds its draw, by default its own."""
         self.specs = [spec for spec in reader.config.objectives if spec.needs_fit]
-        self._source, self._content = reader.checked(inputs), reader.encoder.content
+        self._source = map(reader.encoder.check, iterate(inputs), itertools.count())
+        self._content = reader.encoder.content
         self._seed = reader.config.seed
         self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
         self._wanted = {spec.name: spec.n_training for spec in self.specs}
@@ -82,11 +77,9 @@ class TrainingDraw:
         self._is_empty = True
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the iterator itself."""
         return self
 
     def __next__(self) -> Any:
-        """Pass one input on."""
         item = next(self._source)
         self._is_empty = False
         content = self._content(item) if self.specs else b""

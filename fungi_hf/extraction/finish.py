@@ -45,10 +45,8 @@ class Finisher:
     ) -> None:
         """Keep the blocks with a positive weight, the embedding first.
 
-        Args:
-            config: Weights, centring, whitening, reduction.
-            widths: Raw block name -> width.
-            factors: Blocks of exact factors, which are already of unit norm.
+        `widths` are those of the raw blocks; `factors` names blocks of exact factors, already of
+        unit norm.
         """
         self._config, self._factors = config, factors
         self._weights = {spec.name: spec.weight for spec in config.objectives}
@@ -77,8 +75,7 @@ class Finisher:
         not reduce.
         """
         power, wanted = self._config.whitening, self._config.reduction
-        means: dict[str, Tensor] = {}
-        whitening: dict[str, Tensor] = {}
+        means, whitening = {}, {}
         if self._config.center or power > 0:
             for name in self._weights:
                 check_finite(blocks[name], name)
@@ -102,19 +99,17 @@ class Finisher:
             rows = self.state.components.transform(rows)
             if self._config.reduction is not None and self._config.reduction.normalize:
                 rows = unit_rows(rows)
-        array: Float32Array = rows.numpy()
-        return array
+        return rows.numpy()
 
     def _concatenate(self, blocks: Mapping[str, Tensor], first: int = 0) -> Tensor:
-        for name in self._weights:
-            check_finite(blocks[name], name, first)
         parts = []
         for name, weight in self._weights.items():
-            block = blocks[name]
+            rows = blocks[name]
+            check_finite(rows, name, first)
             if name in self._factors:
-                parts.append(block * weight**0.5)
+                parts.append(rows * weight**0.5)
                 continue
-            rows = unit_rows(block)
+            rows = unit_rows(rows)
             if name in self.state.means:
                 rows = centred(rows, self.state.means[name], self.state.whitening.get(name))
             parts.append(rows * weight)
@@ -142,7 +137,7 @@ def extract(
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
-    """Refuse NaN and infinity in a block [N, width], whose first row is of input `first`.
+    """Refuse NaN and infinity in a block [N, width], whose first row has the number `first`.
 
     Raises:
         FeatureError: With the block and the first bad inputs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from fungi_hf.gradients.tape import record, untouched
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
     from fungi_hf.extraction.batches import Budget, Sample
@@ -50,8 +49,8 @@ def compute(
 ) -> Iterator[dict[str, Tensor]]:
     """Give every raw block of one chunk after the other, [N, width] float32 on the CPU.
 
-    The plan is of a target layer alone. In `lost` the largest share of a squared norm that was
-    dropped is kept for every block of exact factors.
+    The plan is of a target layer alone. `lost` is updated: block of exact factors -> largest share
+    of a squared norm dropped.
     """
     lost = {} if lost is None else lost
     with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
@@ -73,12 +72,7 @@ def compute(
 
 
 class Group:
-    """Samples whose graphs are alive together; the model must be held by `untouched`.
-
-    Attributes:
-        rows: [B] places of the samples in their chunk.
-        unusable: Layer -> why it has no per-sample gradient, where the plan names several layers.
-    """
+    """Samples whose graphs are alive together; the model must be held by `untouched`."""
 
     def __init__(self, samples: Sequence[Sample], plan: Plan, budget: Budget) -> None:
         """Encode every distinct input of every sample once.
@@ -87,10 +81,10 @@ class Group:
             ConfigError: If late views are to reach other layers than the target layer.
         """
         self._plan, self._budget, self._n = plan, budget, len(samples)
-        self.rows = torch.tensor([sample.index for sample in samples])
-        self.unusable: dict[str, str] = {}
+        self.rows = torch.tensor([sample.index for sample in samples])  # [B] places in the chunk
+        self.unusable: dict[str, str] = {}  # layer -> why it has no gradient, of several layers
         self._units: list[Prepared] = []
-        owners: list[int] = []
+        self._owners: list[int] = []  # the sample of each unit
         known: dict[tuple[int, bytes], int] = {}
 
         def unit(owner: int, item: Prepared) -> int:
@@ -98,7 +92,7 @@ class Group:
             if key not in known:
                 known[key] = len(self._units)
                 self._units.append(item)
-                owners.append(owner)
+                self._owners.append(owner)
             return known[key]
 
         self._base = torch.tensor([unit(i, sample.original) for i, sample in enumerate(samples)])
@@ -108,11 +102,10 @@ class Group:
             )
             for name in (samples[0].views if samples else {})
         }
-        self._owner = torch.tensor(owners)
-        late: dict[int, list[int]] = {}  # views by the number of blocks that they run through
+        late: dict[int, list[int]] = {}  # number of blocks that late views run through -> units
+        whole: list[int] = []
         for place, item in enumerate(self._units):
-            if item.late is not None:
-                late.setdefault(item.late, []).append(place)
+            (whole if item.late is None else late.setdefault(item.late, [])).append(place)
         if late and plan.traced.keys() - {plan.encoder.layer_path}:
             raise ConfigError(
                 "many layers at once need views of the raw input, since late views reach the last "
@@ -120,27 +113,22 @@ class Group:
             )
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
-        whole = [i for i, item in enumerate(self._units) if item.late is None]
-        together = plan.encoder.uses_short_last_block
-        cuts = [0, len(whole)] if together else [0, self._n, len(whole)]
-        self._segments = [
-            segment
-            for start, stop in itertools.pairwise(cuts)
-            if start < stop
-            for segment in self._encode(whole[start:stop], late)
-        ]
+        first = len(whole) if plan.encoder.uses_short_last_block else self._n
+        self._segments = list(self._encode(whole[:first], late, dict(plan.activations.values())))
+        if first < len(whole):
+            self._segments += self._encode(whole[first:], {}, {})
         self._embeddings = _by_unit(
             self._segments, [segment.tape.embeddings for segment in self._segments]
         )
 
     def _encode(
-        self, places: Sequence[int], late: Mapping[int, Sequence[int]]
+        self,
+        places: Sequence[int],
+        depths: Mapping[int, Sequence[int]],
+        noted: Mapping[str, nn.Module],
     ) -> Iterator[_Segment]:
         """Encode whole inputs, and after each batch the late views of the originals in it."""
         plan, encoder = self._plan, cast("LateEncoder", self._plan.encoder)
-        holds_originals = places[0] < self._n
-        depths = late if holds_originals else {}
-        noted = plan.noted if holds_originals else {}
         for here in self._batches(places):
             batch = encoder.collate([self._units[place] for place in here])
             with encoder.watching(depths) if depths else nullcontext({}) as states:
@@ -152,34 +140,24 @@ class Group:
                 )
             self.unusable |= tape.unusable
             yield _Segment(torch.tensor(here), tape)
+            rows = {owner: row for row, owner in enumerate(here)}  # an original's unit: its sample
             for k, views in depths.items():
-                yield from self._encode_late(views, k, here, states.pop(k), batch)
-
-    def _encode_late(
-        self, views: Sequence[int], k: int, originals: Sequence[int], hidden: Tensor, inputs: Batch
-    ) -> Iterator[_Segment]:
-        """Encode the views that run through the last k blocks, of one batch of originals.
-
-        `hidden` [M, T, D] is the originals' state before these blocks.
-        """
-        encoder = cast("LateEncoder", self._plan.encoder)
-        rows = {
-            owner: row for row, owner in enumerate(originals)
-        }  # an original's unit is its sample
-        owners = self._owner.tolist()
-        for here in self._batches([place for place in views if owners[place] in rows]):
-            kept = np.zeros((len(here), hidden.shape[1]), dtype=np.bool_)
-            for row, place in enumerate(here):
-                kept[row, self._units[place].data] = True
-            batch = LateBatch(
-                blocks=k,
-                hidden=hidden,
-                inputs=inputs,
-                source=torch.tensor([rows[owners[place]] for place in here], device=hidden.device),
-                kept=torch.from_numpy(kept).to(hidden.device),
-            )
-            tape = record(partial(encoder.embed_late, batch), self._plan.traced)
-            yield _Segment(torch.tensor(here), tape)
+                mine = [place for place in views if self._owners[place] in rows]
+                hidden = states.pop(k)  # [M, T, D] before the last k blocks
+                for some in self._batches(mine):
+                    kept = np.zeros((len(some), hidden.shape[1]), dtype=np.bool_)
+                    for row, place in enumerate(some):
+                        kept[row, self._units[place].data] = True
+                    source = [rows[self._owners[place]] for place in some]
+                    views_of = LateBatch(
+                        blocks=k,
+                        hidden=hidden,
+                        inputs=batch,
+                        source=torch.tensor(source, device=hidden.device),
+                        kept=torch.from_numpy(kept).to(hidden.device),
+                    )
+                    tape = record(partial(encoder.embed_late, views_of), plan.traced)
+                    yield _Segment(torch.tensor(some), tape)
 
     def _batches(self, places: Sequence[int]) -> list[list[int]]:
         batches = cut_batches([self._units[place] for place in places], self._budget)
@@ -227,28 +205,28 @@ class Group:
         """Give the exact gradients of one objective, path -> factors, for every layer with any."""
         gradient, used = self._embedding_gradient(name)
         found: dict[str, LayerFactors] = {}
+        owners, tokens = torch.tensor(self._owners), self._plan.tokens
         for segment in self._segments:
             if not used[segment.units].any():
                 continue
             here = gradient[segment.units.to(gradient.device)]
-            owner, tokens = self._owner[segment.units], self._plan.tokens
-            parts = segment.tape.pull_back(here, owner, self._n, tokens=tokens)
+            parts = segment.tape.pull_back(here, owners[segment.units], self._n, tokens=tokens)
             for path, part in parts.items():
                 found[path] = concatenate([found[path], part]) if path in found else part
             self.unusable |= segment.tape.unusable
         return found
 
     def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
-        """Give the gradient of an objective's summed loss at all embeddings, and what it read.
-
-        That is [U, D] over the encoded inputs, and [U] whether the objective read the input.
+        """Give an objective's gradient at all embeddings, [U, D], and which of them it read, [U].
 
         Raises:
             ObjectiveError: If it does not give one loss per sample.
         """
         rows = self._views.get(name, self._base[:, None])
         with torch.enable_grad():
-            leaf = _head_precision(self._embeddings).requires_grad_(True)
+            # Heads and losses in float64: the KL gradient loses three digits to cancellation.
+            leaf = self._embeddings.detach()
+            leaf = (leaf.float() if leaf.device.type == "mps" else leaf.double()).requires_grad_()
             losses = self._plan.objectives[name].loss(leaf[rows.to(leaf.device)])
             if losses.shape != (self._n,):
                 raise ObjectiveError(
@@ -288,10 +266,3 @@ def _by_unit(segments: Sequence[_Segment], parts: Sequence[Tensor]) -> Tensor:
     rows = torch.cat(list(parts))
     order = torch.cat([segment.units for segment in segments]).to(rows.device)
     return torch.empty_like(rows).index_copy_(0, order, rows)
-
-
-def _head_precision(embeddings: Tensor) -> Tensor:
-    """Heads and losses run in float64: the KL gradient loses three digits to cancellation."""
-    if embeddings.device.type == "mps":
-        return embeddings.detach().float()
-    return embeddings.detach().double()

@@ -39,15 +39,9 @@ if TYPE_CHECKING:
 
 
 class InputReader:
-    """Prepares inputs for one encoder and one config; views are keyed by content alone.
-
-    Attributes:
-        encoder: What inputs are prepared for.
-        config: Names the views and their seed.
-    """
+    """Prepares inputs for one encoder and one config; views are keyed by content alone."""
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
-        """Build the view generators that the config names."""
         self.encoder, self.config = encoder, config
         self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
 
@@ -76,15 +70,6 @@ class InputReader:
                 whole[key] = [], spec.stream, self.encoder.views(name, n_views, options)
             whole[key][0].append(spec.name)
         return list(whole.values()), late
-
-    def checked(self, inputs: Iterable[Any]) -> Iterator[Any]:
-        """Give one input after the other in canonical form; only the current one is held.
-
-        Raises:
-            InputError: If one is unusable.
-            InputTypeError: If one, or `inputs` itself, has the wrong type.
-        """
-        return map(self.encoder.check, iterate(inputs), itertools.count())
 
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
@@ -125,28 +110,18 @@ class InputReader:
 
 
 class Reading:
-    """One pass over the inputs.
-
-    Attributes:
-        first: The number of the first input.
-        skips: Whether unusable inputs are left out.
-        n_inputs: How many there are, where that is known.
-        n_read: Inputs met so far.
-        failures: Inputs that were left out.
-        notes: What was special -> number of inputs.
-    """
+    """One pass over the inputs; with `skip` unusable ones are left out."""
 
     def __init__(
         self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
-        """Begin; nothing is read yet."""
         self._reader, self._encoder, self.skips, self.first = reader, reader.encoder, skip, first
-        self._source = enumerate(iterate(inputs), first)
+        self._source = enumerate(iterate(inputs), first)  # with the number of each input
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
         self._places: list[int] = []  # of the chunk's samples among all inputs
-        self.notes: Counter[str] = Counter()
-        self.failures: list[Failure] = []
+        self.notes: Counter[str] = Counter()  # what was special -> number of inputs
+        self.failures: list[Failure] = []  # inputs that were left out
         self.n_read = 0
 
     def __iter__(self) -> Iterator[list[Sample]]:
@@ -221,7 +196,11 @@ def iterate(inputs: Any) -> Iterator[Any]:
         InputTypeError: If `inputs` is one input, a dict, a table, or not iterable.
     """
     kind = type(inputs).__name__
-    if isinstance(inputs, (str, bytes, bytearray, dict)) or getattr(inputs, "shape", None) == ():
+    is_indexed = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")  # torch's data sets
+    is_one = isinstance(inputs, (str, bytes, bytearray, dict)) or not (
+        is_indexed or hasattr(inputs, "__iter__")
+    )
+    if is_one or getattr(inputs, "shape", None) == ():
         raise InputTypeError(
             f"inputs must be a list or another iterable; got one {kind}: pass a list"
         )
@@ -229,13 +208,9 @@ def iterate(inputs: Any) -> Iterator[Any]:
         raise InputTypeError("inputs are one clip (samples, Hz); pass a list of such pairs")
     if hasattr(inputs, "columns"):  # iterating over a data frame gives its column names
         raise InputTypeError(f"inputs must be a list or one column; got a table ({kind})")
-    if not hasattr(inputs, "__iter__"):
-        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # torch's data sets
-            return (inputs[i] for i in range(len(inputs)))
-        raise InputTypeError(
-            f"inputs must be a list or another iterable; got one {kind}: pass a list"
-        )
-    return iter(inputs)
+    if hasattr(inputs, "__iter__"):
+        return iter(inputs)
+    return (inputs[i] for i in range(len(inputs)))
 
 
 def warn_of(notes: Counter[str], encoder: Encoder) -> None:

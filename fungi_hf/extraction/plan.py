@@ -27,36 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The blocks of one extractor; fixed once it is made.
+    """The blocks of one extractor by name, layers by dotted path; fixed once it is made."""
 
-    Attributes:
-        encoder: Gives embeddings, holds the target layer.
-        objectives: Block of gradients -> objective.
-        activations: Block of activations -> dotted path of its layer, and the layer.
-        layers: Dotted path -> layer whose gradients are taken; without any the target layer's.
-            Of several layers those that cannot be used are left out.
-        sketch: None keeps exact factors.
-        rank: Terms kept without a sketch.
-        tokens: Which tokens' outer products are summed.
-        round_sketch: Round sketches to bfloat16.
-        traced: Dotted path -> layer whose gradients are taken; none without an objective.
-        noted: Dotted path -> layer whose pooled input is a block.
-        widths: Block name -> width of the raw block, the embedding first.
-        factor_shapes: Block name -> (m, n1) of the blocks kept as exact factors.
-    """
-
-    encoder: Encoder
-    objectives: Mapping[str, Objective]
+    encoder: Encoder  # holds the target layer
+    objectives: Mapping[str, Objective]  # of blocks of gradients
     activations: Mapping[str, tuple[str, nn.Linear]] = field(default_factory=dict)
+    # Layers of gradients beside the target layer; of several the unusable ones are left out.
     layers: Mapping[str, nn.Linear] = field(default_factory=dict)
-    sketch: Sketch | None = None
+    sketch: Sketch | None = None  # keeps exact factors, of `rank` terms
     rank: int = 4
-    tokens: str = "all"
-    round_sketch: bool = False
-    traced: Mapping[str, nn.Linear] = field(init=False)
-    noted: Mapping[str, nn.Linear] = field(init=False)
-    widths: dict[str, int] = field(init=False)
-    factor_shapes: dict[str, tuple[int, int]] = field(init=False)
+    tokens: str = "all"  # whose outer products are summed
+    round_sketch: bool = False  # to bfloat16
+    traced: Mapping[str, nn.Linear] = field(init=False)  # whose gradients are taken
+    widths: dict[str, int] = field(init=False)  # of raw blocks, the embedding first
+    factor_shapes: dict[str, tuple[int, int]] = field(init=False)  # (m, n1) of exact factors
 
     @classmethod
     @own_context()  # a head drawn under a caller's inference_mode could not enter a graph
@@ -115,16 +99,12 @@ class Plan:
         }
         factor_shapes = dict.fromkeys(self.objectives, shape) if self.sketch is None else {}
         object.__setattr__(self, "traced", self.layers or own)
-        object.__setattr__(self, "noted", dict(self.activations.values()))
         object.__setattr__(self, "widths", widths)
         object.__setattr__(self, "factor_shapes", factor_shapes)
 
     @property
     def budget(self) -> Budget:
-        """Limits of batches and groups that suit the graphs.
-
-        A graph above a pooled token is small; one above every token holds an MLP for each.
-        """
+        """Limits that suit the graphs: one above every token holds an MLP for each."""
         return Budget(group_tokens=32768 if self.encoder.uses_short_last_block else 6144)
 
     def digests(self) -> dict[str, str]:

@@ -32,7 +32,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, rows: Tensor, n_components: int) -> PrincipalComponents:
-        """Find the C leading components of training features [N, F], scikit-learn's up to signs.
+        """Find the C leading components of rows [N, F], scikit-learn's PCA up to signs.
 
         Raises:
             FeatureError: If C is not smaller than N and F.
@@ -83,14 +83,8 @@ def whitening_matrix(rows: Tensor, power: float) -> Tensor:
 
     Formula: W = S^(-power / 2), S = (1 - r) C + r tr(C) / D I, C = rows^T rows / N, with Ledoit
     and Wolf's r, which goes to 1 as rows get fewer than columns: W then changes nothing. W is
-    scaled to a largest eigenvalue of 1. Power 0 is the identity, 1 gives equal variances.
-
-    Args:
-        rows: [N, D] float64, of zero mean.
-        power: From 0 to 1.
-
-    Returns:
-        [D, D] float64, symmetric; the identity where the rows do not vary.
+    scaled to a largest eigenvalue of 1; symmetric, [D, D] float64 like the rows [N, D]; the
+    identity where the rows do not vary, or where power is 0; 1 gives equal variances.
 
     Reference: Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional
     covariance matrices.

@@ -81,18 +81,15 @@ class FittedState:
             StateError: If a name is not one that `to_tensors` writes.
         """
         objectives: dict[str, dict[str, Tensor]] = {}
-        means, whitening, encoder, pca = {}, {}, {}, {}
+        rooms: dict[str, dict[str, Tensor]] = {r: {} for r in ("mean", "whitening", "encoder")}
+        pca: dict[str, Tensor] = {}
         for path, tensor in flat.items():
             room, _, name = path.partition("/")
             block, _, key = name.partition("/")
             if room == "objective" and key:
                 objectives.setdefault(block, {})[key] = tensor
-            elif room == "mean" and name:
-                means[name] = tensor
-            elif room == "whitening" and name:
-                whitening[name] = tensor
-            elif room == "encoder" and name:
-                encoder[name] = tensor
+            elif room in rooms and name:
+                rooms[room][name] = tensor
             elif room == "pca" and name in ("mean", "components", "skipped"):
                 pca[name] = tensor
             else:
@@ -102,7 +99,8 @@ class FittedState:
             raise StateError("the stored state has half a PCA: both mean and components are needed")
         components = PrincipalComponents(pca["mean"], pca["components"]) if pca else None
         skipped = None if shape is None else (int(shape[0]), int(shape[1]))
-        return cls(objectives, means, components, encoder, skipped, whitening)
+        mean, whitening, encoder = rooms.values()
+        return cls(objectives, mean, components, encoder, skipped, whitening)
 
     def digest(self) -> str:
         """Digest of all names, shapes and values."""
@@ -113,12 +111,6 @@ def fingerprint_of(
     config: FungiConfig, encoder: Encoder, encoder_digest: str, state: FittedState
 ) -> str:
     """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
-    parts = (
-        config.fingerprint(),
-        encoder_digest,
-        encoder.layer_path,
-        encoder.pooling,
-        str(encoder.max_length),
-        state.digest(),
-    )
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    where = f"{encoder.layer_path}|{encoder.pooling}|{encoder.max_length}"
+    text = f"{config.fingerprint()}|{encoder_digest}|{where}|{state.digest()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

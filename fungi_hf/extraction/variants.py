@@ -98,8 +98,8 @@ class VariantExtractor:
 
         Args:
             encoder: Used, not changed.
-            config: Objectives, seed, sketch and tokens where nothing else is said; centring,
-                whitening, weights and reduction are not applied.
+            config: Objectives, seed, sketch and tokens where nothing else is said; what follows
+                raw blocks is not applied.
             layers: Dotted paths; None takes the config's target layer.
             objectives: Name of the variant -> its spec, whose own name draws the head, so that
                 variants can share one. None takes the config's objectives under their names.
@@ -136,20 +136,20 @@ class VariantExtractor:
         self._config = dataclasses.replace(config, objectives=named)
         self._streams = {name: specs[name].name for name in drawn}
         self._reader = InputReader(self._plan.encoder, self._config)
-        self._settings = dict(sketches or {"config": _settings_of(encoder, config)})
+        kind = "khatri_rao" if config.sketch == "none" else config.sketch
+        width, rank = config.sketch_dim or encoder.width, sketch_rank(encoder, config, kind)
+        own = {"config": SketchSettings(kind=kind, width=width, rank=rank)}
+        self._settings = dict(sketches or own)
         self._sketches: dict[tuple[int, int, str], Sketch] = {}
 
     @property
     def budget(self) -> Budget:
         """Limits of batches and groups: the more blocks a graph spans, the fewer tokens."""
         numbers = [n for path in self.layers if (n := block_number(path)) is not None]
-        top = max(
-            (block_number(path) or 0 for path in linear_layers(self._plan.encoder.model)), default=0
-        )
-        spanned = 1 + top - min(numbers, default=0)
-        return Budget(
-            batch_tokens=min(2048, _TOKENS // spanned), group_tokens=max(512, _TOKENS // spanned)
-        )
+        every = linear_layers(self._plan.encoder.model)
+        top = max((block_number(path) or 0 for path in every), default=0)
+        tokens = _TOKENS // (1 + top - min(numbers, default=0))
+        return Budget(batch_tokens=min(2048, tokens), group_tokens=max(512, tokens))
 
     def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
         """Let objectives learn from training inputs, e.g. their negatives."""
@@ -232,14 +232,6 @@ class VariantExtractor:
         if (m, n1, label) not in self._sketches:
             one = self._settings[label]
             seed = self._config.seed if one.seed is None else one.seed
-            self._sketches[m, n1, label] = make_sketch(
-                one.kind, m, n1, one.width, seed=seed, rank=one.rank
-            )
+            made = make_sketch(one.kind, m, n1, one.width, seed=seed, rank=one.rank)
+            self._sketches[m, n1, label] = made
         return self._sketches[m, n1, label]
-
-
-def _settings_of(encoder: Encoder, config: FungiConfig) -> SketchSettings:
-    """Give the sketch that an extractor of this config would draw."""
-    kind = "khatri_rao" if config.sketch == "none" else config.sketch
-    width = config.sketch_dim or encoder.width
-    return SketchSettings(kind=kind, width=width, rank=sketch_rank(encoder, config, kind))

@@ -54,10 +54,8 @@ class LayerFactors:
     @property
     def has_one_row_each(self) -> bool:
         """Whether row i is the one row of sample i."""
-        owner = self.owner
-        return len(owner) == self.n_samples and bool(
-            torch.equal(owner, torch.arange(len(owner), device=owner.device))
-        )
+        own = torch.arange(self.n_samples, device=self.owner.device)
+        return torch.equal(self.owner, own)
 
     def by_sample(self, rows: Tensor) -> Sequence[Tensor]:
         """Cut rows [R, width] into those of each sample, in their order."""
@@ -100,10 +98,10 @@ def concatenate(parts: Sequence[LayerFactors]) -> LayerFactors:
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """L2-normalise rows, whatever their size; an all-zero row stays zero.
+    """L2-normalise rows; an all-zero row stays zero.
 
-    The rows are divided by their largest entry first: gradients may be so small that their
-    squares underflow, and an absolute epsilon would change their direction.
+    Divided by their largest entry first: squares of small gradients underflow, and an absolute
+    epsilon would change directions.
     """
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / largest.where(largest > 0, 1)
@@ -115,11 +113,9 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
     """Keep each sample's leading `rank` singular terms, scaled to a gradient of unit norm.
 
     Formula: with Delta^T = Q1 R1 and A^T = Q2 R2, G = Q1 (R1 R2^T) Q2^T; the terms are the
-    singular triplets of the small product. Exact when a sample has at most `rank` rows.
-
-    Returns:
-        [B, r (m + n1)]: r vectors of length m, then r of length n1, zero-padded; and [B], the
-        share of the squared norm that was dropped.
+    singular triplets of the small product. Exact when a sample has at most `rank` rows. Gives
+    [B, r (m + n1)]: r vectors of length m, then r of length n1, zero-padded; and [B], the share of
+    the squared norm that was dropped.
     """
     delta, inputs = factors.delta, factors.inputs
     n, (m, n1) = factors.n_samples, factors.shape
@@ -128,8 +124,7 @@ def compress(factors: LayerFactors, rank: int) -> tuple[Tensor, Tensor]:
         live = (delta != 0).any(-1, keepdim=True)
         packed[:, :m] = unit_rows(delta)
         packed[:, rank * m : rank * m + n1] = unit_rows(inputs) * live
-        return packed, delta.new_zeros(n)
-    if not len(delta):  # all gradients are zero
+    if factors.has_one_row_each or not len(delta):  # without rows all gradients are zero
         return packed, delta.new_zeros(n)
     left, right = (  # [B, R, m], [B, R, n1], with zero rows where a sample has fewer than R
         torch.nn.utils.rnn.pad_sequence(list(factors.by_sample(rows)), batch_first=True)
@@ -169,8 +164,7 @@ def exact_cosines(first: LayerFactors, second: LayerFactors) -> Float32Array:
         summed.index_add_(1, second.owner, products)
         table.index_add_(0, first.owner[part], summed)
     scale = _norms(first)[:, None] * _norms(second)[None]
-    cosines: Float32Array = (table / scale.where(scale > 0, 1)).float().numpy()
-    return cosines
+    return (table / scale.where(scale > 0, 1)).float().numpy()
 
 
 def _norms(factors: LayerFactors) -> Tensor:

@@ -25,42 +25,32 @@ ATTENTION_OUTPUTS: Final = (
 
 
 def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linear]:
-    """Find the dotted path of the target layer, and the layer.
-
-    "auto" is the last block's attention output projection. The model is not modified.
+    """Give the path and layer of a target; "auto" is the last attention output projection.
 
     Raises:
         LayerNotFoundError: If nothing fits; the message lists the last block's Linear layers.
         LayerUseError: If the layer's weight is tied, or its attention never calls it.
     """
     path = _last_attention_output(model) if target == "auto" else target
-    modules = dict(model.named_modules())
-    layer = modules.get(path)
-    if layer is None:
-        raise LayerNotFoundError(
-            f"layer {path!r} is not in {type(model).__name__}; "
-            f"linear layers of its last block: {_last_block_layers(model)}"
-        )
+    layer = dict(model.named_modules()).get(path)
     if not isinstance(layer, nn.Linear):
+        found = f"is a {type(layer).__name__}, not a Linear"
         raise LayerNotFoundError(
-            f"layer {path!r} is a {type(layer).__name__}, not a Linear; "
+            f"layer {path!r} {f'is not in {type(model).__name__}' if layer is None else found}; "
             f"linear layers of the last block: {_last_block_layers(model)}"
         )
-    _refuse_unusable(model, path, layer)
+    if refusal := _refusal(model, path, layer):
+        raise LayerUseError(f"layer {path!r} {refusal}")
     return path, layer
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Give every Linear layer that `resolve_layer` would not refuse, in the order of the model."""
-    found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            try:
-                _refuse_unusable(model, path, module)
-            except LayerUseError:
-                continue
-            found[path] = module
-    return found
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not _refusal(model, path, module)
+    }
 
 
 def block_number(path: str) -> int | None:
@@ -105,7 +95,8 @@ def _last_block_layers(model: nn.Module) -> str:
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def _refuse_unusable(model: nn.Module, path: str, layer: nn.Linear) -> None:
+def _refusal(model: nn.Module, path: str, layer: nn.Linear) -> str:
+    """Say why no gradient can be taken at a layer; empty where it can."""
     aliases = [
         name
         for name, module in model.named_modules(remove_duplicate=False)
@@ -115,13 +106,14 @@ def _refuse_unusable(model: nn.Module, path: str, layer: nn.Linear) -> None:
         )
     ]
     if aliases:
-        raise LayerUseError(
-            f"layer {path!r} is tied: its weight is also used by {', '.join(aliases[:10])}; "
+        return (
+            f"is tied: its weight is also used by {', '.join(aliases[:10])}; "
             "a gradient at one of them is only a part: choose an untied target_layer"
         )
     parent = dict(model.named_modules()).get(path.rpartition(".")[0])
     if isinstance(parent, nn.MultiheadAttention):
-        raise LayerUseError(
-            f"layer {path!r} belongs to nn.MultiheadAttention, which never calls it as a module; "
+        return (
+            "belongs to nn.MultiheadAttention, which never calls it as a module; "
             "choose another target_layer, or a Hugging Face implementation of this model"
         )
+    return ""

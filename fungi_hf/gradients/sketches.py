@@ -1,7 +1,8 @@
 """Random projections of a gradient to P numbers: linear in G, unbiased, seeded by name.
 
-Every sketch takes factors and never needs G in full unless it is a dense one, which then forms
-it for a bounded block of samples and draws its own matrix in row blocks.
+`E<sketch(G), sketch(G')> = <G, G'>` over the seeds. Every sketch takes factors and never needs G in
+full unless it is a dense one, which then forms it for a bounded block of samples and draws its own
+matrix in row blocks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 
@@ -28,28 +29,12 @@ if TYPE_CHECKING:
 _BLOCK_BYTES: Final = 128 * 2**20
 
 
-class Sketch(Protocol):
-    """A fixed random linear map of per-sample gradients.
-
-    `E<sketch(G), sketch(G')> = <G, G'>` over the seeds.
-    """
-
-    width: int
-
-    def __call__(self, factors: LayerFactors) -> Tensor:
-        """Give [B, width], in the factors' dtype."""
-
-    def digest(self) -> str:
-        """Give a digest of the random numbers, equal wherever the features are."""
-
-
 def make_sketch(
     kind: str, m: int, n1: int, width: int, *, seed: int, rank: int = 4, published: bool = False
 ) -> Sketch:
-    """Build a sketch of G [m, n1] to P = `width` numbers: "khatri_rao" or one of the dense kinds.
+    """Build a sketch of gradients [m, n1], the bias column included, to `width` numbers.
 
-    The kind's name separates the streams of a root seed. `rank` counts the terms s of
-    "khatri_rao"; `published` is the published code's sign stream of "rademacher".
+    `rank` is the s of "khatri_rao", `published` the published code's sign stream of "rademacher".
 
     Raises:
         ConfigError: If the kind is unknown.
@@ -69,8 +54,8 @@ class KhatriRao:
     """
 
     def __init__(self, m: int, n1: int, width: int, *, rank: int, seed: int) -> None:
-        """Draw U [m, P s] and W [n1, P s]."""
         self.width, self.rank = width, rank
+        # [m, P s] and [n1, P s]
         self.U = _signs(uniform(torch_generator(seed, "khatri_rao/U"), m, width * rank))
         self.W = _signs(uniform(torch_generator(seed, "khatri_rao/W"), n1, width * rank))
 
@@ -110,24 +95,22 @@ class DenseSketch:
     def __init__(
         self, kind: str, m: int, n1: int, width: int, *, seed: int, published: bool = False
     ) -> None:
-        """Remember the shape and the stream; nothing is drawn yet."""
         self.kind, self.width, self.seed, self.published = kind, width, seed, published
-        self._m, self._n1 = m, n1
+        self._m, self._n1, self._step = m, n1, max(1, _BLOCK_BYTES // (4 * m * n1))
         self._matrix: Tensor | None = None
 
     def materialise(self) -> Tensor:
         """Draw the matrix [P, m n1] whole and keep it: faster, P m n1 x 4 bytes."""
         if self._matrix is None:
-            self._matrix = torch.cat(list(self._rows()))
+            self._matrix = torch.cat(list(self._rows(self._step)))
         return self._matrix
 
-    def _rows(self) -> Iterator[Tensor]:
-        """Give blocks of consecutive rows, [c, m n1] float32."""
+    def _rows(self, step: int) -> Iterator[Tensor]:
+        """Give blocks of `step` consecutive rows, [step, m n1] float32, or the matrix it keeps."""
         if self._matrix is not None:
             yield self._matrix
             return
         columns = self._m * self._n1
-        step = max(1, _BLOCK_BYTES // (4 * columns))
         stream = torch.Generator().manual_seed(self.seed) if self.published else None
         for start in range(0, self.width, step):
             n_rows = min(step, self.width - start)
@@ -149,14 +132,13 @@ class DenseSketch:
     def __call__(self, factors: LayerFactors) -> Tensor:
         """Give [B, P] in one pass over the matrix; G is formed again for each of its row blocks."""
         _check_shape(factors, self._m, self._n1)
-        step = max(1, _BLOCK_BYTES // (4 * self._m * self._n1))
         blocks = [
-            (start, factors.samples(start, min(start + step, factors.n_samples)))
-            for start in range(0, factors.n_samples, step)
+            (start, factors.samples(start, min(start + self._step, factors.n_samples)))
+            for start in range(0, factors.n_samples, self._step)
         ]
         y = factors.delta.new_empty(factors.n_samples, self.width)
         column = 0
-        for rows in self._rows():
+        for rows in self._rows(self._step):
             matrix = rows.to(y)
             for start, block in blocks:
                 part = y[start : start + block.n_samples, column : column + len(matrix)]
@@ -166,15 +148,10 @@ class DenseSketch:
 
     def digest(self) -> str:
         """Digest of the first block's first row and of the kind: the stream's fingerprint."""
-        first = self._first_row()
-        return f"{self.kind}:{_digest(first)}"
+        return f"{self.kind}:{_digest(next(self._rows(1))[0])}"
 
-    def _first_row(self) -> Tensor:
-        columns = self._m * self._n1
-        if not self.published:
-            return self._row(0, columns)
-        stream = torch.Generator().manual_seed(self.seed)
-        return _signs(uniform(stream, 1, columns))[0]
+
+Sketch: TypeAlias = KhatriRao | DenseSketch
 
 
 @dataclass(slots=True, eq=False)
@@ -182,22 +159,17 @@ class SketchBuffer:
     """Sketches factors into rows of an output; those of a dense sketch wait for one another.
 
     A dense sketch draws its matrix anew for every call, however many samples it is for.
-
-    Attributes:
-        sketch: Of P numbers.
-        out: [N, P] float32 on the CPU.
-        rounded: Whether sketches are rounded to bfloat16.
     """
 
     sketch: Sketch
-    out: Tensor
-    rounded: bool = False
+    out: Tensor  # [N, P] float32 on the CPU
+    rounded: bool = False  # to bfloat16
     _waiting: list[tuple[Tensor, LayerFactors]] = field(default_factory=list, init=False)
     _bytes: int = field(default=0, init=False)
 
     def add(self, rows: Tensor, factors: LayerFactors) -> None:
         """Take the factors of the samples whose vectors belong at `rows` of the output."""
-        if not isinstance(self.sketch, DenseSketch):
+        if isinstance(self.sketch, KhatriRao):
             self._write(rows, factors)
             return
         self._waiting.append((rows, factors))

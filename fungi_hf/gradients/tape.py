@@ -45,9 +45,8 @@ def own_context() -> Iterator[None]:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Freeze and `eval` a model in `own_context`, then restore every flag and buffer.
 
-    Buffers made under `inference_mode` cannot enter a graph; they are cloned for the duration.
-    Modules compiled in place (`module.compile()`) run as written: hooks never fire in compiled
-    code.
+    Buffers made under `inference_mode`, which cannot enter a graph, are cloned for the duration.
+    Modules compiled in place run as written: hooks never fire in compiled code.
 
     Raises:
         EncoderError: If parameters were made under `inference_mode`.
@@ -137,12 +136,9 @@ class _Watch:
 
 
 class Tape:
-    """What one forward pass left: embeddings, pooled inputs of layers, the graph above layers.
+    """What one forward pass left, detached, in the model's dtype: embeddings, layers' inputs.
 
-    Attributes:
-        embeddings: [N, D] detached, in the model's dtype.
-        pooled: Noted layer -> its pooled input, [N, n], detached, in the model's dtype.
-        unusable: Traced layer -> why it has no per-sample gradient.
+    Beside them it holds the graph above the traced layers.
     """
 
     def __init__(
@@ -152,11 +148,10 @@ class Tape:
         watches: Mapping[str, _Watch],
         unusable: dict[str, str],
     ) -> None:
-        """Keep the graph of `embeddings`, [N, D], and what the hooks of all layers saw."""
         self._embeddings, self._layers, self._watches = embeddings, layers, watches
-        self.embeddings = embeddings.detach()
-        self.unusable = unusable
-        self.pooled = {
+        self.embeddings = embeddings.detach()  # [N, D]
+        self.unusable = unusable  # traced layer -> why it has no per-sample gradient
+        self.pooled = {  # noted layer -> its pooled input, [N, n]
             path: watch.pooled
             for path, watch in watches.items()
             if watch.pooled is not None and path not in unusable
@@ -165,17 +160,11 @@ class Tape:
     def pull_back(
         self, gradient: Tensor, owner: Tensor, n_samples: int, *, tokens: str = "all"
     ) -> dict[str, LayerFactors]:
-        """Pull a gradient at the embeddings back to every traced layer, in one backward pass.
+        """Pull a gradient [N, D] at the embeddings back to every traced layer, in one pass.
 
-        Args:
-            gradient: [N, D], dl/de of the summed loss; any floating dtype.
-            owner: [N] int64, the sample of each encoded input.
-            n_samples: B.
-            tokens: "all", or "first" to keep position 0 alone (the published audio code).
-
-        Returns:
-            Layer -> factors in float32 (float64 for a float64 model), rows with a zero delta
-            dropped. Layers that the embedding does not depend on are noted in `unusable`.
+        Input i is of sample owner[i]; `tokens` "first" keeps position 0 alone (the published audio
+        code). Gives layer -> factors in float32 (float64 for a float64 model), rows with a zero
+        delta dropped; layers off the embedding's path are noted in `unusable`.
         """
         paths = [path for path in self._layers if path not in self.unusable]
         deltas = torch.autograd.grad(
@@ -190,37 +179,21 @@ class Tape:
             if delta is None:
                 self.unusable[path] = _OFF_PATH
                 continue
-            found[path] = _factors(
-                delta,
-                self._watches[path].a,
-                owner,
-                n_samples,
+            a, wide = self._watches[path].a, torch.promote_types(delta.dtype, torch.float32)
+            d = (delta.flatten(1, -2) if delta.dim() > 2 else delta[:, None]).to(wide)  # [N, T, m]
+            if tokens == "first":
+                d, a = d[:, :1], a[:, :1]
+            # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a
+            # holds there must not matter. A NaN is not 0: it must reach the features' check.
+            kept = (d.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
+            found[path] = LayerFactors(
+                delta=d.flatten(0, 1)[kept],
+                a=a.flatten(0, 1)[kept].to(wide),
+                owner=owner.to(d.device)[kept // d.shape[1]],
+                n_samples=n_samples,
                 bias=self._layers[path].bias is not None,
-                tokens=tokens,
             )
         return found
-
-
-def _factors(
-    delta: Tensor, a: Tensor, owner: Tensor, n_samples: int, *, bias: bool, tokens: str
-) -> LayerFactors:
-    wide = torch.promote_types(delta.dtype, torch.float32)
-    delta = (delta.flatten(1, -2) if delta.dim() > 2 else delta[:, None]).to(wide)  # [N, T, m]
-    if tokens == "first":
-        delta, a = delta[:, :1], a[:, :1]
-    n_tokens = delta.shape[1]
-    rows = owner.to(delta.device)
-    # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a holds
-    # there must not matter.
-    # A NaN is not 0: it must reach the features' check, not look like a zero gradient.
-    kept = (delta.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
-    return LayerFactors(
-        delta=delta.flatten(0, 1)[kept],
-        a=a.flatten(0, 1)[kept].to(wide),
-        owner=rows[kept // n_tokens],
-        n_samples=n_samples,
-        bias=bias,
-    )
 
 
 def record(
@@ -230,18 +203,11 @@ def record(
     noted: Mapping[str, nn.Module] = _NONE,
     pool: Callable[[str, Tensor], Tensor | None] | None = None,
 ) -> Tape:
-    """Run a forward pass and keep the graph above the lowest of some layers.
+    """Run a forward pass of a model that `untouched` holds; keep the graph above some layers.
 
-    Args:
-        forward: Runs a model that `untouched` holds and gives the embeddings [N, D].
-        layers: Dotted path -> layer whose gradients will be asked for. Each one's factors are
-            those of a recording of that layer alone. Without any there is no graph.
-        noted: Dotted path -> layer whose pooled input is kept.
-        pool: Wanted with `noted`: gives [N, n] of a path and its input [N, T, n], or None to
-            leave the layer out.
-
-    Returns:
-        The tape.
+    Each layer's factors are those of a recording of that layer alone; without `layers` there is no
+    graph. `pool`, wanted with `noted`, gives [N, n] of a noted path and its input [N, T, n], or
+    None to leave the layer out.
 
     Raises:
         LayerUseError: If none of `layers` was called exactly once on the path to the embeddings,
@@ -275,10 +241,8 @@ def reference_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Give one sample's gradient the slow, obviously right way: full autograd, one backward.
 
-    `loss` runs the whole forward pass of one sample and gives its scalar loss.
-
-    Returns:
-        `cat([W.grad, b.grad[:, None]], dim=1)` [m, n1] and the loss.
+    `loss` runs the sample's whole forward pass. Gives `cat([W.grad, b.grad[:, None]], dim=1)`
+    [m, n1] and the loss.
     """
     wanted = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     with untouched(model), torch.enable_grad():

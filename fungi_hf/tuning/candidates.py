@@ -26,12 +26,7 @@ Weights: TypeAlias = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """What is done to each block before rows are normalised.
-
-    Attributes:
-        center: As in `FungiConfig`.
-        whitening: As in `FungiConfig`.
-    """
+    """What is done to each block before rows are normalised; as in `FungiConfig`."""
 
     center: bool = False
     whitening: float = 0.0
@@ -72,13 +67,8 @@ class Candidate:
     ) -> FungiConfig:
         """Give the config of this candidate; everything that is not tuned is `base`'s.
 
-        Args:
-            base: What to start from.
-            specs: The objectives that candidates name.
-            adjustable: Whether pooling and layer can be set; else they stay as they are.
-
-        Returns:
-            The config; the cosine of a block counts with the square of its weight there.
+        The cosine of a block counts with the square of its weight there. `specs` are the objectives
+        that candidates name; without `adjustable`, pooling and layer stay as they are.
         """
         place = {"pooling": self.pooling, "target_layer": self.layer} if adjustable else {}
         weights = {name: weight**0.5 for name, weight in self.weights}
@@ -117,12 +107,11 @@ def costs(outcomes: Sequence[Outcome], specs: Sequence[ObjectiveSpec]) -> Int64A
     ranks = []
     for one in (outcome.candidate for outcome in outcomes):
         used = {name for name, _ in one.weights} - {EMBEDDING}
+        rank = 2 * (one.transform != Transform())
+        if used:
+            rank = 4 if len(used) == 1 else 6
         if used & gradients:
             rank = FIRST_GRADIENT + 2 * bool(used & views)
-        elif used:
-            rank = 4 if len(used) == 1 else 6
-        else:
-            rank = 0 if one.transform == Transform() else 2
         ranks.append(rank + (one.components is not None))
     return np.array(ranks, np.int64)
 

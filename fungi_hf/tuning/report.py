@@ -98,12 +98,16 @@ class TuningReport:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TuningReport:
-        """Read what `to_dict` gave.
+    def from_json(cls, text: str) -> TuningReport:
+        """Read what `to_json` gave.
 
         Raises:
-            StateError: If it is not such a record.
+            StateError: If it is not JSON or no such record.
         """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise StateError(f"the tuning report is not JSON: {error}") from None
         if not isinstance(values, dict) or values.get("record") != RECORD:
             raise StateError("not a tuning report of fungi-hf")
         known = {one.name for one in dataclasses.fields(cls)}
@@ -116,19 +120,6 @@ class TuningReport:
             return cls(**kept)
         except (KeyError, TypeError) as error:
             raise StateError(f"the tuning report lacks or misnames a field: {error}") from None
-
-    @classmethod
-    def from_json(cls, text: str) -> TuningReport:
-        """Read what `to_json` gave.
-
-        Raises:
-            StateError: If it is not JSON or no such record.
-        """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise StateError(f"the tuning report is not JSON: {error}") from None
-        return cls.from_dict(values)
 
     @classmethod
     def read(cls, path: Path) -> TuningReport:

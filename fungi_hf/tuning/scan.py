@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from torch import Tensor
-
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Batch, Encoder
+    from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.tuning.search import TuningSearch
     from fungi_hf.types import Float32Array
@@ -33,12 +31,8 @@ if TYPE_CHECKING:
 def sibling_layers(encoder: Encoder, most: int) -> list[str]:
     """Give the target layer and its like in other blocks, in the order of the model.
 
-    Args:
-        encoder: Its `layer_path` holds a block number; without one there are no siblings.
-        most: How many; spread evenly and ending with the last.
-
-    Returns:
-        Dotted paths of linear layers of equal shape; the target layer is always among them.
+    Gives dotted paths of linear layers of equal shape, at most `most`, spread evenly and ending
+    with the last; the target layer is always among them, and alone without a block number.
     """
     path, layer = encoder.layer_path, encoder.layer
     pattern = re.sub(r"(?<=\.)\\?\d+(?=\\?\.)", r"\\d+", re.escape(path))
@@ -71,35 +65,26 @@ def space_of(encoder: Encoder, config: FungiConfig, search: TuningSearch) -> Spa
 def scan(
     encoder: Encoder, inputs: Sequence[Any], layers: Sequence[str], budget: Budget
 ) -> dict[str, Float32Array]:
-    """Run every input once.
+    """Run every input, in canonical form (`Encoder.check`), once through a frozen encoder.
 
-    Args:
-        encoder: Frozen for the duration; its pooling pools the layers' inputs, too.
-        inputs: In canonical form (`Encoder.check`).
-        layers: Dotted paths of linear layers.
-        budget: Of one batch.
-
-    Returns:
-        "embedding" and every layer -> [N, width] float32, finite, in the inputs' order.
+    Gives "embedding" and every layer, whose inputs are pooled like the embedding, -> [N, width]
+    float32, finite, in the inputs' order.
     """
     found: dict[str, Float32Array] = {}
     encoder = calling(encoder, layers)
+    modules = {path: encoder.model.get_submodule(path) for path in layers}
     with untouched(encoder.model):
         for start in range(0, len(inputs), encoder.chunk_size):
             items = encoder.prepare(inputs[start : start + encoder.chunk_size])
             for places in cut_batches(items, budget):
                 batch = encoder.collate([items[place] for place in places])
                 rows = np.asarray(places) + start
-                for name, block in _tapped(encoder, batch, layers).items():
+                pool = pooler_of(encoder, batch)
+                tape = record(partial(encoder.embed, batch), noted=modules, pool=pool)
+                for name, block in {"embedding": tape.embeddings, **tape.pooled}.items():
                     if name not in found:
                         found[name] = np.empty((len(inputs), block.shape[1]), np.float32)
                     found[name][rows] = block.float().cpu().numpy()
     for name, whole in found.items():
         check_finite(torch.from_numpy(whole), name)
     return found
-
-
-def _tapped(encoder: Encoder, batch: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
-    modules = {path: encoder.model.get_submodule(path) for path in layers}
-    tape = record(partial(encoder.embed, batch), noted=modules, pool=pooler_of(encoder, batch))
-    return {"embedding": tape.embeddings, **tape.pooled}

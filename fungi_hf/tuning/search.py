@@ -109,10 +109,7 @@ class TuningSearch:
     ) -> tuple[ObjectiveSpec, ...]:
         """Give the gradients to try, then the activation of every layer, each with weight 1.
 
-        Args:
-            base: The extractor's config.
-            layers: Dotted paths whose activations may be chosen, lowest first.
-            target: The one among them that is the target layer.
+        `layers` are dotted paths, lowest first; `target` is the target layer among them.
         """
         wanted = self.wanted(base)
         gradients = [spec for spec in wanted if spec.has_gradient]
@@ -139,10 +136,7 @@ class TuningSearch:
         return found
 
     def cheap_combinations(self, space: Space) -> list[Weights]:
-        """Give combinations that need no gradient.
-
-        The embedding; each activation and each stack of them, without and with it.
-        """
+        """Give the embedding; each activation and each stack of them, without and with it."""
         alone = ((EMBEDDING, 1.0),)
         some = [(name,) for name in space.activations.values()] + self._stacks(space)
         named = [tuple((name, 1.0) for name in names) for names in some]

@@ -9,26 +9,134 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from fungi_hf.errors import ConfigError
+from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.inputs import iterate
-from fungi_hf.tuning.candidates import FIRST_GRADIENT, costs, scores
-from fungi_hf.tuning.encoding import Encoding
+from fungi_hf.tuning.candidates import EMBEDDING, FIRST_GRADIENT, Candidate, costs, scores
 from fungi_hf.tuning.report import TuningReport
 from fungi_hf.tuning.sample import check_votes, draw_rows, read_classes, read_groups
-from fungi_hf.tuning.scan import space_of
+from fungi_hf.tuning.scan import scan, space_of
 from fungi_hf.tuning.search import TuningSearch
 from fungi_hf.tuning.stages import FEW_DRAWS, FEW_ROWS, Voters, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.base import Encoder
+    from fungi_hf.extraction.batches import Budget
+    from fungi_hf.features import FungiFeatures
     from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.tuning.encoding import T
     from fungi_hf.tuning.report import CandidateScore
+    from fungi_hf.tuning.search import Space
+    from fungi_hf.tuning.stages import Blocks
+
+
+class Tunable(Protocol):
+    """What tuning asks of an extractor."""
+
+    encoder: Encoder
+    config: FungiConfig
+    tuning: TuningReport | None
+    budget: Budget
+
+    def with_config(self, config: FungiConfig) -> Self:
+        """Give an unfitted extractor of the same model with another config."""
+
+    def fit(self, inputs: Iterable[Any], *, progress: bool = False) -> object:
+        """Learn what the config asks for."""
+
+    def fit_transform(self, inputs: Iterable[Any], *, progress: bool = False) -> FungiFeatures:
+        """Learn, and give the features of the same inputs."""
+
+
+T = TypeVar("T", bound=Tunable)
+
+
+@dataclass
+class _Encoding(Generic[T]):
+    """Encodes the rows that vote, once for each pooling and once for the gradients."""
+
+    extractor: T
+    search: TuningSearch
+    raws: list[Any]
+    items: list[Any]  # the same in canonical form (`Encoder.check`)
+    progress: bool
+    seconds: dict[str, float] = field(default_factory=dict)  # of "scan" and "gradients" so far
+    notes: list[str] = field(default_factory=list)  # facts that a reader of the scores needs
+
+    @cached_property
+    def space(self) -> Space:
+        return space_of(self.extractor.encoder, self.extractor.config, self.search)
+
+    def scans(self) -> Iterator[tuple[str, Blocks]]:
+        """Give each pooling, the extractor's own first, with the embedding and the activations."""
+        names = {EMBEDDING: EMBEDDING, **self.space.activations}
+        for encoder in self._encoders():
+            with self._timed("scan"):
+                encoder.fit(self.items)
+                layers = list(self.space.activations)
+                found = scan(encoder, self.items, layers, self.extractor.budget)
+            yield encoder.pooling, {name: found[place] for place, name in names.items()}
+
+    def gradients(self, pooling: str) -> Blocks:
+        """Give the embedding, the gradients and the activation of the target layer."""
+        layer = self.space.layer
+        names = (EMBEDDING, *self.space.gradients, self.space.activations[layer])
+        weights = tuple((name, 1.0) for name in names)
+        extractor = self.build(Candidate(pooling=pooling, layer=layer, weights=weights))
+        with self._timed("gradients"):
+            try:
+                features = extractor.fit_transform(self.raws, progress=self.progress)
+            except LayerUseError as error:
+                self.notes.append(f"no gradients were tried with pooling {pooling!r}: {error}")
+                return {}
+        return {name: features.block(name) for name in features.layout}
+
+    def build(self, candidate: Candidate) -> T:
+        """Give an unfitted extractor with a candidate's config."""
+        config = self.extractor.config
+        config = candidate.config(config, self.space.specs, adjustable=self._is_adjustable)
+        return self.extractor.with_config(config)
+
+    @cached_property
+    def _is_adjustable(self) -> bool:  # pooling and layer; a third party's encoder may not be
+        return _rebuilt(self.extractor.encoder, self.extractor.config) is not None
+
+    def _encoders(self) -> Iterator[Encoder]:
+        own, config = self.extractor.encoder, self.extractor.config
+        if config.audio_statistics == "fit":  # a scan fits it, and it is the caller's
+            own = own.rebuilt(config)
+        yield own
+        # A text encoder's "first" is its "cls".
+        known = {"cls" if own.pooling == "first" else own.pooling}
+        wanted = ("mean", "cls") if self.search.free_pooling else ()
+        for pooling in (one for one in wanted if one not in known):
+            other = _rebuilt(own, config.replace(pooling=pooling))
+            if other is not None and other.pooling not in known:
+                known.add(other.pooling)
+                yield other
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        spent = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.seconds[stage] = round(spent, 1)
+
+
+def _rebuilt(encoder: Encoder, config: FungiConfig) -> Encoder | None:
+    """Give the encoder with another config; None where it has no such pooling, or no other."""
+    try:
+        return encoder.rebuilt(config)
+    except (ConfigError, EncoderError):
+        return None
 
 
 def tune(
@@ -69,16 +177,9 @@ def tune(
             canonical.append(checked)
     check_votes(codes[rows], numbers[rows])
     start = time.perf_counter()
-    space = space_of(extractor.encoder, extractor.config, search)
-    encoding = Encoding(
-        extractor=extractor,
-        raws=[items[row] for row in rows],
-        items=canonical,
-        space=space,
-        search=search,
-        progress=progress,
-    )
-    voters = Voters.of(codes[rows], numbers[rows], search)
+    raws = [items[row] for row in rows]
+    encoding = _Encoding(extractor, search, raws, canonical, progress)
+    space, voters = encoding.space, Voters.of(codes[rows], numbers[rows], search)
     outcomes, position, voters = decide(encoding, space, voters, search)
     seconds = encoding.seconds
     seconds["votes"] = round(time.perf_counter() - start - sum(seconds.values()), 1)
@@ -137,26 +238,18 @@ def _reason(found: list[CandidateScore], position: int, best: int) -> str:
 def _notes(
     voters: Voters, wanted: int, n_rows: int, n_groups: int, more: list[str]
 ) -> tuple[str, ...]:
-    notes, n_used = [], len(voters.codes)
-    if n_used < n_rows:
-        notes.append(f"{n_used} of {n_rows} rows voted, drawn within each class")
-    single = int((np.bincount(voters.codes) == 1).sum())
-    if single:
-        notes.append(f"{single} classes have one row, which no other row can classify")
-    if voters.n_neighbors < wanted:
-        notes.append(
-            f"{voters.n_neighbors} neighbours voted, not {wanted}: half of the {n_used} rows, "
-            "since with more the other classes always win"
-        )
-    notes += more
-    if voters.few:
-        notes.append(
-            "the plain embedding has nearly all training rows right, so candidates were compared "
-            f"by {FEW_DRAWS} draws of {FEW_ROWS} voting rows a class"
-        )
-    if voters.few and not n_groups:
-        notes.append(
-            "if rows come in groups (speakers, sources) that test rows will not come from, pass "
-            "groups"
-        )
-    return tuple(notes)
+    n_used, single = len(voters.codes), int((np.bincount(voters.codes) == 1).sum())
+    before = {
+        f"{n_used} of {n_rows} rows voted, drawn within each class": n_used < n_rows,
+        f"{single} classes have one row, which no other row can classify": single,
+        f"{voters.n_neighbors} neighbours voted, not {wanted}: half of the {n_used} rows, "
+        "since with more the other classes always win": voters.n_neighbors < wanted,
+    }
+    after = {
+        "the plain embedding has nearly all training rows right, so candidates were compared "
+        f"by {FEW_DRAWS} draws of {FEW_ROWS} voting rows a class": voters.few,
+        "if rows come in groups (speakers, sources) that test rows will not come from, pass "
+        "groups": voters.few and not n_groups,
+    }
+    said, also = ([text for text, holds in some.items() if holds] for some in (before, after))
+    return (*said, *more, *also)

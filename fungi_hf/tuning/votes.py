@@ -26,7 +26,7 @@ def leave_one_out(
     n_neighbors: int,
     voters: Int64Array | None = None,
 ) -> BoolArray:
-    """Say which rows their nearest neighbours of other groups classify rightly.
+    """Say which rows their nearest neighbours of other groups classify rightly, [combinations, N].
 
     Formula: similarity = sum of weight_b <x_b, y_b>; uniform votes of the k nearest, ties to the
     smallest class. A row without a neighbour of another group is wrong.
@@ -35,13 +35,9 @@ def leave_one_out(
         blocks: Name -> [N, width] rows of unit length.
         combinations: (block, weight) pairs each.
         codes: [N] class numbers.
-        groups: [N] group numbers; rows of one group never vote for each other. All different:
-            plain leave-one-out.
+        groups: [N] group numbers; rows of one group never vote for each other.
         n_neighbors: k; all there are where they are fewer.
         voters: Rows that vote; None for all.
-
-    Returns:
-        [combinations, N].
     """
     n_rows, n_classes = len(codes), int(codes.max()) + 1
     voters = np.arange(n_rows) if voters is None else voters

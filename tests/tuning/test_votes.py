@@ -16,7 +16,7 @@ from fungi_hf.specs import KL, Activation, SimCLR
 from fungi_hf.tuning import TuningSearch, votes
 from fungi_hf.tuning.candidates import Candidate, Outcome, Transform, costs, scores
 from fungi_hf.tuning.sample import check_votes, draw_rows, read_classes, read_groups
-from fungi_hf.tuning.selection import choose, leader, smoothed
+from fungi_hf.tuning.stages import choose, leader, smoothed
 from fungi_hf.tuning.votes import leave_one_out
 
 SPECS = (KL(), SimCLR(), Activation())
