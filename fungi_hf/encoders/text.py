@@ -13,11 +13,10 @@ from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.words import LateWords
-from fungi_hf.encoders.words import TOKENIZING, word_spans
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.base import make_views
-from fungi_hf.views.text import PublishedDeletion, WordDeletion
+from fungi_hf.views.text import TOKENIZING, PublishedDeletion, WordDeletion, word_spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

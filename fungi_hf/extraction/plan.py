@@ -158,8 +158,8 @@ def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
     """
     if not encoder.uses_short_last_block:
         return encoder
-    names = (n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear))
-    last = max(number for name in names if (number := block_number(name)) is not None)
+    names = [n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear)]
+    last = next(b for name in reversed(names) if (b := block_number(name)) is not None)
     if all(block_number(path) != last or path == encoder.layer_path for path in paths):
         return encoder
     return encoder.with_full_last_block()

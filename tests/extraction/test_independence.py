@@ -175,7 +175,7 @@ def test_every_call_of_the_tokenizer_holds_the_lock() -> None:
     """The race itself shows only now and then."""
     import copy
 
-    from fungi_hf.encoders.words import TOKENIZING
+    from fungi_hf.views.text import TOKENIZING
 
     extractor = extractor_of()
     tokenizer = copy.deepcopy(extractor.encoder.tokenizer)

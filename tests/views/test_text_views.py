@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fungi_hf.encoders.words import word_spans
 from fungi_hf.errors import ConfigError, ViewError
 from fungi_hf.testing import TEXT_FAMILIES, check_views
 from fungi_hf.views.base import REGISTERED_VIEWS, register_views
-from fungi_hf.views.text import PublishedDeletion, WordDeletion, whitespace_spans
+from fungi_hf.views.text import PublishedDeletion, WordDeletion, whitespace_spans, word_spans
 from tests.extraction.problems import encoder_of
 from tests.tiny import TEXTS, TRAIN, extractor_of, model_of
 

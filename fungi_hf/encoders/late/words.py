@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fungi_hf.encoders.base import Prepared
-from fungi_hf.encoders.words import encodings, joined_words
 from fungi_hf.errors import ConfigError
+from fungi_hf.views.text import encodings, joined_words
 
 if TYPE_CHECKING:
     import random
