@@ -125,10 +125,8 @@ def evaluate_knn(
 class KNNJudge:
     """Labels, training sets and votes of a protocol: what neighbours are worth, however found.
 
-    Attributes:
-        seeds: One a draw.
-        sets: Rows of each draw from the training labels [N]; None stands for all.
-        notes: Says where a few-shot draw has fewer rows than neighbours are asked for.
+    Each draw has a seed and a set of training rows, None for all; the notes say where a few-shot
+    draw has fewer rows than neighbours are asked for.
     """
 
     def __init__(self, rule: KNNProtocol, labels: LabelArray, truth: LabelArray) -> None:

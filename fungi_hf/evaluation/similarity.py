@@ -37,8 +37,6 @@ def linear_cka(first: Vectors, second: Vectors) -> float:
 def block_cka(features: FeatureInput) -> tuple[list[str], Float64Array]:
     """Give the names of all blocks and linear CKA between them, [blocks, blocks] in [0, 1].
 
-    Features [N, F] with a layout are read in blocks of rows.
-
     Raises:
         InputError: If there are fewer than two rows.
     """

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fungi_hf.icl.reply import Payload
     from fungi_hf.icl.transport import Transport
 
+_GREEDY = Sampling()
+
 
 class ChatLLM(LLM):
     """A chat model behind an OpenAI-compatible endpoint.
@@ -73,7 +75,7 @@ class ChatLLM(LLM):
         self.model, self.output = model, output
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         self.base_url = _checked_url(base_url)
-        self.limits, self.sampling = limits or LLM.limits, sampling or Sampling()
+        self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
         self._fields = self.sampling.fields()
         self._api_key = api_key
         self._owns_cache = not isinstance(cache, AnswerCache)

@@ -146,6 +146,10 @@ class LabelSpace:
                 raise LabelError(f"{error} (row {row})") from None
         return np.array(ids, dtype=np.int64)
 
+    def surfaces_of(self, targets: Iterable[Target]) -> list[str]:
+        """Return the surface forms of labels that are stated by id or by name."""
+        return [self.surfaces[self.id_of(target)] for target in targets]
+
     def parse(self, answer: str | None) -> Answer:
         """Apply the rules in order to what the model said; None stands for nothing.
 

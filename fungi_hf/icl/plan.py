@@ -89,7 +89,7 @@ def make_plan(
             pool = labels.ids_of(demos.targets)
             digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
             digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
-            demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.targets)
+            demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
             digests.append(digest.hexdigest())
             sizes["n_leaks"] = len(demos.copies)
             if repeat == 0 and gold is not None:

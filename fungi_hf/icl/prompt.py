@@ -295,7 +295,7 @@ class PromptBuilder:
             "max_input_tokens": self.max_input_tokens,
             "counts_tokens": self.counter.count is not None,
             "on_overflow": self.on_overflow,
-            "labels": {"n_labels": len(self.labels), "digest": self.labels.digest},
+            "labels": {"n_labels": len(self.labels.names), "digest": self.labels.digest},
         }
 
     def _pairs(
@@ -311,7 +311,7 @@ class PromptBuilder:
                     f"{clips[0]} is audio{where}, which style {self.style!r} cannot hold; "
                     "use style='multiturn'"
                 )
-        pairs = []
+        contents, targets = [], []
         for shown in demonstrations:
             if shown.target is None or shown.content is None:
                 missing = "label" if shown.target is None else "content"
@@ -319,9 +319,10 @@ class PromptBuilder:
                     f"the demonstration in pool row {shown.row} has no {missing}; "
                     "fit the selector on Examples with contents and targets"
                 )
-            surface = self.labels.surfaces[self.labels.id_of(shown.target)]
-            pairs.append((shown.content, _written(surface, output)))
-        return pairs
+            contents.append(shown.content)
+            targets.append(shown.target)
+        answers = [_written(surface, output) for surface in self.labels.surfaces_of(targets)]
+        return list(zip(contents, answers, strict=True))
 
     def _turns(
         self, query: Content, pairs: Sequence[tuple[Content, str]], output: Output

@@ -208,9 +208,9 @@ class Run:
 
     async def _ask(self, todo: list[PlannedPrompt]) -> None:
         """Finish all prompts, or stop all at the first error that stops a run."""
-        llm, ready = self._plan.llm, [one for one in todo if not one.prompt.is_overflow]
+        llm, ready = self._plan.llm, [one for one in todo if one.prompt.messages]
         for one in todo:
-            if one.prompt.is_overflow:
+            if not one.prompt.messages:
                 self._record(one, None, "overflow", {})
         if llm.batch_size is not None:
             await self._ask_in_batches(ready, llm.batch_size)
@@ -250,9 +250,8 @@ class Run:
     ) -> None:
         """Keep an outcome; facts are what may differ between runs: attempts, times, words."""
         facts["finished"] = time.time()
-        usage = Usage()
+        usage = Usage() if reply is None else reply.usage
         if reply is not None:
-            usage = reply.usage
             facts |= {name: getattr(reply, name) for name in _FACTS}
         result = self._outcome(one, reply, status)
         before = self._finished.get((result.repeat, one.row))

@@ -101,8 +101,7 @@ class DemoSelector:
         """Index the pool, which is kept and not copied, and return the selector.
 
         Raises:
-            InputError: If the pool lacks what the strategy needs; an `InputTypeError` if it is no
-                `Examples`.
+            InputError: If the pool lacks what the strategy needs.
             DemoConfigError: If it can never fill k.
         """
         n_pool, cap = self._checked(pool, "pool", "the pool"), self.max_per_class
@@ -240,6 +239,8 @@ class DemoSelector:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
         if isinstance(self.strategy, (MMR, DPP)) and isinstance(ranker, DenseRanking):
             return pick_diverse(ranker, self.strategy, asked, quota)
+        if quota.codes is None:  # labels do not matter
+            return ranker.search(asked, quota.k)
         return pick(ranker, asked, quota)
 
 
@@ -256,7 +257,7 @@ class _Fitted:
     def n_left(self, removed: Sequence[int]) -> int:
         """Return how many rows the cap allows a query that may not get the removed ones."""
         if self.codes is None or self.cap is None:
-            return len(self.pool) - len(removed)
+            return self.pool.n_rows - len(removed)
         totals = np.bincount(self.codes)
         totals -= np.bincount(self.codes[list(removed)], minlength=len(totals))
         return int(np.minimum(totals, self.cap).sum())

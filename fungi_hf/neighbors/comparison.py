@@ -114,12 +114,7 @@ class Pool:
 
 
 class Comparison:
-    """Some queries against a pool.
-
-    Attributes:
-        norms: [Q, b] of each block, centred for `euclidean`; `whole` that of all, [Q].
-        scales: [Q] what queries are divided by for the fast similarity, see `Pool`.
-    """
+    """Some queries against a pool: their norms [Q, b] and [Q], and scales [Q], as in `Pool`."""
 
     def __init__(self, pool: Pool, queries: Rows) -> None:
         self.pool, self.queries = pool, queries

@@ -66,9 +66,8 @@ class FaissOptions:
 class FaissIndex(VectorIndex):
     """Search by a faiss index.
 
-    Requires the extra `faiss`. The original vectors are kept beside faiss's own copy.
-
-    Relations: `flat` searches as `ExactIndex` does, which is as fast and keeps no second copy.
+    Requires the extra `faiss`. The original vectors are kept beside faiss's own copy. `flat`
+    searches as `ExactIndex` does, which is as fast and keeps no second copy.
     """
 
     def __init__(

@@ -44,11 +44,9 @@ Rescore: TypeAlias = "Callable[[Int64Array, Int64Array, Int64Array], Float64Arra
 class Refinement(NamedTuple):
     """How to make up for approximate similarities.
 
-    Attributes:
-        margin: [Q] a row more than this below k others, by the approximate similarity, is
-            certainly not among the k nearest by the exact one.
-        rescore: (query rows [q], pool rows [q, w], how many of the w count [q]) -> exact scores
-            [q, w], -inf for those that do not count.
+    A row more than the margin [Q] below k others is certainly not among the k nearest. `rescore`
+    takes query rows [q], pool rows [q, w] and how many of these count [q]; it gives exact scores
+    [q, w], -inf for those that do not count.
     """
 
     margin: Float64Array
@@ -176,10 +174,7 @@ def _n_threads() -> int:
 
 
 class _Candidates:
-    """What may still belong to the answer of some queries, while blocks of the pool come in.
-
-    Held as pairs, sorted by query and then by pool row.
-    """
+    """What may still belong to the answer of some queries: pairs sorted by query, then pool row."""
 
     def __init__(
         self, queries: slice, refinement: Refinement | None, answer: Found, skipped: Skipped

@@ -15,10 +15,7 @@ def test_ids_names_and_surfaces():
     )
     assert space.surfaces == ("card arrival", "exchange rate")
     assert space.id_of("exchange_rate") == space.id_of(1) == 1
-    assert [space.surfaces[space.id_of(label)] for label in (0, "exchange_rate")] == [
-        "card arrival",
-        "exchange rate",
-    ]
+    assert space.surfaces_of([0, "exchange_rate"]) == ["card arrival", "exchange rate"]
     assert space.ids_of([1, "card_arrival", np.int64(0), True]).tolist() == [1, 0, 0, 1]
     assert len(space) == 2
     assert "2 labels" in repr(space)
