@@ -49,10 +49,9 @@ class Budget:
 
 
 def cut_groups(samples: Sequence[Sample], budget: Budget) -> list[list[Sample]]:
-    """Sort samples by length and cut them into groups of at most `group_tokens`.
+    """Sort samples by length and cut them into groups of at most `group_tokens`, or one sample.
 
-    A sample's views stay in one group, since its loss needs them together; a sample larger than
-    the budget is a group of its own.
+    A sample's views stay in one group, since its loss needs them together.
     """
     ordered = sorted(samples, key=lambda sample: sample.original.cost)
     groups: list[list[Sample]] = []

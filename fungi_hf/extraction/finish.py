@@ -43,11 +43,7 @@ class Finisher:
         widths: Mapping[str, int],
         factors: Mapping[str, tuple[int, int]],
     ) -> None:
-        """Keep the blocks with a positive weight, the embedding first.
-
-        `widths` are those of the raw blocks; `factors` names blocks of exact factors, already of
-        unit norm.
-        """
+        """Keep raw blocks of positive weight; `factors` names exact ones, already of unit norm."""
         self._config, self._factors = config, factors
         self._weights = {spec.name: spec.weight for spec in config.objectives}
         if config.embedding_weight > 0:

@@ -75,11 +75,7 @@ class Group:
     """Samples whose graphs are alive together; the model must be held by `untouched`."""
 
     def __init__(self, samples: Sequence[Sample], plan: Plan, budget: Budget) -> None:
-        """Encode every distinct input of every sample once.
-
-        Raises:
-            ConfigError: If late views are to reach other layers than the target layer.
-        """
+        # Every distinct input of every sample is encoded once.
         self._plan, self._budget, self._n = plan, budget, len(samples)
         self.rows = torch.tensor([sample.index for sample in samples])  # [B] places in the chunk
         self.unusable: dict[str, str] = {}  # layer -> why it has no gradient, of several layers
@@ -88,12 +84,11 @@ class Group:
         known: dict[tuple[int, bytes], int] = {}
 
         def unit(owner: int, item: Prepared) -> int:
-            key = (owner, item.key)
-            if key not in known:
-                known[key] = len(self._units)
+            place = known.setdefault((owner, item.key), len(self._units))
+            if place == len(self._units):
                 self._units.append(item)
                 self._owners.append(owner)
-            return known[key]
+            return place
 
         self._base = torch.tensor([unit(i, sample.original) for i, sample in enumerate(samples)])
         self._views = {
@@ -217,11 +212,7 @@ class Group:
         return found
 
     def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
-        """Give an objective's gradient at all embeddings, [U, D], and which of them it read, [U].
-
-        Raises:
-            ObjectiveError: If it does not give one loss per sample.
-        """
+        # Of an objective's summed loss at all embeddings, [U, D], and which of them it read, [U].
         rows = self._views.get(name, self._base[:, None])
         with torch.enable_grad():
             # Heads and losses in float64: the KL gradient loses three digits to cancellation.

@@ -46,11 +46,7 @@ class InputReader:
         self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
 
     def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
-        """Give the generators of whole and of late views, V views for each objective.
-
-        Raises:
-            ConfigError: If late views are wanted of an encoder that offers none.
-        """
+        # Of whole and of late views, V views for each objective.
         whole: dict[tuple[object, ...], tuple[list[str], str, ViewGenerator]] = {}
         late: dict[str, tuple[str, LateViews]] = {}
         for spec, n_views in wanted:
@@ -80,10 +76,7 @@ class InputReader:
         return Reading(self, inputs, skip=skip, first=first)
 
     def samples(self, raws: Sequence[Any], generators: _Views | None = None) -> list[Sample]:
-        """Prepare checked inputs and their views, by default those that the config wants.
-
-        The encoder gets all inputs and views in one call, so that it shares work.
-        """
+        """Prepare checked inputs and views, by default the config's, in one call of the encoder."""
         whole, late = generators or self._views
         contents = list(map(self.encoder.content, raws)) if whole or late else []
 
@@ -136,11 +129,7 @@ class Reading:
                 yield samples
 
     def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:
-        """Check and prepare a chunk; an unusable input is decoded once, also when skipped.
-
-        Raises:
-            FungiError: If an input is unusable and nothing may be skipped.
-        """
+        # An unusable input is decoded once, also when skipped.
         self._places = places = []
         raws: list[Any] = []
         for index, raw in chunk:
@@ -178,11 +167,6 @@ class Reading:
         return {name: block[good] for name, block in blocks.items()}
 
     def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
-        """Remember a failure, or raise it where nothing may be skipped.
-
-        Raises:
-            FungiError: The failure itself.
-        """
         if not self.skips:
             raise error
         source = self._encoder.describe(raw)

@@ -152,10 +152,7 @@ def sketch_rank(encoder: Encoder, config: FungiConfig, sketch: str) -> int:
 
 
 def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
-    """Give an encoder that calls these layers: itself, or a copy with a full last block.
-
-    A shortened last block calls the target layer and what follows it, but not all others.
-    """
+    """Give an encoder that calls these layers; a shortened last block does not call all others."""
     if not encoder.uses_short_last_block:
         return encoder
     names = [n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear)]

@@ -61,19 +61,12 @@ class SketchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantBlocks:
-    """Blocks of N inputs, rows of unit norm (all zero where a gradient is).
+    """Blocks of N inputs, rows of unit norm (all zero where a gradient is)."""
 
-    Attributes:
-        embedding: [N, D].
-        gradients: (layer, objective, sketch) -> [N, P].
-        activations: Layer -> [N, n], its pooled input.
-        unusable: Layer -> why it has no blocks.
-    """
-
-    embedding: Float32Array
-    gradients: dict[tuple[str, str, str], Float32Array]
-    activations: dict[str, Float32Array] = field(default_factory=dict)
-    unusable: dict[str, str] = field(default_factory=dict)
+    embedding: Float32Array  # [N, D]
+    gradients: dict[tuple[str, str, str], Float32Array]  # (layer, objective, sketch) -> [N, P]
+    activations: dict[str, Float32Array] = field(default_factory=dict)  # layer -> pooled, [N, n]
+    unusable: dict[str, str] = field(default_factory=dict)  # layer -> why it has no blocks
 
 
 class VariantExtractor:
@@ -115,26 +108,25 @@ class VariantExtractor:
                 raise LayerNotFoundError(f"no usable linear layer {choices(path, usable)}")
         wanted = set(layers or [encoder.layer_path])
         specs = objectives or {spec.name: spec for spec in config.objectives}
-        drawn = {
+        self.objectives = {
             name: make_objective(spec, width=encoder.width, seed=config.seed)
             for name, spec in specs.items()
             if spec.has_gradient
         }
-        if not drawn:
+        if not self.objectives:
             raise ConfigError(
                 "there is no gradient to compute: name an objective beside activation"
             )
         self.layers = {path: layer for path, layer in usable.items() if path in wanted}
-        self.objectives = drawn
         self._plan = Plan(
             encoder=encoder.with_full_last_block(),  # a short one would not call its other layers
-            objectives=drawn,
+            objectives=self.objectives,
             layers=self.layers,
             tokens=config.gradient_tokens,
         )
-        named = tuple(dataclasses.replace(specs[name], name=name) for name in drawn)
+        named = tuple(dataclasses.replace(specs[name], name=name) for name in self.objectives)
         self._config = dataclasses.replace(config, objectives=named)
-        self._streams = {name: specs[name].name for name in drawn}
+        self._streams = {name: specs[name].name for name in self.objectives}
         self._reader = InputReader(self._plan.encoder, self._config)
         kind = "khatri_rao" if config.sketch == "none" else config.sketch
         width, rank = config.sketch_dim or encoder.width, sketch_rank(encoder, config, kind)

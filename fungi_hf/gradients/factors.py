@@ -54,8 +54,7 @@ class LayerFactors:
     @property
     def has_one_row_each(self) -> bool:
         """Whether row i is the one row of sample i."""
-        own = torch.arange(self.n_samples, device=self.owner.device)
-        return torch.equal(self.owner, own)
+        return torch.equal(self.owner, torch.arange(self.n_samples, device=self.owner.device))
 
     def by_sample(self, rows: Tensor) -> Sequence[Tensor]:
         """Cut rows [R, width] into those of each sample, in their order."""

@@ -55,8 +55,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 def block_number(path: str) -> int | None:
     """Give the number of the block that a layer is in, e.g. 11 for `encoder.layer.11.output`."""
-    numbers = _numbers(path)
-    return numbers[0] if numbers else None
+    return next(iter(_numbers(path)), None)
 
 
 def _last_attention_output(model: nn.Module) -> str:

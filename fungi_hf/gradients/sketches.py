@@ -62,16 +62,12 @@ class KhatriRao:
     def __call__(self, factors: LayerFactors) -> Tensor:
         """Give [B, P]."""
         _check_shape(factors, len(self.U), len(self.W))
-        one_row_each, delta, a = factors.has_one_row_each, factors.delta, factors.a
+        delta, a = factors.delta, factors.a
         if self.U.dtype != delta.dtype or self.U.device != delta.device:
             self.U, self.W = self.U.to(delta), self.W.to(delta)
-        U, W = self.U, self.W
-        product = delta @ U  # [R, P s]
-        if factors.bias:
-            product *= torch.addmm(W[-1], a, W[:-1])
-        else:
-            product *= a @ W
-        if not one_row_each:
+        W, product = self.W, delta @ self.U  # [R, P s]
+        product *= torch.addmm(W[-1], a, W[:-1]) if factors.bias else a @ W
+        if not factors.has_one_row_each:
             summed = product.new_zeros(factors.n_samples, product.shape[1])
             product = summed.index_add_(0, factors.owner, product)
         y = product.view(factors.n_samples, self.width, self.rank).sum(-1)

@@ -18,7 +18,7 @@ from fungi_hf.errors import EncoderError, LayerUseError
 from fungi_hf.gradients.factors import LayerFactors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -66,8 +66,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for name, buffer in module._buffers.items()
             if buffer is not None and buffer.is_inference()
         ]
-        calls = [(module, module._compiled_call_impl) for module in modules]
-        compiled = [(module, call) for module, call in calls if call is not None]
+        compiled = [(m, call) for m in modules if (call := m._compiled_call_impl) is not None]
         try:
             _set_flags(training, trainable, value=False)
             for module, name, buffer in buffers:
@@ -83,7 +82,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             _set_flags(training, trainable, value=True)
 
 
-def _set_flags(modules: list[nn.Module], parameters: list[nn.Parameter], *, value: bool) -> None:
+def _set_flags(modules: list[nn.Module], parameters: Sequence[Tensor], *, value: bool) -> None:
     for module in modules:
         module.training = value
     for parameter in parameters:
@@ -246,13 +245,10 @@ def reference_gradient(
     """
     wanted = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     with untouched(model), torch.enable_grad():
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+        _set_flags([], wanted, value=True)
         try:
             value = loss()
             grads = torch.autograd.grad(value, wanted)
         finally:
-            for parameter in wanted:
-                parameter.requires_grad_(False)
-    columns = [grads[0], *(grad[:, None] for grad in grads[1:])]
-    return torch.cat(columns, dim=1), value.detach()
+            _set_flags([], wanted, value=False)
+    return torch.cat([grads[0], *(grad[:, None] for grad in grads[1:])], dim=1), value.detach()

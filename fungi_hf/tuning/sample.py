@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def draw_rows(codes: Int64Array, most: int, seed: int) -> Int64Array:
     """Draw about `most` rows of N class numbers, each class in proportion to its size, ascending.
 
-    Each class keeps two rows if it has them: one alone can never be classified by the rest. So more
-    rows than `most` are drawn where the classes need it.
+    Each class keeps two rows if it has them, beyond `most`: one alone is never classified rightly.
     """
     if len(codes) <= most:
         return np.arange(len(codes))

@@ -22,21 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """What may be chosen for one encoder.
+    """What may be chosen for one encoder."""
 
-    Attributes:
-        layer: Dotted path of the target layer.
-        specs: The objectives that candidates name: gradients, then activations, lowest layer first.
-    """
-
-    layer: str
-    specs: tuple[ObjectiveSpec, ...]
+    layer: str  # dotted path of the target layer
+    specs: tuple[ObjectiveSpec, ...]  # that candidates name: gradients, activations, lowest first
 
     @property
     def activations(self) -> dict[str, str]:
         """Layer -> block; an activation without a layer is the target layer's."""
-        some = [spec for spec in self.specs if not spec.has_gradient]
-        return {spec.layer or self.layer: spec.name for spec in some}
+        return {s.layer or self.layer: s.name for s in self.specs if not s.has_gradient}
 
     @property
     def gradients(self) -> list[str]:
@@ -172,11 +166,7 @@ class TuningSearch:
 def _check_each(
     name: str, values: object, check: Callable[..., Any], *bounds: int
 ) -> tuple[Any, ...]:
-    """Check what a field lists.
-
-    Raises:
-        ConfigError: If it is no list, or `check` refuses one of its values.
-    """
+    # Checks what a field lists.
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigError(f"{name} must be a list or a tuple; got {values!r}: write ({values!r},)")
     return tuple(check(f"each of {name}", value, *bounds) for value in values)

@@ -15,14 +15,7 @@ import torch
 from fungi_hf.extraction.reduction import PrincipalComponents, centred_alone
 from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.neighbors.shots import draw_few
-from fungi_hf.tuning.candidates import (
-    EMBEDDING,
-    FIRST_GRADIENT,
-    Candidate,
-    Outcome,
-    costs,
-    lead,
-)
+from fungi_hf.tuning.candidates import EMBEDDING, FIRST_GRADIENT, Candidate, Outcome, costs, lead
 from fungi_hf.tuning.votes import leave_one_out
 
 if TYPE_CHECKING:
@@ -52,19 +45,13 @@ class RawRows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voters:
-    """The rows that vote.
+    """The rows that vote."""
 
-    Attributes:
-        codes: [N] class numbers.
-        groups: [N] group numbers; rows of one group never vote for each other.
-        n_neighbors: K.
-        few: Draws of row numbers: where there are any, candidates are compared by the votes of
-            each draw, since with all rows nearly all are right.
-    """
-
-    codes: Int64Array
-    groups: Int64Array
+    codes: Int64Array  # [N] class numbers
+    groups: Int64Array  # [N] group numbers; rows of one group never vote for each other
     n_neighbors: int
+    # Draws of row numbers: where there are any, candidates are compared by the votes of each draw,
+    # since with all rows nearly all are right.
     few: tuple[Int64Array, ...] = ()
 
     @classmethod

@@ -81,8 +81,7 @@ class _Encoding(Generic[T]):
         for encoder in self._encoders():
             with self._timed("scan"):
                 encoder.fit(self.items)
-                layers = list(self.space.activations)
-                found = scan(encoder, self.items, layers, self.extractor.budget)
+                found = scan(encoder, self.items, [*names][1:], self.extractor.budget)
             yield encoder.pooling, {name: found[place] for place, name in names.items()}
 
     def gradients(self, pooling: str) -> Blocks:
@@ -125,10 +124,9 @@ class _Encoding(Generic[T]):
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.perf_counter() - self.seconds.get(stage, 0.0)
         yield
-        spent = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        self.seconds[stage] = round(spent, 1)
+        self.seconds[stage] = round(time.perf_counter() - start, 1)
 
 
 def _rebuilt(encoder: Encoder, config: FungiConfig) -> Encoder | None:
