@@ -304,7 +304,8 @@ class FungiExtractor:
             InputTypeError: If an input, or `inputs` itself, has the wrong type.
         """
         features, notes = self.collect(inputs, batch_size, progress=progress, on_error=on_error)
-        warn_of(notes, self.encoder)
+        if notes:
+            warn_of(notes, self.encoder)
         return features
 
     def collect(
