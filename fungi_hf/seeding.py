@@ -44,10 +44,7 @@ def numpy_generator(seed: int, *names: str | bytes) -> np.random.Generator:
 
 
 def sample_generator(seed: int, name: str, content: str | bytes) -> random.Random:
-    """Give a consumer's generator of one sample, keyed by what the sample holds and nothing else.
-
-    The content is its text, or the bytes of its samples or pixels.
-    """
+    """Give a consumer's generator of one sample, keyed by its text or the bytes of its data."""
     return random.Random(derive(seed, name, content))
 
 

@@ -86,9 +86,7 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedTest:
 
 def against_first(right: npt.NDArray[np.bool_]) -> list[tuple[PairedTest, tuple[float, float]]]:
     """Give each classifier's test against the first, and its 95 % interval; outcomes are [C, N]."""
-    return [
-        (mcnemar(right[0], rows), wilson_interval(int(rows.sum()), len(rows))) for rows in right
-    ]
+    return [(mcnemar(right[0], one), wilson_interval(int(one.sum()), len(one))) for one in right]
 
 
 def bootstrap_interval(

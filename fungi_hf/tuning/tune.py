@@ -101,12 +101,9 @@ class _Encoding(Generic[T]):
     def build(self, candidate: Candidate) -> T:
         """Give an unfitted extractor with a candidate's config."""
         config = self.extractor.config
-        config = candidate.config(config, self.space.specs, adjustable=self._is_adjustable)
+        adjustable = _rebuilt(self.extractor.encoder, config) is not None  # else own pooling, layer
+        config = candidate.config(config, self.space.specs, adjustable=adjustable)
         return self.extractor.with_config(config)
-
-    @cached_property
-    def _is_adjustable(self) -> bool:  # pooling and layer; a third party's encoder may not be
-        return _rebuilt(self.extractor.encoder, self.extractor.config) is not None
 
     def _encoders(self) -> Iterator[Encoder]:
         own, config = self.extractor.encoder, self.extractor.config
