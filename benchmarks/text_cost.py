@@ -111,9 +111,11 @@ def main() -> None:
     """Write benchmarks/results/text_cost.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few texts and rounds: a smoke run")
-    quick = parser.parse_args().quick
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    quick = options.quick
     table = [
-        rows(name, blocks, 8 if quick else n_texts, 1 if quick else 5)
+        rows(name, blocks, 8 if quick else n_texts, 1 if quick else options.rounds)
         for name, sizes in SIZES.items()
         for blocks, n_texts in sizes.items()
     ]

@@ -118,10 +118,13 @@ def main() -> None:
     """Write benchmarks/results/text_published.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few texts and rounds: a smoke run")
-    quick = parser.parse_args().quick
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    quick = options.quick
     torch.manual_seed(0)
     table = [
-        compare(name, 8 if quick else n_texts, 1 if quick else 5) for name, n_texts in SIZES.items()
+        compare(name, 8 if quick else n_texts, 1 if quick else options.rounds)
+        for name, n_texts in SIZES.items()
     ]
     timing.write("text_published_quick" if quick else "text_published", {"rows": table})
 

@@ -62,7 +62,8 @@ def cost_table(_: dict[str, dict[str, Any]]) -> str:
             cells = [f"{ratios[f'{pooling}, {column}']:.2f}" for column in columns]
             lines.append(f"| {encoder} | {pooling} | " + " | ".join(cells) + " |")
     machine = record["machine"]
-    lines.append(f"\n({machine['processor']}, {machine['threads']} threads.)")
+    where = f"{machine['processor']}, {machine['threads']} threads"
+    lines.append(f"\n({where}. Yardstick: {record['yardstick']}.)")
     return "\n".join(lines)
 
 

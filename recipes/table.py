@@ -239,8 +239,7 @@ def audio_cost_table(_: dict[str, dict[str, Any]]) -> str:
             for part in ("decode", "front-end", "views", "encoder")
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    machine = record["machine"]
-    lines.append(f"\n({machine['processor']}, {machine['threads']} threads, {record['model']}.)")
+    lines.append(_footer(record, f"{record['model']}. "))
     return "\n".join(lines)
 
 
@@ -256,13 +255,15 @@ def cost_table(_: dict[str, dict[str, Any]]) -> str:
         ours, same = row["ratio_to_plain_forward"], row["ratio_with_own_batches"]
         cells = [f"{ours[column]:.2f} ({same[column]:.2f})" for column in columns]
         lines.append(f"| {row['encoder']} | {row['blocks']} | " + " | ".join(cells) + " |")
-    machine = record["machine"]
-    lines.append(
-        f"\n({machine['processor']}, {machine['threads']} threads. Ratio to a plain forward"
-    )
-    lines.append("pass of the same inputs, length-sorted, at its own best batch size; in brackets")
-    lines.append("to one with this package's batches. In SimCLR rows: of the text and its views.)")
+    lines.append(_footer(record, "In brackets: relative to a plain pass with our batches. "))
     return "\n".join(lines)
+
+
+def _footer(record: dict[str, Any], more: str = "") -> str:
+    """Give the processor and the yardstick of a benchmark, as its file says."""
+    machine = record["machine"]
+    where = f"{machine['processor']}, {machine['threads']} threads"
+    return f"\n({where}. {more}Yardstick: {record['yardstick']}.)"
 
 
 def sketch_table(_: dict[str, dict[str, Any]]) -> str:
