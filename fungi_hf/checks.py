@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from fungi_hf.errors import ConfigError, FungiError, choices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 ErrorClass: TypeAlias = type[FungiError]
 Inclusive: TypeAlias = Literal["both", "low", "high", "neither"]
@@ -123,6 +123,12 @@ def check_fields(
         if value is not None or not optional:
             checked = check(f"{type(owner).__name__}.{name}", value, *bounds, **options)
             object.__setattr__(owner, name, checked)
+
+
+def check_choices(owner: object, kinds: Mapping[str, Any]) -> None:
+    """Check fields of a dataclass that hold texts: field -> the `Literal` of what is allowed."""
+    for name, kind in kinds.items():
+        check_fields(owner, [name], check_choice, get_args(kind))
 
 
 def _bounds(

@@ -10,10 +10,10 @@ import dataclasses
 import json
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from fungi_hf.checks import (
-    check_choice,
+    check_choices,
     check_fields,
     check_flag,
     check_integer,
@@ -41,15 +41,8 @@ Tokens: TypeAlias = Literal["all", "first"]
 Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_commands", "fit"]
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
-_CHOICES: Final[dict[str, Any]] = {
-    "pooling": Pooling,
-    "gradient_tokens": Tokens,
-    "sketch": SketchKind,
-    "audio_statistics": Statistics,
-    "audio_frontend": Frontend,
-    "audio_context": Context,
-    "dtype": Dtype,
-}
+_CHOICES = {"pooling": Pooling, "gradient_tokens": Tokens, "sketch": SketchKind, "dtype": Dtype}
+_AUDIO = {"audio_statistics": Statistics, "audio_frontend": Frontend, "audio_context": Context}
 __all__ = [
     "CONFIG_VERSION",
     "KL",
@@ -131,8 +124,7 @@ class FungiConfig:
             object.__setattr__(self, "reduction", PCA(n_components=reduction))
         elif reduction is not None and not isinstance(reduction, PCA):
             raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
-        for name, literal in _CHOICES.items():
-            check_fields(self, [name], check_choice, get_args(literal))
+        check_choices(self, _CHOICES | _AUDIO)
         check_fields(self, ("published_signs", "round_sketch", "center"), check_flag)
         whole = ("sketch_dim", "sketch_rank", "max_length")
         check_fields(self, whole, check_integer, optional=True)

@@ -31,6 +31,11 @@ def derive(seed: int, *names: str | bytes) -> int:
     return int.from_bytes(digest.digest()[:8], "little") >> 1
 
 
+def derive_each(seed: int, names: Iterable[str], contents: Iterable[str | bytes]) -> list[int]:
+    """Give `derive` of the names and of each content as the last one."""
+    return [derive(seed, *names, content) for content in contents]
+
+
 def torch_generator(seed: int, *names: str | bytes) -> torch.Generator:
     """Give a private CPU generator for the named random object."""
     import torch
@@ -50,7 +55,7 @@ def sample_generator(seed: int, name: str, content: str | bytes) -> random.Rando
 
 def sample_generators(seed: int, name: str, contents: Iterable[str | bytes]) -> list[random.Random]:
     """Give a consumer's generator of every sample; see `sample_generator`."""
-    return [sample_generator(seed, name, content) for content in contents]
+    return [random.Random(key) for key in derive_each(seed, [name], contents)]
 
 
 def uniform(generator: torch.Generator, *shape: int) -> torch.Tensor:

@@ -102,6 +102,10 @@ class Encoder(Protocol):
     def content(self, raw: Any) -> bytes:
         """Give the bytes that identify a canonical raw input; they seed its views."""
 
+    def contents(self, raws: Sequence[Any]) -> list[bytes]:
+        """Give the `content` of each; a class that writes this keeps both alike."""
+        return list(map(self.content, raws))
+
     @abstractmethod
     def prepare(self, raws: Sequence[Any]) -> list[Prepared]:
         """Turn canonical raw inputs and views of them, a chunk's in one call, into model inputs."""
@@ -182,21 +186,13 @@ def require_encoder(encoder: object) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateBatch:
-    """Late views of one batch of originals.
+    """Late views of one batch of originals."""
 
-    Attributes:
-        blocks: k.
-        hidden: [M, T, D] state of the M originals before the last k blocks, padded.
-        inputs: Model inputs of the originals.
-        source: [N] original of each view.
-        kept: [N, T] bool, the tokens that stay; at least one per view.
-    """
-
-    blocks: int
-    hidden: Tensor
-    inputs: Mapping[str, Any]
-    source: Tensor
-    kept: Tensor
+    blocks: int  # k
+    hidden: Tensor  # [M, T, D] state of the M originals before the last k blocks, padded
+    inputs: Mapping[str, Any]  # model inputs of the originals
+    source: Tensor  # [N] original of each view
+    kept: Tensor  # [N, T] bool, the tokens that stay; at least one per view
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give what stays, moved together: states [N, T', D], positions [N, T'], mask [N, T']."""

@@ -164,6 +164,10 @@ class TextEncoder(BlockEncoder):
         """Give the text in UTF-8."""
         return raw.encode()
 
+    def contents(self, raws: Sequence[str]) -> list[bytes]:
+        """Give the texts in UTF-8."""
+        return [raw.encode() for raw in raws]
+
     def prepare(self, raws: Sequence[str]) -> list[Prepared]:
         """Tokenise, truncate and note what was special, once per distinct text; padding is later.
 
@@ -262,10 +266,7 @@ class TextEncoder(BlockEncoder):
 
     def views(self, name: str, n_views: int, options: Mapping[str, Any]) -> ViewGenerator:
         """Build views: "word_deletion" (default), "nlpaug_deletion" or registered ones."""
-        own: dict[str, Any] = {
-            "word_deletion": self._word_deletion,
-            "nlpaug_deletion": PublishedDeletion,
-        }
+        own: Any = {"word_deletion": self._word_deletion, "nlpaug_deletion": PublishedDeletion}
         return make_views("word_deletion" if name == "auto" else name, n_views, options, own)
 
     def late_views(

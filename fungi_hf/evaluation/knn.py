@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.checks import check_choices, check_fields, check_integer
 from fungi_hf.errors import ConfigError, InputError, LabelError
 from fungi_hf.evaluation.grams import combination_neighbors
 from fungi_hf.evaluation.inputs import choose_combinations, read_sides
@@ -61,8 +61,7 @@ class KNNProtocol:
 
     def __post_init__(self) -> None:
         kinds = {"metric": Metric, "weights": Weights, "tie": Tie, "sampling": Sampling}
-        for name, kind in kinds.items():
-            check_fields(self, (name,), check_choice, get_args(kind))
+        check_choices(self, kinds)
         check_fields(self, ("n_neighbors", "n_draws"), check_integer, **AS_INPUT)
         check_fields(self, ("n_shots", "pca"), check_integer, optional=True, **AS_INPUT)
         drawn = self.n_shots is not None and self.sampling == "proportional"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.checks import check_choice, check_choices, check_fields, check_integer
 from fungi_hf.errors import InputError, InputTypeError, ShapeError
 from fungi_hf.evaluation.inputs import check_pair, choose_combinations, read_blocks
 from fungi_hf.evaluation.protocols import AS_INPUT, check_each, expect, protocol_named, reduced
@@ -114,8 +114,7 @@ class RetrievalProtocol:
     pca: int | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, ("metric",), check_choice, get_args(Metric))
-        check_fields(self, ("formula",), check_choice, get_args(Formula))
+        check_choices(self, {"metric": Metric, "formula": Formula})
         check_fields(self, ("pca",), check_integer, optional=True, **AS_INPUT)
         check_fields(self, ("cutoffs",), check_each, check_integer, **AS_INPUT)
 

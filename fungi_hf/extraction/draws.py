@@ -19,13 +19,14 @@ from fungi_hf.extraction.inputs import iterate, readable_twice
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.gradients.tape import untouched
-from fungi_hf.seeding import derive
+from fungi_hf.seeding import derive_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
+    from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import InputReader
 
@@ -56,7 +57,7 @@ def learn(
 
 
 class TrainingDraw:
-    """An iterator that passes inputs on and keeps a few distinct ones for each objective.
+    """Passes inputs on, once, and keeps a few distinct ones for each objective.
 
     Those with the smallest seeded digests of their content are kept, so that neither order nor
     repeats matter.
@@ -67,32 +68,30 @@ class TrainingDraw:
     ) -> None:
         """Begin; `streams`: objective name -> name that seeds its draw, by default its own."""
         self.specs = [spec for spec in reader.config.objectives if spec.needs_fit]
-        self._source = map(reader.encoder.check, iterate(inputs), itertools.count())
-        self._content = reader.encoder.content
-        self._seed = reader.config.seed
-        self._streams = {spec.name: spec.name for spec in self.specs} | dict(streams or {})
-        self._wanted = {spec.name: spec.n_training for spec in self.specs}
-        self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}
-        self._largest: dict[str, list[int]] = {spec.name: [] for spec in self.specs}  # heap of -key
+        self._items = self._read(enumerate(iterate(inputs)), reader.encoder)
+        self._seed, self._streams = reader.config.seed, streams or {}
+        self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}  # by digest
         self._is_empty = True
 
     def __iter__(self) -> Iterator[Any]:
-        return self
+        return self._items
 
-    def __next__(self) -> Any:
-        item = next(self._source)
-        self._is_empty = False
-        content = self._content(item) if self.specs else b""
-        for name, n_training in self._wanted.items():
-            key = derive(self._seed, "negatives", self._streams[name], content)
-            kept, largest = self._kept[name], self._largest[name]
-            if key in kept or (len(kept) == n_training and key > -largest[0]):
-                continue
-            kept[key] = item
-            heapq.heappush(largest, -key)
-            if len(kept) > n_training:
-                del kept[-heapq.heappop(largest)]
-        return item
+    def _read(self, numbered: Iterator[tuple[int, Any]], encoder: Encoder) -> Iterator[Any]:
+        # In 32nds of a chunk (a clip at a time), and ahead only where an objective draws.
+        size = max(1, encoder.chunk_size // 32) if self.specs else 1
+        while chunk := [encoder.check(raw, i) for i, raw in itertools.islice(numbered, size)]:
+            self._is_empty = False
+            contents = encoder.contents(chunk) if self.specs else []
+            for spec in self.specs:
+                stream = self._streams.get(spec.name, spec.name)
+                keys = derive_each(self._seed, ("negatives", stream), contents)
+                kept = self._kept[spec.name]
+                for key, item in zip(keys, chunk, strict=True):
+                    kept.setdefault(key, item)
+                for key in kept.keys() - heapq.nsmallest(spec.n_training, kept):
+                    del kept[key]
+            yield from chunk
+            chunk.clear()  # before the next is read
 
     def finish(self, *, read_again: bool = False) -> None:
         """Read what nobody has read; but one input is enough where all are read again.

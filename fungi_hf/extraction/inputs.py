@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from fungi_hf.errors import ConfigError, FeatureError, FungiError, InputTypeErro
 from fungi_hf.extraction.batches import Sample
 from fungi_hf.features import Failure
 from fungi_hf.seeding import sample_generators
+from fungi_hf.views.base import BatchViews
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,11 +33,9 @@ if TYPE_CHECKING:
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
-    # Objectives that see the same views, their random stream, and what makes the views; objective
-    # of late views -> the same.
-    _Views: TypeAlias = tuple[
-        list[tuple[list[str], str, ViewGenerator]], dict[str, tuple[str, LateViews]]
-    ]
+    # Objectives that see the same views, their random stream, and what makes the views.
+    _Whole: TypeAlias = tuple[list[str], str, ViewGenerator]
+    _Views: TypeAlias = tuple[list[_Whole], dict[str, tuple[str, LateViews]]]  # late: by objective
 
 
 class InputReader:
@@ -47,7 +47,7 @@ class InputReader:
 
     def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
         # Of whole and of late views, V views for each objective.
-        whole: dict[tuple[object, ...], tuple[list[str], str, ViewGenerator]] = {}
+        whole: dict[tuple[object, ...], _Whole] = {}
         late: dict[str, tuple[str, LateViews]] = {}
         for spec, n_views in wanted:
             (name, options), found = spec.view_generator, None
@@ -78,15 +78,9 @@ class InputReader:
     def samples(self, raws: Sequence[Any], generators: _Views | None = None) -> list[Sample]:
         """Prepare checked inputs and views, by default the config's, in one call of the encoder."""
         whole, late = generators or self._views
-        contents = list(map(self.encoder.content, raws)) if whole or late else []
-
-        def random(stream: str) -> list[Random]:
-            return sample_generators(self.config.seed, f"views/{stream}", contents)
-
-        made = [
-            [list(views(*pair)) for pair in zip(raws, random(stream), strict=True)]
-            for _, stream, views in whole
-        ]
+        contents = self.encoder.contents(raws) if whole or late else []
+        random = partial(sample_generators, self.config.seed, contents=contents)
+        made = [_made(views, raws, random(f"views/{stream}")) for _, stream, views in whole]
         flat = [view for of_samples in made for some in of_samples for view in some]
         prepared = iter(self.encoder.prepare([*raws, *flat]))
         originals = list(itertools.islice(prepared, len(raws)))
@@ -95,11 +89,17 @@ class InputReader:
             items = [list(itertools.islice(prepared, len(some))) for some in of_samples]
             found |= dict.fromkeys(names, items)
         for name, (stream, late_views) in late.items():
-            found[name] = late_views(raws, originals, random(stream))
+            found[name] = late_views(raws, originals, random(f"views/{stream}"))
         return [
             Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
             for place, item in enumerate(originals)
         ]
+
+
+def _made(views: ViewGenerator, raws: Sequence[Any], generators: list[Random]) -> list[list[Any]]:
+    if isinstance(views, BatchViews):
+        return views.many(raws, generators)
+    return [list(views(*pair)) for pair in zip(raws, generators, strict=True)]
 
 
 class Reading:
@@ -122,10 +122,9 @@ class Reading:
         while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
             self.n_read += len(chunk)
             self._chunk = dict(chunk)
-            samples = self._samples(chunk)
-            for sample in samples:
-                self.notes.update(sample.original.notes)
-            if samples:
+            if samples := self._samples(chunk):
+                for sample in samples:
+                    self.notes.update(sample.original.notes)
                 yield samples
 
     def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from fungi_hf.errors import ConfigError, choices
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-REGISTERED_VIEWS: Final[dict[str, Callable[..., ViewGenerator]]] = {}
+ViewFactory: TypeAlias = "Callable[..., ViewGenerator]"
+REGISTERED_VIEWS: Final[dict[str, ViewFactory]] = {}
 
 
 @runtime_checkable
@@ -32,7 +33,15 @@ class ViewGenerator(Protocol):
         """Give V views of a canonical raw input."""
 
 
-def register_views(name: str, factory: Callable[..., ViewGenerator]) -> None:
+@runtime_checkable
+class BatchViews(ViewGenerator, Protocol):
+    """A view generator that takes many inputs at once; a capability that nobody has to offer."""
+
+    def many(self, raws: Sequence[Any], generators: Sequence[random.Random]) -> list[list[Any]]:
+        """Give of each what a call with its generator gives."""
+
+
+def register_views(name: str, factory: ViewFactory) -> None:
     """Make a view generator usable by name in a config, e.g. `SimCLR(views=name)`.
 
     The factory is called with `n_views=V` and the spec's `view_options`.
@@ -48,10 +57,7 @@ def register_views(name: str, factory: Callable[..., ViewGenerator]) -> None:
 
 
 def make_views(
-    name: str,
-    n_views: int,
-    options: Mapping[str, Any],
-    own: Mapping[str, Callable[..., ViewGenerator]],
+    name: str, n_views: int, options: Mapping[str, Any], own: Mapping[str, ViewFactory]
 ) -> ViewGenerator:
     """Build the view generator of that name: one of the encoder's own, or else a registered one.
 

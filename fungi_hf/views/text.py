@@ -51,6 +51,10 @@ class WordDeletion:
         spans = self.spans(raw)
         return [_without(raw, spans, drop) for drop in self.draw(len(spans), generator)]
 
+    def many(self, raws: Sequence[str], generators: Sequence[random.Random]) -> list[list[str]]:
+        """Give V texts of each."""
+        return [self(*pair) for pair in zip(raws, generators, strict=True)]
+
     def draw(self, n_words: int, generator: random.Random) -> list[set[int]]:
         """Draw the words that each view of a text with `n_words` words loses."""
         if n_words < 2:
@@ -72,17 +76,12 @@ def _without(text: str, spans: Spans, drop: set[int]) -> str:
         if index in drop:
             pieces.append(text[position:start])
             position = end
-            if _ends_blank(pieces):
+            before = next((piece for piece in reversed(pieces) if piece), " ")
+            if before[-1].isspace():  # the next blank would double
                 rest = range(end, len(text))
                 position = next((i for i in rest if not text[i].isspace()), len(text))
     pieces.append(text[position:])
     return "".join(pieces)
-
-
-def _ends_blank(pieces: list[str]) -> bool:
-    """Whether the text so far is empty or ends in a blank, so that the next blank would double."""
-    last = next((piece for piece in reversed(pieces) if piece), " ")
-    return last[-1].isspace()
 
 
 class PublishedDeletion:
@@ -136,12 +135,11 @@ def _join(tokens: list[str]) -> str:
 
 
 def word_spans(text: str, tokenizer: Any) -> Spans:
-    """Give [start, end) of every word that holds a letter or a digit.
+    """Give [start, end) of every word of the whole text that holds a letter or a digit.
 
     Words are the tokenizer's own (its pre-tokenizer's, so that scripts without blanks are cut
     too), split at blanks and rejoined at apostrophes ("don't" is one word). A tokenizer without
-    offsets gives runs of non-blank characters. The spans are increasing, disjoint and non-empty;
-    the text is not truncated.
+    offsets gives runs of non-blank characters. Spans are increasing, disjoint and non-empty.
     """
     if not getattr(tokenizer, "is_fast", False):
         return whitespace_spans(text)

@@ -18,7 +18,9 @@ from fungi_hf.errors import (
     InputTypeError,
     NotFittedError,
 )
+from fungi_hf.extraction.draws import TrainingDraw
 from fungi_hf.extraction.group import compute
+from fungi_hf.extraction.inputs import InputReader
 from fungi_hf.testing import tiny_text_model
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted, model_of
 
@@ -248,6 +250,17 @@ def test_fit_does_not_depend_on_the_order_of_its_inputs() -> None:
         one = extractor_of(**changes).fit(TRAIN)
         two = extractor_of(**changes).fit([TRAIN[i] for i in order])
         np.testing.assert_allclose(one(TEXTS).array, two(TEXTS).array, atol=2e-5)
+
+
+def test_what_fit_draws_does_not_depend_on_how_much_it_reads_at_a_time() -> None:
+    extractor, inputs, drawn = extractor_of(), [*TRAIN, TRAIN[0]], []
+    for size in (32, 160, 4096):  # a 32nd of it is read at a time
+        extractor.encoder.chunk_size = size
+        draw = TrainingDraw(InputReader(extractor.encoder, extractor.config), inputs)
+        assert list(draw) == inputs
+        drawn.append(draw.kept("simclr"))
+    assert len(drawn[0]) == 6
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 @pytest.mark.parametrize("changes", [{}, {"center": True}, {"reduction": 4}, {"reduction": 400},

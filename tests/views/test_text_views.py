@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fungi_hf.errors import ConfigError, ViewError
 from fungi_hf.testing import TEXT_FAMILIES, check_views
-from fungi_hf.views.base import REGISTERED_VIEWS, register_views
+from fungi_hf.views.base import REGISTERED_VIEWS, BatchViews, register_views
 from fungi_hf.views.text import PublishedDeletion, WordDeletion, whitespace_spans, word_spans
 from tests.extraction.problems import encoder_of
 from tests.tiny import TEXTS, TRAIN, extractor_of, model_of
@@ -131,6 +131,13 @@ def test_a_slow_tokenizer_gives_blank_separated_words() -> None:
 )
 def test_contract(generator) -> None:
     check_views(generator, [*AWKWARD, *TRAIN], encoder=encoder_of("bert"))
+
+
+def test_many_texts_at_once_get_the_views_of_each() -> None:
+    texts, views = [*AWKWARD, *TRAIN], WordDeletion(4)
+    singly = [views(text, random.Random(place)) for place, text in enumerate(texts)]
+    assert isinstance(views, BatchViews)
+    assert views.many(texts, [random.Random(place) for place in range(len(texts))]) == singly
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
