@@ -69,8 +69,8 @@ def cost_table(_: dict[str, dict[str, Any]]) -> str:
 
 def sound_table(found: dict[str, dict[str, Any]]) -> str:
     """Give accuracy on ESC-10 with patches dropped before all blocks and before the last."""
-    columns = ("full k=1", "full k=5", "full k=20", "5-shot k=5")
-    titles = ("1 neighbour", "5 neighbours", "20 neighbours", "5-shot")
+    columns = ("full k=1", "full k=5", "full k=20")
+    titles = ("1 neighbour", "5 neighbours", "20 neighbours")
     lines = ["| features | late_views | " + " | ".join(titles) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(columns))
     for arm in ("embedding", "SimCLR", "embedding + SimCLR", "embedding + KL + SimCLR"):
