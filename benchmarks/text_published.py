@@ -119,12 +119,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few texts and rounds: a smoke run")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=SIZES, help="one encoder")
     options = parser.parse_args()
     quick = options.quick
     torch.manual_seed(0)
     table = [
         compare(name, 8 if quick else n_texts, 1 if quick else options.rounds)
         for name, n_texts in SIZES.items()
+        if options.only in (None, name)
     ]
     timing.write("text_published_quick" if quick else "text_published", {"rows": table})
 
