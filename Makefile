@@ -8,8 +8,8 @@ SUITE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 # on: ATEN_CPU_CAPABILITY: torch's own kernels and normal draws. ONEDNN_MAX_CPU_ISA: convolutions,
 # GELU and bfloat16 products. MKL_CBWR: torch's matrix products and LAPACK, on Intel and AMD.
 # MKL_ENABLE_INSTRUCTIONS: the same on Intel; nothing on AMD. OPENBLAS_CORETYPE: numpy's, scipy's
-# and faiss's products. NPY_DISABLE_CPU_FEATURES: numpy's exp and log. On 64-bit Arm all but the
-# last two act on nothing.
+# and faiss's products. NPY_DISABLE_CPU_FEATURES: numpy's exp and log. None was tried on 64-bit
+# Arm.
 PORTABLE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
 	MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"

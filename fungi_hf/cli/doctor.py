@@ -136,7 +136,7 @@ def _dtype() -> str:
 
     return {
         True: "bfloat16 or float32 (this processor has bfloat16 units)",
-        False: "float32 (no bfloat16 units here: bfloat16 is about five times slower)",
+        False: "float32 (no bfloat16 units here: bfloat16 is emulated and slower)",
         None: "float32 (whether bfloat16 is fast here is not known)",
     }[has_bfloat16_units()]
 

@@ -38,7 +38,7 @@ def has_bfloat16_units() -> bool | None:
 @functools.cache  # once a process
 def _warn() -> None:
     warnings.warn(
-        "this processor has no bfloat16 units: bfloat16 is emulated, about five times slower than "
+        "this processor has no bfloat16 units: bfloat16 is emulated and slower than "
         "float32; use dtype='float32' here",
         SlowDtypeWarning,
         stacklevel=4,
