@@ -53,6 +53,19 @@ def write(name: str, record: dict[str, Any]) -> None:
     print(text)
 
 
+def write_beside(name: str, record: dict[str, Any]) -> None:
+    """Write as `write` does, beside what other processors have recorded there, in "runs"."""
+    import torch
+
+    own = {"machine": machine(torch.get_num_threads()), **record}
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    others = [run for run in before if run["machine"]["processor"] != own["machine"]["processor"]]
+    text = json.dumps({"benchmark": name, "runs": [*others, own]}, indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
+    print(json.dumps(own, indent=2))
+
+
 def machine(threads: int) -> dict[str, Any]:
     """Say what ran: processor, cores, threads, versions."""
     import torch
