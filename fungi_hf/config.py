@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from fungi_hf.checks import (
@@ -27,7 +28,6 @@ from fungi_hf.storage.files import HubOptions, json_digest
 from fungi_hf.storage.sharing import PushOptions, push_config, read_config, write_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from fungi_hf.specs import ObjectiveSpec
@@ -41,6 +41,7 @@ Tokens: TypeAlias = Literal["all", "first"]
 Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_commands", "fit"]
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
+_LATER: Final = ("prompts", "default_prompt_name")  # fields younger than the first digests
 _CHOICES = {"pooling": Pooling, "gradient_tokens": Tokens, "sketch": SketchKind, "dtype": Dtype}
 _AUDIO = {"audio_statistics": Statistics, "audio_frontend": Frontend, "audio_context": Context}
 __all__ = [
@@ -84,6 +85,10 @@ class FungiConfig:
             with the mean): 0 not at all, 1 to equal variance in every direction, 0.5 half-way.
         reduction: None, a number of principal components, or `PCA(...)`.
         max_length: Tokens (or seconds-derived frames) per input; None is the encoder's limit.
+        prompts: Name -> text in front of an input, e.g. {"query": "query: ", "document":
+            "passage: "}; None takes those that the encoder's folder was saved with.
+        default_prompt_name: The prompt of inputs for which none is named; "" is no prompt, None
+            what the encoder's folder says.
         audio_statistics: Source of the spectrogram mean and deviation; "processor" is the
             encoder's own preprocessor, "fit" estimates them from the training set.
         audio_frontend: Who computes AST's log-mel: "torch" (ours) or "torchaudio"; same numbers.
@@ -107,6 +112,8 @@ class FungiConfig:
     whitening: float = 0.0
     reduction: PCA | None = None
     max_length: int | None = None
+    prompts: Mapping[str, str] | None = field(default=None, hash=False)
+    default_prompt_name: str | None = None
     audio_statistics: Statistics = "processor"
     audio_frontend: Frontend = "torch"
     audio_context: Context = "clip"
@@ -138,7 +145,21 @@ class FungiConfig:
         seed = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
+        self._check_prompts()
         self._check_together()
+
+    def _check_prompts(self) -> None:
+        given, name = self.prompts, self.default_prompt_name
+        pairs = list(given.items()) if isinstance(given, Mapping) else []
+        texts = all(isinstance(one, str) for pair in pairs for one in pair)
+        if given is not None and not (isinstance(given, Mapping) and texts):
+            raise ConfigError(f"prompts must be None or a dictionary name -> text; got {given!r}")
+        if given is not None:
+            object.__setattr__(self, "prompts", dict(given))  # the caller's may change
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"default_prompt_name must be None or a name; got {name!r}")
+        if given is not None and name and name not in given:
+            raise ConfigError(f"default_prompt_name is {choices(name, given)}")
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]
@@ -282,5 +303,12 @@ class FungiConfig:
         return push_config(self.to_dict(), repo_id, options)
 
     def fingerprint(self) -> str:
-        """Give a 16-digit digest of every field; equal configs have equal fingerprints."""
-        return json_digest(self.to_dict())
+        """Give a 16-digit digest of every field; equal configs have equal fingerprints.
+
+        Prompts that are not set count for nothing, so that older digests hold.
+        """
+        fields = self.to_dict()
+        for name in _LATER:
+            if fields[name] is None:
+                del fields[name]
+        return json_digest(fields)

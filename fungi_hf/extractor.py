@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
+from warnings import warn
 
 from fungi_hf.config import FungiConfig
 from fungi_hf.encoders.base import require_encoder
 from fungi_hf.encoders.dtypes import warn_of_slow_dtype
-from fungi_hf.encoders.loading import Source, encoder_digest
+from fungi_hf.encoders.loading import encoder_digest
+from fungi_hf.encoders.prompts import prompt_text, prompted
+from fungi_hf.encoders.source import Source
+from fungi_hf.encoders.weights import STALE, check_weights
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
@@ -43,7 +47,8 @@ if TYPE_CHECKING:
 
 # What an encoder is built from, apart from its model.
 _AUDIO = ("audio_statistics", "audio_frontend", "audio_context")
-_OF_ENCODER = ("pooling", "target_layer", "max_length", *_AUDIO)
+_TEXT = ("max_length", "prompts", "default_prompt_name")
+_OF_ENCODER = ("pooling", "target_layer", *_TEXT, *_AUDIO)
 
 
 class FungiExtractor:
@@ -200,19 +205,32 @@ class FungiExtractor:
         """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
         return self._identify()
 
-    def _identify(self) -> str:
-        """Take digests of what has changed since they were taken, so that a call need not."""
-        parameters = self.encoder.model.parameters()
-        versions = tuple((p.data_ptr(), p.is_inference() or p._version) for p in parameters)
-        if self._weights[0] != versions:
-            self._weights, self._fingerprint = (versions, encoder_digest(self.encoder)), ""
+    def _identify(self, *, stale: bool = True) -> str:
+        """Check weights that changed, digest what did; `stale` warns of state of other weights."""
+        weights = list(self.encoder.model.parameters())
+        # Edits through `.data`, as of merged adapters, leave versions alone: a number is read, too.
+        versions = [(p.data_ptr(), p.is_inference() or p._version) for p in weights]
+        here = (p for p in weights if p.dim() == 2 and p.device.type == "cpu")
+        seen = (versions, [float(p.detach()[-1, -1]) for p in here])
+        if self._weights[0] != seen:
+            check_weights(self.encoder.model, self.config.dtype, self.encoder.layer)
+            before, self._weights = self._weights[1], (seen, encoder_digest(self.encoder))
+            self._fingerprint = ""
+            if stale and before not in ("", self._weights[1]) and self.state.to_tensors():
+                warn(STALE, stacklevel=4)
         if not self._fingerprint:
             digest = self._weights[1]
             self._fingerprint = fingerprint_of(self.config, self.encoder, digest, self.state)
         return self._fingerprint
 
     def fit(
-        self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
+        self,
+        inputs: Iterable[Any],
+        labels: Any = None,
+        *,
+        progress: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> FungiExtractor:
         """Learn what the config asks for: negative banks, means, whitening, a PCA; give itself.
 
@@ -223,12 +241,21 @@ class FungiExtractor:
                 `center`, `whitening` or `reduction` needs a second pass.
             labels: Ignored; taken so that the call fits scikit-learn's convention.
             progress: Show a bar.
+            prompt_name: As in a call, and so is `prompt`.
+            prompt: The text itself.
 
         No input, or one that is unusable, is an InputError.
         """
         del labels
-        self.restore(learn(self._reader, self._plan, inputs, self.budget, progress=progress)[0])
+        self._identify(stale=False)
+        reader = self._reader_of(prompt_name, prompt)
+        self.restore(learn(reader, self._plan, inputs, self.budget, progress=progress)[0])
         return self
+
+    def _reader_of(self, name: str | None, prompt: str | None) -> InputReader:
+        if name is None and prompt is None:
+            return self._reader
+        return self._reader.prompted(prompt_text(self.encoder, name, prompt))
 
     def with_config(self, config: FungiConfig) -> Self:
         """Give an unfitted extractor of the same model with another config of the same dtype."""
@@ -260,18 +287,25 @@ class FungiExtractor:
         return tune(self, inputs, labels, groups=groups, search=search, progress=progress)
 
     def fit_transform(
-        self, inputs: Iterable[Any], labels: Any = None, *, progress: bool = False
+        self,
+        inputs: Iterable[Any],
+        labels: Any = None,
+        *,
+        progress: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> FungiFeatures:
         """Do what `fit` does, and give the features of its inputs with one extraction less."""
         del labels
+        self._identify(stale=False)
         items = readable_twice(inputs)
-        learned = learn(self._reader, self._plan, items, self.budget, progress=progress)
-        state, blocks, notes = learned
+        reader = self._reader_of(prompt_name, prompt)
+        state, blocks, notes = learn(reader, self._plan, items, self.budget, progress=progress)
         self.restore(state)
         if blocks is None:
-            features, notes = self.collect(items, progress=progress)
+            features, notes = self.collect(items, progress=progress, prompt=reader.prompt)
         else:
-            features = self._features(self._finisher.finish(blocks))
+            features = self._features(self._finisher.finish(blocks), reader.prompt)
         warn_of(notes, self.encoder)
         return features
 
@@ -282,6 +316,8 @@ class FungiExtractor:
         *,
         progress: bool = False,
         on_error: str = "raise",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> FungiFeatures:
         """Extract features.
 
@@ -293,17 +329,28 @@ class FungiExtractor:
             progress: Show a bar.
             on_error: "raise", or "skip" to leave unusable inputs out and list them in
                 `.failures`.
+            prompt_name: Name of the prompt in front of every input, one of the config's or of
+                the encoder's folder ("query", "document"); None is the default prompt.
+            prompt: The prompt itself, in place of a name; "" is none.
 
         Returns:
-            Features in the inputs' order, [N, F] float32.
+            Features in the inputs' order, [N, F] float32. Named prompts share a fingerprint, so
+            that queries meet documents; another prompt has one of its own.
 
         Raises:
             NotFittedError: If the config needs `fit` first.
-            ConfigError: If `batch_size` or `on_error` is not allowed.
+            ConfigError: If `batch_size`, `on_error` or the prompt is not allowed.
             InputError: If an input is unusable.
             InputTypeError: If an input, or `inputs` itself, has the wrong type.
         """
-        features, notes = self.collect(inputs, batch_size, progress=progress, on_error=on_error)
+        features, notes = self.collect(
+            inputs,
+            batch_size,
+            progress=progress,
+            on_error=on_error,
+            prompt_name=prompt_name,
+            prompt=prompt,
+        )
         if notes:
             warn_of(notes, self.encoder)
         return features
@@ -316,6 +363,8 @@ class FungiExtractor:
         progress: bool = False,
         on_error: str = "raise",
         first: int = 0,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> tuple[FungiFeatures, Counter[str]]:
         """Extract features as a call does, but count what was special in place of warning.
 
@@ -323,7 +372,8 @@ class FungiExtractor:
         Inputs that continue others say by `first` how many came before.
 
         Raises:
-            ConfigError: If `batch_size` or `on_error` is not one of the choices.
+            ConfigError: If an argument is none of the choices, or the model's dtype has changed.
+            EncoderError: If the model was quantised, or its target layer replaced.
             NotFittedError: If the config needs `fit` first.
         """
         if on_error not in ("raise", "skip"):
@@ -333,14 +383,18 @@ class FungiExtractor:
                 f"the config needs training inputs for {', '.join(self._missing)}; "
                 "call extractor.fit(training_inputs) first"
             )
+        self._identify()
         budget = self.budget if batch_size is None else replace(self.budget, batch_size=batch_size)
-        reading = self._reader.read(inputs, skip=on_error == "skip", first=first)
+        reader = self._reader_of(prompt_name, prompt)
+        reading = reader.read(inputs, skip=on_error == "skip", first=first)
         array, dropped = extract(reading, self._plan, self._finisher, budget, progress=progress)
-        features = self._features(array, *dropped)
+        features = self._features(array, reader.prompt, *dropped)
         failures = sorted(reading.failures, key=lambda failure: failure.index)
         return replace(features, failures=tuple(failures)), reading.notes
 
-    def _features(self, array: Float32Array, *notes: str) -> FungiFeatures:
-        layout, shapes = dict(self._finisher.layout), self._plan.factor_shapes
+    def _features(self, array: Float32Array, prompt: str, *notes: str) -> FungiFeatures:
+        layout, shapes, fingerprint = dict(self.layout), self._plan.factor_shapes, self._fingerprint
+        if prompt != self.encoder.default_prompt:
+            fingerprint = prompted(fingerprint, self.encoder, prompt)
         notes = (*self._finisher.notes, *notes)
-        return FungiFeatures(array, self.fingerprint, layout, shapes, notes=notes)
+        return FungiFeatures(array, fingerprint, layout, shapes, notes=notes)

@@ -32,6 +32,8 @@ OTHER_VALUES = {
     "whitening": 0.5,
     "reduction": PCA(n_components=9, normalize=False),
     "max_length": 33,
+    "prompts": {"query": "query: ", "document": ""},
+    "default_prompt_name": "query",
     "audio_statistics": "fit",
     "audio_frontend": "torchaudio",
     "audio_context": "full",
@@ -50,6 +52,8 @@ def test_every_field_survives_json_and_changes_the_fingerprint(field: str) -> No
     changes = {field: OTHER_VALUES[field]}
     if field == "published_signs":
         changes["sketch"] = "rademacher"
+    if field == "default_prompt_name":
+        changes["prompts"] = OTHER_VALUES["prompts"]
     config = FungiConfig(**changes)
     again = FungiConfig.from_json(config.to_json())
     assert again == config

@@ -50,6 +50,16 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", default="label", help="column of the labels (default: label)")
 
 
+def add_prompt(parser: argparse.ArgumentParser, *sides: str) -> None:
+    """Add the arguments that name prompts: one pair, or a name for each side of an evaluation."""
+    words = "name of the prompt in front of every {}text, e.g. query or document"
+    for side in sides:
+        parser.add_argument(f"--{side}-prompt-name", help=words.format(f"{side} "))
+    if not sides:
+        parser.add_argument("--prompt-name", help=words.format(""))
+        parser.add_argument("--prompt", help="the prompt itself, in place of a name")
+
+
 def check_counts(options: argparse.Namespace, *names: str) -> None:
     """Refuse counts below 1 by the option's name; None is no count."""
     for name in names:
@@ -78,8 +88,12 @@ def load(options: argparse.Namespace) -> FungiExtractor:
 
 
 def extract_pair(
-    extractor: FungiExtractor, train: Sequence[Any], test: Sequence[Any]
+    options: argparse.Namespace,
+    extractor: FungiExtractor,
+    train: Sequence[Any],
+    test: Sequence[Any],
 ) -> tuple[Any, Any]:
     """Extract the features of both sides; an extractor that must learn learns from the first."""
     first = extractor if extractor.is_fitted else extractor.fit_transform
-    return first(train, progress=True), extractor(test, progress=True)
+    pool = first(train, progress=True, prompt_name=options.train_prompt_name)
+    return pool, extractor(test, progress=True, prompt_name=options.test_prompt_name)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.arguments import add_columns, add_model, check_counts, command, load
+from fungi_hf.cli.arguments import add_columns, add_model, add_prompt, check_counts, command, load
 from fungi_hf.cli.rows import TEXT_COLUMN, is_sound, read_inputs, read_labels
+from fungi_hf.encoders.prompts import prompt_text
 from fungi_hf.errors import InputError
 from fungi_hf.storage.files import check_folder
 
@@ -21,6 +22,7 @@ _EXTRACT = """examples:
   fungi-hf extract my-features texts.txt --out features.parquet
   fungi-hf extract sentence-transformers/all-MiniLM-L6-v2 rows.csv --column question --out q.npy
   fungi-hf extract MIT/ast-finetuned-audioset-10-10-0.4593 clips/ --out clips.safetensors
+  fungi-hf extract intfloat/e5-small-v2 queries.txt --prompt "query: " --out queries.npy
   echo "my card was lost" | fungi-hf extract my-features - > features.jsonl
 
 An interrupted run goes on where it stopped when the same command is given again.
@@ -47,6 +49,7 @@ def add_parsers(subparsers: Any) -> None:
     words = ".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -"
     extract.add_argument("inputs", help=words)
     extract.add_argument("--column", help="of a table (default: text)")
+    add_prompt(extract)
     words = ".parquet, .npy or .safetensors; JSON lines on stdout if left out"
     extract.add_argument("--out", help=words)
     extract.add_argument("--batch-size", type=int, help="most inputs of one forward pass")
@@ -56,6 +59,7 @@ def add_parsers(subparsers: Any) -> None:
     add_model(fit)
     fit.add_argument("inputs", help="training inputs; as for extract")
     fit.add_argument("--column", help="of a table (default: text)")
+    add_prompt(fit)
     fit.add_argument("--out", required=True, help="the folder to write")
     words = "choose features from labelled training data"
     tune = command(subparsers, "tune", words, _run_tune, _TUNE)
@@ -75,10 +79,12 @@ def add_parsers(subparsers: Any) -> None:
 def _run_extract(options: argparse.Namespace) -> None:
     check_counts(options, "batch_size", "shard_rows")
     inputs, extractor = _inputs_and_extractor(options)
+    prompt = {"prompt_name": options.prompt_name, "prompt": options.prompt}
+    text = prompt_text(extractor.encoder, **prompt)
     if options.out is None:
         for start in range(0, len(inputs), options.shard_rows):
             part = inputs[start : start + options.shard_rows]
-            features = extractor(part, options.batch_size, progress=True)
+            features = extractor(part, options.batch_size, progress=True, **prompt)
             for row, (raw, vector) in enumerate(zip(part, features.array, strict=True), start):
                 line = {"row": row, "input": str(raw), "features": vector.tolist()}
                 sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -87,20 +93,23 @@ def _run_extract(options: argparse.Namespace) -> None:
 
     from fungi_hf.cli.shards import Shards
 
-    shards = Shards(Path(options.out), inputs, extractor.fingerprint, options.shard_rows)
+    fingerprint = extractor.fingerprint
+    if text != extractor.encoder.default_prompt:
+        fingerprint += f" behind {text!r}"
+    shards = Shards(Path(options.out), inputs, fingerprint, options.shard_rows)
     with tqdm(total=len(inputs), initial=shards.n_done, unit="input") as bar:
         for start, part in shards.missing():
-            features = extractor(part, options.batch_size)
+            features = extractor(part, options.batch_size, **prompt)
             shards.store(start, features.array)
             bar.update(len(part))
-    shards.finish(extractor([]))
+    shards.finish(extractor([], **prompt))
     sys.stderr.write(f"{len(inputs)} vectors in {options.out}\n")
 
 
 def _run_fit(options: argparse.Namespace) -> None:
     check_folder(options.out)
     inputs, extractor = _inputs_and_extractor(options)
-    extractor.fit(inputs, progress=True)
+    extractor.fit(inputs, progress=True, prompt_name=options.prompt_name, prompt=options.prompt)
     extractor.save_pretrained(options.out)
     sys.stderr.write(f"fitted on {len(inputs)} inputs; saved in {options.out}\n")
 

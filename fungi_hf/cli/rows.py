@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fungi_hf.cli.arguments import add_columns, check_counts, extract_pair, load
+from fungi_hf.cli.arguments import add_columns, add_prompt, check_counts, extract_pair, load
 from fungi_hf.errors import ConfigError, InputError, InputTypeError, StorageError, choices
 from fungi_hf.features import FungiFeatures
 from fungi_hf.tables import column_of, parquet_columns, read_array, read_lines, read_rows
@@ -108,6 +108,7 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, help=words)
     parser.add_argument("--test", required=True, help="the same")
     add_columns(parser)
+    add_prompt(parser, "train", "test")
     for side in ("train", "test"):
         parser.add_argument(f"--{side}-rows", type=int, help="take this many evenly spread rows")
 
@@ -144,7 +145,7 @@ def extract_sets(
 ) -> tuple[LabelledSet, LabelledSet, FungiExtractor]:
     """Extract the features of both sides."""
     extractor = load(options)
-    first, second = extract_pair(extractor, train.inputs, test.inputs)
+    first, second = extract_pair(options, extractor, train.inputs, test.inputs)
     return replace(train, features=first), replace(test, features=second), extractor
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.arguments import add_columns, add_model, command, extract_pair, load
+from fungi_hf.cli.arguments import add_columns, add_model, add_prompt, command, extract_pair, load
 from fungi_hf.cli.rows import TEXT_COLUMN, is_plain, read_inputs
 from fungi_hf.errors import ConfigError
 from fungi_hf.tables import column_of, read_rows
@@ -29,6 +29,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--train", required=True, help=".jsonl, .csv or .parquet with labels")
     parser.add_argument("--test", required=True, help="the same, or without labels, or .txt")
     add_columns(parser)
+    add_prompt(parser, "train", "test")
     parser.add_argument("-k", type=int, default=20, help="neighbours (default: 20)")
 
 
@@ -42,7 +43,7 @@ def _run_knn(options: argparse.Namespace) -> None:
     truth = column_of(rows, options.label, options.test) if options.label in rows[0] else None
     if not 1 <= options.k <= len(train):
         raise ConfigError(f"-k must be within 1 and {len(train)} (training rows); got {options.k}")
-    pool, features = extract_pair(load(options), train, test)
+    pool, features = extract_pair(options, load(options), train, test)
     classifier = KNNClassifier(n_neighbors=options.k).fit(pool, labels)
     if truth is not None:
         accuracy = classifier.score(features, truth)

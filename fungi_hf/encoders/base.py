@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
@@ -68,6 +69,8 @@ class Encoder(Protocol):
         tokenizer: The model's tokenizer, if it has one; saved and digested with the model.
         processor: Its feature extractor or image processor, if it has one; likewise.
         sampling_rate: Hz of bare arrays, where inputs are sounds.
+        prompts: Name -> text that may stand in front of an input, where inputs are texts.
+        default_prompt: The text in front of an input for which no prompt is named.
         reads_first_token: Whether the embedding depends on one or two tokens of the last hidden
             state alone, so that a gradient has as few rows.
         uses_short_last_block: Whether `embed` computes the last block for the pooled tokens only.
@@ -85,6 +88,8 @@ class Encoder(Protocol):
     tokenizer: Any = None
     processor: Any = None
     sampling_rate: int | None = None
+    prompts: Mapping[str, str] = MappingProxyType({})
+    default_prompt: str = ""
     reads_first_token: bool = False
     uses_short_last_block: bool = False
     NOTES: ClassVar[Mapping[str, str]] = {}

@@ -25,6 +25,12 @@ BERT_BLOCKS: Final = frozenset(
 AST_CLASS_TOKENS: Final = 2
 
 
+def is_product(projection: nn.Module) -> bool:
+    """Whether a layer gives `W x + b` and no more: not with an adapter (LoRA) or a hook on it."""
+    hooks = (projection._forward_hooks, projection._forward_pre_hooks)
+    return type(projection).forward is torch.nn.Linear.forward and not any(hooks)
+
+
 @contextlib.contextmanager
 def shadowed(
     module: nn.Module, function: Callable[..., Any], name: str = "forward"
@@ -104,7 +110,7 @@ class _Attention:
         """Fold keys and values, unless one of them is the target layer and must be called."""
         self._query, self._key, self._value = projections
         self._n_heads, self._n_queries = n_heads, n_queries
-        self._folded = all(layer is not projection for projection in projections[1:])
+        self._folded = all(layer is not one and is_product(one) for one in projections[1:])
 
     def __call__(
         self, hidden: Tensor, scaling: float, mask: Tensor | None, bias: Tensor | None = None

@@ -5,30 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
 
+from fungi_hf.encoders.source import lowercased, read_source, source_of
 from fungi_hf.encoders.text import TextEncoder
-from fungi_hf.errors import ConfigError, EncoderError, StorageError, choices
+from fungi_hf.encoders.weights import check_weights
+from fungi_hf.errors import ConfigError, EncoderError, choices
 from fungi_hf.storage.files import HubOptions, explain, find_file, patiently, tensor_digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
+    from fungi_hf.encoders.source import Source
 
-_POOLING_MODES: Final = {
-    "cls": "cls",
-    "cls_token": "cls",
-    "mean": "mean",
-    "mean_tokens": "mean",
-    "lasttoken": "last",
-    # The same direction as the mean, and every block is normalised.
-    "mean_sqrt_len_tokens": "mean",
-}
 _EXTRACTOR: Final = ("feature extractor", "AutoFeatureExtractor", ("preprocessor_config.json",))
 # A model's main input: its preprocessor, who loads it, the files that say so.
 _PREPROCESSORS: Final = {
@@ -36,20 +31,6 @@ _PREPROCESSORS: Final = {
     "input_values": _EXTRACTOR,
     "input_features": _EXTRACTOR,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where an encoder came from, and what its folder says of its training.
-
-    `name` is a repository id or folder, empty for a model object without one; `revision` is the
-    commit of a repository.
-    """
-
-    name: str = ""
-    revision: str | None = None
-    pooling: str | None = None
-    max_length: int | None = None
 
 
 def load_encoder(
@@ -74,10 +55,10 @@ def load_encoder(
         if device is not None:
             raise ConfigError("device is only for models loaded by name; move the model yourself")
         module = unwrap(model)
-        source = _source_of(module)
+        source = source_of(module)
     else:
         module = _load_model(str(model), config, hub)
-        source = _read_source(str(model), module, hub)
+        source = read_source(str(model), module, hub)
         try:
             module = module if device is None else module.to(device)
         except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for it
@@ -90,19 +71,47 @@ def load_encoder(
     if module.main_input_name != "input_ids":
         from fungi_hf.encoders.audio.encoder import AudioEncoder
 
+        if config.prompts or config.default_prompt_name:
+            raise ConfigError("prompts belong to texts; this encoder takes sounds: leave them out")
         return AudioEncoder(module, processor, config), source
-    pooling, length = source.pooling, source.max_length
-    encoder = TextEncoder(module, processor, config, trained_pooling=pooling, trained_length=length)
+    if source.unusable and config.pooling in ("auto", source.pooling):
+        raise EncoderError(
+            f"{source.name!r} {source.unusable}, so its embedding cannot be computed here: pass "
+            "the transformer inside it as a model object, saved to a folder of its own, to do "
+            "without"
+        )
+    if source.lowercase:
+        processor = lowercased(processor)
+    encoder = TextEncoder(
+        module,
+        processor,
+        config,
+        trained_pooling=source.pooling,
+        trained_length=source.max_length,
+        trained_prompts=source.prompts,
+        trained_prompt_name=source.default_prompt_name,
+    )
     return encoder, source
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Give the encoder inside a compiled, encoder-decoder or task model.
+    """Give the encoder inside a compiled, adapted (peft), encoder-decoder or task model.
 
-    `torch.compile`'s wrapper is taken off: hooks registered on it never fire. The weights are
-    shared, nothing is copied.
+    `torch.compile`'s wrapper is taken off: hooks registered on it never fire. Adapters stay where
+    they are in the model. The weights are shared, nothing is copied.
+
+    Raises:
+        EncoderError: If the adapter is a learned prompt, which is no part of the model.
     """
     model = getattr(model, "_orig_mod", model)
+    if callable(adapted := getattr(model, "get_base_model", None)):
+        active: Any = getattr(model, "active_peft_config", None)
+        if getattr(active, "is_prompt_learning", False):
+            raise EncoderError(
+                f"{type(model).__name__} has learned prompts, which this package would leave out; "
+                "pass a model whose adapter changes weights, as LoRA does, or none"
+            )
+        model = adapted()
     config = getattr(model, "config", None)
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(config, "is_encoder_decoder", False) and callable(get_encoder):
@@ -134,6 +143,12 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
         reach |= {"dtype": getattr(torch, config.dtype), "output_loading_info": True}
         model, report = patiently(lambda: loader.from_pretrained(name, **reach))
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise EncoderError(
+                f"{name!r} needs code of its own repository, which this package never runs: load "
+                "it yourself with AutoModel.from_pretrained(..., trust_remote_code=True) and pass "
+                "the model object with processor="
+            ) from None
         raise EncoderError(f"cannot load an encoder from {name!r}: {explain(error)}") from None
     missing = sorted(report.get("missing_keys", ()))
     if config.pooling != "model":
@@ -176,66 +191,13 @@ def _load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
 
 
 def _check_model(model: nn.Module, config: FungiConfig) -> None:
-    got = str(next(model.parameters()).dtype).removeprefix("torch.")
-    if got != config.dtype:
-        raise ConfigError(
-            f"the model is {got}, the config says dtype={config.dtype!r}; set dtype={got!r} in "
-            "the config, or load the model in the other dtype"
-        )
+    check_weights(model, config.dtype)
     main = str(getattr(model, "main_input_name", ""))
     if main not in _PREPROCESSORS:
         raise EncoderError(
             f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
             f"{choices(main, _PREPROCESSORS)} (for a two-tower model pass its text or vision model)"
         )
-
-
-def _source_of(model: nn.Module) -> Source:
-    name = str(getattr(model, "name_or_path", "") or "")
-    config = getattr(model, "config", None)
-    if name and Path(name).is_dir():
-        return _read_source(name, model, HubOptions())
-    return Source(name=name, revision=getattr(config, "_commit_hash", None))
-
-
-def _read_source(name: str, model: nn.Module, hub: HubOptions) -> Source:
-    """Read what a sentence-transformers folder says of pooling and length."""
-    revision = getattr(getattr(model, "config", None), "_commit_hash", None)
-    try:
-        settings = find_file(name, "config.json", hub)
-        if settings is not None and settings.parent.parent.name == "snapshots":
-            revision = settings.parent.name
-        modules = _read_json(name, "modules.json", hub) or []
-        layers = [one for one in modules if str(one.get("type", "")).endswith("Pooling")]
-        paths = [str(layer.get("path", "")) for layer in layers]
-        pooling = _read_json(name, f"{paths[0]}/config.json", hub) if paths else None
-        transformer = _read_json(name, "sentence_bert_config.json", hub) or {}
-    except (StorageError, AttributeError):
-        return Source(name=name, revision=revision)
-    length = transformer.get("max_seq_length") if isinstance(transformer, dict) else None
-    return Source(
-        name=name,
-        revision=revision,
-        pooling=_trained_pooling(pooling) if pooling else None,
-        max_length=length if isinstance(length, int) and length > 0 else None,
-    )
-
-
-def _trained_pooling(pooling: dict[str, Any]) -> str:
-    """Give our name of a pooling mode, or its own name where we have none."""
-    mode = pooling.get("pooling_mode")
-    if mode is None:
-        asked = [key for key, value in pooling.items() if value is True]
-        modes = [
-            key.removeprefix("pooling_mode_") for key in asked if key.startswith("pooling_mode_")
-        ]
-        mode = "+".join(modes)
-    return _POOLING_MODES.get(str(mode), str(mode))
-
-
-def _read_json(name: str, file: str, hub: HubOptions) -> Any:
-    path = find_file(name, file, hub)
-    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
 def encoder_digest(encoder: Encoder) -> str:

@@ -13,6 +13,7 @@ from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.words import LateWords
+from fungi_hf.encoders.prompts import named_prompt
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.base import make_views
@@ -53,13 +54,17 @@ class TextEncoder(BlockEncoder):
         *,
         trained_pooling: str | None = None,
         trained_length: int | None = None,
+        trained_prompts: Mapping[str, str] | None = None,
+        trained_prompt_name: str | None = None,
     ) -> None:
-        """Resolve layer, pooling and length; nothing of the model is changed.
+        """Resolve layer, pooling, length and prompts; nothing of the model is changed.
 
         The model's forward takes `input_ids` and gives `last_hidden_state`. What the encoder's
-        folder says of its training, pooling and length in tokens, holds where the config is silent.
+        folder says of its training, pooling, length in tokens, prompts and the name of the default
+        prompt, holds where the config is silent.
 
         Raises:
+            ConfigError: If the default prompt has no text.
             EncoderError: If the tokenizer is missing, or the model does not say its width.
         """
         if tokenizer is None or not callable(tokenizer):
@@ -67,7 +72,17 @@ class TextEncoder(BlockEncoder):
                 f"{type(model).__name__} needs its tokenizer; got {tokenizer!r}: pass tokenizer="
             )
         self.model, self.tokenizer = model, tokenizer
-        self._trained = {"trained_pooling": trained_pooling, "trained_length": trained_length}
+        self._trained = {
+            "trained_pooling": trained_pooling,
+            "trained_length": trained_length,
+            "trained_prompts": trained_prompts,
+            "trained_prompt_name": trained_prompt_name,
+        }
+        own = config.prompts if config.prompts is not None else trained_prompts or {}
+        name = config.default_prompt_name
+        if name is None and config.prompts is None:
+            name = trained_prompt_name
+        self.prompts, self.default_prompt = own, named_prompt(own, name) if name else ""
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]

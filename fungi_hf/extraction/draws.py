@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import InputReader
 
@@ -68,7 +67,7 @@ class TrainingDraw:
     ) -> None:
         """Begin; `streams`: objective name -> name that seeds its draw, by default its own."""
         self.specs = [spec for spec in reader.config.objectives if spec.needs_fit]
-        self._items = self._read(enumerate(iterate(inputs)), reader.encoder)
+        self._items = self._read(enumerate(iterate(inputs)), reader)
         self._seed, self._streams = reader.config.seed, streams or {}
         self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}  # by digest
         self._is_empty = True
@@ -76,10 +75,13 @@ class TrainingDraw:
     def __iter__(self) -> Iterator[Any]:
         return self._items
 
-    def _read(self, numbered: Iterator[tuple[int, Any]], encoder: Encoder) -> Iterator[Any]:
+    def _read(self, numbered: Iterator[tuple[int, Any]], reader: InputReader) -> Iterator[Any]:
         # In 32nds of a chunk (a clip at a time), and ahead only where an objective draws.
+        encoder = reader.encoder
         size = max(1, encoder.chunk_size // 32) if self.specs else 1
         while chunk := [encoder.check(raw, i) for i, raw in itertools.islice(numbered, size)]:
+            if reader.prompt:
+                chunk = [reader.prompt + text for text in chunk]
             self._is_empty = False
             contents = encoder.contents(chunk) if self.specs else []
             for spec in self.specs:

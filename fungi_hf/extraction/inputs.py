@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import numbers
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class InputReader:
     """Prepares inputs for one encoder and one config; views are keyed by content alone."""
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
-        self.encoder, self.config = encoder, config
+        self.encoder, self.config, self.prompt = encoder, config, encoder.default_prompt
         self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
 
     def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
@@ -70,6 +71,12 @@ class InputReader:
     def training_samples(self, raws: Sequence[Any], spec: ObjectiveSpec) -> list[Sample]:
         """Prepare inputs with the views that an objective's `fit` wants."""
         return self.samples(raws, self._generators([(spec, spec.training_views)]))
+
+    def prompted(self, prompt: str) -> Self:
+        """Give a reader that puts another text in front of every input."""
+        made = copy.copy(self)
+        made.prompt = prompt
+        return made
 
     def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
         """Give an iterator over chunks of samples that remembers what it met."""
@@ -130,10 +137,11 @@ class Reading:
     def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:
         # An unusable input is decoded once, also when skipped.
         self._places = places = []
-        raws: list[Any] = []
+        prompt, raws = self._reader.prompt, list[Any]()
         for index, raw in chunk:
             try:
-                raws.append(self._encoder.check(raw, index))
+                checked = self._encoder.check(raw, index)
+                raws.append(prompt + checked if prompt else checked)
                 places.append(index)
             except FungiError as error:
                 self._leave_out(index, raw, error)

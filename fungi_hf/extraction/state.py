@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -112,5 +113,8 @@ def fingerprint_of(
 ) -> str:
     """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
     where = f"{encoder.layer_path}|{encoder.pooling}|{encoder.max_length}"
+    prompts = {name: text for name, text in encoder.prompts.items() if text}
+    if prompts or encoder.default_prompt:
+        where += json.dumps([prompts, encoder.default_prompt], sort_keys=True)
     text = f"{config.fingerprint()}|{encoder_digest}|{where}|{state.digest()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

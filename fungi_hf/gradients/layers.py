@@ -23,6 +23,8 @@ ATTENTION_OUTPUTS: Final = (
     "attn.proj",  # timm
 )
 
+_ADAPTED: Final = "base_layer"  # where peft keeps the layer that an adapter stands beside
+
 
 def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linear]:
     """Give the path and layer of a target; "auto" is the last attention output projection.
@@ -32,7 +34,10 @@ def resolve_layer(model: nn.Module, target: str = "auto") -> tuple[str, nn.Linea
         LayerUseError: If the layer's weight is tied, or its attention never calls it.
     """
     path = _last_attention_output(model) if target == "auto" else target
-    layer = dict(model.named_modules()).get(path)
+    modules = dict(model.named_modules())
+    if f"{path}.{_ADAPTED}" in modules:
+        path = f"{path}.{_ADAPTED}"
+    layer = modules.get(path)
     if not isinstance(layer, nn.Linear):
         found = f"is a {type(layer).__name__}, not a Linear"
         raise LayerNotFoundError(
@@ -61,7 +66,8 @@ def block_number(path: str) -> int | None:
 def _last_attention_output(model: nn.Module) -> str:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for suffix in ATTENTION_OUTPUTS:
-        found = [name for name in names if name == suffix or name.endswith("." + suffix)]
+        bare = [(name, name.removesuffix(f".{_ADAPTED}")) for name in names]
+        found = [name for name, own in bare if own == suffix or own.endswith("." + suffix)]
         if found:
             return max(found, key=_numbers)
     if not names:

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fungi_hf.encoders.base import Encoder
-    from fungi_hf.encoders.loading import Source
+    from fungi_hf.encoders.source import Source
     from fungi_hf.hub.card import Result
     from fungi_hf.storage.sharing import PushOptions
 
+_RESOLVED: Final = ("target_layer", "pooling", "max_length", "prompts", "default_prompt_name")
 _MODULE: Final = "fungi_hf.integrations.sentence_transformers.FungiModule"
 
 
@@ -88,12 +89,17 @@ def save(
 
 
 def resolved(encoder: Encoder) -> dict[str, Any]:
-    """Give layer, pooling and length as they were found, as fields of a config."""
-    return {
+    """Give layer, pooling, length and prompts as they were found, as fields of a config."""
+    found: dict[str, Any] = {
         "target_layer": encoder.layer_path,
         "pooling": encoder.pooling,
         "max_length": encoder.max_length,
     }
+    if encoder.prompts:
+        names = [name for name, text in encoder.prompts.items() if text == encoder.default_prompt]
+        found["prompts"] = dict(encoder.prompts)
+        found["default_prompt_name"] = names[0] if names and encoder.default_prompt else ""
+    return found
 
 
 def _digests(
@@ -152,7 +158,7 @@ class _SavedExtractor:
             if not isinstance(document.get(key) or {}, dict):
                 raise StateError(f"{path}: {key!r} must be an object; got {document[key]!r}")
         for key in document.get("resolved") or {}:
-            if key not in ("target_layer", "pooling", "max_length"):
+            if key not in _RESOLVED:
                 raise StateError(f"{path}: 'resolved' has an unknown field {key!r}")
         if path.parent.parent.name == "snapshots":
             # A repository may move on between two files: the rest is read from the same commit.

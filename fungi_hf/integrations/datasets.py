@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fungi_hf.checks import check_integer, check_known
+from fungi_hf.encoders.prompts import prompt_text
 from fungi_hf.errors import ConfigError, InputTypeError, NotFittedError, OptionalDependencyError
 from fungi_hf.integrations.parts import ExtractorParts
 
@@ -24,14 +25,14 @@ D = TypeVar("D")
 class _Extraction:
     """The function that `map` runs; it travels as parts and is rebuilt once per process."""
 
-    def __init__(self, extractor: FungiExtractor, columns: dict[str, str]) -> None:
+    def __init__(self, extractor: FungiExtractor, columns: dict[str, str], prompt: str) -> None:
         self._extractor: FungiExtractor | ExtractorParts = extractor
-        self._columns = columns
+        self._columns, self._prompt = columns, prompt
 
     def __getstate__(self) -> dict[str, Any]:
         whole = self._extractor
         parts = whole if isinstance(whole, ExtractorParts) else ExtractorParts(whole)
-        return {"_extractor": parts, "_columns": self._columns}
+        return {"_extractor": parts, "_columns": self._columns, "_prompt": self._prompt}
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
         if isinstance(self._extractor, ExtractorParts):
@@ -44,7 +45,7 @@ class _Extraction:
         for old, new in self._columns.items():
             # Checked here, so that an error names the row of the data set and not of the batch.
             inputs = [check(item, row) for item, row in zip(batch[old], rows, strict=True)]
-            added[new] = list(extract(inputs).array)
+            added[new] = list(extract(inputs, prompt=self._prompt).array)
         return added
 
 
@@ -55,6 +56,8 @@ def extract_dataset(
     *,
     batch_size: int = 1000,
     num_proc: int | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
 ) -> D:
     """Add a column of features for each input column.
 
@@ -66,6 +69,8 @@ def extract_dataset(
             "text_fungi".
         batch_size: Rows read at a time; it does not change the features.
         num_proc: Processes; not for streaming data.
+        prompt_name: As of the extractor's call.
+        prompt: As of the extractor's call.
 
     Returns:
         The data set with columns of fixed-size lists of float32, which `add_faiss_index` takes.
@@ -87,13 +92,17 @@ def extract_dataset(
     if num_proc is not None:
         check_integer("num_proc", num_proc)
     data: Any = dataset
+    text = prompt_text(extractor.encoder, prompt_name, prompt)
     if isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        same = functools.partial(extract_dataset, batch_size=batch_size, num_proc=num_proc)
+        same = functools.partial(
+            extract_dataset, batch_size=batch_size, num_proc=num_proc, prompt=text
+        )
         parts = {name: same(part, extractor, columns) for name, part in data.items()}
         return type(dataset)(parts)  # type: ignore[call-arg]
     if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         raise InputTypeError(f"dataset must be a datasets.Dataset; got {type(dataset).__name__}")
     names = _columns(columns, data.column_names)
+    behind = "" if text == extractor.encoder.default_prompt else f"|{text}"
     encoded = {
         name: feature
         for name, feature in (data.features or {}).items()
@@ -106,13 +115,13 @@ def extract_dataset(
     features = None if data.features is None else datasets.Features({**data.features, **added})
     settings: dict[str, Any] = {}
     if isinstance(data, datasets.Dataset):
-        text = f"{data._fingerprint}|{extractor.fingerprint}|{sorted(names.items())!r}"
+        whole = f"{data._fingerprint}|{extractor.fingerprint}|{sorted(names.items())!r}{behind}"
         settings = {"num_proc": num_proc, "desc": "FUNGI features"}
-        settings["new_fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        settings["new_fingerprint"] = hashlib.sha256(whole.encode()).hexdigest()[:16]
     elif num_proc is not None:
         raise ConfigError("num_proc is not for streaming data sets; leave it None")
     data = data.map(
-        _Extraction(extractor, names),
+        _Extraction(extractor, names, text),
         with_indices=True,
         batched=True,
         batch_size=batch_size,

@@ -48,10 +48,11 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         blocks: Which blocks to keep, e.g. ("embedding", "kl"); None is all.
         weights: Block name -> factor, on top of the config's.
         batch_size: Most inputs of one forward pass.
+        prompt_name: Name of the prompt in front of every text; None is the default prompt.
         cache_rows: Vectors kept in memory for all transformers of the process; 0 keeps none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (scikit-learn's convention: one argument a parameter)
         self,
         model: Any = None,
         *,
@@ -60,6 +61,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         blocks: tuple[str, ...] | None = None,
         weights: Mapping[str, float] | None = None,
         batch_size: int | None = None,
+        prompt_name: str | None = None,
         cache_rows: int = 20_000,
     ) -> None:
         self.model = model
@@ -68,6 +70,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         self.blocks = blocks
         self.weights = weights
         self.batch_size = batch_size
+        self.prompt_name = prompt_name
         self.cache_rows = cache_rows
 
     def __sklearn_clone__(self) -> FungiTransformer:
@@ -116,9 +119,9 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         inputs = _inputs(X)
         extractor = self._build()
         if extractor.config.needs_fit and not isinstance(self.model, FungiExtractor):
-            extractor = _fresh(extractor).fit(inputs)
+            extractor = _fresh(extractor).fit(inputs, prompt_name=self.prompt_name)
         elif not extractor.is_fitted:
-            extractor.fit(inputs)
+            extractor.fit(inputs, prompt_name=self.prompt_name)
         else:
             for index, item in enumerate(inputs):
                 extractor.encoder.check(item, index)
@@ -164,15 +167,16 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return {name: float((self.weights or {}).get(name, 1.0)) for name in names}
 
     def _rows(self, inputs: list[Any]) -> Float32Array:
-        extractor = self.extractor_
+        extractor, prompt = self.extractor_, self.prompt_name
+        extract = functools.partial(extractor, batch_size=self.batch_size, prompt_name=prompt)
         if self.cache_rows < 1:
-            return extractor(inputs, self.batch_size).array
-        fingerprint = extractor.fingerprint
+            return extract(inputs).array
+        fingerprint = f"{extractor.fingerprint} {prompt or ''}"
         items = [extractor.encoder.check(item, i) for i, item in enumerate(inputs)]
         keys = [(fingerprint, extractor.encoder.content(item)) for item in items]
         found = {key: _ROWS[key] for key in keys if key in _ROWS}
         wanted = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
-        array = extractor(list(wanted.values()), self.batch_size).array
+        array = extract(list(wanted.values())).array
         found.update(zip(wanted, array, strict=True))
         if not keys:
             return array

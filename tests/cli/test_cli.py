@@ -143,19 +143,19 @@ def test_an_interrupted_extraction_goes_on(
     command = ("extract", model, source, "--out", out, "--shard-rows", "1")
     call, seen = FungiExtractor.__call__, []
 
-    def dying(self: FungiExtractor, inputs: Any, *rest: Any) -> Any:
+    def dying(self: FungiExtractor, inputs: Any, *rest: Any, **options: Any) -> Any:
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.extend(inputs)
-        return call(self, inputs, *rest)
+        return call(self, inputs, *rest, **options)
 
     monkeypatch.setattr(FungiExtractor, "__call__", dying)
     assert run(capsys, *command)[0] == 130
     assert not Path(out).exists()
 
-    def watching(self: FungiExtractor, inputs: Any, *rest: Any) -> Any:
+    def watching(self: FungiExtractor, inputs: Any, *rest: Any, **options: Any) -> Any:
         seen.extend(inputs)
-        return call(self, inputs, *rest)
+        return call(self, inputs, *rest, **options)
 
     monkeypatch.setattr(FungiExtractor, "__call__", watching)
     status, _, stderr = run(capsys, "extract", model, source, "--out", out, "--objective", "kl",

@@ -144,7 +144,7 @@ class Odd(nn.Module):
         super().__init__()
         self.inner, self.config = inner, inner.config
         self.twice = nn.Linear(inner.config.hidden_size, inner.config.hidden_size).double()
-        self.never = nn.Linear(2, 2)
+        self.never = nn.Linear(2, 2).double()
         self.odd = nn.Linear(4, 4).double()
 
     def forward(self, **inputs):

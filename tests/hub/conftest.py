@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fungi_hf import KL, FungiConfig, FungiExtractor, SimCLR
-from fungi_hf.encoders.loading import Source
+from fungi_hf.encoders.source import Source
 from fungi_hf.storage import files
 from fungi_hf.testing import tiny_text_model
 from tests.fake_hub import FakeHub

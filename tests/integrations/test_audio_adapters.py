@@ -105,7 +105,7 @@ def test_what_sentence_transformers_cannot_mean_is_refused(
     model = SentenceTransformer(modules=[FungiModule(pipe.extractor)], device="cpu")
     with pytest.raises(ValueError, match="audio"):
         model.encode(["a text"])
-    with pytest.raises(ConfigError, match="a prompt belongs to texts; this model takes audio"):
+    with pytest.raises(ConfigError, match="a prompt belongs to texts; this encoder takes audio"):
         model.encode(files, prompt="query: ")
     with pytest.raises(AudioError, match="has no sampling rate"):
         model.encode([np.zeros(16000, np.float32)])

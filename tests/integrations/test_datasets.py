@@ -53,7 +53,7 @@ def test_a_second_run_is_a_cache_hit(
     first = extract_dataset(table, extractor)
     other = FungiExtractor.from_pretrained(folder, extractor.config)
 
-    def forbidden(*_: Any) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("extracted again")
 
     monkeypatch.setattr(FungiExtractor, "__call__", forbidden)

@@ -111,9 +111,9 @@ def test_a_search_extracts_each_text_once(folder: Path, monkeypatch: pytest.Monk
     seen: list[str] = []
     call = FungiExtractor.__call__
 
-    def counted(self: FungiExtractor, inputs: Any, batch_size: Any = None) -> Any:
+    def counted(self: FungiExtractor, inputs: Any, **options: Any) -> Any:
         seen.extend(inputs)
-        return call(self, inputs, batch_size)
+        return call(self, inputs, **options)
 
     monkeypatch.setattr(FungiExtractor, "__call__", counted)
     steps = Pipeline(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
-from fungi_hf.encoders.last_block import BERT_BLOCKS, attends_plainly
+from fungi_hf.encoders.last_block import BERT_BLOCKS, attends_plainly, is_product
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +52,10 @@ class _SharedBertBlock:
         self._block = block
 
     def first_token(self, late: LateBatch) -> tuple[Tensor, Tensor]:
+        inner = self._block.attention.self
+        if not (is_product(inner.key) and is_product(inner.value)):
+            states, mask = self.all_tokens(late)
+            return states[:, :1], mask[:, :1]
         states = self._finish(self._attend(late)[:, None], late.hidden[late.source, :1])
         return states, late.kept[:, :1]
 

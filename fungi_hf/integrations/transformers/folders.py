@@ -96,6 +96,8 @@ def build_extractor(
             "with its from_pretrained"
         )
     # A dtype of a loaded model is the model's own; for a name None and "auto" mean the config's.
+    if by_name and dtype in (None, "auto"):  # transformers takes it from model_kwargs then
+        dtype = model.arguments.get("dtype", model.arguments.get("torch_dtype"))
     asked = str(dtype).removeprefix("torch.") if by_name and dtype not in (None, "auto") else None
     target = model.name if by_name else model
     home = _home(target, fungi_config, hub)

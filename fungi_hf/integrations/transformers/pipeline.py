@@ -18,7 +18,8 @@ import torch
 from transformers import Pipeline
 
 from fungi_hf.checks import check_choice, check_flag, check_known
-from fungi_hf.errors import InputTypeError
+from fungi_hf.encoders.prompts import prompt_text
+from fungi_hf.errors import ConfigError, InputTypeError
 from fungi_hf.extraction.inputs import is_clip, warn_of
 from fungi_hf.integrations.transformers.folders import ModelByName, build_extractor, save_pipeline
 from fungi_hf.storage.files import HubOptions
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["FungiPipeline", "ModelByName"]
 
 _ARGUMENTS: Final = (
-    *("fungi_config", "return_tensors", "on_error"),
+    *("fungi_config", "return_tensors", "on_error", "prompt_name", "prompt"),
     *("batch_size", "num_workers", "device", "dtype"),
 )
 
@@ -89,11 +90,15 @@ class FungiPipeline(Pipeline):
         config; its dictionary; or a folder or repository with a config and, perhaps, fitted state;
         None is what the model's folder says, else the default. `dtype` is that of the forward
         pass; "auto" is the config's. The rest are transformers' own arguments: task, device,
-        batch_size, num_workers, return_tensors. An argument that is unknown, or a config that does
-        not fit, is a ConfigError.
+        batch_size, num_workers, return_tensors.
+
+        Raises:
+            ConfigError: If an argument is unknown or without effect, or the config does not fit.
         """
         hub = HubOptions(local_files_only=bool(host.pop("local_files_only", False)))
         host.pop("torch_dtype", None)
+        if host.pop("video_processor", None) is not None:
+            raise ConfigError("video_processor has no use here; leave it out")
         given = processor or tokenizer or feature_extractor or image_processor
         self.extractor = build_extractor(model, given, fungi_config, dtype=dtype, hub=hub)
         encoder, own = self.extractor.encoder, self.extractor.encoder.processor
@@ -105,10 +110,18 @@ class FungiPipeline(Pipeline):
         return self.extractor.config
 
     def _sanitize_parameters(
-        self, return_tensors: bool | None = None, on_error: str | None = None, **unknown: Any
+        self,
+        return_tensors: bool | None = None,
+        on_error: str | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         check_known("the pipeline", unknown, _ARGUMENTS, noun="argument")
         forward, post = {}, {}
+        if (prompt_name, prompt) != (None, None):
+            text = prompt_text(self.extractor.encoder, prompt_name, prompt)
+            forward["prompt"] = text
         if on_error is not None:
             forward["on_error"] = check_choice("on_error", on_error, ("raise", "skip"))
         if return_tensors is not None:
@@ -140,7 +153,8 @@ class FungiPipeline(Pipeline):
                 ahead, 1 unless said here or at construction. It does not change the features.
             options: return_tensors: tensors in place of nested lists. on_error: "raise", or
                 "skip" to leave unusable inputs out of many and list them in `.failures` of what
-                is returned; a lone unusable input is always raised.
+                is returned; a lone unusable input is always raised. prompt_name, prompt: as of
+                the extractor's call.
 
         Returns:
             For one input a list [1][F] or a tensor [1, F]; for many a list of these; for a lazy
@@ -150,18 +164,20 @@ class FungiPipeline(Pipeline):
         """
         _, forward, post = self._sanitize_parameters(**options)
         post = {**self._postprocess_params, **post}
-        on_error = {**self._forward_params, **forward}.get("on_error", "raise")
+        forward = {**self._forward_params, **forward}
+        on_error, prompt = forward.get("on_error", "raise"), forward.get("prompt")
         size = batch_size if batch_size is not None else self._batch_size
         kind = _kind(inputs)
         if kind == "lazy":
             workers = num_workers if num_workers is not None else self._num_workers
             progress = _Progress()
-            forward = {"progress": progress, "on_error": on_error}
+            forward = {"progress": progress, "on_error": on_error, "prompt": prompt}
             source = self.get_iterator(inputs, workers or 0, size or 1, {}, forward, post)
             return _Lazy(source, progress, self.extractor)
         many = list(inputs) if kind == "many" else [inputs]
         skips = on_error == "skip" and kind == "many"
-        features = self.extractor(many, size, on_error="skip" if skips else "raise")
+        on_error = "skip" if skips else "raise"
+        features = self.extractor(many, size, on_error=on_error, prompt=prompt)
         rows = torch.from_numpy(features.array)
         outputs = [self.postprocess({"features": row[None]}, **post) for row in rows]
         if skips:
@@ -177,11 +193,14 @@ class FungiPipeline(Pipeline):
         model_inputs: dict[str, Any],
         progress: _Progress | None = None,
         on_error: str = "raise",
+        prompt: str | None = None,
     ) -> dict[str, Any]:
         raw = [item[0] if isinstance(item, list) else item for item in model_inputs["raw"]]
         progress = progress or _Progress()
         first = progress.seen
-        features, notes = self.extractor.collect(raw, len(raw), on_error=on_error, first=first)
+        features, notes = self.extractor.collect(
+            raw, len(raw), on_error=on_error, first=first, prompt=prompt
+        )
         progress.seen += len(raw)
         progress.notes.update(notes)
         progress.failures += features.failures
