@@ -82,6 +82,14 @@ class LeakGuard:
                     found.setdefault(query, set()).update(rows_by_key[key])
         return {query: tuple(sorted(rows)) for query, rows in sorted(found.items())}
 
+    def distinct(self, pool: Examples) -> list[int] | None:
+        """Give the first row of each text or clip, ascending; None where no two are equal."""
+        _, keys, _ = self._keys(pool, with_vectors=False)
+        first: dict[Hashable, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        return list(first.values()) if len(first) < len(keys) else None
+
     def _keys(self, examples: Examples, *, with_vectors: bool) -> list[Sequence[Hashable]]:
         """Return the ids, the keys of the contents and those of the vectors; empty if not there."""
         fold = self.text_key if callable(self.text_key) else _TEXT_KEYS[self.text_key]

@@ -73,7 +73,7 @@ class DenseRanking:
     def __init__(self, pool: Examples, metric: Metric) -> None:
         self.metric: Metric = metric
         self.kind: ScoreKind = "distance" if metric == "euclidean" else "similarity"
-        self.n_rows = len(pool)
+        self.n_rows = pool.n_rows
         self._pool = pool
         self._index = ExactIndex(metric).fit(
             np.asarray(pool.features), fingerprint=pool.fingerprint
@@ -204,7 +204,7 @@ class FusedRanking:
             else DenseRanking(pool, ranker.metric)
             for ranker in options.rankers
         ]
-        self._n_rows = len(pool)
+        self._n_rows = pool.n_rows
 
     def check(self, queries: Examples) -> None:
         """Check the queries for each ranking."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 
-from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.checks import check_fields, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, NotFittedError, choices
 from fungi_hf.icl.demos import ORDERS, DemoSet, ranks_in_order
 from fungi_hf.icl.diversity import pick_diverse
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fungi_hf.icl.demos import Order
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
 
+Repeats: TypeAlias = Literal["drop", "keep"]
+
 
 class DemoSelector:
     """Chooses k demonstrations for each query.
@@ -35,7 +37,7 @@ class DemoSelector:
         (array([[0, 2]]), ['c', 'a'])
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each is a setting of its own)
         self,
         strategy: str | Strategy,
         k: int | None = None,
@@ -43,6 +45,7 @@ class DemoSelector:
         max_per_class: int | None = None,
         order: Order = "nearest_last",
         leaks: str | LeakGuard = "drop",
+        repeats: Repeats = "drop",
         n_shared: int = 0,
         seed: int = 0,
     ) -> None:
@@ -55,6 +58,8 @@ class DemoSelector:
             max_per_class: Most demonstrations of one label; rows of a full label are skipped.
             order: Prompt order: "nearest_last", "nearest_first", "alternate" or "shuffled".
             leaks: "drop", "keep", "error", or a `LeakGuard`.
+            repeats: "drop" shows, of pool rows with equal texts (as the guard compares them) or
+                clips, the first alone, whatever their targets; "keep" shows every row.
             n_shared: Demonstrations, of the k, that are drawn once and open every prompt.
             seed: For random rows and shuffled orders.
 
@@ -68,7 +73,11 @@ class DemoSelector:
         wanted += ["k"] if k is None and per_label is None else []
         check_fields(self, wanted, check_integer, error=DemoConfigError)
         check_fields(self, ("n_shared", "seed"), check_integer, 0, error=DemoConfigError)
-        check_choice("order", order, ORDERS, error=DemoConfigError)
+        texts = (("order", order, ORDERS), ("repeats", repeats, get_args(Repeats)))
+        for name, value, allowed in texts:
+            if value not in allowed:
+                raise DemoConfigError(f"{name} is {choices(value, allowed)}")
+        self.repeats: Repeats = repeats
         if k is not None and n_shared >= k:
             raise DemoConfigError(f"n_shared is {n_shared}, k is {k}; n_shared must be below k")
         if per_label is not None:
@@ -104,13 +113,15 @@ class DemoSelector:
             InputError: If the pool lacks what the strategy needs.
             DemoConfigError: If it can never fill k.
         """
-        n_pool, cap = self._checked(pool, "pool", "the pool"), self.max_per_class
-        k, codes, n_labels = self.k or 0, None, 0
+        self._checked(pool, "pool", "the pool")
+        cap, k, codes, n_labels = self.max_per_class, self.k or 0, None, 0
+        rows = self.leaks.distinct(pool) if self.repeats == "drop" else None
+        shown = pool if rows is None else pool.take(rows)
         if cap is not None or isinstance(self.strategy, Stratified):
-            if pool.targets is None:
+            if shown.targets is None:
                 what = "max_per_class" if cap else "strategy 'stratified'"
                 raise InputError(f"{what} needs targets in the pool; they are missing")
-            codes, labels = label_codes(pool.targets)
+            codes, labels = label_codes(shown.targets)
             n_labels = len(labels)
         if self._per_label is not None:
             k = self._per_label * n_labels
@@ -119,15 +130,18 @@ class DemoSelector:
                     f"k is {self.k}, but per_label={cap} of {n_labels} labels makes {k}; "
                     "leave k out"
                 )
-        if k > n_pool:
-            raise DemoConfigError(f"k is {k}, the pool has {n_pool} rows; k must not exceed them")
-        fitted = _Fitted(pool=pool, codes=codes, k=k, cap=cap)
+        if k > shown.n_rows:
+            without = "" if rows is None else f" without the {len(pool) - len(rows)} repeats"
+            raise DemoConfigError(
+                f"k is {k}, the pool has {shown.n_rows} rows{without}; k must not exceed them"
+            )
+        fitted = _Fitted(pool=pool, shown=shown, rows=rows, codes=codes, k=k, cap=cap)
         if k > fitted.n_left(()):
             raise DemoConfigError(
                 f"k is {k}, but max_per_class={cap} leaves {fitted.n_left(())} rows of the "
                 f"pool's {n_labels} labels; lower k or raise max_per_class"
             )
-        fitted.ranker = ranker_for(self.strategy, pool)
+        fitted.ranker = ranker_for(self.strategy, shown)
         self._fitted = fitted
         return self
 
@@ -153,17 +167,20 @@ class DemoSelector:
                 f"{first_of(copies)}; pass leaks='drop' to leave them out"
             )
         excluded = copies if self.leaks.action == "drop" else {}
-        for query, rows in excluded.items():
+        hidden = {query: state.places(rows) for query, rows in excluded.items()}
+        for query, rows in hidden.items():
             left = state.n_left(rows)
             if left < state.k:
                 under = "" if state.cap is None else f" and max_per_class={state.cap}"
                 raise DemoConfigError(
                     f"k is {state.k}, but the leak guard{under} leaves query row {query} only "
-                    f"{left} of {len(state.pool)} rows; lower k"
+                    f"{left} of {len(state.shown)} rows; lower k"
                 )
-        exclude = {query: np.array(rows, dtype=np.int64) for query, rows in excluded.items()}
+        exclude = {query: np.array(rows, dtype=np.int64) for query, rows in hidden.items()}
         asked = QueryRows(queries, np.arange(n_queries), exclude)
         indices, scores = self._select(asked, ranker)
+        if state.rows is not None:
+            indices = np.array(state.rows, dtype=np.int64)[indices]
         keys = [queries.key(row) if self.order == "shuffled" else b"" for row in range(n_queries)]
         return DemoSet(
             indices=indices,
@@ -185,6 +202,7 @@ class DemoSelector:
             "max_per_class": self.max_per_class,
             "order": self.order,
             "leaks": _plain(self.leaks),
+            "repeats": self.repeats,
             "n_shared": self.n_shared,
             "seed": self.seed,
             "fingerprint": None if self._fitted is None else self._fitted.pool.fingerprint,
@@ -215,7 +233,7 @@ class DemoSelector:
         state, shared = self._state, np.empty((len(asked.rows), 0), np.int64)
         quota = Quota(k=self.n_shared, codes=state.codes, cap=state.cap, held=shared)
         if self.n_shared:
-            shared = draw(asked, quota, len(state.pool), self.seed, shared=True)
+            shared = draw(asked, quota, len(state.shown), self.seed, shared=True)
             asked = asked.without(shared)
         in_rounds, k = isinstance(self.strategy, Stratified), state.k - self.n_shared
         quota = dataclasses.replace(quota, k=k, held=shared, in_rounds=in_rounds)
@@ -233,7 +251,7 @@ class DemoSelector:
 
     def _chosen(self, asked: QueryRows, quota: Quota, ranker: Ranker | None) -> tuple[Rows, Scores]:
         if isinstance(self.strategy, Random):
-            n_pool, shared = len(self._state.pool), self.strategy.shared
+            n_pool, shared = len(self._state.shown), self.strategy.shared
             return ranked(draw(asked, quota, n_pool, self.seed, shared=shared), ranker, asked)
         if ranker is None:
             raise NotFittedError("the selector has no ranking; call fit(pool) first")
@@ -249,15 +267,27 @@ class _Fitted:
     """What `fit` found out about the pool."""
 
     pool: Examples
+    shown: Examples  # the pool without repeats; it is ranked
+    rows: list[int] | None  # row of the pool of each row that is shown, None for all
     codes: Rows | None
     k: int
     cap: int | None
     ranker: Ranker | None = None
 
+    def places(self, rows: Sequence[int]) -> Sequence[int]:
+        """Give where rows of the pool are among those shown; repeats are nowhere."""
+        if self.rows is None:
+            return rows
+        found = np.searchsorted(self.rows, rows)
+        return [int(at) for at, row in zip(found, rows, strict=True) if self._holds(at, row)]
+
+    def _holds(self, place: int, row: int) -> bool:
+        return self.rows is not None and place < len(self.rows) and self.rows[place] == row
+
     def n_left(self, removed: Sequence[int]) -> int:
         """Return how many rows the cap allows a query that may not get the removed ones."""
         if self.codes is None or self.cap is None:
-            return self.pool.n_rows - len(removed)
+            return self.shown.n_rows - len(removed)
         totals = np.bincount(self.codes)
         totals -= np.bincount(self.codes[list(removed)], minlength=len(totals))
         return int(np.minimum(totals, self.cap).sum())

@@ -20,7 +20,7 @@ from .banking import gold, names, oracle, split
 def select(k: int = 20, cap: int | None = None, leaks: str = "keep", text_key: str = "default"):
     guard = LeakGuard(leaks, text_key=text_key)
     return (
-        DemoSelector("bm25", k, max_per_class=cap, leaks=guard)
+        DemoSelector("bm25", k, max_per_class=cap, leaks=guard, repeats="keep")
         .fit(split("train"))
         .select(split("test"))
     )
@@ -89,7 +89,9 @@ def test_caps_walk_the_whole_ranking(cap):
 
 def test_stratified_with_few_places_is_a_cap_of_one_and_depends_on_the_query():
     demos = (
-        DemoSelector(Stratified(BM25()), 20, leaks="keep").fit(split("train")).select(split("test"))
+        DemoSelector(Stratified(BM25()), 20, leaks="keep", repeats="keep")
+        .fit(split("train"))
+        .select(split("test"))
     )
     np.testing.assert_array_equal(demos.indices, select(20, 1).indices)
     labels = np.array(split("train").targets)[demos.indices]
@@ -137,7 +139,7 @@ def test_random_demonstrations_and_permuted_labels_fall_to_the_floor():
     assert (drawn.vote() == gold()).mean() <= 0.03
     permuted = np.random.default_rng(0).permutation(np.array(train.targets))
     pool = Examples(contents=train.contents, targets=permuted)
-    demos = DemoSelector("bm25", 20, leaks="keep").fit(pool).select(test)
+    demos = DemoSelector("bm25", 20, leaks="keep", repeats="keep").fit(pool).select(test)
     right = int((demos.vote() == gold()).sum())
     assert right == oracle()["shuffled_labels_k20"]["majority_correct"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError
 from fungi_hf.icl import DemoSelector, Examples
@@ -85,7 +87,8 @@ def test_no_strategy_shows_a_copy_and_the_next_rank_moves_up(strategy):
         for query, rows in enumerate(demos.indices.tolist()):
             assert texts[query] not in [texts[row] for row in rows]
             assert len(set(rows)) == 6
-    knn = DemoSelector("knn", 6, leaks="keep").fit(pool).select(pool)
+            assert len({texts[row] for row in rows}) == 6
+    knn = DemoSelector("knn", 6, leaks="keep", repeats="keep").fit(pool).select(pool)
     assert (knn.indices[:, 0] == np.arange(30)).all()
 
 
@@ -105,7 +108,7 @@ def test_keep_counts_and_error_refuses():
 def test_a_guard_that_leaves_too_few_rows_says_for_which_query():
     pool = Examples(contents=["one", "one", "two"], targets=[0, 0, 1])
     with pytest.raises(
-        DemoConfigError, match=r"k is 2, but the leak guard leaves query row 1 only 1"
+        DemoConfigError, match=r"k is 2, but the leak guard leaves query row 0 only 1 of 2 rows"
     ):
         DemoSelector("bm25", 2).fit(pool).select(Examples(contents=["two", "one"]))
     capped = DemoSelector("bm25", 2, max_per_class=1).fit(pool)
@@ -128,3 +131,46 @@ def test_own_keys_and_bad_settings():
         LeakGuard(vectors=1)
     with pytest.raises(InputTypeError, match="leaks is bool"):
         DemoSelector("knn", 1, leaks=True)
+
+
+@pytest.mark.parametrize("strategy", ["knn", "bm25", "hybrid", "mmr", "dpp", "random"])
+def test_repeats_are_shown_once_unless_they_are_kept(strategy):
+    texts = ["lost card", "Lost  CARD", "lost card ", "pay", "account", "lost fee", "pay"]
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(texts), 4))
+    pool = Examples(features=features, contents=texts, targets=list("aabbcca"), ids=list("qrstuvw"))
+    asked = Examples(features=features[:1] + 0.1, contents=["my lost card"])
+    seen = {}
+    for repeats in ("drop", "keep"):
+        found = DemoSelector(strategy, 3, repeats=repeats).fit(pool).select(asked)
+        seen[repeats] = found.indices
+        assert found.pool is pool
+        if repeats == "drop":
+            assert set(found.indices[0].tolist()) <= {0, 3, 4, 5}
+    everything = DemoSelector("knn", 7, repeats="keep").fit(pool).select(asked)
+    assert sorted(everything.indices[0].tolist()) == list(range(7))
+    with pytest.raises(DemoConfigError, match="has 4 rows without the 3 repeats; k must not"):
+        DemoSelector(strategy, 5).fit(pool)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.sampled_from(["a", "A", "b", "c ", "c", "d", "e"]), min_size=6, max_size=20),
+    seed=st.integers(0, 99),
+)
+def test_dropping_repeats_is_choosing_from_the_first_rows(texts, seed):
+    """The slow truth: a pool that never held the repeats."""
+    first = list({text_key(text): row for row, text in reversed(list(enumerate(texts)))}.values())
+    first = sorted(first)
+    rng = np.random.default_rng(seed)
+    features, targets = rng.normal(size=(len(texts), 3)), rng.integers(0, 2, len(texts))
+    pool = Examples(features=features, contents=texts, targets=targets)
+    bare = pool.take(first)
+    asked = Examples(features=rng.normal(size=(4, 3)), contents=["a", "x", "e", "c"])
+    k = min(2, len(first) - 1)
+    if k < 1:
+        return
+    got = DemoSelector("knn", k).fit(pool).select(asked)
+    wanted = DemoSelector("knn", k, repeats="keep").fit(bare).select(asked)
+    assert (got.indices == np.array(first)[wanted.indices]).all()
+    assert np.array_equal(got.scores, wanted.scores)

@@ -101,7 +101,7 @@ def decode(
     with opened() as stream:
         own_rate = _checked_rate(stream.rate)
         samples, n_read = _resampled(stream, own_rate, rate, limit, name)
-        seconds = (n_read if stream.length is None else stream.length) / own_rate
+        seconds = max(n_read, stream.length or 0) / own_rate
     if samples.size == 0:
         raise AudioError(f"{name} has no samples")
     cut = limit is not None and seconds * rate > limit + 1

@@ -1,8 +1,9 @@
 """Read sound files, on disk or in memory, block by block with soundfile.
 
 Invariant: a file that cannot be read to the end of what is asked of it is an AudioError that
-names it and says how far it went; silence is never made up for missing samples. Formats that do
-not tell their length beforehand (OGG, AIFF as libsndfile reads them) end where the file ends.
+names it and says how far it went; silence is never made up for missing samples. What a header
+says of the length is compared with what is there (`containers`); a file of unknown length, and one
+of a format whose header has none (PAF, PVF, IRCAM, XI), ends where it ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,15 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fungi_hf.encoders.audio.containers import (
+    MP3_SLACK,
+    Endless,
+    contradiction,
+    mp3_excess,
+    ogg_fault,
+    promised_samples,
+    unmeasured,
+)
 from fungi_hf.errors import AudioError, OptionalDependencyError
 
 if TYPE_CHECKING:
@@ -45,18 +55,36 @@ def opened_file(file: Path | bytes, name: str) -> Iterator[Stream]:
     Raises:
         AudioError: If it is missing, empty, truncated or no sound.
     """
-    soundfile = sound_package("soundfile")
     source: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else _opened(file, name)
     with source as handle:
         _check_whole(handle, name)
-        try:
-            sound = soundfile.SoundFile(handle)
-        except (soundfile.LibsndfileError, TypeError) as error:
-            raise AudioError(
-                f"{name} is not a sound file that can be decoded "
-                f"({_first_line(error)}); expected {FORMATS}"
-            ) from None
-        yield Stream(_blocks(sound, name), sound.samplerate, sound.frames)
+        head = handle.read(1024)
+        shown, promised = unmeasured(handle)
+        sound = _sound(shown, name)
+        slack = 0
+        if sound.format in ("MP3", "MPEG"):
+            slack = MP3_SLACK
+            if fault := mp3_excess(handle):
+                raise AudioError(f"{name} {fault}")
+            handle.seek(0)
+            sound = _sound(Endless(handle), name)
+        if promised is None:
+            promised = promised_samples(sound, head)
+        blocks = _blocks(sound, promised, slack, name)
+        yield Stream(blocks, sound.samplerate, promised or None)
+
+
+def _sound(handle: Any, name: str) -> Any:
+    soundfile = sound_package("soundfile")
+    try:
+        sound = soundfile.SoundFile(handle)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise AudioError(
+            f"{name} is not a sound file that can be decoded "
+            f"({_first_line(error)}); expected {FORMATS}"
+        ) from None
+    sound.seekable = lambda: False  # it is read once, in order; a stream of unknown length can be
+    return sound
 
 
 def sound_package(name: str) -> Any:
@@ -72,23 +100,22 @@ def sound_package(name: str) -> Any:
         raise OptionalDependencyError(name, "audio", reason) from None
 
 
-def _blocks(sound: Any, name: str) -> Iterator[npt.NDArray[Any]]:
-    got, promised = 0, sound.frames
+def _blocks(sound: Any, promised: int, slack: int, name: str) -> Iterator[npt.NDArray[Any]]:
+    got = 0
     while True:
         try:
             block = sound.read(BLOCK, dtype="float32", always_2d=True)
         except sound_package("soundfile").LibsndfileError as error:
+            whole = f" of {promised / sound.samplerate:.2f} s" if promised else ""
             raise AudioError(
-                f"{name} is damaged after {got / sound.samplerate:.2f} s "
-                f"of {promised / sound.samplerate:.2f} s ({_first_line(error)})"
+                f"{name} is damaged after {got / sound.samplerate:.2f} s{whole} "
+                f"({_first_line(error)})"
             ) from None
         if not len(block):
             break
         got += len(block)
         yield block
-    # An MP3's length may be an estimate from its bit rate; other headers are exact.
-    wanted = promised * 0.9 if sound.format in ("MP3", "MPEG") else promised
-    if 0 < promised < 1 << 62 and got < wanted:
+    if got < promised - slack:
         raise AudioError(
             f"{name} is truncated: its header promises {promised} samples, {got} could be decoded"
         )
@@ -107,28 +134,13 @@ def _opened(file: Path, name: str) -> BinaryIO:
 
 
 def _check_whole(handle: BinaryIO, name: str) -> None:
-    size = handle.seek(0, io.SEEK_END)
-    if size == 0:
+    if handle.seek(0, io.SEEK_END) == 0:
         raise AudioError(f"{name} is an empty file (0 bytes)")
     handle.seek(0)
-    if missing := _riff_shortfall(handle.read(4096), size):
-        raise AudioError(f"{name} is truncated: {missing} bytes of its sound data are missing")
+    fault = ogg_fault(handle) if handle.read(4) == b"OggS" else contradiction(handle)
+    if fault:
+        raise AudioError(f"{name} {fault}")
     handle.seek(0)
-
-
-def _riff_shortfall(head: bytes, size: int) -> int:
-    # How many bytes of a WAV file's data chunk are missing: libsndfile does not say. Streamed
-    # files, whose sizes were never filled in, count as whole.
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return 0
-    at = 12
-    while at + 8 <= len(head):
-        length = int.from_bytes(head[at + 4 : at + 8], "little")
-        if head[at : at + 4] == b"data":
-            streamed = length == 0 or length >= 0x7FFFF000
-            return 0 if streamed else max(0, at + 8 + length - size)
-        at += 8 + length + length % 2
-    return 0
 
 
 def _first_line(error: Exception) -> str:
