@@ -40,7 +40,7 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     elif not path.exists():
         raise InputError(f"there is no file or folder {place}")
     elif path.is_dir():
-        inputs = sorted(str(one) for one in path.rglob("*") if one.suffix.lower() in SOUND_SUFFIXES)
+        inputs = _sounds_in(path)
     elif is_sound(place):
         inputs = [place]
     elif is_plain(place):
@@ -59,6 +59,17 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     if not inputs:
         raise InputError(f"{place} holds no inputs")
     return inputs
+
+
+def _sounds_in(folder: Path) -> list[Any]:
+    # Sound files of a folder, by name. What systems and tools leave there is counted and left out:
+    # names with a dot in front (a Mac's "._clip.wav" holds no sound), and "__MACOSX".
+    found = sorted(one for one in folder.rglob("*") if one.suffix.lower() in SOUND_SUFFIXES)
+    parts = {one: one.relative_to(folder).parts for one in found}
+    kept = [p for p in found if not any(name[0] == "." or name == "__MACOSX" for name in parts[p])]
+    if len(kept) < len(found):
+        sys.stderr.write(f"{len(found) - len(kept)} hidden files in {folder} were left out\n")
+    return [str(one) for one in kept if one.is_file()]
 
 
 def read_labels(place: str, column: str, what: str = "label") -> list[Any]:

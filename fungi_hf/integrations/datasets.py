@@ -103,18 +103,15 @@ def extract_dataset(
         raise InputTypeError(f"dataset must be a datasets.Dataset; got {type(dataset).__name__}")
     names = _columns(columns, data.column_names)
     behind = "" if text == extractor.encoder.default_prompt else f"|{text}"
-    encoded = {
-        name: feature
-        for name, feature in (data.features or {}).items()
-        if name in names and isinstance(feature, datasets.Audio) and feature.decode
-    }
-    for name in encoded:  # whole files: datasets decodes with torchcodec only
-        data = data.cast_column(name, datasets.Audio(decode=False))
+    form = getattr(data, "format", {}).get("type")
+    data, encoded = _undecoded(data.with_format(None), names)
     column = datasets.List(datasets.Value("float32"), length=extractor.width)
     added = dict.fromkeys(names.values(), column)
     features = None if data.features is None else datasets.Features({**data.features, **added})
     settings: dict[str, Any] = {}
     if isinstance(data, datasets.Dataset):
+        if not len(data):  # `map` adds no column to no rows
+            return _without_rows(data, features, encoded)
         whole = f"{data._fingerprint}|{extractor.fingerprint}|{sorted(names.items())!r}{behind}"
         settings = {"num_proc": num_proc, "desc": "FUNGI features"}
         settings["new_fingerprint"] = hashlib.sha256(whole.encode()).hexdigest()[:16]
@@ -130,7 +127,29 @@ def extract_dataset(
     )
     for name, feature in encoded.items():
         data = data.cast_column(name, feature)
-    return data
+    return data.with_format(form)
+
+
+def _undecoded(data: Any, names: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
+    # Sounds as whole files: datasets decodes with torchcodec only. Beside it what they were.
+    import datasets
+
+    encoded = {
+        name: feature
+        for name, feature in (data.features or {}).items()
+        if name in names and isinstance(feature, datasets.Audio) and feature.decode
+    }
+    for name in encoded:
+        data = data.cast_column(name, datasets.Audio(decode=False))
+    return data, encoded
+
+
+def _without_rows(data: Any, features: Any, encoded: Mapping[str, Any]) -> Any:
+    made = type(data).from_dict({name: [] for name in features}, features=features)
+    made.info.description, made._split = data.info.description, data.split
+    for name, feature in encoded.items():
+        made = made.cast_column(name, feature)
+    return made
 
 
 def _columns(asked: Any, there: list[str] | None) -> dict[str, str]:
