@@ -8,6 +8,7 @@ query, `q . (W_k h_t)` is `(W_k^T q) . h_t` and `sum_t p_t W_v h_t` is `W_v (sum
 from __future__ import annotations
 
 import contextlib
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,9 +36,17 @@ def is_product(projection: nn.Module) -> bool:
 def shadowed(
     module: nn.Module, function: Callable[..., Any], name: str = "forward"
 ) -> Iterator[None]:
-    """Put another method on one module for the duration, and give back what was there."""
-    before = module.__dict__.get(name)
-    setattr(module, name, function)
+    """Put another method on one module for the duration, and give back what was there.
+
+    Other threads find the method that was there: a plain pass of theirs is not changed.
+    """
+    before, whole, owner = module.__dict__.get(name), getattr(module, name), threading.get_ident()
+
+    def chosen(*args: Any, **options: Any) -> Any:
+        here = threading.get_ident() == owner
+        return function(*args, **options) if here else whole(*args, **options)
+
+    setattr(module, name, chosen)
     try:
         yield
     finally:

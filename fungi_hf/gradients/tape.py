@@ -89,6 +89,16 @@ def _set_flags(modules: list[nn.Module], parameters: Sequence[Tensor], *, value:
         parameter.requires_grad_(value)
 
 
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a hook that does nothing in passes of other threads, which are not the package's."""
+    owner = threading.get_ident()
+
+    def chosen(*args: Any) -> Any:
+        return hook(*args) if threading.get_ident() == owner else None
+
+    return chosen
+
+
 class _Watch:
     """A forward hook: what a layer was given, and the edge at which its gradient is asked for."""
 
@@ -218,7 +228,7 @@ def record(
     }
     with contextlib.ExitStack() as stack:
         for path, layer in {**noted, **layers}.items():
-            stack.callback(layer.register_forward_hook(watches[path]).remove)
+            stack.callback(layer.register_forward_hook(of_this_thread(watches[path])).remove)
         stack.enter_context(torch.set_grad_enabled(bool(layers)))
         embeddings = forward()
     found = {path: watch.refusal(len(embeddings)) for path, watch in watches.items()}

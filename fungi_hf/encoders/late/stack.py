@@ -23,6 +23,7 @@ from torch import nn
 from fungi_hf.encoders.last_block import shadowed
 from fungi_hf.errors import ConfigError
 from fungi_hf.gradients.layers import resolve_layer
+from fungi_hf.gradients.tape import of_this_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -85,10 +86,11 @@ class BlockStack:
         with contextlib.ExitStack() as stack:
             for k in depths:
                 block = self._blocks[self.n_blocks - k]
-                handle = block.register_forward_pre_hook(_noting(states, k), with_kwargs=True)
+                hook = of_this_thread(_noting(states, k))
+                handle = block.register_forward_pre_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
             if depths:
-                handle = self._blocks[0].register_forward_hook(self._learn)
+                handle = self._blocks[0].register_forward_hook(of_this_thread(self._learn))
                 stack.callback(handle.remove)
             yield states
 
@@ -112,7 +114,8 @@ class BlockStack:
                 aside = _standing_aside(self._passes_on, carried)
                 stack.enter_context(shadowed(block, _carrying(block, carried) if makes else aside))
             entry = self._blocks[first]
-            handle = entry.register_forward_pre_hook(_handing(hidden), with_kwargs=True)
+            hook = of_this_thread(_handing(hidden))
+            handle = entry.register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
             yield
 
