@@ -42,6 +42,8 @@ class TextEncoder(BlockEncoder):
         "share the features of the empty sequence",
         "control": "{n} of the texts hold NUL, other control or invisible characters that the "
         "tokenizer drops; the encoder cannot tell them from the texts without them",
+        "special": "{n} of the texts spell a special token of the tokenizer, as in '[SEP]'; it is "
+        "read as that token, as transformers does",
         "unknown": "{n} of the texts hold tokens that the tokenizer does not know; the encoder "
         "cannot tell texts apart that differ only there",
     }
@@ -83,6 +85,7 @@ class TextEncoder(BlockEncoder):
         if name is None and config.prompts is None:
             name = trained_prompt_name
         self.prompts, self.default_prompt = own, named_prompt(own, name) if name else ""
+        self._special_ids = frozenset(getattr(tokenizer, "all_special_ids", ()))
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self._empty_ids = self._tokenise([""])[0]
@@ -216,9 +219,16 @@ class TextEncoder(BlockEncoder):
             notes.append("truncated")
         if "empty" not in notes and self._drops_any(raw):
             notes.append("control")
+        if "empty" not in notes and self._spells_special(ids):
+            notes.append("special")
         if not notes and self._unknown_id in ids:
             notes.append("unknown")
         return Prepared(array, len(ids), array.tobytes(), tuple(notes))
+
+    def _spells_special(self, ids: list[int]) -> bool:
+        # More special tokens than the tokenizer itself puts around a text.
+        special = sum(token in self._special_ids for token in ids if token != self._unknown_id)
+        return special > len(self._empty_ids)
 
     def _tokenise(self, raws: list[str]) -> list[list[int]]:
         # The ids with special tokens, not truncated.
