@@ -54,9 +54,8 @@ def test_a_view_deletes_it_whole_or_not_at_all(family):
     deletion = WordDeletion(400, 0.3, spans=lambda raw: word_spans(raw, tokenizer))
     counts = {view.count(token) for view in deletion(text, random.Random(0))}
     assert counts == {0, 1, 2}
-    inside = token.strip("[]<>/")
     for view in deletion(text, random.Random(1)):
-        assert view.replace(token, "").count(inside) == 0
+        assert not set(view.replace(token, "")) & set("[]<>/")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "t5"])
