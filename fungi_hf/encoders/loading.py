@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.source import Source
 
 _EXTRACTOR: Final = ("feature extractor", "AutoFeatureExtractor", ("preprocessor_config.json",))
+# What decides tokens and is no rule of a tokenizer's backend, and the usual value.
+_BESIDE: Final = {"split_special_tokens": False, "truncation_side": "right"}
 # A model's main input: its preprocessor, who loads it, the files that say so.
 _PREPROCESSORS: Final = {
     "input_ids": ("tokenizer", "AutoTokenizer", ("tokenizer_config.json", "tokenizer.json")),
@@ -95,7 +97,7 @@ def load_encoder(
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Give the encoder inside a compiled, adapted (peft), encoder-decoder or task model.
+    """Give the encoder inside a compiled, parallel, adapted, encoder-decoder or task model.
 
     `torch.compile`'s wrapper is taken off: hooks registered on it never fire. Adapters stay where
     they are in the model. The weights are shared, nothing is copied.
@@ -103,6 +105,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         EncoderError: If the adapter is a learned prompt, which is no part of the model.
     """
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
     model = getattr(model, "_orig_mod", model)
     if callable(adapted := getattr(model, "get_base_model", None)):
         active: Any = getattr(model, "active_peft_config", None)
@@ -128,7 +132,8 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
 
     reach = asdict(hub)
     try:
-        find_file(name, "config.json", hub)
+        if find_file(name, "config.json", hub) is None:
+            _refuse_adapter(name, hub)
         settings = patiently(lambda: AutoConfig.from_pretrained(name, **reach))
         architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
         loader: Any = AutoModel
@@ -159,6 +164,16 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
             f"{name!r} lacks {len(missing)} of the model's weights (they would be random): {shown}"
         )
     return unwrap(model.eval())
+
+
+def _refuse_adapter(name: str, hub: HubOptions) -> None:
+    if (path := find_file(name, "adapter_config.json", hub)) is not None:
+        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise EncoderError(
+            f"{name!r} holds an adapter and no model; pass the model object of "
+            f"PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), {name!r}) with its "
+            "processor="
+        )
 
 
 def _load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
@@ -213,7 +228,11 @@ def _preprocessor_text(preprocessor: Any) -> str:
     backend = getattr(preprocessor, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
-        return json.dumps({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
+        kept = {k: v for k, v in rules.items() if k not in ("truncation", "padding")}
+        for name, usual in _BESIDE.items():
+            if (value := getattr(preprocessor, name, usual)) != usual:
+                kept[name] = value
+        return json.dumps(kept)
     if hasattr(preprocessor, "get_vocab"):
         return json.dumps(preprocessor.get_vocab(), sort_keys=True)
     to_dict = getattr(preprocessor, "to_dict", None)

@@ -88,6 +88,7 @@ class TextEncoder(BlockEncoder):
         self._special_ids = frozenset(getattr(tokenizer, "all_special_ids", ()))
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)  # slow to look up
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
+        self._n_rows = _rows_short_of(model, tokenizer)
         self._empty_ids = self._tokenise([""])[0]
         self._dropped: dict[str, bool] = {}
         self.pooling = self._resolve_pooling(config.pooling, trained_pooling)
@@ -190,7 +191,8 @@ class TextEncoder(BlockEncoder):
         """Tokenise, truncate and note what was special, once per distinct text; padding is later.
 
         Raises:
-            InputError: If a text has no tokens at all, not even special ones.
+            InputError: If a text has no tokens at all, not even special ones, or one that the
+                model does not know.
         """
         if not raws:
             return []
@@ -211,6 +213,13 @@ class TextEncoder(BlockEncoder):
     def _prepared(self, raw: str, ids: list[int]) -> Prepared:
         if not ids:
             raise InputError(f"the text {self.describe(raw)} has no tokens under this tokenizer")
+        if self._n_rows is not None and max(ids) >= self._n_rows:
+            raise InputError(
+                f"the text {self.describe(raw)} has token {max(ids)}, and the model has "
+                f"{self._n_rows} tokens: the tokenizer was given tokens that the model does not "
+                "know; call model.resize_token_embeddings(len(tokenizer)), or use the model's own "
+                "tokenizer"
+            )
         array = np.asarray(ids, dtype=np.int64)
         notes = []
         if ids == self._empty_ids or not raw.strip():
@@ -327,6 +336,14 @@ class TextEncoder(BlockEncoder):
     def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:
         spans = functools.partial(word_spans, tokenizer=self.tokenizer)
         return WordDeletion(n_views, probability, spans=spans)
+
+
+def _rows_short_of(model: Any, tokenizer: Any) -> int | None:
+    """Give how many tokens a model knows, where its tokenizer may give others; else None."""
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    n_rows: int | None = getattr(table, "num_embeddings", None)
+    grown = n_rows is not None and hasattr(tokenizer, "__len__") and len(tokenizer) > n_rows
+    return n_rows if grown else None
 
 
 def _is_invisible(character: str) -> bool:

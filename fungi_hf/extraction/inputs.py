@@ -199,6 +199,8 @@ def iterate(inputs: Any) -> Iterator[Any]:
         raise InputTypeError("inputs are one clip (samples, Hz); pass a list of such pairs")
     if hasattr(inputs, "columns"):  # iterating over a data frame gives its column names
         raise InputTypeError(f"inputs must be a list or one column; got a table ({kind})")
+    if hasattr(inputs, "to_pylist"):  # pyarrow's arrays give scalars of their own
+        return iter(inputs.to_pylist())
     if hasattr(inputs, "__iter__"):
         return iter(inputs)
     return (inputs[i] for i in range(len(inputs)))
