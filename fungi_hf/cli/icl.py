@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fungi_hf.cli.arguments import check_counts
-from fungi_hf.errors import InputError, LLMError
+from fungi_hf.errors import ConfigError, InputError, LLMError
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.comparison import compare
 from fungi_hf.icl.demos import ORDERS
-from fungi_hf.icl.limits import Limits
+from fungi_hf.icl.limits import Limits, Retryable
 from fungi_hf.icl.plan import make_plan
 from fungi_hf.icl.prompt import PromptBuilder, Style
 from fungi_hf.icl.results import EvalResult
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
     from fungi_hf.icl.run import Progress
 
 _FAKES = [policy for policy in POLICIES if policy != "lookup"]  # that one needs a table
-_LIMITS = ("concurrency", "rpm", "tpm", "max_attempts", "timeout", "repair")
-_SAMPLING = ("max_output_tokens", "token_param", "temperature")
+_LIMITS = (
+    *("concurrency", "rpm", "tpm", "max_attempts", "timeout", "max_wait", "repair", "stop_after"),
+    "ask_again",
+)
+_SAMPLING = ("max_output_tokens", "token_param", "temperature", "seed", "top_logprobs", "extra")
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -83,6 +88,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--style", choices=get_args(Style), default="multiturn")
     group.add_argument("--instruction", help="replaces the default instruction")
     group.add_argument("--max-input-tokens", type=int, help="token budget per prompt")
+    _add_model(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     limits, sampling = Limits(), Sampling()
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="gpt-4o-mini")
@@ -95,16 +104,65 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tpm", type=int, help="most tokens per minute")
     group.add_argument("--max-attempts", type=int, default=limits.max_attempts)
     group.add_argument("--timeout", type=float, default=limits.timeout, help="seconds")
+    group.add_argument("--max-wait", type=float, default=limits.max_wait, help="seconds")
     group.add_argument("--repair", type=int, default=0, help="send off-list answers back N times")
+    words = "stop after N rows that fail alike, or 2 N first rows without a label; none goes on"
+    group.add_argument("--stop-after", type=_or_none(int), default=limits.stop_after, help=words)
+    words = "statuses that a resumed run asks again"
+    group.add_argument(
+        "--ask-again", nargs="+", default=(), choices=get_args(Retryable), help=words
+    )
     group.add_argument("--max-output-tokens", type=int, default=sampling.max_output_tokens)
     group.add_argument("--token-param", default=sampling.token_param)
-    group.add_argument("--temperature", type=_temperature, default=0.0, help="a number or 'none'")
+    words = "a number or 'none'"
+    group.add_argument("--temperature", type=_or_none(float), default=0.0, help=words)
+    group.add_argument("--sampling-seed", type=int, help="the request's own seed")
+    group.add_argument("--top-logprobs", type=int, help="1 to 20: label scores in text mode")
+    words = 'more fields of the request, JSON, e.g. \'{"reasoning_effort": "low"}\''
+    group.add_argument("--extra", type=_json_object, default={}, help=words)
+    words = "'name: value', e.g. 'api-key: ...'; '$NAME' is read from the environment"
+    group.add_argument("--header", action="append", default=[], help=words)
+    words = "name=value, e.g. api-version=2024-10-21"
+    group.add_argument("--query", action="append", default=[], help=words)
     group.add_argument("--cache", type=Path, help="SQLite file that answers are kept in")
     group.add_argument("--out", type=Path, help="run folder")
 
 
-def _temperature(words: str) -> float | None:
-    return None if words == "none" else float(words)
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def read(words: str) -> Any:
+        return None if words == "none" else kind(words)
+
+    read.__name__ = kind.__name__  # what argparse calls it in errors
+    return read
+
+
+def _json_object(words: str) -> dict[str, Any]:
+    value = json.loads(words)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _named(given: list[str], mark: str, option: str) -> dict[str, str]:
+    """Read "name: value" pairs; "$NAME" is the environment's, so that no shell history holds it.
+
+    Raises:
+        ConfigError: If there is no value.
+    """
+    found = {}
+    for words in given:
+        name, separator, value = words.partition(mark)
+        value = value.strip()
+        if not separator or not name.strip():
+            raise ConfigError(f"{option} has the form name{mark}value; got {words!r}")
+        if value.startswith("$"):
+            if value[1:] not in os.environ:
+                raise ConfigError(
+                    f"{option} {name.strip()}: there is no {value} in the environment"
+                )
+            value = os.environ[value[1:]]
+        found[name.strip()] = value
+    return found
 
 
 def run_rows(options: argparse.Namespace) -> int:
@@ -208,13 +266,16 @@ def read_parts(
 def chat_of(options: argparse.Namespace, base_url: str | None = None) -> ChatLLM:
     """Give the model, which has not been asked yet."""
     loopback = "http://127.0.0.1/v1" if options.fake else None
+    options.ask_again, seed = tuple(options.ask_again), options.sampling_seed
     return ChatLLM(
         options.model,
         base_url=base_url or options.base_url or loopback,
         output=options.output,
         limits=Limits(**{name: getattr(options, name) for name in _LIMITS}),
-        sampling=Sampling(**{name: getattr(options, name) for name in _SAMPLING}),
+        sampling=Sampling(**{name: getattr(options, name) for name in _SAMPLING} | {"seed": seed}),
         cache=options.cache,
+        headers=_named(options.header, ":", "--header"),
+        query=_named(options.query, "=", "--query"),
     )
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import ipaddress
+import json
 import os
+import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
@@ -50,13 +53,17 @@ class ChatLLM(LLM):
         limits: Concurrency, rates, attempts and waits.
         sampling: Temperature and the like.
         cache: A path or an `AnswerCache`; complete answers with a label are kept there.
+        headers: More headers of every request, e.g. {"api-key": ...} (Azure); their values are
+            kept as secret as the key.
+        query: Query of every request, e.g. {"api-version": "2024-10-21"}; it may stand in
+            `base_url`, too.
 
     Raises:
         ConfigError: If an argument is unusable.
         CacheError: If the cache is.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each is an option of its own)
         self,
         model: str,
         *,
@@ -66,6 +73,8 @@ class ChatLLM(LLM):
         limits: Limits | None = None,
         sampling: Sampling | None = None,
         cache: AnswerCache | str | Path | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(model, str) or not model.strip():
             raise ConfigError(f"model must be a name, got {model!r}")
@@ -74,7 +83,8 @@ class ChatLLM(LLM):
             raise ConfigError("api_key must be a non-empty string or None")
         self.model, self.output = model, output
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self.base_url = _checked_url(base_url)
+        self.base_url, asked = _checked_url(base_url)
+        self._headers, self.query = _pairs("headers", headers), {**asked, **_pairs("query", query)}
         self.limits, self.sampling = limits or LLM.limits, sampling or _GREEDY
         self._fields = self.sampling.fields()
         self._api_key = api_key
@@ -101,6 +111,8 @@ class ChatLLM(LLM):
             "output": self.output,
             "sampling": self._fields,
             "repair": self.limits.repair,
+            **({"query": self.query} if self.query else {}),
+            **({"headers": sorted(self._headers)} if self._headers else {}),
         }
 
     def prompt_output(self, labels: LabelSpace) -> OutputMode:
@@ -126,6 +138,8 @@ class ChatLLM(LLM):
         if form is not None:
             body["response_format"] = form
         identity = {"prompt_version": PROMPT_VERSION, "kind": "chat", "base_url": self.base_url}
+        if self.query:
+            identity["query"] = json.dumps(self.query, sort_keys=True)
         return body, request_key({**identity, "request": body, "draw": prompt.draw})
 
     @property
@@ -221,12 +235,15 @@ class ChatLLM(LLM):
         key = self._api_key or os.environ.get("OPENAI_API_KEY")
         if importlib.util.find_spec("openai") is None:
             raise OptionalDependencyError("openai", "icl")
-        if not key and not _is_loopback(self.base_url):
+        if not key and not _is_loopback(self.base_url) and not self._brings_key():
             raise LLMAuthError(
                 f"no API key for {self.base_url}; pass api_key= or set OPENAI_API_KEY "
                 "(only servers on this machine need none)"
             )
         return key or "none"
+
+    def _brings_key(self) -> bool:
+        return bool({name.lower() for name in self._headers} & {"authorization", "api-key"})
 
     def _connected(self) -> Transport:
         if self._transport is None or self._transport.loop is not asyncio.get_running_loop():
@@ -235,7 +252,8 @@ class ChatLLM(LLM):
 
             # A proxy from the environment cannot reach this machine's own servers.
             proxies = not _is_loopback(url)
-            self._transport = Transport(url, key, self.limits, self._window, proxies=proxies)
+            more = (self._headers, self.query)
+            self._transport = Transport(url, key, self.limits, self._window, more, proxies=proxies)
         return self._transport
 
 
@@ -247,17 +265,29 @@ def _is_loopback(base_url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _checked_url(base_url: str) -> str:
-    # http(s)://host[:port]/path, not the endpoint's own; without its final slash.
+def _pairs(name: str, given: Mapping[str, str] | None) -> dict[str, str]:
+    texts = isinstance(given, Mapping) and all(
+        isinstance(one, str) for p in given.items() for one in p
+    )
+    if given is not None and not texts:
+        raise ConfigError(f"{name} must be a dictionary of texts, or None")
+    return dict(given or {})
+
+
+def _checked_url(base_url: str) -> tuple[str, dict[str, str]]:
+    # http(s)://host[:port]/path, not the endpoint's own, without its final slash; and its query.
     form = "the form is https://host/v1"
     if not isinstance(base_url, str):
         raise ConfigError(f"base_url must be a string, got {type(base_url).__name__}; {form}")
+    base_url = base_url.strip()
     parts = urlsplit(base_url)
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise ConfigError(f"base_url must not carry credentials or a query; {form}")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    secret = [name for name in query if re.search(r"key|token|secret|sig", name, re.IGNORECASE)]
+    if parts.username is not None or parts.password is not None or secret:
+        raise ConfigError(f"base_url must not carry credentials; pass api_key= or headers=; {form}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"base_url {base_url!r} has no scheme or host; {form}")
-    url = base_url.rstrip("/")
+    url = base_url.partition("?")[0].rstrip("/")
     if url.endswith("/chat/completions"):
         raise ConfigError(f"base_url {base_url!r} must not end in /chat/completions; {form}")
-    return url
+    return url, query

@@ -2,7 +2,8 @@
 
 A space is refused if its words could be mistaken for each other, so that reading never needs a
 guess. The first rule that decides wins: an empty answer; a label as it is; a label after peeling
-quotes, fences, lead-ins and JSON; exactly one label named, with no denial around it; else invalid.
+thoughts, quotes, fences, lead-ins and JSON, also in the last line of several; exactly one label
+named, with no denial around it, in any of the languages below; else invalid.
 """
 
 from __future__ import annotations
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
 
     Verbalizers: TypeAlias = Mapping[str, str] | Sequence[str] | Callable[[str], str]
 
+# Thoughts in front of an answer. A chat template may hold the opening mark itself.
+_THOUGHTS = re.compile(
+    r"\A.*(?:</(?:think|thinking|thought|reasoning|reflection)>|\[/THINK\]"
+    r"|<\|channel\|>final<\|message\|>|<\|end_of_thought\|>|</?\|?final\|?>)",
+    re.DOTALL | re.IGNORECASE,
+)
+# Scripts without blanks between words, and Hangul, whose particles touch the word.
+_JOINED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+    "\uf900-\ufaff"
+)
 _GLUE = re.compile(r"[\s_\-]+")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
 # Opening and closing marks, in the same places.
@@ -48,6 +60,21 @@ _DENIAL = re.compile(
         |un(?:like|likely|related|sure|true)|wrong|incorrect|false|doubt\w*|exclud\w+|reject\w*
         |rul(?:e|es|ed|ing)\ out|isnt|arent|wasnt|doesnt|dont|cant|wont)(?!\w)|n't(?!\w)""",
     re.VERBOSE,
+)
+# The same in other languages, as whole words (folded): de, fr, es, it, pt, nl, sv, da, pl, cs, ru,
+# uk, tr, fi, id, vi, ar, he, fa, hi; then as parts of words, zh, ja, ko, th.
+_FOREIGN = re.compile(
+    r"(?<!\w)(?:nicht|kein\w*|nie|niemals|weder|noch|ohne|außer|ausser|statt|anstatt|falsch"
+    r"|pas|aucune?|ni|jamais|sans|sauf|plutôt\ que|faux"
+    r"|nunca|tampoco|ning[uú]n\w*|sin|excepto|salvo|falso"
+    r"|né|mai|nessun\w*|senza|tranne|eccetto|não|nem|nenhum\w*|sem|exceto"
+    r"|niet|geen|nooit|noch|zonder|inte|ej|aldrig|ingen|inget|utan|ikke|aldri|uden|uten"
+    r"|nie|ani|nigdy|żaden|bez|není|nikdy|žádn\w*"
+    r"|не|нет|ни|никогда|без|кроме|нельзя|ні|немає|ніколи"
+    r"|değil|hay\u0131r|yok|asla|ei|eikä|bukan|tidak|tanpa|không|chẳng|chưa"
+    r"|ليس\w*|لا|غير|لم|لن|بدون|לא|אין|בלי|نیست|نه|نہیں|नहीं|न|मत|बिना)(?!\w)"
+    r"|不(?!仅|僅|但|过|過|断|斷|错|錯)|没有?|沒有?|非(?!常)|无(?!比|疑)|無(?!比|疑)|未(?!来|來)|别(?!的)"
+    r"|ない|ません|なく|じゃな|ではな|아니|않|없|못|ไม่|มิใช่|ยกเว้น"
 )
 
 
@@ -161,13 +188,28 @@ class LabelSpace:
         text = (answer or "").strip()
         if not text:
             return Answer("empty", reason="the answer is empty")
-        core = self._peeled(text)
+        core = self._peeled(_THOUGHTS.sub("", text).strip() or text)
         if isinstance(core, Answer):
             return core
+        if (concluded := self._concluded(core)) is not None:
+            return concluded
         stated = _stated_label(core, is_all=False)  # by JSON within other words
         if stated is None or (isinstance(stated, str) and bare(stated) not in self._ids):
             return Answer("invalid", reason="the JSON in the answer states no known label")
         return self._search(core)
+
+    def _concluded(self, core: str) -> Answer | None:
+        """Return what "Label: X" in the last of several lines states, if no other line states more.
+
+        A prompt that the model goes on with has such lines, too, and states its labels apart.
+        """
+        lines = [line.strip().lstrip("#>-* ") for line in core.splitlines() if line.strip()]
+        if len(lines) < 2 or not _LEAD_IN.match(lines[-1]):
+            return None
+        read = [self._peeled(line) for line in lines]
+        stated = {one.label for one in read if isinstance(one, Answer) and one.status == "ok"}
+        last = read[-1]
+        return last if isinstance(last, Answer) and stated == {last.label} else None
 
     def _peeled(self, text: str) -> Answer | str:
         """Return the answer if a layer of the text is a label, else the core of the text."""
@@ -205,7 +247,8 @@ class LabelSpace:
         rest = list(folded)
         for start, end, _ in outer:
             rest[start:end] = "|" * (end - start)
-        denial = _DENIAL.search(re.sub(r"\s+", " ", "".join(rest)))
+        outside = re.sub(r"\s+", " ", "".join(rest))
+        denial = _DENIAL.search(outside) or _FOREIGN.search(outside)
         if denial:
             name = self.surfaces[labels[0]]
             return Answer("invalid", reason=f"{denial.group()!r} stands beside {name!r}")
@@ -231,11 +274,13 @@ def _refuse_alike(names: tuple[str, ...], surfaces: tuple[str, ...]) -> None:
 
 
 def _whole_words(surface: str) -> re.Pattern[str]:
-    """Return a pattern of the surface's words, with any glue between, outside longer names."""
-    words = bare(surface).split(" ")
-    return re.compile(
-        r"(?<!\w)(?<!\w-)" + r"[\s_\-]+".join(map(re.escape, words)) + r"(?!\w)(?!-\w)"
-    )
+    """Return a pattern of the surface's words, with any glue between, outside longer names.
+
+    A neighbour written without blanks is no part of the name: "正面" is said in "是正面的".
+    """
+    words, letter = bare(surface).split(" "), rf"[^\W{_JOINED}]"
+    inner = r"[\s_\-]+".join(map(re.escape, words))
+    return re.compile(rf"(?<!{letter})(?<!{letter}-){inner}(?!{letter})(?!-{letter})")
 
 
 def _peel(text: str) -> str | None:

@@ -46,6 +46,8 @@ class Limits:
         max_wait: Longest wait in seconds that a server may ask for; a longer one stops the run.
             While a server's wait lasts, no request is sent for any row.
         repair: How often an answer outside the label list is sent back for correction.
+        stop_after: A run stops when so many rows one after the other fail with the same words, or
+            when twice as many first rows give no label at all; None goes on.
         ask_again: Statuses that a resumed run asks again: "refused", "empty", "length".
         clock: Where time comes from.
 
@@ -60,12 +62,13 @@ class Limits:
     timeout: float = 60.0
     max_wait: float = 120.0
     repair: int = 0
+    stop_after: int | None = 10
     ask_again: tuple[Retryable, ...] = ()
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self, ("concurrency", "max_attempts"), check_integer, 1)
-        check_fields(self, ("rpm", "tpm"), check_integer, 1, optional=True)
+        check_fields(self, ("rpm", "tpm", "stop_after"), check_integer, 1, optional=True)
         check_fields(self, ("repair",), check_integer, 0)
         check_fields(self, ("timeout", "max_wait"), check_number, 0, inclusive="neither")
         if isinstance(self.ask_again, str):

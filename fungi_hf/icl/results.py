@@ -232,6 +232,13 @@ class EvalResult:
             "usage": self.usage.to_dict(),
         }
 
+    @property
+    def _tokens(self) -> str:
+        if self.requests and not self.usage.input_tokens:
+            return "not reported by the server"
+        cached = f"({self.usage.cached_input_tokens} cached)"
+        return f"{self.usage.input_tokens} in {cached}, {self.usage.output_tokens} out"
+
     def __str__(self) -> str:
         low, high = self.interval
         n_failed = self.statuses.get("failed", 0)
@@ -246,8 +253,7 @@ class EvalResult:
             f"{self.accuracy_uncovered:.4f} not",
             f"vote alone      {self.vote_accuracy:.4f}  agreement {self.agreement:.4f}",
             "statuses        " + ", ".join(f"{k} {v}" for k, v in self.statuses.items()),
-            f"tokens          {self.usage.input_tokens} in "
-            f"({self.usage.cached_input_tokens} cached), {self.usage.output_tokens} out",
+            f"tokens          {self._tokens}",
         ]
         if self.repeats > 1:
             low, high = min(self.by_repeat), max(self.by_repeat)

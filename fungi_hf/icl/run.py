@@ -11,10 +11,11 @@ import concurrent.futures
 import contextlib
 import platform
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from fungi_hf.errors import InputError, LLMError, RequestFailedError
 from fungi_hf.icl.journal import Journal, claim, finish
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
 
+# Statuses of rows without a label, and what helps.
+_BARREN: Final = {
+    "length": "raise max_output_tokens (a model that reasons needs some thousands), or ask for "
+    "less reasoning, e.g. Sampling(extra={'reasoning_effort': 'low'})",
+    "empty": "raise max_output_tokens, or look at what the server sends (a model that reasons may "
+    "put its words elsewhere)",
+    "refused": "the server refuses these texts; choose another model, or change the instruction",
+    "invalid": "the answers are off the label list; use output='enum', or another instruction",
+}
 _FACTS = ("attempts", "from_cache", "finish_reason", "model", "system_fingerprint")
 __all__ = ["DryRun", "EvalResult", "Progress", "Run", "aevaluate", "evaluate", "run_here"]
 
@@ -141,8 +151,11 @@ class Run:
         self._journal: Journal | None = None
         self._finished: dict[tuple[int, int], RowResult] = {}  # by repetition and query row
         self._usage, self._requests = Usage(), 0
+        self._barren: Counter[str] | None = Counter()  # statuses, as long as no row has a label
         if self._folder is not None:
             self._finished, self._usage = read_rows(self._folder)
+        if any(result.status not in _BARREN for result in self._finished.values()):
+            self._barren = None
         failed = sum(result.status != "ok" for result in self._finished.values())
         self._progress = Progress(len(plan.prompts), finished=len(self._finished), failed=failed)
 
@@ -261,6 +274,7 @@ class Run:
         if self._journal is not None:
             line = {"row": one.row, "result": result.to_dict(), "usage": usage.to_dict()}
             self._journal.add({**line, **facts})
+        self._check_start(result)
         if self._watch is not None:
             progress = self._progress
             was_failed = before is not None and before.status != "ok"
@@ -269,6 +283,27 @@ class Run:
             progress.fresh += 1
             progress.tokens += usage.total_tokens
             self._watch(progress)
+
+    def _check_start(self, result: RowResult) -> None:
+        """Stop a run whose first rows all give no label, before the rest is paid for.
+
+        Raises:
+            LLMError: With what helps.
+        """
+        stop, seen = self._plan.llm.limits.stop_after, self._barren
+        if seen is None or stop is None:
+            return
+        if result.status not in _BARREN:
+            self._barren = None
+            return
+        seen[result.status] += 1
+        if seen.total() >= 2 * stop and len(self._finished) < len(self._plan.prompts):
+            status, _ = seen.most_common(1)[0]
+            shown = f"; the last answer is {result.answer[:80]!r}" if result.answer else ""
+            raise LLMError(
+                f"none of the first {seen.total()} rows gave a label ({dict(seen)}){shown}: "
+                f"{_BARREN[status]}; Limits(stop_after=None) goes on nevertheless"
+            )
 
     def _outcome(self, one: PlannedPrompt, reply: Reply | None, status: str | None) -> RowResult:
         # A status is given where it does not follow from the reply.

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -58,13 +59,23 @@ class Transport:
     """
 
     def __init__(
-        self, base_url: str, api_key: str, limits: Limits, window: SlidingWindow, *, proxies: bool
+        self,
+        base_url: str,
+        api_key: str,
+        limits: Limits,
+        window: SlidingWindow,
+        more: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+        *,
+        proxies: bool,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.in_flight: dict[str, asyncio.Task[Reply]] = {}
-        self._key, self._limits = api_key, limits
+        headers, query = more  # beside the client's own
+        self._secrets = [one for one in (api_key, *headers.values()) if one != "none"]
+        self._limits = limits
         self._gate = Gate(limits, window)
-        self._unreachable, self._reached = 0, False
+        self._unreachable, self._reached, self._answered = 0, False, False
+        self._alike: tuple[str, int] = ("", 0)  # what the latest rows failed with, how many of them
         http = _Client(trust_env=proxies)
         http.door = self._attempt
         self._client = openai.AsyncOpenAI(
@@ -73,6 +84,8 @@ class Transport:
             max_retries=limits.max_attempts - 1,
             timeout=limits.timeout,
             http_client=http,
+            default_headers=dict(headers),
+            default_query=dict(query),
         )
 
     async def ask(self, body: Mapping[str, object], estimate: int) -> tuple[Payload | Failure, int]:
@@ -97,11 +110,27 @@ class Transport:
             _EXCHANGE.reset(token)
         outcome, attempts = exchange.outcome, exchange.attempts
         if not isinstance(outcome, Failure) or outcome.kind in ("refused", "overflow"):
+            self._answered, self._alike = True, ("", 0)
             return outcome, attempts
-        message = outcome.message.replace(self._key, "[hidden]")
-        if outcome.kind == "retry":
+        message = outcome.message
+        for secret in self._secrets:
+            message = message.replace(secret, "[hidden]")
+        if outcome.kind == "retry" or (outcome.kind == "row" and self._answered):
+            self._count_alike(message)
             raise RequestFailedError(message, attempts)
         raise LLMAuthError(message) if outcome.kind == "auth" else LLMError(message)
+
+    def _count_alike(self, message: str) -> None:
+        """Stop where row after row fails with the same words, numbers aside.
+
+        Raises:
+            LLMError: If so many have.
+        """
+        words = re.sub(r"\d+", "0", message)
+        self._alike = (words, self._alike[1] + 1 if self._alike[0] == words else 1)
+        stop = self._limits.stop_after
+        if stop is not None and self._alike[1] >= stop:
+            raise LLMError(f"the last {stop} rows failed alike, so the run stops: {message}")
 
     async def close(self) -> None:
         """Cancel what is in flight, then close all connections."""
@@ -123,7 +152,8 @@ class Transport:
         try:
             response, outcome = await self._sent(request, send, exchange.attempts)
             if not isinstance(outcome, Failure):
-                used = read_usage(outcome).total_tokens or used
+                reported = read_usage(outcome)
+                used = reported.total_tokens if reported.input_tokens else used
             elif outcome.wait_s is not None:
                 self._gate.close_for(outcome.wait_s)  # before the slot is free for another worker
         finally:

@@ -12,7 +12,7 @@ import torch
 from fungi_hf import FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.testing import tiny_text_model
 from tests.encoders.audio_models import build
-from tests.tiny import TEXTS, TRAIN
+from tests.tiny import ROUNDING, TEXTS, TRAIN
 
 SIMCLR = SimCLR(n_views=4, latent_dim=8, n_negatives=6)
 LATE = SimCLR(n_views=4, latent_dim=8, n_negatives=6, late_views=1)
@@ -53,9 +53,9 @@ def run(extractor: FungiExtractor, raws: list[Any], inputs: dict[str, Any]) -> i
         for handle in handles:
             handle.remove()
     for output in neighbour.outputs:
-        assert torch.equal(output, neighbour.wanted)
-    np.testing.assert_array_equal(beside, alone)
-    assert torch.equal(neighbour.plain(), neighbour.wanted)
+        assert (output - neighbour.wanted).abs().max() < ROUNDING
+    assert np.abs(beside - alone).max() < ROUNDING
+    assert (neighbour.plain() - neighbour.wanted).abs().max() < ROUNDING
     return len(neighbour.outputs)
 
 
@@ -106,4 +106,4 @@ def test_two_extractions_of_one_model_take_turns() -> None:
         thread.join()
     for place, rows in found.items():
         assert len(rows) == 8
-        assert all(np.array_equal(row, wanted[place]) for row in rows)
+        assert all(np.abs(row - wanted[place]).max() < ROUNDING for row in rows)

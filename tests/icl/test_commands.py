@@ -98,10 +98,12 @@ def test_the_same_command_continues(files, capsys):
 def test_failed_rows_give_status_1(files, capsys):
     with FakeOpenAIServer(faults=lambda *_: 500) as server:
         command = arguments(files, "run", f"--base-url={server.url}", "--max-attempts=1")
+        assert call(*command, "--stop-after=none") == 1
+        out, err = capsys.readouterr()
+        assert out.startswith("INCOMPLETE: 12 rows failed")
+        assert "failed=12" in err
         assert call(*command) == 1
-    out, err = capsys.readouterr()
-    assert out.startswith("INCOMPLETE: 12 rows failed")
-    assert "failed=12" in err
+    assert "the last 10 rows failed alike, so the run stops" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_what_would_be_sent(files, capsys, monkeypatch):

@@ -222,7 +222,7 @@ def test_without_a_folder_the_error_carries_the_rows():
 
     with FakeOpenAIServer(faults=faults) as server:
         with pytest.raises(LLMError, match="404") as caught:
-            run(server, limits=Limits(concurrency=1))
+            run(server, limits=Limits(concurrency=1, stop_after=1))
         assert len(caught.value.partial.rows) == 5
         assert not caught.value.partial.complete
 
