@@ -21,6 +21,7 @@ import numpy as np
 
 from fungi_hf.errors import InputTypeError, LabelError
 from fungi_hf.icl.examples import as_list
+from fungi_hf.icl.scripts import JOINED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,11 +37,6 @@ _THOUGHTS = re.compile(
     r"\A.*(?:</(?:think|thinking|thought|reasoning|reflection)>|\[/THINK\]"
     r"|<\|channel\|>final<\|message\|>|<\|end_of_thought\|>|</?\|?final\|?>)",
     re.DOTALL | re.IGNORECASE,
-)
-# Scripts without blanks between words, and Hangul, whose particles touch the word.
-_JOINED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-    "\uf900-\ufaff"
 )
 _GLUE = re.compile(r"[\s_\-]+")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
@@ -278,7 +274,7 @@ def _whole_words(surface: str) -> re.Pattern[str]:
 
     A neighbour written without blanks is no part of the name: "正面" is said in "是正面的".
     """
-    words, letter = bare(surface).split(" "), rf"[^\W{_JOINED}]"
+    words, letter = bare(surface).split(" "), rf"[^\W{JOINED}]"
     inner = r"[\s_\-]+".join(map(re.escape, words))
     return re.compile(rf"(?<!{letter})(?<!{letter}-){inner}(?!{letter})(?!-{letter})")
 

@@ -9,7 +9,9 @@ Order, everywhere: scores rounded to 9 decimals, highest first, ties to the lowe
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fungi_hf.errors import InputTypeError
+from fungi_hf.icl.scripts import MARKS, UNSPACED
 from fungi_hf.icl.strategies import BM25, KNN, Hybrid, Stratified
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import ExactIndex
@@ -36,7 +39,8 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
 _RRF = 60  # Cormack et al. 2009
 _QUERIES = 256  # queries whose scores over the whole pool are held at once
-_WORD = re.compile(r"[a-z0-9]+")
+_RUN = re.compile(rf"[{UNSPACED}]+|(?:[^\W_{UNSPACED}]|[{MARKS}])+")
+_UNSPACED = re.compile(rf"[{UNSPACED}]")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,8 +116,17 @@ class DenseRanking:
 
 
 def words(text: str) -> list[str]:
-    """Return the runs of ASCII letters and digits of the lowered text."""
-    return _WORD.findall(text.lower())
+    """Return the runs of letters and digits of a text, without regard to case and Unicode form.
+
+    Scripts without blanks between words (Chinese, Japanese, Thai, ...) give pairs of neighbours.
+    """
+    if text.isascii():
+        return _RUN.findall(text.lower())
+    found: list[str] = []
+    for run in _RUN.findall(unicodedata.normalize("NFC", text).casefold()):
+        paired = len(run) > 1 and _UNSPACED.match(run)
+        found += map("".join, itertools.pairwise(run)) if paired else [run]
+    return found
 
 
 class TextRanking:
