@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array, Layout
 
 _ARRAYS: Final = ("features", "contents", "targets", "ids", "fingerprint")
+# Byte-order marks; the longer ones first.
+_MARKS: Final = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 _PARQUET: Final = "fungi_"  # begins the names of the header in a Parquet schema
 
 
@@ -242,13 +250,33 @@ def read_lines(path: Path) -> list[str]:
         return [line.rstrip("\n") for line in stream]
 
 
+def read_text(path: Path) -> str:
+    """Give a text file's content, UTF-8 or what its byte-order mark says.
+
+    Raises:
+        StorageError: If the file is missing or in another encoding.
+    """
+    with _text(path) as stream:
+        return stream.read()
+
+
 @contextlib.contextmanager
 def _text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     try:
-        with path.open(encoding="utf-8-sig", newline=newline) as stream:
-            yield stream
-    except UnicodeDecodeError as error:
-        raise StorageError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+        with path.open("rb") as stream:
+            head = stream.read(4)
+        mark = next((name for start, name in _MARKS.items() if head.startswith(start)), "utf-8")
+        with path.open(encoding=mark, newline=newline) as text:
+            yield text
+    except UnicodeError as error:
+        why = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            why = f"{error.reason} at byte {error.start}"
+        raise StorageError(
+            f"{path} is not UTF-8 ({why}); save it as UTF-8, or with a byte-order mark"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error}") from None
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:

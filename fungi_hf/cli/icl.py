@@ -69,9 +69,12 @@ def add_parsers(subparsers: Any) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--train", type=Path, required=True, help=".parquet, .jsonl or .npz")
-    group.add_argument("--test", type=Path, required=True, help=".parquet, .jsonl or .npz")
-    group.add_argument("--labels", type=Path, required=True, help="JSON list of label names")
+    group.add_argument("--train", type=Path, required=True, help=".parquet, .jsonl, .csv, .npz")
+    group.add_argument("--test", type=Path, required=True, help=".parquet, .jsonl, .csv, .npz")
+    words = "label names: a JSON list or id2label, .txt, or a table"
+    group.add_argument("--labels", type=Path, required=True, help=words)
+    group.add_argument("--column", default="text", help="of the texts (default: text)")
+    group.add_argument("--label", default="label", help="of the labels (default: label)")
     words = ".safetensors (FungiFeatures.save), .npz or .npy"
     group.add_argument("--train-features", type=Path, help=words)
     group.add_argument("--test-features", type=Path, help=words)
@@ -229,9 +232,10 @@ def read_parts(
     Raises:
         InputError: If labels are to be permuted, and the pool has none.
     """
-    labels = load_labels(options.labels)
-    pool = load_examples(options.train, options.train_features, options.blocks)
-    queries = load_examples(options.test, options.test_features, options.blocks)
+    labels = load_labels(options.labels, options.label)
+    names = {"column": options.column, "label": options.label}
+    pool = load_examples(options.train, options.train_features, options.blocks, **names)
+    queries = load_examples(options.test, options.test_features, options.blocks, **names)
     check_counts(options, "limit")
     if options.limit is not None:
         queries = queries.take(range(min(options.limit, len(queries))))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 CACHE_VERSION = 2
+_PATIENCE = 15  # tenths of a second
 _APPLICATION_ID = 0x46554E47  # "FUNG"
 
 
@@ -55,7 +56,14 @@ class AnswerCache:
                 self.path, timeout=10.0, isolation_level=None, check_same_thread=False
             )
         try:
-            self._prepare()
+            for _ in range(_PATIENCE):
+                if self._prepare():
+                    break
+                time.sleep(0.1)  # another process is making the file
+            else:
+                raise CacheError(
+                    f"{self.path} is an SQLite file of another program; give another path"
+                )
         except BaseException:
             self._database.close()
             raise
@@ -90,7 +98,12 @@ class AnswerCache:
             return None
         return reply if isinstance(reply, dict) else None
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> bool:
+        """Make the table, or see that it is there; False of a file that has no owner yet.
+
+        Raises:
+            CacheError: If the file is another program's or of another version.
+        """
         self._execute("BEGIN IMMEDIATE")  # so that no other process is making the file meanwhile
         application = self._execute("PRAGMA application_id")[0]
         version = self._execute("PRAGMA user_version")[0]
@@ -99,6 +112,9 @@ class AnswerCache:
             self._execute(f"CREATE TABLE answers ({columns})")
             self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             self._execute(f"PRAGMA user_version = {CACHE_VERSION}")
+        elif not application and not version:
+            self._execute("ROLLBACK")
+            return False
         elif application != _APPLICATION_ID:
             raise CacheError(f"{self.path} is an SQLite file of another program; give another path")
         elif version != CACHE_VERSION:
@@ -108,6 +124,7 @@ class AnswerCache:
         with contextlib.suppress(CacheError):  # the mode only saves waiting; another may change it
             self._execute("PRAGMA journal_mode = WAL")
         self._execute("PRAGMA synchronous = NORMAL")
+        return True
 
     def _execute(self, statement: str, *values: object) -> Any:
         with self._facts():

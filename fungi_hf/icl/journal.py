@@ -26,14 +26,34 @@ RUN_VERSION = 1
 
 
 class Journal:
-    """The file of a run folder to which finished rows are appended."""
+    """The file of a run folder to which finished rows are appended, by one process at a time.
+
+    Raises:
+        StorageError: If another process works in the folder, or it cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, path = folder, folder / JOURNAL
         with _writing(folder):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._lock()
             if path.stat().st_size and path.read_bytes()[-1:] != b"\n":
                 os.write(self._file, b"\n")  # a killed process left half a line
+
+    def _lock(self) -> None:
+        # The system gives the lock back when the process ends, however it ends.
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise StorageError(
+                f"another process works in {self._folder}; wait until it has ended, or choose "
+                "another folder"
+            ) from None
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a line."""

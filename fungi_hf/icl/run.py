@@ -190,6 +190,8 @@ class Run:
         if folder is not None:
             claim(folder, plan.config, {"versions": _versions(), "sizes": plan.sizes})
             self._journal = Journal(folder)
+            # Another process may have finished rows since this run was made.
+            self._finished, self._usage = read_rows(folder)
         try:
             todo = self._todo()
             if todo:

@@ -1,0 +1,60 @@
+"""A run folder has one process at a time, and the next one finds what the first has finished."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from fungi_hf.errors import StorageError
+from fungi_hf.icl.journal import Journal
+from fungi_hf.icl.server.fake_server import FakeOpenAIServer
+from tests.icl.evaluate_kit import run
+
+
+def hold(folder, ready):
+    Journal(folder)
+    ready.send("held")
+    time.sleep(60)
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    heard, ready = context.Pipe(duplex=False)
+    other = context.Process(target=hold, args=(tmp_path, ready))
+    other.start()
+    try:
+        assert heard.poll(60)
+        with pytest.raises(StorageError, match="another process works in"):
+            Journal(tmp_path)
+    finally:
+        other.kill()
+        other.join(30)
+    Journal(tmp_path).close()  # the lock went with the process
+    heard.close()
+    ready.close()
+
+
+def test_two_runs_at_once_ask_nothing_twice(tmp_path):
+    refused, results = [], []
+
+    def work(server):
+        try:
+            results.append(run(server, n_test=20, out=tmp_path / "run"))
+        except StorageError as error:
+            refused.append(str(error))
+
+    with FakeOpenAIServer(latency=0.03) as server:
+        threads = [threading.Thread(target=work, args=(server,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        again = run(server, n_test=20, out=tmp_path / "run")
+        assert len(server.log) == 20
+    assert results
+    assert all("another process works in" in words for words in refused)
+    assert again.complete
+    assert again.requests == 0
