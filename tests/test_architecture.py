@@ -37,7 +37,7 @@ ALLOWED |= {
     "extractor": CORE | {"tuning", "hub"},
     "evaluation": CORE | {"tuning", "extractor"},
     "icl": BASE | {"statistics", "tables", "neighbors", "storage"},
-    "integrations": CORE | {"tuning", "hub", "extractor"},
+    "integrations": CORE | {"tuning", "hub", "extractor", "icl"},
     "testing": CORE,
     "__init__": CORE | {"extractor", "integrations"},
 }

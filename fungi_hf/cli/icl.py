@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from fungi_hf.cli import icl_predict
 from fungi_hf.cli.arguments import check_counts
 from fungi_hf.errors import ConfigError, InputError, LLMError
 from fungi_hf.icl.chat import ChatLLM
@@ -28,12 +30,22 @@ from fungi_hf.icl.sources import load_examples, load_labels
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator
 
     from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.run import Progress
 
+_EXAMPLES = """examples:
+  fungi-hf extract my-features train.csv --out train.parquet
+  fungi-hf icl dry-run --train train.csv --test test.csv --labels labels.txt \\
+      --train-features train.parquet --test-features test.parquet
+  fungi-hf icl run --train train.csv --test test.csv --labels labels.txt --strategy bm25 \\
+      --base-url http://127.0.0.1:8000/v1 --model my-model --out runs/bm25
+  fungi-hf icl compare runs/fungi runs/bm25
+  fungi-hf icl predict my-classifier new-texts.txt
+
+`fungi-hf icl COMMAND --help` lists the options of a command.
+"""
 _FAKES = [policy for policy in POLICIES if policy != "lookup"]  # that one needs a table
 _LIMITS = (
     *("concurrency", "rpm", "tpm", "max_attempts", "timeout", "max_wait", "repair", "stop_after"),
@@ -46,9 +58,11 @@ def add_parsers(subparsers: Any) -> None:
     """Add `icl` with its commands."""
     icl: argparse.ArgumentParser = subparsers.add_parser(
         "icl", help="demonstrations for LLM prompts", description="In-context learning with "
-        "retrieved demonstrations. The key is read from OPENAI_API_KEY.",
+        "retrieved demonstrations. The key is read from OPENAI_API_KEY.", epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     inner = icl.add_subparsers(dest="icl_command", required=True, metavar="COMMAND")
+    icl_predict.add_parser(inner)
     for name, words, run in (
         ("run", "classify the queries; the same command again continues", run_rows),
         ("dry-run", "say what a run would send and bill; opens no socket", dry_run),
