@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from fungi_hf.cli import icl_predict
 from fungi_hf.cli.arguments import check_counts
 from fungi_hf.errors import ConfigError, InputError, LLMError
+from fungi_hf.icl.batch import AnsweredLLM, read_batch, write_batch
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.comparison import compare
 from fungi_hf.icl.demos import ORDERS
@@ -63,6 +64,15 @@ def add_parsers(subparsers: Any) -> None:
     )  # fmt: skip
     inner = icl.add_subparsers(dest="icl_command", required=True, metavar="COMMAND")
     icl_predict.add_parser(inner)
+    for name, words, work in (
+        ("export-batch", "write the requests as a provider's batch file", export_batch),
+        ("import-batch", "read the answers to a batch file into a run folder", import_batch),
+    ):
+        parser = inner.add_parser(name, help=words, description=words)
+        parser.set_defaults(run=work)
+        files = "+" if work is import_batch else None
+        parser.add_argument("file", type=Path, nargs=files, help=".jsonl")
+        _add_options(parser)
     for name, words, run in (
         ("run", "classify the queries; the same command again continues", run_rows),
         ("dry-run", "say what a run would send and bill; opens no socket", dry_run),
@@ -207,6 +217,30 @@ def run_rows(options: argparse.Namespace) -> int:
     sys.stdout.write(f"{result}\n")
     if options.out is not None:
         sys.stdout.write(f"results         {options.out / 'results.jsonl'}, summary.json\n")
+    return 0 if result.complete else 1
+
+
+def export_batch(options: argparse.Namespace) -> None:
+    """Write the requests that a run would send; what its folder has finished is left out."""
+    selector, builder, queries = read_parts(options)
+    with contextlib.closing(chat_of(options)) as llm:
+        plan = make_plan(selector, builder, llm, queries, repeats=options.repeats)
+        n_lines = write_batch(options.file, llm, Run(plan, options.out).todo(), plan.labels)
+    sys.stderr.write(f"{n_lines} requests in {options.file}\n")
+
+
+def import_batch(options: argparse.Namespace) -> int:
+    """Finish a run with the answers of files; rows without one can be exported again.
+
+    Returns:
+        0, or 1 if rows failed.
+    """
+    selector, builder, queries = read_parts(options)
+    with contextlib.closing(chat_of(options)) as llm:
+        answered = AnsweredLLM(llm, read_batch(options.file))
+        plan = make_plan(selector, builder, answered, queries, repeats=options.repeats)
+        result = run_here(Run(plan, options.out))
+    sys.stdout.write(f"{result}\n")
     return 0 if result.complete else 1
 
 

@@ -10,7 +10,7 @@ from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.labels import LabelSpace
 from fungi_hf.icl.local import LocalLLM
 from fungi_hf.icl.prompt import PromptBuilder
-from fungi_hf.icl.run import evaluate
+from fungi_hf.icl.run import aevaluate, evaluate
 from fungi_hf.icl.selector import DemoSelector
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer
 
@@ -22,6 +22,7 @@ __all__ = [
     "LabelSpace",
     "LocalLLM",
     "PromptBuilder",
+    "aevaluate",
     "compare",
     "evaluate",
     "vote_k_pool",

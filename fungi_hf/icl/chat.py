@@ -131,7 +131,7 @@ class ChatLLM(LLM):
             )
         return "text"
 
-    def _request(self, prompt: Prompt, labels: LabelSpace) -> tuple[dict[str, Any], str]:
+    def request(self, prompt: Prompt, labels: LabelSpace) -> tuple[dict[str, Any], str]:
         """Give the body of a request, and its identity."""
         body = {"model": self.model, "messages": list(prompt.messages), **self._fields}
         form = response_format(self.prompt_output(labels), labels.surfaces)
@@ -151,7 +151,7 @@ class ChatLLM(LLM):
         """Say whether the answer is in the cache, so that nothing would be sent."""
         if self.cache is None:
             return False
-        return self.cache.read(self._request(prompt, labels)[1]).result() is not None
+        return self.cache.read(self.request(prompt, labels)[1]).result() is not None
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what can be known to fail before the first request.
@@ -174,7 +174,7 @@ class ChatLLM(LLM):
     async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
         """Answer one prompt, from the cache if it was answered before; see `LLM.answer`."""
         transport = self._connected()
-        body, key = self._request(prompt, labels)
+        body, key = self.request(prompt, labels)
         shared = transport.in_flight.get(key)
         if shared is not None:
             return (await asyncio.shield(shared)).free()
@@ -200,12 +200,12 @@ class ChatLLM(LLM):
         if self.cache is not None:
             stored = await asyncio.wrap_future(self.cache.read(key))
             if stored is not None:
-                return self._reply(stored, labels).free()
+                return self.reply(stored, labels).free()
         transport, reply, repairs = self._connected(), Reply(), self.limits.repair
         tokens = prompt.input_tokens + self.max_output_tokens
         while True:
             outcome, attempts = await transport.ask(body, tokens)
-            reply = self._reply(outcome, labels, attempts).after(reply)
+            reply = self.reply(outcome, labels, attempts).after(reply)
             if reply.failure or (self.cache is None and not repairs):
                 return reply
             answer = labels.parse(reply.content)
@@ -222,7 +222,8 @@ class ChatLLM(LLM):
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
 
-    def _reply(self, outcome: Payload | Failure, labels: LabelSpace, attempts: int = 0) -> Reply:
+    def reply(self, outcome: Payload | Failure, labels: LabelSpace, attempts: int = 0) -> Reply:
+        """Read what a request gave: a completion, or a failure that settles the row."""
         if isinstance(outcome, Failure):
             reason = "overflow" if outcome.kind == "overflow" else "content_filter"
             return Reply(finish_reason=reason, attempts=attempts)

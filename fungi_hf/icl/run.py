@@ -163,7 +163,7 @@ class Run:
         """Say what `finish` would send; opens no socket."""
         plan, planned = self._plan, self._plan.prompts
         coverage = sum(one.covered for one in planned) / len(planned)
-        fitting = [one for one in self._todo() if not one.prompt.is_overflow]
+        fitting = [one for one in self.todo() if not one.prompt.is_overflow]
         sent = [one for one in fitting if not plan.llm.is_cached(one.prompt, plan.labels)]
         overflow = sum(one.prompt.is_overflow for one in planned)
         return DryRun(
@@ -193,7 +193,7 @@ class Run:
             # Another process may have finished rows since this run was made.
             self._finished, self._usage = read_rows(folder)
         try:
-            todo = self._todo()
+            todo = self.todo()
             if todo:
                 plan.llm.check([one.prompt for one in todo])
             try:
@@ -215,7 +215,7 @@ class Run:
             await plan.llm.aclose()
         return self._result()
 
-    def _todo(self) -> list[PlannedPrompt]:
+    def todo(self) -> list[PlannedPrompt]:
         """Give the prompts whose outcome is not final."""
         again = {"failed", *self._plan.llm.limits.ask_again}
         final = {place for place, result in self._finished.items() if result.status not in again}

@@ -44,7 +44,6 @@ except ImportError as error:
     raise OptionalDependencyError("sklearn", "sklearn") from error
 
 if TYPE_CHECKING:
-
     from fungi_hf.icl.model import LLM
     from fungi_hf.icl.results import EvalResult
 

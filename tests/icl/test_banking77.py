@@ -87,7 +87,7 @@ def test_all_3080_rows_reproduce_the_vote(data, selector, style, output):
 
 @pytest.mark.slow
 def test_the_guard_changes_nothing_here_and_ranks_vote_as_measured(data):
-    kept = DemoSelector("bm25", k=20, leaks="keep").fit(data[1])
+    kept = DemoSelector("bm25", k=20, leaks="keep", repeats="keep").fit(data[1])
     assert sum(row.correct for row in run(data, kept, data[2]).rows) == 2559
     votes = run(data, kept, data[2], policy="reciprocal_rank")
     assert sum(row.correct for row in votes.rows) == 2579
