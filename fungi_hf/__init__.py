@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
 from fungi_hf.errors import FungiError
-from fungi_hf.integrations.transformers.registration import arrange, broken_torchaudio_named
+from fungi_hf.integrations.transformers.registration import arrange, broken_companion_named
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
@@ -46,6 +46,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    with broken_torchaudio_named():
+    with broken_companion_named():
         importlib.import_module("transformers.pipelines")
         return getattr(importlib.import_module(_HOMES[name]), name)

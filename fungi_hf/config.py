@@ -34,14 +34,16 @@ if TYPE_CHECKING:
 
 CONFIG_VERSION: Final = 1
 
-Pooling: TypeAlias = Literal["auto", "cls", "first", "last", "mean", "model"]
+Pooling: TypeAlias = Literal["auto", "cls", "first", "last", "mean", "model", "projection"]
 SketchKind: TypeAlias = Literal["khatri_rao", "rademacher", "gaussian", "sparse", "none"]
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"]
 Tokens: TypeAlias = Literal["all", "first"]
 Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_commands", "fit"]
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
-_LATER: Final = ("prompts", "default_prompt_name")  # fields younger than the first digests
+Modality: TypeAlias = Literal["text", "audio", "vision"]
+# Fields younger than the first digests; None counts for nothing.
+_LATER: Final = ("prompts", "default_prompt_name", "image_size", "modality")
 _CHOICES = {"pooling": Pooling, "gradient_tokens": Tokens, "sketch": SketchKind, "dtype": Dtype}
 _AUDIO = {"audio_statistics": Statistics, "audio_frontend": Frontend, "audio_context": Context}
 __all__ = [
@@ -89,6 +91,10 @@ class FungiConfig:
             "passage: "}; None takes those that the encoder's folder was saved with.
         default_prompt_name: The prompt of inputs for which none is named; "" is no prompt, None
             what the encoder's folder says.
+        image_size: Height and width in pixels of what an image encoder sees, or one number for
+            both; a multiple of its patch. None is what its processor's settings say.
+        modality: "text", "audio" or "vision" is refused where the encoder is of another; a folder
+            with a text and a vision model gives its vision model to "vision" alone.
         audio_statistics: Source of the spectrogram mean and deviation; "processor" is the
             encoder's own preprocessor, "fit" estimates them from the training set.
         audio_frontend: Who computes AST's log-mel: "torch" (ours) or "torchaudio"; same numbers.
@@ -114,6 +120,8 @@ class FungiConfig:
     max_length: int | None = None
     prompts: Mapping[str, str] | None = field(default=None, hash=False)
     default_prompt_name: str | None = None
+    image_size: int | tuple[int, int] | None = None
+    modality: Modality | None = None
     audio_statistics: Statistics = "processor"
     audio_frontend: Frontend = "torch"
     audio_context: Context = "clip"
@@ -145,8 +153,22 @@ class FungiConfig:
         seed = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ConfigError(f"seed must be an integer of 64 bits; got {seed!r}")
+        if self.modality is not None:
+            check_choices(self, {"modality": Modality})
+        self._check_image_size()
         self._check_prompts()
         self._check_together()
+
+    def _check_image_size(self) -> None:
+        size: Any = self.image_size
+        size = tuple(size) if isinstance(size, list) else size
+        object.__setattr__(self, "image_size", size)
+        sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        if size is not None and not (whole and min(sides) > 0):
+            raise ConfigError(
+                f"image_size must be None, a side in pixels or (height, width); got {size!r}"
+            )
 
     def _check_prompts(self) -> None:
         given, name = self.prompts, self.default_prompt_name

@@ -76,6 +76,10 @@ class AudioError(InputError):
     """A clip cannot be decoded or does not suit the encoder."""
 
 
+class ImageError(InputError):
+    """A picture cannot be decoded or does not suit the encoder."""
+
+
 class CheckpointError(FungiError, ValueError):
     """A foreign checkpoint does not have the expected content."""
 

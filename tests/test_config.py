@@ -34,6 +34,8 @@ OTHER_VALUES = {
     "max_length": 33,
     "prompts": {"query": "query: ", "document": ""},
     "default_prompt_name": "query",
+    "image_size": (384, 512),
+    "modality": "vision",
     "audio_statistics": "fit",
     "audio_frontend": "torchaudio",
     "audio_context": "full",

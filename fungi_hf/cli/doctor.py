@@ -25,12 +25,14 @@ _DOCTOR = """examples:
 The exit status is 1 if something is broken.
 """
 _PACKAGES: Final = {  # name to import -> our extra; "" is required, None is not needed
-    "torchaudio": None,
+    "torchaudio": None, "torchvision": None,
     "torch": "", "transformers": "", "huggingface_hub": "", "safetensors": "", "numpy": "",
     "faiss": "faiss", "openai": "icl", "soundfile": "audio", "soxr": "audio",
+    "PIL": "vision",
     "sentence_transformers": "sentence-transformers", "sklearn": "sklearn", "datasets": "datasets",
 }  # fmt: skip
-_DISTRIBUTIONS: Final = {"faiss": "faiss-cpu", "sklearn": "scikit-learn"}
+_DISTRIBUTIONS: Final = {"faiss": "faiss-cpu", "sklearn": "scikit-learn", "PIL": "pillow"}
+_COMPANIONS: Final = ("torchaudio", "torchvision")
 _SWITCHES: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT")
 
 
@@ -65,8 +67,9 @@ def _package(name: str, extra: str | None, reasons: dict[str, str | None]) -> bo
         _line(name, f"missing; {kind}")
         return extra == ""
     shown = version or "unknown version"
-    if reason and reasons["torchaudio"] and "torchaudio" in reason and name != "torchaudio":
-        _line(name, f"{shown} (broken by torchaudio; see there)")
+    culprit = next((one for one in _COMPANIONS if reason and reasons[one] and one in reason), name)
+    if culprit != name:
+        _line(name, f"{shown} (broken by {culprit}; see there)")
     elif reason is not None:
         _line(name, f"{shown} (broken: {reason}; {_remedy(name, distribution, reason)})")
     elif version is not None and not needed.contains(version, prereleases=True):
@@ -78,10 +81,10 @@ def _package(name: str, extra: str | None, reasons: dict[str, str | None]) -> bo
 
 
 def _remedy(name: str, distribution: str, reason: str) -> str:
-    if name == "torchaudio":
+    if name in _COMPANIONS:
         return (
-            "it breaks transformers and sentence-transformers with it; pip uninstall torchaudio, "
-            "or install the build of torch that it was made for"
+            f"it breaks transformers and sentence-transformers with it; pip uninstall {name}, or "
+            "install the build of torch that it was made for"
         )
     absent = re.match(r"No module named '(\w+)", reason)
     if absent and absent[1] != name:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.cli.arguments import add_columns, add_model, add_prompt, check_counts, command, load
-from fungi_hf.cli.rows import TEXT_COLUMN, is_sound, read_inputs, read_labels
+from fungi_hf.cli.rows import is_file, read_inputs, read_labels
 from fungi_hf.encoders.prompts import prompt_text
 from fungi_hf.errors import InputError
 from fungi_hf.storage.files import check_folder
@@ -22,6 +22,7 @@ _EXTRACT = """examples:
   fungi-hf extract my-features texts.txt --out features.parquet
   fungi-hf extract sentence-transformers/all-MiniLM-L6-v2 rows.csv --column question --out q.npy
   fungi-hf extract MIT/ast-finetuned-audioset-10-10-0.4593 clips/ --out clips.safetensors
+  fungi-hf extract facebook/dinov2-small photos/ --out photos.parquet
   fungi-hf extract intfloat/e5-small-v2 queries.txt --prompt "query: " --out queries.npy
   echo "my card was lost" | fungi-hf extract my-features - > features.jsonl
 
@@ -34,6 +35,7 @@ _FIT = """examples:
 _TUNE = """examples:
   fungi-hf tune sentence-transformers/all-MiniLM-L6-v2 train.csv --label intent --out tuned
   fungi-hf tune openai/whisper-tiny.en train.jsonl --column path --group speaker --out tuned
+  fungi-hf tune facebook/dinov2-small photos-by-class/ --out tuned
   fungi-hf extract tuned test.csv --out test.parquet
 
 Every score is leave-one-out accuracy of nearest neighbours on the training rows. The folder holds
@@ -46,9 +48,9 @@ def add_parsers(subparsers: Any) -> None:
     words = "features of a file or folder of inputs"
     extract = command(subparsers, "extract", words, _run_extract, _EXTRACT)
     add_model(extract)
-    words = ".jsonl, .csv, .parquet, .txt, a clip, a folder of clips, or -"
+    words = ".jsonl, .csv, .parquet, .txt, a clip or picture, a folder of them, or -"
     extract.add_argument("inputs", help=words)
-    extract.add_argument("--column", help="of a table (default: text)")
+    extract.add_argument("--column", help="of a table (default: text, image or audio)")
     add_prompt(extract)
     words = ".parquet, .npy or .safetensors; JSON lines on stdout if left out"
     extract.add_argument("--out", help=words)
@@ -58,13 +60,15 @@ def add_parsers(subparsers: Any) -> None:
     fit = command(subparsers, "fit", words, _run_fit, _FIT)
     add_model(fit)
     fit.add_argument("inputs", help="training inputs; as for extract")
-    fit.add_argument("--column", help="of a table (default: text)")
+    fit.add_argument("--column", help="of a table (default: text, image or audio)")
     add_prompt(fit)
     fit.add_argument("--out", required=True, help="the folder to write")
     words = "choose features from labelled training data"
     tune = command(subparsers, "tune", words, _run_tune, _TUNE)
     add_model(tune)
-    tune.add_argument("train", help=".jsonl, .csv or .parquet with labels")
+    tune.add_argument(
+        "train", help=".jsonl, .csv or .parquet with labels, or a folder of class folders"
+    )
     tune.add_argument("--out", required=True, help="the folder to write")
     add_columns(tune)
     words = "column of groups (speakers, sources) that test rows will not come from"
@@ -86,7 +90,8 @@ def _run_extract(options: argparse.Namespace) -> None:
             part = inputs[start : start + options.shard_rows]
             features = extractor(part, options.batch_size, progress=True, **prompt)
             for row, (raw, vector) in enumerate(zip(part, features.array, strict=True), start):
-                line = {"row": row, "input": str(raw), "features": vector.tolist()}
+                name = raw if isinstance(raw, str) else extractor.encoder.describe(raw)
+                line = {"row": row, "input": name, "features": vector.tolist()}
                 sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         return
     from tqdm.auto import tqdm
@@ -127,7 +132,7 @@ def _run_tune(options: argparse.Namespace) -> None:
     check_folder(options.out)
     labels = read_labels(options.train, options.label)
     groups = read_labels(options.train, options.group, "group") if options.group else None
-    inputs = read_inputs(options.train, options.column or TEXT_COLUMN)
+    inputs = read_inputs(options.train, options.column)
     extractor = load(options)
     tuned = extractor.tune(inputs, labels, groups=groups, search=search, progress=True)
     tuned.save_pretrained(options.out)
@@ -140,6 +145,6 @@ def _run_tune(options: argparse.Namespace) -> None:
 def _inputs_and_extractor(options: argparse.Namespace) -> tuple[list[Any], FungiExtractor]:
     inputs = read_inputs(options.inputs, options.column)
     extractor = load(options)
-    if is_sound(options.inputs) and extractor.encoder.modality == "text":
-        raise InputError(f"{options.inputs} holds sound files; this encoder takes texts")
+    if is_file(options.inputs) and extractor.encoder.modality == "text":
+        raise InputError(f"{options.inputs} holds sounds or pictures; this encoder takes texts")
     return inputs, extractor

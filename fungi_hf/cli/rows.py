@@ -21,18 +21,24 @@ if TYPE_CHECKING:
 
 FEATURE_SUFFIXES: Final = (".safetensors", ".parquet", ".npy")
 SOUND_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".mp3")
-TEXT_COLUMN: Final = "text"
+IMAGE_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".jp2", ".avif", ".mpo", ".jfif", ".tga"),
+)
+FILE_SUFFIXES: Final = (*SOUND_SUFFIXES, *IMAGE_SUFFIXES)
+COLUMNS: Final = ("text", "image", "img", "audio")
+"""Columns of inputs in tables, where none is named; the first that is there."""
 
 
 def read_inputs(place: str, column: str | None) -> list[Any]:
-    """Read texts, or the paths of sound files in the order of their names.
+    """Read texts, pictures or sounds of a table, or the paths of such files by name.
 
-    The place is a file, "-" for lines on stdin, a sound file, or a folder of them; `column` is
-    that of a table, None takes "text".
+    The place is a file, "-" for lines on stdin, a picture or sound file, or a folder of them;
+    `column` is that of a table, None takes the first of `COLUMNS` that is there.
 
     Raises:
         InputError: If there is nothing to read, or no such column.
-        InputTypeError: If a value is not a text.
+        InputTypeError: If a value is no text, and no picture or sound as `datasets` stores them.
     """
     path = Path(place)
     if place == "-":
@@ -40,46 +46,68 @@ def read_inputs(place: str, column: str | None) -> list[Any]:
     elif not path.exists():
         raise InputError(f"there is no file or folder {place}")
     elif path.is_dir():
-        inputs = _sounds_in(path)
-    elif is_sound(place):
+        inputs = [str(one) for one in files_in(path)]
+    elif is_file(place):
         inputs = [place]
     elif is_plain(place):
         if column is not None:
             raise InputError(f"{place} is plain text, one input a line: it has no columns")
         inputs = read_lines(path)
     else:
-        column = column or TEXT_COLUMN
-        inputs = column_of(read_rows(place, also=(".txt", *SOUND_SUFFIXES)), column, place)
+        rows = read_rows(place, also=(".txt", *FILE_SUFFIXES))
+        column = column or next((c for c in COLUMNS if rows and c in rows[0]), COLUMNS[0])
+        inputs = column_of(rows, column, place)
         for row, value in enumerate(inputs):
-            if not isinstance(value, str):
+            if not isinstance(value, (str, bytes)) and not _is_stored(value):
                 raise InputTypeError(
-                    f"{place}: row {row} of column {column!r} must be a text; got "
-                    f"{type(value).__name__}: {value!r}"
+                    f"{place}: row {row} of column {column!r} must be a text, or hold a picture "
+                    f"or sound; got {type(value).__name__}: {value!r:.80}"
                 )
     if not inputs:
         raise InputError(f"{place} holds no inputs")
     return inputs
 
 
-def _sounds_in(folder: Path) -> list[Any]:
-    # Sound files of a folder, by name. What systems and tools leave there is counted and left out:
-    # names with a dot in front (a Mac's "._clip.wav" holds no sound), and "__MACOSX".
-    found = sorted(one for one in folder.rglob("*") if one.suffix.lower() in SOUND_SUFFIXES)
+def _is_stored(value: object) -> bool:
+    """Whether this is a picture or sound as `datasets` keeps it in a table."""
+    return isinstance(value, dict) and bool(value.get("bytes") or value.get("path"))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Give the sound files of a folder, or its pictures where these are more, by name.
+
+    What systems and tools leave there is counted and left out: names with a dot in front (a Mac's
+    "._clip.wav" holds no sound), "__MACOSX", and the fewer of sounds and pictures.
+    """
+    found = sorted(one for one in folder.rglob("*") if one.suffix.lower() in FILE_SUFFIXES)
     parts = {one: one.relative_to(folder).parts for one in found}
     kept = [p for p in found if not any(name[0] == "." or name == "__MACOSX" for name in parts[p])]
-    if len(kept) < len(found):
-        sys.stderr.write(f"{len(found) - len(kept)} hidden files in {folder} were left out\n")
-    return [str(one) for one in kept if one.is_file()]
+    _say_left_out(folder, len(found) - len(kept), "hidden files")
+    kept = [one for one in kept if one.is_file()]
+    sounds = [one for one in kept if one.suffix.lower() in SOUND_SUFFIXES]
+    images = [one for one in kept if one.suffix.lower() in IMAGE_SUFFIXES]
+    if len(sounds) >= len(images):
+        _say_left_out(folder, len(images), "pictures beside sounds")
+        return sounds
+    _say_left_out(folder, len(sounds), "sounds beside pictures")
+    return images
+
+
+def _say_left_out(folder: Path, n: int, what: str) -> None:
+    if n:
+        sys.stderr.write(f"{n} {what} in {folder} were left out\n")
 
 
 def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
-    """Read labels from a table, or from a .txt file with one a line.
+    """Read labels from a table, a .txt file with one a line, or the class folders of a folder.
 
     `what` is what one value is called in messages.
 
     Raises:
         InputError: If a label is missing, or the column is.
     """
+    if Path(place).is_dir():
+        return _class_folders(Path(place), what)
     if is_plain(place):
         labels: list[Any] = read_lines(Path(place))
     else:
@@ -90,14 +118,36 @@ def read_labels(place: str, column: str, what: str = "label") -> list[Any]:
     return labels
 
 
+def labels_there(place: str, column: str) -> list[Any] | None:
+    """Read labels as `read_labels` does, where there are any: a column, or class folders."""
+    path = Path(place)
+    if path.is_dir():
+        nested = any(len(one.relative_to(path).parts) > 1 for one in files_in(path))
+        return _class_folders(path, "label") if nested else None
+    if is_plain(place) or is_file(place):
+        return None
+    rows = read_rows(place)
+    return column_of(rows, column, place) if column in rows[0] else None
+
+
+def _class_folders(folder: Path, what: str) -> list[Any]:
+    parts = [one.relative_to(folder).parts for one in files_in(folder)]
+    if outside := [names[0] for names in parts if len(names) == 1]:
+        raise InputError(
+            f"{folder}: the {what} of a file is the folder that it lies in; {len(outside)} files "
+            f"lie in none, such as {outside[0]}"
+        )
+    return [names[0] for names in parts]
+
+
 def is_plain(place: str) -> bool:
     """Whether a place holds inputs alone, one a line, and no columns."""
     return place == "-" or Path(place).suffix.lower() == ".txt"
 
 
-def is_sound(place: str) -> bool:
-    """Whether a place holds sound files: a folder, or one of them."""
-    return Path(place).is_dir() or Path(place).suffix.lower() in SOUND_SUFFIXES
+def is_file(place: str) -> bool:
+    """Whether a place holds sounds or pictures: a folder, or one of them."""
+    return Path(place).is_dir() or Path(place).suffix.lower() in FILE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +186,7 @@ def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
     if options.model is not None:
         if label_place is not None:
             raise ConfigError(f"--{side}-labels is for feature files; {place} has its own labels")
-        inputs = read_inputs(place, options.column or TEXT_COLUMN)
+        inputs = read_inputs(place, options.column)
         labels = read_labels(place, options.label)
         kept = _spread(len(inputs), n_rows)
         return LabelledSet(inputs=[inputs[i] for i in kept], labels=[labels[i] for i in kept])

@@ -7,9 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.cli.arguments import add_columns, add_model, add_prompt, command, extract_pair, load
-from fungi_hf.cli.rows import TEXT_COLUMN, is_plain, read_inputs
+from fungi_hf.cli.rows import is_plain, labels_there, read_inputs, read_labels
 from fungi_hf.errors import ConfigError
-from fungi_hf.tables import column_of, read_rows
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +25,9 @@ def add_parsers(subparsers: Any) -> None:
     """Add the command."""
     parser = command(subparsers, "knn", "k-nearest-neighbour classification", _run_knn, _KNN)
     add_model(parser)
-    parser.add_argument("--train", required=True, help=".jsonl, .csv or .parquet with labels")
+    parser.add_argument(
+        "--train", required=True, help=".jsonl, .csv or .parquet with labels, or class folders"
+    )
     parser.add_argument("--test", required=True, help="the same, or without labels, or .txt")
     add_columns(parser)
     add_prompt(parser, "train", "test")
@@ -36,11 +37,10 @@ def add_parsers(subparsers: Any) -> None:
 def _run_knn(options: argparse.Namespace) -> None:
     from fungi_hf.neighbors import KNNClassifier
 
-    labels = column_of(read_rows(options.train), options.label, options.train)
-    train = read_inputs(options.train, options.column or TEXT_COLUMN)
+    labels = read_labels(options.train, options.label)
+    train = read_inputs(options.train, options.column)
     test = read_inputs(options.test, None if is_plain(options.test) else options.column)
-    rows = [{}] if is_plain(options.test) else read_rows(options.test)
-    truth = column_of(rows, options.label, options.test) if options.label in rows[0] else None
+    truth = labels_there(options.test, options.label)
     if not 1 <= options.k <= len(train):
         raise ConfigError(f"-k must be within 1 and {len(train)} (training rows); got {options.k}")
     pool, features = extract_pair(options, load(options), train, test)
@@ -51,5 +51,6 @@ def _run_knn(options: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(summary) + "\n")
         return
     for row, label in enumerate(classifier.predict(features).tolist()):
-        line = {"row": row, "input": str(test[row]), options.label: label}
+        name = test[row] if isinstance(test[row], str) else f"row {row}"
+        line = {"row": row, "input": name, options.label: label}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -59,7 +59,7 @@ def _bert_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
     """BERT, RoBERTa, ELECTRA: post-norm, scores scaled by 1/sqrt(d)."""
     attention = block.attention.self
     projections = (attention.query, attention.key, attention.value)
-    attend = _Attention(projections, attention.num_attention_heads, layer)
+    attend = FirstAttention(projections, attention.num_attention_heads, layer)
 
     def forward(
         hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
@@ -74,7 +74,7 @@ def _t5_forward(block: Any, layer: nn.Linear) -> Callable[..., tuple[Tensor, Ten
     """T5, mT5: pre-norm, unscaled scores, a relative position bias handed from block to block."""
     inner, attention = block.layer[0], block.layer[0].SelfAttention
     projections = (attention.q, attention.k, attention.v)
-    attend = _Attention(projections, attention.n_heads, layer)
+    attend = FirstAttention(projections, attention.n_heads, layer)
 
     def forward(
         hidden_states: Tensor,
@@ -98,7 +98,7 @@ def _ast_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
     """AST: pre-norm, scores scaled by 1/sqrt(d), no mask; both class tokens."""
     inner = block.attention
     projections = (inner.q_proj, inner.k_proj, inner.v_proj)
-    attend = _Attention(projections, inner.config.num_attention_heads, layer, AST_CLASS_TOKENS)
+    attend = FirstAttention(projections, inner.config.num_attention_heads, layer, AST_CLASS_TOKENS)
 
     def forward(
         hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
@@ -110,7 +110,7 @@ def _ast_forward(block: Any, layer: nn.Linear) -> Callable[..., Tensor]:
     return forward
 
 
-class _Attention:
+class FirstAttention:
     """Attention from the first positions to all positions."""
 
     def __init__(
@@ -122,19 +122,25 @@ class _Attention:
         self._folded = all(layer is not one and is_product(one) for one in projections[1:])
 
     def __call__(
-        self, hidden: Tensor, scaling: float, mask: Tensor | None, bias: Tensor | None = None
+        self,
+        hidden: Tensor,
+        scaling: float,
+        mask: Tensor | None,
+        bias: Tensor | None = None,
+        turn: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Give [N, Q, heads * d] from [N, T, D]."""
+        """Give [N, Q, heads * d] from [N, T, D]; `turn` changes keys [N, T, H, d], no query."""
         n, t, width = hidden.shape
         n_heads, n_queries = self._n_heads, self._n_queries
         q = self._query(hidden[:, :n_queries]).view(n, n_queries, n_heads, -1) * scaling
-        if self._folded:
+        if self._folded and turn is None:
             W = self._key.weight.view(n_heads, -1, width)  # [H, d, D]
             lifted = torch.einsum("nqhd,hde->nhqe", q, W).flatten(1, 2)  # [N, H Q, D]
             # The key's bias adds one number to all scores of a query: softmax does not see it.
             scores = torch.bmm(lifted, hidden.transpose(1, 2)).view(n, n_heads, n_queries, t)
         else:
             keys = self._key(hidden).view(n, t, n_heads, -1)
+            keys = keys if turn is None else turn(keys)
             scores = torch.einsum("nqhd,nthd->nhqt", q, keys)
         if bias is not None:
             scores = scores + bias[:, :, :n_queries]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 from dataclasses import asdict
@@ -32,6 +33,7 @@ _PREPROCESSORS: Final = {
     "input_ids": ("tokenizer", "AutoTokenizer", ("tokenizer_config.json", "tokenizer.json")),
     "input_values": _EXTRACTOR,
     "input_features": _EXTRACTOR,
+    "pixel_values": ("image processor", "", ()),  # its settings are read, no class is called
 }
 
 
@@ -71,11 +73,7 @@ def load_encoder(
         name = source.name or str(getattr(module, "name_or_path", ""))
         processor = _load_processor(module, name, hub)
     if module.main_input_name != "input_ids":
-        from fungi_hf.encoders.audio.encoder import AudioEncoder
-
-        if config.prompts or config.default_prompt_name:
-            raise ConfigError("prompts belong to texts; this encoder takes sounds: leave them out")
-        return AudioEncoder(module, processor, config), source
+        return _of_signals(module, processor, config), source
     if source.unusable and config.pooling in ("auto", source.pooling):
         raise EncoderError(
             f"{source.name!r} {source.unusable}, so its embedding cannot be computed here: pass "
@@ -94,6 +92,24 @@ def load_encoder(
         trained_prompt_name=source.default_prompt_name,
     )
     return encoder, source
+
+
+def _of_signals(module: nn.Module, processor: Any, config: FungiConfig) -> Encoder:
+    """Give the encoder of sounds or images.
+
+    Raises:
+        ConfigError: If the config has prompts, or does not fit the model.
+    """
+    if config.prompts or config.default_prompt_name:
+        taken = "images" if module.main_input_name == "pixel_values" else "sounds"
+        raise ConfigError(f"prompts belong to texts; this encoder takes {taken}: leave them out")
+    if module.main_input_name == "pixel_values":
+        from fungi_hf.encoders.vision.encoder import VisionEncoder
+
+        return VisionEncoder(module, processor, config)
+    from fungi_hf.encoders.audio.encoder import AudioEncoder
+
+    return AudioEncoder(module, processor, config)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -121,32 +137,31 @@ def unwrap(model: nn.Module) -> nn.Module:
     if getattr(config, "is_encoder_decoder", False) and callable(get_encoder):
         return get_encoder()
     base = getattr(model, "base_model", model)
-    return base if isinstance(base, nn.Module) else model
+    if hasattr(model, "visual_projection") or not isinstance(base, nn.Module):
+        return model  # a projected embedding is another one
+    return base if _takes_inputs(base) else model
+
+
+def _takes_inputs(model: nn.Module) -> bool:
+    """Whether a model takes what it says; a DINOv3's base is its blocks alone."""
+    main = str(getattr(model, "main_input_name", "input_ids"))
+    return main != "pixel_values" or main in inspect.signature(model.forward).parameters
 
 
 def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
     # In the config's dtype, encoder-decoders as encoder only.
-    import transformers
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+    from transformers import AutoConfig
 
     reach = asdict(hub)
     try:
         if find_file(name, "config.json", hub) is None:
             _refuse_adapter(name, hub)
         settings = patiently(lambda: AutoConfig.from_pretrained(name, **reach))
-        architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
-        loader: Any = AutoModel
-        if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-            loader = AutoModelForTextEncoding
-        elif architecture.endswith("Encoder") and hasattr(transformers, architecture):
-            loader = getattr(transformers, architecture)
-        elif architecture == "WhisperEncoder":
-            from transformers.models.whisper import modeling_whisper
-
-            loader = modeling_whisper.WhisperEncoder
-        reach |= {"dtype": getattr(torch, config.dtype), "output_loading_info": True}
+        loader, chosen = _loader_of(name, settings, config)
+        reach |= {"dtype": getattr(torch, config.dtype), "output_loading_info": True, **chosen}
         model, report = patiently(lambda: loader.from_pretrained(name, **reach))
+    except EncoderError:
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         if "trust_remote_code" in str(error):
             raise EncoderError(
@@ -157,6 +172,8 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
         raise EncoderError(f"cannot load an encoder from {name!r}: {explain(error)}") from None
     missing = sorted(report.get("missing_keys", ()))
     if config.pooling != "model":
+        if any(key.startswith("pooler.") for key in missing):
+            model.pooler = None  # random, so that no two loads had one digest
         missing = [key for key in missing if "pooler" not in key]
     if missing:
         shown = ", ".join(missing[:5])
@@ -164,6 +181,43 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
             f"{name!r} lacks {len(missing)} of the model's weights (they would be random): {shown}"
         )
     return unwrap(model.eval())
+
+
+def _loader_of(name: str, settings: Any, config: FungiConfig) -> tuple[Any, dict[str, Any]]:
+    """Give the class that loads a model, and what it is told beside the model's place.
+
+    Raises:
+        EncoderError: If the model is known not to work, or is two of which none is asked for.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    from fungi_hf.encoders.vision.families import refuse_family
+
+    architecture = (getattr(settings, "architectures", None) or [""])[0] or ""
+    refuse_family(str(settings.model_type), repr(name))
+    towers = hasattr(settings, "text_config")
+    vision = getattr(settings, "vision_config", getattr(settings, "image_config", None))
+    if towers and vision is not None:
+        if config.modality != "vision":
+            raise EncoderError(
+                f"{name!r} holds a text and a vision model ({type(settings).__name__}): set "
+                "modality='vision' in the config for the vision model, or pass the text model as "
+                "an object with its tokenizer"
+            )
+        refuse_family(str(vision.model_type), repr(name))
+    chosen = {"config": vision} if towers and vision is not None else {}
+    if config.pooling == "projection":
+        return transformers.CLIPVisionModelWithProjection, chosen
+    if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return transformers.AutoModelForTextEncoding, chosen
+    if architecture.endswith("Encoder") and hasattr(transformers, architecture):
+        return getattr(transformers, architecture), chosen
+    if architecture == "WhisperEncoder":
+        from transformers.models.whisper import modeling_whisper
+
+        return modeling_whisper.WhisperEncoder, chosen
+    return transformers.AutoModel, chosen
 
 
 def _refuse_adapter(name: str, hub: HubOptions) -> None:
@@ -182,6 +236,10 @@ def _load_processor(model: nn.Module, name: str, hub: HubOptions) -> Any:
     kind, loader, files = _PREPROCESSORS[str(model.main_input_name)]
     if not name:
         raise EncoderError(f"{type(model).__name__} needs its {kind}: pass processor=")
+    if kind == "image processor":
+        from fungi_hf.encoders.vision.pixels import load_pixel_settings
+
+        return load_pixel_settings(name, hub)
     try:
         with warnings.catch_warnings():
             # One of AST's 128 mel filters is empty, in training as well.
@@ -212,6 +270,18 @@ def _check_model(model: nn.Module, config: FungiConfig) -> None:
         raise EncoderError(
             f"{type(model).__name__} takes {main or 'an unknown input'}; this package encodes "
             f"{choices(main, _PREPROCESSORS)} (for a two-tower model pass its text or vision model)"
+        )
+    settings = getattr(model, "config", None)
+    if hasattr(settings, "vision_config") and hasattr(settings, "text_config"):
+        raise EncoderError(
+            f"{type(model).__name__} is a text and a vision model: pass one of them, as of "
+            "CLIPVisionModel.from_pretrained(...), with its processor="
+        )
+    found = {"input_ids": "text", "pixel_values": "vision"}.get(main, "audio")
+    if config.modality not in (None, found):
+        raise ConfigError(
+            f"the config says modality={config.modality!r}; {type(model).__name__} is an encoder "
+            f"of {found}"
         )
 
 

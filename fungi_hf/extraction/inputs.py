@@ -197,6 +197,11 @@ def iterate(inputs: Any) -> Iterator[Any]:
         )
     if is_clip(inputs):
         raise InputTypeError("inputs are one clip (samples, Hz); pass a list of such pairs")
+    if getattr(inputs, "ndim", 0) == 3:  # each of its rows would be taken for a grey image
+        raise InputTypeError(
+            f"inputs are one array of shape {tuple(inputs.shape)}; pass a list of images, [array], "
+            "or list(batch) of an array of four axes"
+        )
     if hasattr(inputs, "columns"):  # iterating over a data frame gives its column names
         raise InputTypeError(f"inputs must be a list or one column; got a table ({kind})")
     if hasattr(inputs, "to_pylist"):  # pyarrow's arrays give scalars of their own

@@ -20,6 +20,8 @@ ATTENTION_OUTPUTS: Final = (
     "attention.out_proj",  # wav2vec2, HuBERT, WavLM
     "self_attn.out_proj",  # Whisper, CLIP, SigLIP
     "self_attn.o_proj",  # Llama-like
+    "self_attn.projection",  # BLIP
+    "attention.projection_layer",  # InternVL
     "attn.proj",  # timm
 )
 
@@ -64,7 +66,11 @@ def block_number(path: str) -> int | None:
 
 
 def _last_attention_output(model: nn.Module) -> str:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    modules = dict(model.named_modules())
+    names = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    # A pooling head of nn.MultiheadAttention (SigLIP's) never calls its projection.
+    whole = {name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention)}
+    names = [name for name in names if name.rpartition(".")[0] not in whole] or names
     for suffix in ATTENTION_OUTPUTS:
         bare = [(name, name.removesuffix(f".{_ADAPTED}")) for name in names]
         found = [name for name, own in bare if own == suffix or own.endswith("." + suffix)]

@@ -93,8 +93,9 @@ def resolved(encoder: Encoder) -> dict[str, Any]:
     found: dict[str, Any] = {
         "target_layer": encoder.layer_path,
         "pooling": encoder.pooling,
-        "max_length": encoder.max_length,
     }
+    if encoder.modality != "vision":  # an image's size is in its processor's settings
+        found["max_length"] = encoder.max_length
     if encoder.prompts:
         names = [name for name, text in encoder.prompts.items() if text == encoder.default_prompt]
         found["prompts"] = dict(encoder.prompts)

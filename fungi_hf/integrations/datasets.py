@@ -64,9 +64,9 @@ def extract_dataset(
     Args:
         dataset: A `Dataset`, `DatasetDict`, or their streaming forms.
         extractor: Fitted, if its config wants that.
-        columns: An input column (texts, or `datasets.Audio`), several (the new ones are called
-            `<name>_fungi`), or a mapping from input to new column. A single "text" gives
-            "text_fungi".
+        columns: An input column (texts, `datasets.Audio` or `datasets.Image`), several (the new
+            ones are called `<name>_fungi`), or a mapping from input to new column. A single
+            "text" gives "text_fungi".
         batch_size: Rows read at a time; it does not change the features.
         num_proc: Processes; not for streaming data.
         prompt_name: As of the extractor's call.
@@ -131,16 +131,19 @@ def extract_dataset(
 
 
 def _undecoded(data: Any, names: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
-    # Sounds as whole files: datasets decodes with torchcodec only. Beside it what they were.
+    # Sounds and pictures as whole files: datasets decodes sounds with torchcodec only, and loses
+    # how a picture is to be turned. Beside it what they were.
     import datasets
 
     encoded = {
         name: feature
         for name, feature in (data.features or {}).items()
-        if name in names and isinstance(feature, datasets.Audio) and feature.decode
+        if name in names
+        and isinstance(feature, (datasets.Audio, datasets.Image))
+        and feature.decode
     }
-    for name in encoded:
-        data = data.cast_column(name, datasets.Audio(decode=False))
+    for name, feature in encoded.items():
+        data = data.cast_column(name, type(feature)(decode=False))
     return data, encoded
 
 

@@ -79,8 +79,9 @@ class FungiModule(InputModule):
 
     @property
     def modalities(self) -> list[str]:
-        """What the encoder takes."""
-        return [self.extractor.encoder.modality]
+        """What the encoder takes, in the host's words."""
+        modality = self.extractor.encoder.modality
+        return ["image" if modality == "vision" else modality]
 
     @property
     def max_seq_length(self) -> int:
@@ -93,6 +94,8 @@ class FungiModule(InputModule):
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
         config = self.extractor.config
+        if self.extractor.encoder.modality == "vision":
+            raise ConfigError("images have no length; make the extractor with another image_size")
         if config.needs_fit:
             raise ConfigError(
                 f"max_seq_length={length} does not fit what was learned at {self.max_seq_length}; "

@@ -204,7 +204,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "kind": (["extract", "MODEL", "XLS"], "unknown kind of file '.xls'"),
     "out": (["extract", "MODEL", "CSV", "--out", "a.xls"], "--out a.xls: unknown kind of file"),
     "empty": (["extract", "MODEL", "EMPTY"], "holds no inputs"),
-    "types": (["extract", "MODEL", "NUMBERS"], "row 1 of column 'text' must be a text; got int: 3"),
+    "types": (["extract", "MODEL", "NUMBERS"], "row 1 of column 'text' must be a text, or"),
     "json": (["extract", "MODEL", "BROKEN"], "line 2 is not JSON"),
     "model": (["extract", "no-such-model", "CSV"], "'no-such-model' is neither a folder nor"),
     "objective": (
@@ -226,8 +226,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "info": (["info", "MODEL"], "holds no fungi_config.json"),
     "push": (["push", "MODEL", "a/b"], "holds no fungi_config.json"),
-    "clips": (["extract", "MODEL", "CLIPS"], "holds sound files; this encoder takes texts"),
-    "fit clips": (["fit", "MODEL", "CLIPS", "--out", "o"], "holds sound files; this encoder take"),
+    "clips": (["extract", "MODEL", "CLIPS"], "holds sounds or pictures; this encoder takes"),
+    "fit clips": (
+        ["fit", "MODEL", "CLIPS", "--out", "o"],
+        "holds sounds or pictures; this encoder",
+    ),
     "device": (["extract", "MODEL", "CSV", "--device", "warp"], "cannot use device='warp': "),
     "ssast": (["convert-ssast", "nowhere.pth", "x"], "nowhere.pth"),
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sentence_transformers import SentenceTransformer
-from transformers import GPT2Config, GPT2Model, ViTConfig, ViTImageProcessor, ViTModel
+from transformers import GPT2Config, GPT2Model, ResNetConfig, ResNetModel
 
 from fungi_hf import FungiConfig, FungiExtractor
 from fungi_hf.errors import EncoderError, LayerNotFoundError
@@ -37,20 +37,17 @@ def test_a_tokenizer_that_gives_no_ids_is_named(given: Any) -> None:
         FungiExtractor.from_pretrained(model, None, tokenizer)
 
 
-def test_an_image_model_is_named_whatever_the_way_in(tmp_path: Path) -> None:
-    ViTModel(
-        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                  image_size=16, patch_size=8)
-    ).save_pretrained(tmp_path)  # fmt: skip
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-
+def test_a_convolutional_network_is_named_whatever_the_way_in(tmp_path: Path) -> None:
+    ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+    ).save_pretrained(tmp_path)
     for load in (FungiExtractor.from_pretrained, FungiModule):
-        with pytest.raises(EncoderError, match="ViTModel takes pixel_values; this package encodes"):
+        with pytest.raises(EncoderError, match="is a convolutional network without attention: pas"):
             load(str(tmp_path))
     FungiConfig().save_pretrained(tmp_path)
     (tmp_path / "modules.json").write_text(
         '[{"idx": 0, "name": "0", "path": "", '
         '"type": "fungi_hf.integrations.sentence_transformers.FungiModule"}]'
     )
-    with pytest.raises(EncoderError, match="ViTModel takes pixel_values"):
+    with pytest.raises(EncoderError, match="is a convolutional network"):
         SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")

@@ -72,15 +72,23 @@ def test_importing_loads_no_optional_package() -> None:
     assert run(program).stdout == run(before).stdout
 
 
-def test_a_broken_torchaudio_gives_one_clear_message(tmp_path: Path) -> None:
-    package = tmp_path / "torchaudio"
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        (
+            "torchaudio",
+            "OSError('Could not load this library: torchaudio/lib/_torchaudio.abi3.so')",
+        ),
+        ("torchvision", "RuntimeError('operator torchvision::nms does not exist')"),
+    ],
+)
+def test_a_broken_companion_gives_one_clear_message(tmp_path: Path, name: str, error: str) -> None:
+    package = tmp_path / name
     package.mkdir()
-    (package / "__init__.py").write_text(
-        "raise OSError('Could not load this library: torchaudio/lib/_torchaudio.abi3.so')\n"
-    )
-    metadata = tmp_path / "torchaudio-2.11.0.dist-info"
+    (package / "__init__.py").write_text(f"raise {error}\n")
+    metadata = tmp_path / f"{name}-2.11.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.11.0\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.11.0\n")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 
     imported = run("import fungi_hf; print(fungi_hf.FungiConfig().seed)", PYTHONPATH=path)
@@ -90,10 +98,10 @@ def test_a_broken_torchaudio_gives_one_clear_message(tmp_path: Path) -> None:
     assert imported.returncode == 0
     assert imported.stdout.strip() == "42"
     assert imported.stderr == ""
-    assert "torchaudio is installed but this build of torch cannot" in piped.stderr
+    assert f"{name} is installed but this build of torch cannot" in piped.stderr
     assert used.returncode != 0
-    assert "BrokenDependencyError: torchaudio is installed but" in used.stderr.splitlines()[-1]
-    assert "uninstall torchaudio" in used.stderr.splitlines()[-1]
+    assert f"BrokenDependencyError: {name} is installed but" in used.stderr.splitlines()[-1]
+    assert f"uninstall {name}" in used.stderr.splitlines()[-1]
 
 
 def test_custom_code_needs_no_import(extractor: FungiExtractor, tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ class BlockStack:
                 f"of the last {k} of {self.n_blocks} blocks, or late_views={needed}"
             )
 
+    def last(self, k: int) -> list[Any]:
+        """Give the last k blocks."""
+        return self._blocks[self.n_blocks - k :]
+
     @contextlib.contextmanager
     def watching(self, depths: Collection[int]) -> Iterator[dict[int, Tensor]]:
         """Note the state [N, T, D] before the last k blocks of the latest pass inside, by k."""

@@ -101,8 +101,9 @@ class FungiPipeline(Pipeline):
             raise ConfigError("video_processor has no use here; leave it out")
         given = processor or tokenizer or feature_extractor or image_processor
         self.extractor = build_extractor(model, given, fungi_config, dtype=dtype, hub=hub)
-        encoder, own = self.extractor.encoder, self.extractor.encoder.processor
-        super().__init__(encoder.model, encoder.tokenizer, feature_extractor=own, **host)
+        encoder = self.extractor.encoder
+        kind = "image_processor" if encoder.modality == "vision" else "feature_extractor"
+        super().__init__(encoder.model, encoder.tokenizer, **{kind: encoder.processor}, **host)
 
     @property
     def fungi_config(self) -> FungiConfig:

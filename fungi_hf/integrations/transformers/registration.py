@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _PIPELINES: Final = "transformers.pipelines"
+_COMPANIONS: Final = ("torchaudio", "torchvision")
 
 
 def arrange() -> None:
@@ -58,7 +59,7 @@ class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         try:
-            with broken_torchaudio_named():
+            with broken_companion_named():
                 self._loader.exec_module(module)
         except BaseException:  # wait again
             sys.meta_path.insert(0, self)
@@ -67,11 +68,11 @@ class _Watch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextlib.contextmanager
-def broken_torchaudio_named() -> Iterator[None]:
-    """Turn the error of a torchaudio made for another build of torch into one that says so.
+def broken_companion_named() -> Iterator[None]:
+    """Turn the error of a torchaudio or torchvision made for another torch into one that says so.
 
     Raises:
-        BrokenDependencyError: If torchaudio is installed for another build of torch, which
+        BrokenDependencyError: If one of them is installed for another build of torch, which
             breaks transformers' models and pipelines.
         OSError: If something else cannot be loaded.
         RuntimeError: If something else fails.
@@ -79,18 +80,19 @@ def broken_torchaudio_named() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # CPU torch; another CUDA version
-        if "torchaudio" not in str(error):
+        name = next((name for name in _COMPANIONS if name in str(error)), None)
+        if name is None:
             raise
         raise BrokenDependencyError(
-            "torchaudio is installed but this build of torch cannot load it "
-            f"({error.__cause__ or error}), which breaks transformers too: uninstall torchaudio "
+            f"{name} is installed but this build of torch cannot load it "
+            f"({error.__cause__ or error}), which breaks transformers too: uninstall {name} "
             "(this package does not need it), or install the build of torch that it was made for",
         ) from None
 
 
 def register() -> None:
     """Add the task "fungi-feature-extraction"."""
-    with broken_torchaudio_named():
+    with broken_companion_named():
         from transformers.pipelines import PIPELINE_REGISTRY
     from transformers import AutoConfig, PreTrainedConfig
 
