@@ -308,6 +308,12 @@ class VisionEncoder(BlockEncoder):
                 "late_views=None"
             )
         self.blocks.check(blocks)
+        for block in self.blocks.last(blocks):
+            if len(inspect.signature(block.forward).parameters) < 2:
+                raise ConfigError(
+                    f"{type(block).__name__} of this version of transformers takes no mask, which "
+                    "late_views need: install a newer one, or set late_views=None"
+                )
         return late_boxes(name, n_views, options, blocks, grid=self.grid, prefix=self.prefix)
 
     def embed_late(self, batch: LateBatch) -> Tensor:

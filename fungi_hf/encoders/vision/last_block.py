@@ -26,7 +26,8 @@ class _Parts(NamedTuple):
 
     norm1: str = "layernorm_before"
     attention: str = "attention"
-    output: str = "o_proj"
+    projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")  # in `attention`
+    output: str = "attention.o_proj"
     norm2: str = "layernorm_after"
     heads: str = "num_attention_heads"
     scaling: str = "scaling"
@@ -34,12 +35,22 @@ class _Parts(NamedTuple):
 
 _VIT: Final = _Parts()
 _DINO: Final = _Parts(norm1="norm1", norm2="norm2")
+_OLDER_DINO: Final = _DINO._replace(  # in transformers 5.15
+    attention="attention.attention",
+    projections=("query", "key", "value"),
+    output="attention.output.dense",
+)
 _BLOCKS: Final[dict[str, _Parts]] = {
     **dict.fromkeys(("ViTLayer", "DeiTLayer", "ViTMSNLayer", "ViTMAELayer"), _VIT),
     **dict.fromkeys(("Dinov2Layer", "Dinov2WithRegistersLayer"), _DINO),
     "DINOv3ViTLayer": _DINO._replace(heads="num_heads"),
     "CLIPEncoderLayer": _Parts(
-        "layer_norm1", "self_attn", "out_proj", "layer_norm2", "num_heads", "scale"
+        norm1="layer_norm1",
+        attention="self_attn",
+        output="self_attn.out_proj",
+        norm2="layer_norm2",
+        heads="num_heads",
+        scaling="scale",
     ),
 }
 _SCALES: Final = ("layer_scale1", "layer_scale2")
@@ -56,24 +67,23 @@ def class_token_block(
     if not blocks or not attends_plainly(model):
         return None
     block: Any = blocks[-1]
-    parts = _BLOCKS[type(block).__name__]
-    known = all(hasattr(block, name) for name in (parts.norm1, parts.norm2, "mlp"))
-    inner = getattr(block, parts.attention, None)
-    named = ("q_proj", "k_proj", "v_proj", parts.output)  # they differ between versions
-    if not known or not all(isinstance(getattr(inner, name, None), nn.Linear) for name in named):
-        return None
-    return partial(_shortened, block, parts, layer)
+    inside = dict(block.named_modules())  # the names differ between versions of transformers
+    for parts in (_BLOCKS[type(block).__name__], _OLDER_DINO):
+        linear = [f"{parts.attention}.{name}" for name in parts.projections] + [parts.output]
+        known = all(name in inside for name in (parts.norm1, parts.norm2, "mlp"))
+        if known and all(isinstance(inside.get(name), nn.Linear) for name in linear):
+            return partial(_shortened, block, parts, layer)
+    return None
 
 
 def _shortened(block: Any, parts: _Parts, layer: nn.Linear) -> AbstractContextManager[None]:
     # Built here and not before: a copy of the encoder then shortens its own block.
-    inner = getattr(block, parts.attention)
-    attend = FirstAttention(
-        (inner.q_proj, inner.k_proj, inner.v_proj), getattr(inner, parts.heads), layer
-    )
+    inner: Any = block.get_submodule(parts.attention)
+    query, key, value = (getattr(inner, name) for name in parts.projections)
+    attend = FirstAttention((query, key, value), getattr(inner, parts.heads), layer)
     norm1, norm2 = getattr(block, parts.norm1), getattr(block, parts.norm2)
     scale1, scale2 = (getattr(block, name, nn.Identity()) for name in _SCALES)
-    output, scaling = getattr(inner, parts.output), getattr(inner, parts.scaling)
+    output, scaling = block.get_submodule(parts.output), getattr(inner, parts.scaling)
 
     def forward(
         hidden_states: Tensor,
