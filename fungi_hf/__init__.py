@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
 from fungi_hf.errors import FungiError
 from fungi_hf.integrations.transformers.registration import arrange, broken_companion_named
+from fungi_hf.specs.targets import DINO, IBOT, DeepCluster
 
 if TYPE_CHECKING:
     from fungi_hf.extractor import FungiExtractor
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "DINO",
+    "IBOT",
     "KL",
     "PCA",
     "Activation",
     "Custom",
+    "DeepCluster",
     "FungiConfig",
     "FungiError",
     "FungiExtractor",

@@ -65,8 +65,9 @@ class FungiConfig:
     A value that is not allowed, alone or beside the others, is a ConfigError.
 
     Attributes:
-        objectives: Gradient blocks in order: names ("kl", "simclr", "activation", a registered
-            name) or spec objects (`KL(temperature=15)`). May be empty: the embedding alone.
+        objectives: Gradient blocks in order: names ("kl", "simclr", "dino", "deepcluster", "ibot",
+            "activation", a registered name) or spec objects (`KL(temperature=15)`). May be empty:
+            the embedding alone.
         embedding_weight: Factor of the L2-normalised embedding; 0 leaves the embedding out.
         target_layer: Dotted path of an `nn.Linear`, or "auto": the last block's attention
             output projection.
@@ -190,6 +191,13 @@ class FungiConfig:
                 f"objective names must be unique and not 'embedding'; got {names}; "
                 "give one of them another name=..."
             )
+        late = [spec.name for spec in self.objectives if spec.late_views is not None]
+        tokens = [spec.name for spec in self.objectives if spec.reads_tokens]
+        if late and tokens:
+            raise ConfigError(
+                f"late views ({', '.join(late)}) and tokens ({', '.join(tokens)}) are not offered "
+                "in one extractor; set late_views=None, or extract them apart"
+            )
         if not names and self.embedding_weight == 0:
             raise ConfigError("objectives is empty and embedding_weight is 0: nothing to extract")
         if self.sketch == "none" and self.learns_from_blocks:
@@ -215,7 +223,11 @@ class FungiConfig:
 
     @classmethod
     def paper(cls, modality: str) -> FungiConfig:
-        """Give the published code's choices for "text" or "audio", its quirks included.
+        """Give the published code's choices for a modality, its quirks included.
+
+        "text", "audio" and "vision" are those of the experiments; "fungivision" are the defaults
+        of the authors' library of that name: KL at temperature 1, SimCLR untempered against 64
+        images, no embedding.
 
         Head weights, negatives and views follow the published distributions; their draws cannot
         be reproduced, since the published code does not seed them apart.
@@ -226,7 +238,7 @@ class FungiConfig:
         Reference: Simoncini et al. 2024; the job scripts of the published code.
         """
         if modality not in PAPER:
-            raise ConfigError(f"no paper preset for modality {choices(modality, PAPER)}")
+            raise ConfigError(f"no paper preset for {choices(modality, PAPER)}")
         return cls(**PAPER[modality])
 
     def replace(self, **changes: Any) -> FungiConfig:

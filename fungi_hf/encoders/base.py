@@ -41,6 +41,7 @@ class Prepared:
         notes: Names from the encoder's `NOTES`: usable, but the user should know.
         late: Number of last blocks to run for this view; None runs the whole model. The `data` of
             such a view are the positions [T'] of the original's tokens that stay, increasing.
+        slot: What is read of the output: 0 the embedding, 1 + t token t. No part of `key`.
     """
 
     data: Any
@@ -48,6 +49,7 @@ class Prepared:
     key: bytes
     notes: tuple[str, ...] = ()
     late: int | None = None
+    slot: int = 0
 
 
 @runtime_checkable
@@ -208,8 +210,8 @@ class LateBatch:
         return self.hidden[self.source[:, None], order], order, mask
 
 
-class LateViews(Protocol):
-    """Random views that drop tokens of a hidden state."""
+class PreparedViews(Protocol):
+    """Random views made of prepared inputs: without some tokens, or with masked ones."""
 
     def __call__(
         self,
@@ -217,8 +219,9 @@ class LateViews(Protocol):
         originals: Sequence[Prepared],
         generators: Sequence[random.Random],
     ) -> list[list[Prepared]]:
-        """Give V views of every canonical raw input, each with `late` set, or the original itself.
+        """Give V views of every canonical raw input.
 
+        Each has `late` set, or is a masked or plain input with a `slot`, or the original itself.
         The originals are what `prepare` gave; a generator per input is the only randomness allowed.
         """
 
@@ -229,7 +232,7 @@ class LateEncoder(Encoder, Protocol):
 
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
-    ) -> LateViews | None:
+    ) -> PreparedViews | None:
         """Give views that act in the last blocks; None where that is the whole encoder.
 
         With None the views of `views` are meant, which share nothing with their original.
@@ -240,3 +243,18 @@ class LateEncoder(Encoder, Protocol):
 
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D]."""
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that gives its tokens beside the embedding; objectives of tokens need one."""
+
+    def embed_tokens(self, batch: Batch) -> Tensor:
+        """Run the model with a full last block: [N, 1 + T, D], the embedding, then the tokens.
+
+        Tokens are what the embedding is pooled from (class tokens and registers left out), so that
+        they have its width; those of padding may hold anything.
+        """
+
+    def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
+        """Give views as `fungi_hf.encoders.masking.MaskedTokens` does."""

@@ -13,6 +13,7 @@ from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.words import LateWords
+from fungi_hf.encoders.masking import MaskedTokens
 from fungi_hf.encoders.prompts import named_prompt
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Batch, LateBatch, LateViews
+    from fungi_hf.encoders.base import Batch, LateBatch, PreparedViews
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")
@@ -305,7 +306,7 @@ class TextEncoder(BlockEncoder):
 
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
-    ) -> LateViews | None:
+    ) -> PreparedViews | None:
         """Give views that lose words in the last blocks; None with all blocks.
 
         Raises:
@@ -322,6 +323,41 @@ class TextEncoder(BlockEncoder):
             return None
         one_row = blocks == 1 and self.shared_block is not None and self.reads_first_token
         return LateWords(deletion, self.tokenizer, self.max_length, blocks, one_row=one_row)
+
+    def embed_tokens(self, batch: Batch) -> Tensor:
+        """Give [N, 1 + T, D]: the embedding, and the last hidden state, special tokens included."""
+        output = self.model(**batch, return_dict=True)
+        tokens = output.last_hidden_state
+        model = self.pooling == "model"
+        pooled = output.pooler_output if model else self._pool(tokens, batch["attention_mask"])
+        return torch.cat([pooled[:, None], tokens], dim=1)
+
+    def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
+        """Give texts whose word pieces are the mask token in places.
+
+        Raises:
+            ConfigError: If the tokenizer has no mask token, and the options name none.
+        """
+        token = options.get("mask_token") or getattr(self.tokenizer, "mask_token", None)
+        mask_id = None if token is None else self.tokenizer.convert_tokens_to_ids(token)
+        if mask_id is None or (mask_id == self._unknown_id and token != self.tokenizer.unk_token):
+            raise ConfigError(
+                f"{type(self.tokenizer).__name__} has no mask token {token or ''!r}: name one of "
+                "its tokens in view_options={'mask_token': ...}"
+            )
+
+        def maskable(item: Prepared) -> list[int]:
+            return [t for t, piece in enumerate(item.data.tolist()) if piece not in special]
+
+        def masked(item: Prepared, places: list[int]) -> Any:
+            ids = item.data.copy()
+            ids[places] = mask_id
+            return ids
+
+        special, known = self._special_ids - {self._unknown_id}, ("mask_ratio", "mask_token")
+        return MaskedTokens(
+            n_views, options, share=0.15, maskable=maskable, masked=masked, known=known
+        )
 
     def embed_late(self, batch: LateBatch) -> Tensor:
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""

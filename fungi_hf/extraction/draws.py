@@ -16,18 +16,19 @@ from fungi_hf.extraction.batches import cut_groups
 from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.group import Group, compute
 from fungi_hf.extraction.inputs import iterate, readable_twice
-from fungi_hf.extraction.plan import Plan
+from fungi_hf.extraction.latents import AllTraining
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.gradients.tape import untouched
 from fungi_hf.seeding import derive_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import InputReader
+    from fungi_hf.extraction.plan import Plan
 
 
 def learn(
@@ -36,13 +37,20 @@ def learn(
     """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
 
     Inputs are read once, and once more where something is learned from their raw blocks, which
-    are given beside the state, with what was special -> number of inputs; else None is.
+    are given beside the state, with what was special -> number of inputs; else None is. Where the
+    encoder itself learns, an objective of all inputs waits for it: they are read again.
     """
-    if reader.config.learns_from_blocks:
+    config, every = reader.config, AllTraining(plan, reader, budget)
+    waits = bool(every.specs) and config.audio_statistics == "fit"
+    if config.learns_from_blocks or waits:
         inputs = readable_twice(inputs)
-    draw = TrainingDraw(reader, inputs)
-    reader.encoder.fit(draw)
-    draw.finish(read_again=reader.config.learns_from_blocks)
+    if waits:
+        reader.encoder.fit(reader.encoder.check(raw, i) for i, raw in enumerate(iterate(inputs)))
+    draw = TrainingDraw(reader, inputs, each=every.add)
+    if not waits:
+        reader.encoder.fit(draw)
+    draw.finish(read_again=config.learns_from_blocks and not every.specs)
+    every.fit()
     fit_objectives(plan, draw, reader, budget)
     blocks, notes, state = None, Counter[str](), FittedState()
     if reader.config.learns_from_blocks:
@@ -63,10 +71,19 @@ class TrainingDraw:
     """
 
     def __init__(
-        self, reader: InputReader, inputs: Iterable[Any], streams: Mapping[str, str] | None = None
+        self,
+        reader: InputReader,
+        inputs: Iterable[Any],
+        streams: Mapping[str, str] | None = None,
+        *,
+        each: Callable[[list[Any]], None] | None = None,
     ) -> None:
-        """Begin; `streams`: objective name -> name that seeds its draw, by default its own."""
-        self.specs = [spec for spec in reader.config.objectives if spec.needs_fit]
+        """Begin; `streams`: objective name -> name that seeds its draw, by default its own.
+
+        `each` is called with the checked inputs of every chunk.
+        """
+        self.specs = [spec for spec in reader.config.objectives if spec.n_training]
+        self._each = each
         self._items = self._read(enumerate(iterate(inputs)), reader)
         self._seed, self._streams = reader.config.seed, streams or {}
         self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}  # by digest
@@ -83,6 +100,8 @@ class TrainingDraw:
             if reader.prompt:
                 chunk = [reader.prompt + text for text in chunk]
             self._is_empty = False
+            if self._each is not None:
+                self._each(chunk)
             contents = encoder.contents(chunk) if self.specs else []
             for spec in self.specs:
                 stream = self._streams.get(spec.name, spec.name)
@@ -114,7 +133,7 @@ class TrainingDraw:
 
 def fit_objectives(plan: Plan, draw: TrainingDraw, reader: InputReader, budget: Budget) -> None:
     """Let the objectives of a plan learn from the inputs that a finished draw has kept."""
-    size, bare = plan.encoder.chunk_size, Plan(encoder=plan.encoder, objectives={})
+    size, bare = plan.encoder.chunk_size, plan.bare()
     for spec in draw.specs:
         chosen = draw.kept(spec.name)
         if len(chosen) < spec.n_training:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared
+    from fungi_hf.encoders.base import Batch, Encoder, LateEncoder, Prepared, TokenEncoder
     from fungi_hf.extraction.batches import Budget, Sample
     from fungi_hf.extraction.inputs import Reading
     from fungi_hf.extraction.plan import Plan
@@ -81,21 +81,29 @@ class Group:
         self.unusable: dict[str, str] = {}  # layer -> why it has no gradient, of several layers
         self._units: list[Prepared] = []
         self._owners: list[int] = []  # the sample of each unit
+        self._slots: list[dict[int, int]] = []  # what is read of each: slot -> place among these
         known: dict[tuple[int, bytes], int] = {}
 
-        def unit(owner: int, item: Prepared) -> int:
+        def unit(owner: int, item: Prepared) -> tuple[int, int]:
             place = known.setdefault((owner, item.key), len(self._units))
             if place == len(self._units):
                 self._units.append(item)
                 self._owners.append(owner)
-            return place
+                self._slots.append({0: 0})
+            slots = self._slots[place]
+            return place, slots.setdefault(item.slot, len(slots))
 
-        self._base = torch.tensor([unit(i, sample.original) for i, sample in enumerate(samples)])
-        self._views = {
-            name: torch.tensor(
-                [[unit(i, view) for view in sample.views[name]] for i, sample in enumerate(samples)]
-            )
+        base = [unit(i, sample.original) for i, sample in enumerate(samples)]
+        views = {
+            name: [[unit(i, v) for v in sample.views[name]] for i, sample in enumerate(samples)]
             for name in (samples[0].views if samples else {})
+        }
+        # Rows of the embeddings, of which every unit has as many as the one with most slots.
+        self._width = max(map(len, self._slots), default=1)
+        self._base = torch.tensor([u * self._width + place for u, place in base])
+        self._views = {
+            name: torch.tensor([[u * self._width + place for u, place in row] for row in rows])
+            for name, rows in views.items()
         }
         late: dict[int, list[int]] = {}  # number of blocks that late views run through -> units
         whole: list[int] = []
@@ -114,7 +122,7 @@ class Group:
             self._segments += self._encode(whole[first:], {}, {})
         self._embeddings = _by_unit(
             self._segments, [segment.tape.embeddings for segment in self._segments]
-        )
+        ).flatten(0, 1)
 
     def _encode(
         self,
@@ -128,7 +136,7 @@ class Group:
             batch = encoder.collate([self._units[place] for place in here])
             with encoder.watching(depths) if depths else nullcontext({}) as states:
                 tape = record(
-                    partial(encoder.embed, batch),
+                    partial(self._read, here, batch),
                     plan.traced,
                     noted=noted,
                     pool=pooler_of(encoder, batch, strict=not plan.layers) if noted else None,
@@ -151,8 +159,19 @@ class Group:
                         source=torch.tensor(source, device=hidden.device),
                         kept=torch.from_numpy(kept).to(hidden.device),
                     )
-                    tape = record(partial(encoder.embed_late, views_of), plan.traced)
+                    tape = record(partial(_late, encoder, views_of), plan.traced)
                     yield _Segment(torch.tensor(some), tape)
+
+    def _read(self, places: Sequence[int], batch: Batch) -> Tensor:
+        # Embedding and wanted tokens of every input, [N, S, D].
+        encoder = self._plan.encoder
+        if not self._plan.reads_tokens:
+            return encoder.embed(batch)[:, None]
+        tokens = cast("TokenEncoder", encoder).embed_tokens(batch)
+        slots = torch.zeros(len(places), self._width, dtype=torch.long)
+        for row, place in enumerate(places):
+            slots[row, : len(self._slots[place])] = torch.tensor(list(self._slots[place]))
+        return tokens[torch.arange(len(places))[:, None], slots]
 
     def _batches(self, places: Sequence[int]) -> list[list[int]]:
         batches = cut_batches([self._units[place] for place in places], self._budget)
@@ -212,7 +231,7 @@ class Group:
         return found
 
     def _embedding_gradient(self, name: str) -> tuple[Tensor, Tensor]:
-        # Of an objective's summed loss at all embeddings, [U, D], and which of them it read, [U].
+        # Of an objective's summed loss at all embeddings, [U, S, D], and which units it read, [U].
         rows = self._views.get(name, self._base[:, None])
         with torch.enable_grad():
             # Heads and losses in float64: the KL gradient loses three digits to cancellation.
@@ -225,9 +244,13 @@ class Group:
                     f"got {tuple(losses.shape)}"
                 )
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        used = torch.zeros(len(leaf), dtype=torch.bool)
-        used[rows.flatten()] = True
-        return gradient, used
+        used = torch.zeros(len(self._units), dtype=torch.bool)
+        used[rows.flatten() // self._width] = True
+        return gradient.unflatten(0, (-1, self._width)), used
+
+
+def _late(encoder: LateEncoder, views: LateBatch) -> Tensor:
+    return encoder.embed_late(views)[:, None]
 
 
 def pooler_of(

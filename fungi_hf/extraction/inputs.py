@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, LateViews, Prepared
+    from fungi_hf.encoders.base import Encoder, Prepared, PreparedViews, TokenEncoder
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
     # Objectives that see the same views, their random stream, and what makes the views.
     _Whole: TypeAlias = tuple[list[str], str, ViewGenerator]
-    _Views: TypeAlias = tuple[list[_Whole], dict[str, tuple[str, LateViews]]]  # late: by objective
+    # Beside these the views of prepared inputs, late or masked, by objective.
+    _Views: TypeAlias = tuple[list[_Whole], dict[str, tuple[str, PreparedViews]]]
 
 
 class InputReader:
@@ -47,12 +48,14 @@ class InputReader:
         self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
 
     def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
-        # Of whole and of late views, V views for each objective.
+        # Of whole views and of prepared inputs', V views for each objective.
         whole: dict[tuple[object, ...], _Whole] = {}
-        late: dict[str, tuple[str, LateViews]] = {}
+        late: dict[str, tuple[str, PreparedViews]] = {}
         for spec, n_views in wanted:
             (name, options), found = spec.view_generator, None
-            if spec.late_views is not None:
+            if spec.reads_tokens:
+                found = cast("TokenEncoder", self.encoder).masked_views(n_views, options)
+            elif spec.late_views is not None:
                 if not isinstance(self.encoder, LateEncoder):
                     raise ConfigError(
                         f"{type(self.encoder).__name__} offers no late views; set late_views=None, "

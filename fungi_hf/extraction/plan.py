@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fungi_hf.errors import StateError, choices
+from fungi_hf.encoders.base import TokenEncoder
+from fungi_hf.errors import ConfigError, StateError, choices
 from fungi_hf.extraction.batches import Budget
 from fungi_hf.gradients.layers import block_number, resolve_layer
 from fungi_hf.gradients.sketches import make_sketch
@@ -38,6 +39,7 @@ class Plan:
     rank: int = 4
     tokens: str = "all"  # whose outer products are summed
     round_sketch: bool = False  # to bfloat16
+    reads_tokens: bool = False  # an objective's views are tokens
     traced: Mapping[str, nn.Linear] = field(init=False)  # whose gradients are taken
     widths: dict[str, int] = field(init=False)  # of raw blocks, the embedding first
     factor_shapes: dict[str, tuple[int, int]] = field(init=False)  # (m, n1) of exact factors
@@ -61,6 +63,7 @@ class Plan:
             if not spec.has_gradient
         }
         encoder = calling(encoder, [path for path, _ in activations.values()])
+        encoder, reads_tokens = token_encoder(encoder, config)
         objectives = {
             spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
             for spec in config.objectives
@@ -85,6 +88,7 @@ class Plan:
             rank=rank,
             tokens=config.gradient_tokens,
             round_sketch=config.round_sketch,
+            reads_tokens=reads_tokens,
         )
 
     def __post_init__(self) -> None:
@@ -101,6 +105,10 @@ class Plan:
         object.__setattr__(self, "traced", self.layers or own)
         object.__setattr__(self, "widths", widths)
         object.__setattr__(self, "factor_shapes", factor_shapes)
+
+    def bare(self) -> Plan:
+        """Give the plan of the same encoder that computes embeddings alone."""
+        return Plan(encoder=self.encoder, objectives={}, reads_tokens=self.reads_tokens)
 
     @property
     def budget(self) -> Budget:
@@ -149,6 +157,22 @@ def _gradient_shape(layer: nn.Linear) -> tuple[int, int]:
 def sketch_rank(encoder: Encoder, config: FungiConfig, sketch: str) -> int:
     """Give the terms of a sketch of that kind, where the config leaves them open."""
     return config.sketch_rank or (4 if sketch == "none" or encoder.reads_first_token else 2)
+
+
+def token_encoder(encoder: Encoder, config: FungiConfig) -> tuple[Encoder, bool]:
+    """Give an encoder with all tokens in its last block, and True, where objectives read them.
+
+    Raises:
+        ConfigError: If the encoder gives none.
+    """
+    if not any(spec.reads_tokens for spec in config.objectives):
+        return encoder, False
+    if not isinstance(encoder, TokenEncoder):
+        raise ConfigError(
+            f"{type(encoder).__name__} gives no tokens, which an objective of tokens (ibot) reads: "
+            "leave it out, or write the members of fungi_hf.encoders.base.TokenEncoder"
+        )
+    return encoder.with_full_last_block(), True
 
 
 def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:

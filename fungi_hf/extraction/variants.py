@@ -20,7 +20,8 @@ from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
 from fungi_hf.extraction.finish import check_finite
 from fungi_hf.extraction.group import Group
 from fungi_hf.extraction.inputs import InputReader, iterate
-from fungi_hf.extraction.plan import Plan, sketch_rank
+from fungi_hf.extraction.latents import AllTraining
+from fungi_hf.extraction.plan import Plan, sketch_rank, token_encoder
 from fungi_hf.gradients.factors import concatenate, unit_rows
 from fungi_hf.gradients.layers import block_number, linear_layers
 from fungi_hf.gradients.sketches import SketchBuffer, make_sketch
@@ -118,14 +119,16 @@ class VariantExtractor:
                 "there is no gradient to compute: name an objective beside activation"
             )
         self.layers = {path: layer for path, layer in usable.items() if path in wanted}
+        named = tuple(dataclasses.replace(specs[name], name=name) for name in self.objectives)
+        self._config = dataclasses.replace(config, objectives=named)
+        _, reads_tokens = token_encoder(encoder, self._config)
         self._plan = Plan(
             encoder=encoder.with_full_last_block(),  # a short one would not call its other layers
             objectives=self.objectives,
             layers=self.layers,
             tokens=config.gradient_tokens,
+            reads_tokens=reads_tokens,
         )
-        named = tuple(dataclasses.replace(specs[name], name=name) for name in self.objectives)
-        self._config = dataclasses.replace(config, objectives=named)
         self._streams = {name: specs[name].name for name in self.objectives}
         self._reader = InputReader(self._plan.encoder, self._config)
         kind = "khatri_rao" if config.sketch == "none" else config.sketch
@@ -145,8 +148,10 @@ class VariantExtractor:
 
     def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
         """Let objectives learn from training inputs, e.g. their negatives."""
-        draw = TrainingDraw(self._reader, inputs, self._streams)
+        every = AllTraining(self._plan, self._reader, self._plan.budget, self._streams)
+        draw = TrainingDraw(self._reader, inputs, self._streams, each=every.add)
         draw.finish()
+        every.fit()
         fit_objectives(self._plan, draw, self._reader, self._plan.budget)
         return self
 

@@ -1,5 +1,6 @@
 """Objectives and reductions as frozen data: what to compute, not how. Standard library only."""
 
+from fungi_hf.specs import targets  # its kinds enter the table
 from fungi_hf.specs.base import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, ObjectiveSpec, ViewsSpec
 from fungi_hf.specs.objectives import (
     BLOCK_NUMBER,
@@ -23,4 +24,5 @@ __all__ = [
     "SimCLR",
     "ViewsSpec",
     "parse_objective",
+    "targets",
 ]

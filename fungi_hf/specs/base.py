@@ -39,6 +39,7 @@ class ObjectiveSpec:
         words: What the block holds, for a card; may name fields, and `{where}` for the layer.
         has_gradient: Whether there is a loss.
         takes_views: Whether there may be more than the untouched input.
+        reads_tokens: Whether its views are tokens, masked and plain.
         n_views: V; 1 means the untouched input.
         late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
             that a view costs k blocks; None makes views of the raw input (`encoders.late.stack`).
@@ -52,6 +53,7 @@ class ObjectiveSpec:
     words: ClassVar[str] = "objective `{name}`"
     has_gradient: ClassVar[bool] = True
     takes_views: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = False
     n_views: int = 1
     late_views: int | None = None
     weight: float = 1.0
@@ -113,9 +115,14 @@ class ObjectiveSpec:
         return self.n_views
 
     @property
+    def learns_from_all(self) -> bool:
+        """Whether `fit` takes every training input; its class has `latents` and `fit_latents`."""
+        return False
+
+    @property
     def needs_fit(self) -> bool:
         """Whether the objective learns something from training inputs."""
-        return self.n_training > 0
+        return self.n_training > 0 or self.learns_from_all
 
     @property
     def view_generator(self) -> tuple[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from fungi_hf.specs.objectives import KL, PCA, SimCLR
+from fungi_hf.specs.targets import DINO
 
 _KL: Final = KL(temperature=15.0, latent_dim=768)
 _SIMCLR: Final = SimCLR(temperature=0.07, logsumexp_temperature=1.0, negative_views=2)
@@ -17,6 +18,16 @@ _BOTH: Final[dict[str, Any]] = {
     "published_signs": True,
     "reduction": PCA(n_components=512, normalize=False),
 }
+_IMAGENET: Final = {"statistics": "imagenet"}  # whatever the encoder was trained with
+_PATCHES: Final = replace(
+    _SIMCLR,
+    latent_dim=96,
+    n_views=49,
+    views="patchify",
+    view_options=_IMAGENET,
+    n_negatives=256,
+    negative_views=49,
+)
 PAPER: Final[dict[str, dict[str, Any]]] = {
     "text": {
         **_BOTH,
@@ -37,5 +48,26 @@ PAPER: Final[dict[str, dict[str, Any]]] = {
         "audio_statistics": "esc50",
         "max_length": 512,
     },
+    "vision": {
+        **_BOTH,
+        "objectives": (
+            _KL,
+            DINO(views="multi_crop", view_options=_IMAGENET),
+            replace(_PATCHES, logsumexp_temperature=None),
+        ),
+        "pooling": "cls",
+    },
+    # The defaults of the authors' library, fungivision.
+    "fungivision": {
+        "sketch": "rademacher",
+        "published_signs": True,
+        "objectives": (
+            replace(_KL, temperature=1.0),
+            DINO(views="multi_crop", view_options=_IMAGENET),
+            replace(_PATCHES, n_negatives=64),
+        ),
+        "embedding_weight": 0.0,
+        "pooling": "cls",
+    },
 }
-"""Modality -> fields."""
+"""Modality, or the authors' library -> fields."""

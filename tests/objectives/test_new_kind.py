@@ -107,7 +107,7 @@ def test_it_is_a_config_by_name_by_object_and_in_json() -> None:
         ),
         ({"kind": "pull", "n_centre": 0}, "Pull.n_centre must be an integer >= 1; got 0"),
         ("pul", "unknown objective 'pul'; choose one of 'pull'"),
-        (3, "one of KL, SimCLR, Activation, Custom, Pull; got 3"),
+        (3, "one of .*KL, SimCLR, Activation, Custom, Pull; got 3"),
     ):
         with pytest.raises(ConfigError, match=message):
             FungiConfig(objectives=(wrong,))

@@ -21,6 +21,7 @@ from fungi_hf.encoders.audio.whisper import WhisperBody
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.encoders.late.sound import LateTokens
+from fungi_hf.encoders.masking import MaskedTokens
 from fungi_hf.errors import AudioError, ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.audio import AudioView, GainShiftDraw, audio_views
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.audio.decoding import Clip
     from fungi_hf.encoders.audio.families import AudioBody
-    from fungi_hf.encoders.base import Batch, LateBatch, LateViews
+    from fungi_hf.encoders.base import Batch, LateBatch, PreparedViews
     from fungi_hf.views.base import ViewGenerator
 
 BODIES: Final[tuple[Any, ...]] = (PatchBody, WhisperBody, WaveBody)
@@ -169,6 +170,28 @@ class AudioEncoder(BlockEncoder):
             tokens = self._body.tokens(batch)
         return self._body.pool(tokens, batch, self.pooling)
 
+    def embed_tokens(self, batch: Batch) -> Tensor:
+        """Give [N, 1 + T, D]: the embedding, and the final states of patches or frames."""
+        tokens = self._body.tokens(batch)
+        pooled = self._body.pool(tokens, batch, self.pooling)
+        return torch.cat([pooled[:, None], tokens[:, self._prefix :]], dim=1)
+
+    def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
+        """Give clips some of whose patches or frames are 0 in the model's input."""
+
+        def maskable(item: Prepared) -> range:
+            start, stop = self._body.region(item.data)
+            return range(start - self._prefix, stop - self._prefix)
+
+        def masked(item: Prepared, places: list[int]) -> AudioInput:
+            return replace(item.data, masked=tuple(places))
+
+        return MaskedTokens(n_views, options, share=0.3, maskable=maskable, masked=masked)
+
+    @property
+    def _prefix(self) -> int:
+        return 2 if self._body.class_tokens else 0
+
     def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
         """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""
         return self._body.pool(a, batch, self.pooling)
@@ -179,7 +202,7 @@ class AudioEncoder(BlockEncoder):
 
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
-    ) -> LateViews:
+    ) -> PreparedViews:
         """Give views that lose patches or frames in the last blocks.
 
         Raises:

@@ -37,6 +37,7 @@ class AudioInput:
     wave: Tensor
     mel: Tensor | None
     draw: Draw | None = None
+    masked: tuple[int, ...] = ()  # tokens of the region that become 0 in the model's input
 
 
 class AudioBody(ABC):

@@ -81,7 +81,18 @@ class PatchBody(AudioBody):
             stacked = apply_to_spectrograms(stacked, draws, lengths, [self.max_frames] * len(mels))
         if self.statistics is not None:
             stacked = front.normalise(stacked, self.statistics)
+        for row, item in enumerate(items):
+            self._mask(stacked[row], item.masked)
         return {"input_values": stacked.to(self.model.dtype)}
+
+    def _mask(self, mel: Tensor, patches: tuple[int, ...]) -> None:
+        config = self.model.config
+        _, columns = grid_of(config, self.max_frames)  # time runs fastest
+        for patch in patches:
+            low, start = patch // columns, patch % columns
+            low, start = low * config.frequency_stride, start * config.time_stride
+            side = config.patch_size
+            mel[start : start + side, low : low + side] = 0
 
     def tokens(self, batch: Batch) -> Tensor:
         """Run the model, with fitted positions where the length is not its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -66,8 +67,17 @@ class WaveBody(AudioBody):
         waves = [item.wave for item in items]
         if self._normalise:
             waves = [front.unit_variance(wave) for wave in waves]
+        waves = [self._masked(w, item.masked) for w, item in zip(waves, items, strict=True)]
         lengths = torch.tensor([self.cost(len(wave)) for wave in waves], device=waves[0].device)
         return {"waves": [wave.to(self.model.dtype) for wave in waves], "lengths": lengths}
+
+    def _masked(self, wave: Tensor, frames: tuple[int, ...]) -> Tensor:
+        if not frames:
+            return wave
+        wave, hop = wave.clone(), math.prod(stride for _, stride in self._convolutions)
+        for frame in frames:
+            wave[frame * hop : (frame + 1) * hop] = 0
+        return wave
 
     def tokens(self, batch: Batch) -> Tensor:
         """Run the convolutions per clip and the transformer on all."""

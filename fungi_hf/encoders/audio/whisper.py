@@ -77,6 +77,9 @@ class WhisperBody(AudioBody):
         if any(draw is not None for draw in draws):
             frames = [min(2 * n, len(mel)) for n, mel in zip(covering, mels, strict=True)]
             stacked = apply_to_spectrograms(stacked, draws, frames, frames)
+        for row, item in enumerate(items):
+            for frame in item.masked:
+                stacked[row, 2 * frame : 2 * frame + 2] = 0
         contexts = [self._context_of(n) for n in covering]
         return {
             "input_features": stacked.transpose(1, 2).to(self.model.dtype),

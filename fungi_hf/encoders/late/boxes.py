@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Mapping, Sequence
 
-    from fungi_hf.encoders.base import LateViews
+    from fungi_hf.encoders.base import PreparedViews
 
 
 class LateBoxes:
@@ -89,7 +89,7 @@ def late_boxes(
     *,
     grid: tuple[int, int],
     prefix: int,
-) -> LateViews:
+) -> PreparedViews:
     """Give late views of a grid by name: "box" (also "auto") or "token_drop".
 
     Raises:

@@ -7,7 +7,7 @@ together, on the model's device.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.boxes import late_boxes
 from fungi_hf.encoders.late.sound import run_blocks
+from fungi_hf.encoders.masking import MaskedTokens
 from fungi_hf.encoders.vision.families import family_of, patch_size, steady, trained_size
 from fungi_hf.encoders.vision.last_block import class_token_block
 from fungi_hf.encoders.vision.pictures import decode, describe
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Batch, LateBatch, LateViews
+    from fungi_hf.encoders.base import Batch, LateBatch, PreparedViews
     from fungi_hf.encoders.vision.pictures import Picture
     from fungi_hf.views.base import ViewGenerator
     from fungi_hf.views.image import BoxDraw
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageInput:
-    """What a batch is made of: a picture, and the box of it that is to be cut, if any."""
+    """What a batch is made of: a picture, the box of it that is cut, patches that become 0."""
 
     picture: Picture
     draw: BoxDraw | None = None
+    masked: tuple[int, ...] = ()
 
 
 class VisionEncoder(BlockEncoder):
@@ -218,7 +220,15 @@ class VisionEncoder(BlockEncoder):
             views = self._cut(some[0].picture, frame, draws, weight.device)
             for row, place in enumerate(of_picture):
                 pixels[place] = views[row]
+        for place, item in enumerate(items):
+            self._mask(pixels[place], item.data.masked)
         return {"pixel_values": pixels}
+
+    def _mask(self, pixels: Tensor, patches: tuple[int, ...]) -> None:
+        height, width = (n // k for n, k in zip(pixels.shape[1:], self.grid, strict=True))
+        for patch in patches:
+            top, left = (patch // self.grid[1]) * height, (patch % self.grid[1]) * width
+            pixels[:, top : top + height, left : left + width] = 0
 
     def _cut(
         self, picture: Picture, frame: int, draws: Sequence[BoxDraw], device: torch.device
@@ -258,6 +268,24 @@ class VisionEncoder(BlockEncoder):
         tokens = self._normed(out.last_hidden_state)[:, self.prefix :]
         return torch.cat([self._pool(out)[:, None], tokens], dim=1)
 
+    def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
+        """Give pictures some of whose patches have the mean colour.
+
+        Raises:
+            ConfigError: If tokens have another width than the embedding.
+        """
+        if self.pooling == "projection":
+            raise ConfigError(
+                "an objective of tokens (ibot) needs embeddings as wide as tokens, which "
+                "pooling='projection' does not give; set pooling='cls'"
+            )
+
+        def masked(item: Prepared, patches: list[int]) -> ImageInput:
+            return replace(item.data, masked=tuple(patches))
+
+        patches = range(self.grid[0] * self.grid[1])
+        return MaskedTokens(n_views, options, share=0.3, maskable=lambda _: patches, masked=masked)
+
     def _run(self, batch: Batch) -> Any:
         with steady(self._tower):
             return self.model(pixel_values=batch["pixel_values"], **self._arguments)
@@ -295,7 +323,7 @@ class VisionEncoder(BlockEncoder):
 
     def late_views(
         self, name: str, n_views: int, options: Mapping[str, Any], blocks: int
-    ) -> LateViews:
+    ) -> PreparedViews:
         """Give views that lose patches in the last blocks: "box" or "token_drop".
 
         Raises:
