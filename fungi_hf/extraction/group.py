@@ -212,7 +212,7 @@ class Group:
         found = {}
         for path in noted[0].tape.pooled if noted else ():
             rows = _by_unit(noted, [segment.tape.pooled[path] for segment in noted])
-            found[path] = rows[self._base.to(rows.device)]
+            found[path] = rows[(self._base // self._width).to(rows.device)]
         return found
 
     def factors(self, name: str) -> dict[str, LayerFactors]:

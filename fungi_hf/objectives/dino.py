@@ -25,10 +25,13 @@ class Teacher:
         name: str,
         temperature: float,
         teacher_temperature: float,
+        shared: bool = False,
     ) -> None:
-        """Draw both heads, [latent_dim, width] each."""
+        """Draw both heads, [latent_dim, width] each, or one for both."""
         self._student = Head(width, latent_dim, seed=seed, name=f"{name}/student")
-        self._teacher = Head(width, latent_dim, seed=seed, name=f"{name}/teacher")
+        self._teacher = self._student
+        if not shared:
+            self._teacher = Head(width, latent_dim, seed=seed, name=f"{name}/teacher")
         self._temperature, self._teacher_temperature = temperature, teacher_temperature
 
     def predictions(self, embeddings: Tensor) -> Tensor:
@@ -60,6 +63,7 @@ class DINOObjective:
         latent_dim: int = 2048,
         temperature: float = 0.1,
         teacher_temperature: float = 0.07,
+        shared_heads: bool = False,
         name: str = "dino",
     ) -> None:
         """Draw the heads of student and teacher."""
@@ -70,6 +74,7 @@ class DINOObjective:
             name=name,
             temperature=temperature,
             teacher_temperature=teacher_temperature,
+            shared=shared_heads,
         )
 
     def fit(self, embeddings: Tensor) -> None:

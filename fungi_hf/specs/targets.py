@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fungi_hf.checks import check_fields, check_integer, check_number
+from fungi_hf.checks import check_fields, check_flag, check_integer, check_number
 from fungi_hf.errors import ConfigError
 from fungi_hf.specs.base import ViewsSpec, check_factors
 
@@ -23,10 +23,12 @@ class DINO(ViewsSpec, kind="dino", home="fungi_hf.objectives.dino:DINOObjective"
         latent_dim: L, the width of both random heads.
         temperature: Divides the student's logits.
         teacher_temperature: Divides the teacher's.
+        shared_heads: Whether the teacher's head is the student's; the published heads are two.
     """
 
     passed: ClassVar[tuple[str, ...]] = (
         *("n_views", "n_global", "latent_dim", "temperature", "teacher_temperature"),
+        "shared_heads",
     )
     words: ClassVar[str] = (
         "self-distillation (DINO) of {n_views} views ({views}), {n_global} of them global, between "
@@ -37,6 +39,7 @@ class DINO(ViewsSpec, kind="dino", home="fungi_hf.objectives.dino:DINOObjective"
     latent_dim: int = 2048
     temperature: float = 0.1
     teacher_temperature: float = 0.07
+    shared_heads: bool = False
 
     def check(self) -> None:
         """Check ranges.
@@ -48,6 +51,7 @@ class DINO(ViewsSpec, kind="dino", home="fungi_hf.objectives.dino:DINOObjective"
         if self.n_views < 2:
             raise ConfigError(f"DINO compares views: n_views must be >= 2; got {self.n_views}")
         check_fields(self, ["n_global"], check_integer, 1, self.n_views)
+        check_fields(self, ["shared_heads"], check_flag)
         check_fields(self, ["latent_dim"], check_integer)
         check_factors(self, *_TEMPERATURES)
 

@@ -236,9 +236,9 @@ def test_what_is_refused() -> None:
 def test_other_blocks_are_the_same_beside_tokens() -> None:
     """KL and SimCLR beside iBOT equal those of an extractor without it."""
     simclr = SimCLR(n_views=3, n_negatives=3, latent_dim=6)
-    plain = extractor_of("bert", objectives=("kl", simclr)).fit(TEXTS)
-    beside = extractor_of("bert", objectives=("kl", "ibot", simclr)).fit(TEXTS)
+    plain = extractor_of("bert", objectives=("kl", "activation", simclr)).fit(TEXTS)
+    beside = extractor_of("bert", objectives=("kl", "activation", "ibot", simclr)).fit(TEXTS)
     items = [text for text in TEXTS if text.strip()]
     one, two = plain(items), beside(items)
-    for name in ("embedding", "kl", "simclr"):
+    for name in ("embedding", "activation", "kl", "simclr"):
         assert np.abs(one.block(name) - two.block(name)).max() < 1e-6

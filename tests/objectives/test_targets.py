@@ -154,6 +154,14 @@ def test_pairs_of_a_view_with_itself_count() -> None:
     assert (grad - without).norm() > 0.05 * grad.norm()
 
 
+def test_heads_may_be_shared() -> None:
+    two, one = made(SPECS["dino"]), made(DINO(n_views=5, latent_dim=7, shared_heads=True))
+    assert one.heads._teacher is one.heads._student
+    assert torch.equal(one.heads._student.weight, two.heads._student.weight)
+    assert not torch.equal(two.heads._teacher.weight, two.heads._student.weight)
+    assert one.digest() != two.digest()
+
+
 def test_dino_does_not_see_the_length_of_an_embedding() -> None:
     objective = made(SPECS["dino"])
     E = draw(2, 5, WIDTH)
@@ -246,6 +254,7 @@ def test_what_deepcluster_refuses() -> None:
     [
         (lambda: DINO(n_views=1), "n_views must be >= 2; got 1"),
         (lambda: DINO(n_global=13), "DINO.n_global must be an integer from 1 to 12; got 13"),
+        (lambda: DINO(shared_heads=1), "DINO.shared_heads must be True or False; got 1"),
         (lambda: DINO(teacher_temperature=0), "teacher_temperature must be a number > 0"),
         (lambda: DeepCluster(n_views=1), "n_views must be >= 2; got 1"),
         (lambda: DeepCluster(prototypes=()), "must be a tuple of numbers of clusters; got ()"),
