@@ -90,6 +90,8 @@ def add_parsers(subparsers: Any) -> None:
             parser.add_argument("a", type=Path, help="run folder of interest")
             parser.add_argument("b", type=Path, help="run folder it is measured against")
             parser.add_argument("--rows", choices=("all", "common"), default="all")
+            anew = "score answers that are texts anew"
+            parser.add_argument("--metric", choices=list(METRICS), help=anew)
             continue
         _add_options(parser)
         if name == "preview":
@@ -279,6 +281,8 @@ def preview(options: argparse.Namespace) -> None:
 def compare_folders(options: argparse.Namespace) -> None:
     """Compare two run folders row by row."""
     a, b = EvalResult.load(options.a), EvalResult.load(options.b)
+    if options.metric is not None:
+        a, b = (run.rescored(FreeAnswers(options.metric)) for run in (a, b))
     sys.stdout.write(f"{compare(a, b, rows=options.rows)}\n")
 
 

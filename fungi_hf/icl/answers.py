@@ -143,9 +143,7 @@ class FreeAnswers(Task):
             )
         return number
 
-    def outcome(
-        self, gold: tuple[str, ...], read: Answer | None, vote: str | None
-    ) -> dict[str, Any]:
+    def outcome(self, gold: Sequence[str], read: Answer | None, vote: str | None) -> dict[str, Any]:
         """Return the accepted texts, the answer, the nearest answer, and the scores of both."""
         text = None if read is None else read.text
         return {

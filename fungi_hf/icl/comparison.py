@@ -46,7 +46,8 @@ class Comparison:
 
     def __str__(self) -> str:
         low, high = self.interval
-        name, how = self.metric or "accuracy", "exact" if self.test == "McNemar" else "10,000 draws"
+        name, graded = self.metric or "accuracy", self.test != "McNemar"
+        how, spread = ("10,000 draws", "spread") if graded else ("exact", "share of flips")
         lines = [
             f"rows        {self.n}" + (f" ({self.n_left_out} left out)" if self.n_left_out else ""),
             f"{name:<11} {self.mean_a:.4f} against {self.mean_b:.4f}",
@@ -54,7 +55,7 @@ class Comparison:
             f"{self.test:<11} p = {self.p:.4g} ({how}, two-sided)",
             f"gained      {len(self.gained)}{_some(self.gained)}",
             f"lost        {len(self.lost)}{_some(self.lost)}",
-            f"detectable  {self.smallest_delta:.4f} with 80 % power at this share of flips",
+            f"detectable  {self.smallest_delta:.4f} with 80 % power at this {spread}",
         ]
         return "\n".join(lines)
 
@@ -73,8 +74,8 @@ def compare(a: EvalResult, b: EvalResult, *, rows: Scope = "all", seed: int = 0)
     first, second = _by_id(a, "a", rows), _by_id(b, "b", rows)
     if a.metric != b.metric:
         raise ComparisonError(
-            f"run a is scored by {a.metric or 'labels'}, run b by {b.metric or 'labels'}; run one "
-            "of them again, in a folder of its own, with the other's metric"
+            f"run a is scored by {a.metric or 'labels'}, run b by {b.metric or 'labels'}; "
+            "EvalResult.rescored (--metric) scores free answers by another metric"
         )
     common = [key for key in first if key in second]
     n_left_out = len(first.keys() | second.keys()) - len(common)

@@ -150,11 +150,14 @@ class LocalLLM(LLM):
         """Give the prompt with each label after it, as tokens.
 
         Raises:
+            ConfigError: If there are no labels.
             InputError: If there is no chat template and the style is not "completion", or the
                 prompt has no token in common for all labels.
         """
         from fungi_hf.icl.scoring import split_shared
 
+        if not labels.surfaces:
+            raise ConfigError("a LocalLLM scores or chooses labels, and free answers have none")
         is_raw = prompt.style == "completion"
         if is_raw:
             words = prompt.text + " "

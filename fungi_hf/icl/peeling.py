@@ -39,13 +39,13 @@ def plain(text: str) -> str:
 
     Of several lines the last alone is the answer if it begins with a lead-in, as "Answer: ".
     """
-    core = _NEXT.split(THOUGHTS.sub("", text).strip())[0].rstrip()
-    last = core.rpartition("\n")[2].strip().lstrip("#>-* ")
-    if "\n" in core and LEAD_IN.match(last):
-        core = last
-    seen: set[str] = set()
+    core, seen = THOUGHTS.sub("", text).strip(), set[str]()
     while core not in seen:  # each pass peels one layer
         seen.add(core)
+        core = _NEXT.split(core)[0].rstrip()
+        last = core.rpartition("\n")[2].strip().lstrip("#>-* ")
+        if "\n" in core and LEAD_IN.match(last):
+            core = last
         stated = stated_text(core, "answer", is_all=True) if core.startswith("{") else False
         if core.startswith('"'):
             with contextlib.suppress(ValueError):

@@ -230,9 +230,10 @@ class PromptBuilder:
         )
 
     def longest_label_tokens(self, output: Output = "text") -> int:
-        """Return the tokens of the longest answer, to be reserved when every label is scored."""
+        """Return the tokens of the longest label, to be reserved when every label is scored."""
         surfaces, word = self.labels.surfaces, self.labels.word
-        return max(self.counter.tokens(_written(name, output, word)) for name in surfaces)
+        written = [self.counter.tokens(_written(name, output, word)) for name in surfaces]
+        return max(written, default=0)
 
     def system(self, output: Output = "text", *, audio: bool = False) -> str:
         """Return the system text: instruction, list of labels, form of the answer."""

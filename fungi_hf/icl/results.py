@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from fungi_hf.errors import InputError
 from fungi_hf.icl.journal import read_journal, read_record
 from fungi_hf.icl.metrics import normalise
 from fungi_hf.icl.reply import Usage
+from fungi_hf.icl.task import Answer
 from fungi_hf.statistics import bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from fungi_hf.icl.answers import FreeAnswers
 
 STATUSES = (
     "ok", "invalid", "ambiguous", "empty", "refused", "length", "overflow", "failed",
@@ -137,6 +141,21 @@ class EvalResult:
             folder=folder,
             **record["sizes"],
         )
+
+    def rescored(self, answers: FreeAnswers) -> EvalResult:
+        """Score the same free answers by another metric; nothing is asked or written.
+
+        Raises:
+            InputError: If the answers of the run are labels.
+        """
+        if self.metric is None:
+            raise InputError("the answers of this run are labels, which no metric scores")
+        rows = []
+        for row in self.all_rows:
+            read = None if row.label is None else Answer("ok", text=row.label)
+            rows.append(replace(row, **answers.outcome(row.gold, read, row.vote)))
+        config = {**self.config, "metric": answers.metric_name}
+        return replace(self, all_rows=tuple(rows), config=config, folder=None)
 
     @property
     def rows(self) -> tuple[RowResult, ...]:
