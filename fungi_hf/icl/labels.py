@@ -21,7 +21,7 @@ import numpy as np
 
 from fungi_hf.errors import InputTypeError, LabelError
 from fungi_hf.icl.examples import as_list
-from fungi_hf.icl.peeling import LEAD_IN, THOUGHTS, peel, stated_text
+from fungi_hf.icl.peeling import LEAD_IN, THOUGHTS, peel, stated_label
 from fungi_hf.icl.scripts import JOINED
 from fungi_hf.icl.task import Answer, Task
 
@@ -200,7 +200,7 @@ class LabelSpace(Task):
             return core
         if (concluded := self._concluded(core)) is not None:
             return concluded
-        stated = stated_text(core, "label", is_all=False)  # by JSON within other words
+        stated = stated_label(core, is_all=False)  # by JSON within other words
         if stated is None or (isinstance(stated, str) and bare(stated) not in self._ids):
             return Answer("invalid", reason="the JSON in the answer states no known label")
         return self._search(core)

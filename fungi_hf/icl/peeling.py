@@ -5,7 +5,6 @@ One place for labels and free answers, so that both are read alike.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from typing import TYPE_CHECKING
@@ -28,9 +27,9 @@ LEAD_IN = re.compile(
         [*_]*\s*(?:[:=]|\bis\b:?)[*_]*\s*(?=\S)""",
     re.IGNORECASE | re.VERBOSE,
 )
-
-
 _QUOTES = tuple(pair for pair in PAIRS if pair[0] not in "[({<")
+# All of the text, or what other words lead to.
+_OBJECT = re.compile(r'\{\s*"answer"\s*:.*', re.DOTALL)
 _NEXT = re.compile(r"\n\s*Text: ")  # the model goes on with the prompt
 
 
@@ -46,19 +45,28 @@ def plain(text: str) -> str:
         last = core.rpartition("\n")[2].strip().lstrip("#>-* ")
         if "\n" in core and LEAD_IN.match(last):
             core = last
-        stated = stated_text(core, "answer", is_all=True) if core.startswith("{") else False
-        if core.startswith('"'):
-            with contextlib.suppress(ValueError):
-                stated = json.loads(core)
-        inner = stated if isinstance(stated, str) else _inner(core, _QUOTES)
-        core = (inner or core).strip()
+        stated = _json_answer(core)
+        core = (_inner(core, _QUOTES) or core if stated is None else stated).strip()
     return core
+
+
+def _json_answer(text: str) -> str | None:
+    """Return the text or number that JSON states, an object under "answer"; None without one."""
+    found = _OBJECT.search(text) if text.endswith("}") else None
+    if found is None and not text.startswith('"'):
+        return None
+    try:
+        value = json.loads(found[0] if found else text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    value = value.get("answer") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None
 
 
 def peel(text: str) -> str | None:
     """Return the text less one layer; None if it is JSON with an unusable label."""
     if text.startswith("{"):
-        stated = stated_text(text, "label", is_all=True)
+        stated = stated_label(text, is_all=True)
         if stated is not False:
             return stated if isinstance(stated, str) else None
     inner = _inner(text, PAIRS)
@@ -79,8 +87,8 @@ def _inner(text: str, pairs: Iterable[tuple[str, str]]) -> str | None:
     return text[lead_in.end() :].strip() if lead_in else None
 
 
-def stated_text(text: str, name: str, *, is_all: bool) -> str | bool | None:
-    """Return the text under a name of a JSON object, None if unusable, False if there is none.
+def stated_label(text: str, *, is_all: bool) -> str | bool | None:
+    """Return the text under "label" of a JSON object, None if unusable, False if there is none.
 
     The object is all of the text, or the first within other words.
     """
@@ -89,7 +97,7 @@ def stated_text(text: str, name: str, *, is_all: bool) -> str | bool | None:
         value, end = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text, max(start, 0))
     except (ValueError, RecursionError):
         return False
-    stated = [v for key, v in value if key == name] if isinstance(value, _Pairs) else []
+    stated = [v for name, v in value if name == "label"] if isinstance(value, _Pairs) else []
     if not stated or (is_all and text[end:].strip()):
         return False
     return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None
