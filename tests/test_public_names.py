@@ -75,6 +75,7 @@ NAMES = [
     "fungi_hf.icl:DemoSelector",
     "fungi_hf.icl:Examples",
     "fungi_hf.icl:FakeOpenAIServer",
+    "fungi_hf.icl:FreeAnswers",
     "fungi_hf.icl:LabelSpace",
     "fungi_hf.icl:LocalLLM",
     "fungi_hf.icl:PromptBuilder",

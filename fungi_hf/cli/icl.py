@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from fungi_hf.cli import icl_predict
 from fungi_hf.cli.arguments import check_counts
 from fungi_hf.errors import ConfigError, InputError, LLMError
+from fungi_hf.icl.answers import FreeAnswers
 from fungi_hf.icl.batch import AnsweredLLM, read_batch, write_batch
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.comparison import compare
 from fungi_hf.icl.demos import ORDERS
 from fungi_hf.icl.limits import Limits, Retryable
+from fungi_hf.icl.metrics import METRICS
 from fungi_hf.icl.plan import make_plan
 from fungi_hf.icl.prompt import PromptBuilder, Style
 from fungi_hf.icl.results import EvalResult
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.icl.examples import Examples
     from fungi_hf.icl.run import Progress
+    from fungi_hf.icl.task import Task
 
 _EXAMPLES = """examples:
   fungi-hf extract my-features train.csv --out train.parquet
@@ -44,6 +47,8 @@ _EXAMPLES = """examples:
       --base-url http://127.0.0.1:8000/v1 --model my-model --out runs/bm25
   fungi-hf icl compare runs/fungi runs/bm25
   fungi-hf icl predict my-classifier new-texts.txt
+  fungi-hf icl run --train train.jsonl --test test.jsonl --column question --label answers \
+      --answers text --metric f1 --strategy bm25 --out runs/answers
 
 `fungi-hf icl COMMAND --help` lists the options of a command.
 """
@@ -74,7 +79,7 @@ def add_parsers(subparsers: Any) -> None:
         parser.add_argument("file", type=Path, nargs=files, help=".jsonl")
         _add_options(parser)
     for name, words, run in (
-        ("run", "classify the queries; the same command again continues", run_rows),
+        ("run", "classify or answer the queries; the same command again continues", run_rows),
         ("dry-run", "say what a run would send and bill; opens no socket", dry_run),
         ("preview", "show one prompt with its demonstrations", preview),
         ("compare", "compare two run folders row by row", compare_folders),
@@ -85,6 +90,8 @@ def add_parsers(subparsers: Any) -> None:
             parser.add_argument("a", type=Path, help="run folder of interest")
             parser.add_argument("b", type=Path, help="run folder it is measured against")
             parser.add_argument("--rows", choices=("all", "common"), default="all")
+            anew = "score answers that are texts anew"
+            parser.add_argument("--metric", choices=list(METRICS), help=anew)
             continue
         _add_options(parser)
         if name == "preview":
@@ -96,9 +103,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train", type=Path, required=True, help=".parquet, .jsonl, .csv, .npz")
     group.add_argument("--test", type=Path, required=True, help=".parquet, .jsonl, .csv, .npz")
     words = "label names: a JSON list or id2label, .txt, or a table"
-    group.add_argument("--labels", type=Path, required=True, help=words)
+    group.add_argument("--labels", type=Path, help=words)
+    words = "'labels', or 'text': targets are texts, or lists of accepted texts"
+    group.add_argument("--answers", choices=("labels", "text"), default="labels", help=words)
+    words = "what scores answers that are texts (default: normalised)"
+    group.add_argument("--metric", choices=list(METRICS), help=words)
     group.add_argument("--column", default="text", help="of the texts (default: text)")
-    group.add_argument("--label", default="label", help="of the labels (default: label)")
+    group.add_argument("--label", default="label", help="of the labels or answers (default: label)")
     words = ".safetensors (FungiFeatures.save), .npz or .npy"
     group.add_argument("--train-features", type=Path, help=words)
     group.add_argument("--test-features", type=Path, help=words)
@@ -125,7 +136,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     where = group.add_mutually_exclusive_group()
     where.add_argument("--base-url", help="an OpenAI-compatible endpoint, e.g. http://host/v1")
     where.add_argument("--fake", choices=_FAKES, help="a loopback server with this policy")
-    group.add_argument("--output", choices=get_args(OutputMode), default="enum")
+    words = "default: enum; of --answers text: text"
+    group.add_argument("--output", choices=get_args(OutputMode), help=words)
     group.add_argument("--concurrency", type=int, default=limits.concurrency)
     group.add_argument("--rpm", type=int, help="most requests per minute")
     group.add_argument("--tpm", type=int, help="most tokens per minute")
@@ -269,6 +281,8 @@ def preview(options: argparse.Namespace) -> None:
 def compare_folders(options: argparse.Namespace) -> None:
     """Compare two run folders row by row."""
     a, b = EvalResult.load(options.a), EvalResult.load(options.b)
+    if options.metric is not None:
+        a, b = (run.rescored(FreeAnswers(options.metric)) for run in (a, b))
     sys.stdout.write(f"{compare(a, b, rows=options.rows)}\n")
 
 
@@ -280,7 +294,7 @@ def read_parts(
     Raises:
         InputError: If labels are to be permuted, and the pool has none.
     """
-    labels = load_labels(options.labels, options.label)
+    labels = _task(options)
     names = {"column": options.column, "label": options.label}
     pool = load_examples(options.train, options.train_features, options.blocks, **names)
     queries = load_examples(options.test, options.test_features, options.blocks, **names)
@@ -298,10 +312,11 @@ def read_parts(
     strategy = options.strategy
     if options.control == "permuted":
         if pool.targets is None:
-            raise InputError("the pool has no labels to permute")
+            raise InputError(f"the pool has no {labels.word}s to permute")
         order = numpy_generator(options.seed, "permuted labels")
-        targets = order.permutation(labels.ids_of(pool.targets))
-        pool = dataclasses.replace(pool, targets=tuple(targets.tolist()))
+        golds = labels.golds(pool.targets)
+        rows = order.permutation(len(golds)).tolist()
+        pool = dataclasses.replace(pool, targets=tuple(golds[row] for row in rows))
     if options.control == "random":
         # Without features the drawn rows stand in random order; with them the nearest is last.
         strategy, pool = "random", dataclasses.replace(pool, features=None, fingerprint=None)
@@ -315,6 +330,34 @@ def read_parts(
     return selector.fit(pool), builder, queries
 
 
+def _task(options: argparse.Namespace) -> Task:
+    """Give the label space, or what takes its place.
+
+    Raises:
+        ConfigError: If an option is for the other kind of answers.
+    """
+    if options.answers == "labels":
+        if options.metric is not None:
+            raise ConfigError(f"--metric {options.metric} scores texts; it needs --answers text")
+        if options.labels is None:
+            raise ConfigError("--labels is missing; tasks without labels take --answers text")
+        return load_labels(options.labels, options.label)
+    wrong = {
+        "--labels": options.labels is not None,
+        "--output enum": options.output == "enum",
+        "--top-logprobs": options.top_logprobs is not None,
+        "--repair": options.repair > 0,
+        "--fake first_label": options.fake == "first_label",
+    }
+    found = [option for option, is_given in wrong.items() if is_given]
+    if found:
+        raise ConfigError(
+            f"--answers text does not go with {', '.join(found)}: there is no list of labels; "
+            "leave it out"
+        )
+    return FreeAnswers(options.metric or "normalised")
+
+
 def chat_of(options: argparse.Namespace, base_url: str | None = None) -> ChatLLM:
     """Give the model, which has not been asked yet."""
     loopback = "http://127.0.0.1/v1" if options.fake else None
@@ -322,7 +365,7 @@ def chat_of(options: argparse.Namespace, base_url: str | None = None) -> ChatLLM
     return ChatLLM(
         options.model,
         base_url=base_url or options.base_url or loopback,
-        output=options.output,
+        output=options.output or ("text" if options.answers == "text" else "enum"),
         limits=Limits(**{name: getattr(options, name) for name in _LIMITS}),
         sampling=Sampling(**{name: getattr(options, name) for name in _SAMPLING} | {"seed": seed}),
         cache=options.cache,

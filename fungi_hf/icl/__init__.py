@@ -3,6 +3,7 @@
 Importing this package loads neither an LLM client nor a model library.
 """
 
+from fungi_hf.icl.answers import FreeAnswers
 from fungi_hf.icl.chat import ChatLLM
 from fungi_hf.icl.comparison import compare
 from fungi_hf.icl.diversity import vote_k_pool
@@ -19,6 +20,7 @@ __all__ = [
     "DemoSelector",
     "Examples",
     "FakeOpenAIServer",
+    "FreeAnswers",
     "LabelSpace",
     "LocalLLM",
     "PromptBuilder",

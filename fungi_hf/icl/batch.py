@@ -20,18 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fungi_hf.icl.chat import ChatLLM
-    from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.plan import PlannedPrompt
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.sampling import OutputMode
+    from fungi_hf.icl.task import Task
 
 _URL = "/v1/chat/completions"
 
 
-def write_batch(
-    path: str | Path, llm: ChatLLM, todo: Sequence[PlannedPrompt], labels: LabelSpace
-) -> int:
+def write_batch(path: str | Path, llm: ChatLLM, todo: Sequence[PlannedPrompt], labels: Task) -> int:
     """Write the requests of prompts as OpenAI's batch format has them; give their number.
 
     Equal requests are written once. A line is {"custom_id", "method", "url", "body"}; `url` is the
@@ -91,11 +89,11 @@ class AnsweredLLM(LLM):
         """Give what the model itself gives."""
         return self._llm.describe()
 
-    def prompt_output(self, labels: LabelSpace) -> OutputMode:
+    def prompt_output(self, labels: Task) -> OutputMode:
         """Give the form of answers of the model."""
         return self._llm.prompt_output(labels)
 
-    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
+    async def answer(self, prompt: Prompt, labels: Task) -> Reply:
         """Give the answer of the files.
 
         Raises:

@@ -30,10 +30,10 @@ from fungi_hf.icl.sampling import OutputMode, Sampling, response_format, schema_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.limits import Limits
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.reply import Payload
+    from fungi_hf.icl.task import Task
     from fungi_hf.icl.transport import Transport
 
 _GREEDY = Sampling()
@@ -48,11 +48,12 @@ class ChatLLM(LLM):
             OpenAI's own.
         api_key: The bearer key; else the environment's OPENAI_API_KEY; a loopback server needs
             none.
-        output: "enum" (a JSON schema that allows the labels only), "text" (the label alone), or
-            "json" (a JSON object without schema). Answers are parsed here in every mode.
+        output: "enum" (a JSON schema that allows the labels only; free answers are asked for as
+            "text"), "text" (the label alone), or "json" (a JSON object without schema). Answers are
+            parsed here in every mode.
         limits: Concurrency, rates, attempts and waits.
         sampling: Temperature and the like.
-        cache: A path or an `AnswerCache`; complete answers with a label are kept there.
+        cache: A path or an `AnswerCache`; complete answers that can be read are kept there.
         headers: More headers of every request, e.g. {"api-key": ...} (Azure); their values are
             kept as secret as the key.
         query: Query of every request, e.g. {"api-version": "2024-10-21"}; it may stand in
@@ -115,23 +116,32 @@ class ChatLLM(LLM):
             **({"headers": sorted(self._headers)} if self._headers else {}),
         }
 
-    def prompt_output(self, labels: LabelSpace) -> OutputMode:
+    def prompt_output(self, labels: Task) -> OutputMode:
         """Give the form of answers that prompts should show.
 
-        "text" takes the place of "enum", with one warning, if a schema cannot hold the labels.
+        "text" takes the place of "enum" for free answers and, with one warning, if a schema cannot
+        hold the labels.
+
+        Raises:
+            ConfigError: If scores of labels are asked for where there are no labels.
         """
+        if not labels.surfaces:
+            if self.sampling.top_logprobs is not None:
+                raise ConfigError("top_logprobs gives scores of labels; free answers have none")
+            return "text" if self.output == "enum" else self.output
         if self.output != "enum" or schema_fits(labels.surfaces):
             return self.output
         if not self._warned:
             self._warned = True
+            n_letters = sum(map(len, labels.surfaces))
             warnings.warn(
-                f"{len(labels)} labels with {sum(map(len, labels.surfaces))} characters are more "
-                "than a response schema may hold; output='text' is used instead of 'enum'",
+                f"{len(labels.surfaces)} labels with {n_letters} characters are "
+                "more than a response schema may hold; output='text' is used instead of 'enum'",
                 stacklevel=2,
             )
         return "text"
 
-    def request(self, prompt: Prompt, labels: LabelSpace) -> tuple[dict[str, Any], str]:
+    def request(self, prompt: Prompt, labels: Task) -> tuple[dict[str, Any], str]:
         """Give the body of a request, and its identity."""
         body = {"model": self.model, "messages": list(prompt.messages), **self._fields}
         form = response_format(self.prompt_output(labels), labels.surfaces)
@@ -147,7 +157,7 @@ class ChatLLM(LLM):
         """The most tokens of an answer."""
         return self.sampling.max_output_tokens
 
-    def is_cached(self, prompt: Prompt, labels: LabelSpace) -> bool:
+    def is_cached(self, prompt: Prompt, labels: Task) -> bool:
         """Say whether the answer is in the cache, so that nothing would be sent."""
         if self.cache is None:
             return False
@@ -171,7 +181,7 @@ class ChatLLM(LLM):
                     f"{self.max_output_tokens}), more than tpm={tpm}"
                 )
 
-    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
+    async def answer(self, prompt: Prompt, labels: Task) -> Reply:
         """Answer one prompt, from the cache if it was answered before; see `LLM.answer`."""
         transport = self._connected()
         body, key = self.request(prompt, labels)
@@ -194,9 +204,7 @@ class ChatLLM(LLM):
         if self.cache is not None and self._owns_cache:
             self.cache.close()
 
-    async def _answer(
-        self, prompt: Prompt, labels: LabelSpace, body: dict[str, Any], key: str
-    ) -> Reply:
+    async def _answer(self, prompt: Prompt, labels: Task, body: dict[str, Any], key: str) -> Reply:
         if self.cache is not None:
             stored = await asyncio.wrap_future(self.cache.read(key))
             if stored is not None:
@@ -212,9 +220,7 @@ class ChatLLM(LLM):
             if answer.status == "ok" or not repairs:
                 break
             repairs -= 1
-            said = (
-                f"{answer.reason} Answer with one of the labels listed, spelled exactly as listed."
-            )
+            said = f"{answer.reason} {labels.reminder}"
             turns = {"assistant": reply.content, "user": said}.items()
             asked = [{"role": role, "content": words} for role, words in turns]
             body = {**body, "messages": [*body["messages"], *asked]}
@@ -222,7 +228,7 @@ class ChatLLM(LLM):
             await asyncio.wrap_future(self.cache.write(key, cast("Payload", outcome)))
         return reply
 
-    def reply(self, outcome: Payload | Failure, labels: LabelSpace, attempts: int = 0) -> Reply:
+    def reply(self, outcome: Payload | Failure, labels: Task, attempts: int = 0) -> Reply:
         """Read what a request gave: a completion, or a failure that settles the row."""
         if isinstance(outcome, Failure):
             reason = "overflow" if outcome.kind == "overflow" else "content_filter"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fungi_hf.icl.examples import Content, Examples, Target
+    from fungi_hf.icl.task import Task
     from fungi_hf.types import Float64Array, Int64Array
 
 Order = Literal["nearest_last", "nearest_first", "alternate", "shuffled"]
@@ -95,8 +96,10 @@ class DemoSet:
             for row, rank, score in zip(rows, ranks.tolist(), scores, strict=True)
         )
 
-    def covered(self, gold: object) -> npt.NDArray[np.bool_]:
+    def covered(self, gold: object, task: Task | None = None) -> npt.NDArray[np.bool_]:
         """Say for each query whether its gold label, of n, is among its demonstrations, [n].
+
+        `FreeAnswers` as the task count an answer as shown if one of its texts is, normalised.
 
         Raises:
             InputError: If there is not one gold label per query, or the pool has no targets.
@@ -105,13 +108,18 @@ class DemoSet:
         wanted = checked_targets(gold, "gold")
         if len(wanted) != len(self):
             raise InputError(f"{len(wanted)} gold labels for {len(self)} queries")
+        if task is not None:
+            shown = [task.shown(one) for one in task.golds(self.targets)]
+            keys = [task.wanted(one) for one in task.golds(wanted)]
+            rows = zip(keys, self.indices.tolist(), strict=True)
+            return np.array([any(shown[i] in key for i in row) for key, row in rows])
         index = {value: code for code, value in enumerate(values)}
         gold_codes = np.array([index.get(label, -1) for label in wanted], dtype=np.int64)
         return (codes[self.indices] == gold_codes[:, None]).any(axis=1)
 
-    def coverage(self, gold: object) -> float:
+    def coverage(self, gold: object, task: Task | None = None) -> float:
         """Return the share of queries whose gold label is among their demonstrations."""
-        return float(self.covered(gold).mean())
+        return float(self.covered(gold, task).mean())
 
     def vote(self, kind: str = "majority") -> npt.NDArray[np.generic]:
         """Give the label that each query's demonstrations elect, [n]: k-NN without an LLM.
@@ -143,7 +151,9 @@ class DemoSet:
             tie = "nearest" if kind == "majority" else "smallest"
             winners[rows] = decide(votes, elected[rows], tie)  # type: ignore[arg-type]
         plain = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-        return np.array(values, dtype=np.int64 if plain else object)[winners]
+        if plain:
+            return np.array(values, dtype=np.int64)[winners]
+        return np.fromiter(values, dtype=object, count=len(values))[winners]
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Content: TypeAlias = str | AudioClip
-Target: TypeAlias = int | str | float | bool
+Target: TypeAlias = int | str | float | bool | tuple[str, ...]
 RowId: TypeAlias = int | str
 
 
@@ -42,7 +42,8 @@ class Examples:
         features: [N, F] numbers: an array, a tensor, nested lists, or anything with `.array` and
             `.fingerprint`. Never modified. May be absent for "bm25" and "random".
         contents: N texts or `AudioClip`s, kept verbatim.
-        targets: N labels (ids or names) or free-form answers. 0, False and "" are labels.
+        targets: N labels (ids or names; 0, False and "" are labels) or answers: a text, or a list
+            of accepted texts, the first of which is shown in prompts.
         ids: N distinct ids, str or int. Only explicit ids are compared; row numbers are not ids.
         allow_empty: Accept texts that are empty or white space.
         fingerprint: Where the features come from, if they do not say so themselves; None for
@@ -136,9 +137,10 @@ class Examples:
 def label_codes(targets: tuple[Target, ...]) -> tuple[npt.NDArray[np.int64], list[Target]]:
     """Give a code per row, [N] int64 in [0, L), and the L distinct labels: numbers, then names."""
     distinct = list(dict.fromkeys(targets))
-    numbers = [label for label in distinct if not isinstance(label, str)]
-    names = [label for label in distinct if isinstance(label, str)]
-    ordered: list[Target] = [*sorted(numbers), *sorted(names)]
+    numbers = [label for label in distinct if not isinstance(label, (str, tuple))]
+    names = [label for label in distinct if isinstance(label, (str, tuple))]
+    as_texts = functools.partial(sorted, key=lambda n: n if isinstance(n, tuple) else (n,))
+    ordered: list[Target] = [*sorted(numbers), *as_texts(names)]
     index = {label: code for code, label in enumerate(ordered)}
     return np.array([index[target] for target in targets], dtype=np.int64), ordered
 
@@ -227,10 +229,13 @@ def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]
     """Return the labels as plain Python values; only None and NaN count as missing.
 
     Raises:
-        LabelError: If labels are missing.
+        LabelError: If labels are missing, or a list of accepted texts is empty.
     """
-    kinds = (int, str, float, bool, type(None))
-    targets = as_list(values, name, kinds, "a label is an id or a text")
+    kinds = (int, str, float, bool, type(None), list, tuple, np.ndarray)
+    targets = as_list(values, name, kinds, "a label is an id or a text, an answer a text or texts")
+    for row, value in enumerate(targets):
+        if isinstance(value, (list, tuple, np.ndarray)):
+            targets[row] = _accepted(value, f"{name}[{row}]")
     missing = [
         row
         for row, value in enumerate(targets)
@@ -239,6 +244,28 @@ def checked_targets(values: object, name: str = "targets") -> tuple[Target, ...]
     if missing:
         raise LabelError(f"{name} have {len(missing)} missing labels, rows {first_of(missing)}")
     return tuple(targets)
+
+
+def _accepted(values: Iterable[Any], name: str) -> tuple[str, ...]:
+    """Return the accepted texts of one row.
+
+    Raises:
+        InputTypeError: If one is no text.
+        LabelError: If there is none.
+    """
+    texts = tuple(values)
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputTypeError(
+                f"{name} is {type(values).__name__} with {type(text).__name__}; a label is an id "
+                "or a text, an answer a text or texts"
+            )
+    if not texts:
+        raise LabelError(
+            f"{name} is an empty list; leave out rows without an answer, or give them a text as "
+            "'unanswerable'"
+        )
+    return tuple(map(str, texts))
 
 
 def _ids(values: object) -> tuple[RowId, ...]:

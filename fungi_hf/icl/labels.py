@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from fungi_hf.errors import InputTypeError, LabelError
 from fungi_hf.icl.examples import as_list
+from fungi_hf.icl.peeling import LEAD_IN, THOUGHTS, peel, stated_label
 from fungi_hf.icl.scripts import JOINED
+from fungi_hf.icl.task import Answer, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,22 +34,7 @@ if TYPE_CHECKING:
 
     Verbalizers: TypeAlias = Mapping[str, str] | Sequence[str] | Callable[[str], str]
 
-# Thoughts in front of an answer. A chat template may hold the opening mark itself.
-_THOUGHTS = re.compile(
-    r"\A.*(?:</(?:think|thinking|thought|reasoning|reflection)>|\[/THINK\]"
-    r"|<\|channel\|>final<\|message\|>|<\|end_of_thought\|>|</?\|?final\|?>)",
-    re.DOTALL | re.IGNORECASE,
-)
 _GLUE = re.compile(r"[\s_\-]+")
-_FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n?(.*?)\n?```\Z", re.DOTALL)
-# Opening and closing marks, in the same places.
-_PAIRS = (("**", "**"), *zip("\"'`*[({<“\u2018«„", "\"'`*])}>”\u2019»“", strict=True))
-_LEAD_IN = re.compile(
-    r"""\A[*_]*(?:(?:the|my|final|predicted|correct|best|most\ likely)\s+)*
-        (?:label|answer|intent|class|category|classification|output|prediction)
-        [*_]*\s*(?:[:=]|\bis\b:?)[*_]*\s*(?=\S)""",
-    re.IGNORECASE | re.VERBOSE,
-)
 # Words that may deny a label; "don't", "isn't" and the like end in "n't".
 _DENIAL = re.compile(
     r"""(?<!\w)(?:not|never|neither|nor|cannot|except|rather\ than|instead\ of|no|none|non|nothing
@@ -88,17 +75,8 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).replace("\u2019", "'").casefold()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an answer says."""
-
-    status: Literal["ok", "empty", "ambiguous", "invalid"]  # invalid: no label, or a denied one
-    label: int | None = None  # the label id if the status is "ok", else None
-    reason: str = ""  # what a model should be told about an answer that is not ok; "" if it is
-
-
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class LabelSpace:
+class LabelSpace(Task):
     """The closed list of labels; a label's id is its position.
 
     Attributes:
@@ -110,6 +88,8 @@ class LabelSpace:
     Names that are no list of texts are an `InputTypeError`; fewer than two of them, and surfaces
     that are empty or alike, a `LabelError`.
     """
+
+    reminder: ClassVar[str] = "Answer with one of the labels listed, spelled exactly as listed."
 
     names: Sequence[str]
     verbalizers: Verbalizers | None = None
@@ -145,6 +125,11 @@ class LabelSpace:
         Raises:
             LabelError: If the id is out of range or the name unknown.
         """
+        if isinstance(target, tuple):
+            raise LabelError(
+                f"{target!r:.60} are accepted texts, and a label is an id or a name; "
+                "PromptBuilder(FreeAnswers()) takes answers that are texts"
+            )
         if isinstance(target, str):
             if target in self.names:
                 return self.names.index(target)
@@ -173,6 +158,32 @@ class LabelSpace:
         """Return the surface forms of labels that are stated by id or by name."""
         return [self.surfaces[self.id_of(target)] for target in targets]
 
+    def describe(self) -> dict[str, object]:
+        """Give the number of labels and their digest."""
+        return {"labels": {"n_labels": len(self.names), "digest": self.digest}}
+
+    def golds(self, targets: Iterable[Target]) -> list[int]:
+        """Give the ids of labels."""
+        return self.ids_of(targets).tolist()
+
+    def wanted(self, gold: int) -> frozenset[int]:
+        """Give the id itself."""
+        return frozenset((gold,))
+
+    def shown(self, gold: int) -> int:
+        """Give the id itself."""
+        return gold
+
+    def vote(self, golds: Sequence[int]) -> int | None:
+        """Give the majority, ties to the nearest."""
+        return Counter(golds).most_common(1)[0][0] if golds else None
+
+    def outcome(self, gold: int, read: Answer | None, vote: int | None) -> dict[str, Any]:
+        """Give the names of the gold label, the label read and the vote."""
+        found = (gold, None if read is None else read.label, vote)
+        names = [None if label is None else self.names[label] for label in found]
+        return dict(zip(("gold", "label", "vote"), names, strict=True))
+
     def parse(self, answer: str | None) -> Answer:
         """Apply the rules in order to what the model said; None stands for nothing.
 
@@ -184,12 +195,12 @@ class LabelSpace:
         text = (answer or "").strip()
         if not text:
             return Answer("empty", reason="the answer is empty")
-        core = self._peeled(_THOUGHTS.sub("", text).strip() or text)
+        core = self._peeled(THOUGHTS.sub("", text).strip() or text)
         if isinstance(core, Answer):
             return core
         if (concluded := self._concluded(core)) is not None:
             return concluded
-        stated = _stated_label(core, is_all=False)  # by JSON within other words
+        stated = stated_label(core, is_all=False)  # by JSON within other words
         if stated is None or (isinstance(stated, str) and bare(stated) not in self._ids):
             return Answer("invalid", reason="the JSON in the answer states no known label")
         return self._search(core)
@@ -200,7 +211,7 @@ class LabelSpace:
         A prompt that the model goes on with has such lines, too, and states its labels apart.
         """
         lines = [line.strip().lstrip("#>-* ") for line in core.splitlines() if line.strip()]
-        if len(lines) < 2 or not _LEAD_IN.match(lines[-1]):
+        if len(lines) < 2 or not LEAD_IN.match(lines[-1]):
             return None
         read = [self._peeled(line) for line in lines]
         stated = {one.label for one in read if isinstance(one, Answer) and one.status == "ok"}
@@ -214,7 +225,7 @@ class LabelSpace:
             seen.add(text)
             if bare(text) in self._ids:
                 return Answer("ok", self._ids[bare(text)])
-            peeled = _peel(text)
+            peeled = peel(text)
             if peeled is None:
                 return Answer("invalid", reason="the JSON answer has no single text under 'label'")
             text = peeled or text
@@ -277,46 +288,6 @@ def _whole_words(surface: str) -> re.Pattern[str]:
     words, letter = bare(surface).split(" "), rf"[^\W{JOINED}]"
     inner = r"[\s_\-]+".join(map(re.escape, words))
     return re.compile(rf"(?<!{letter})(?<!{letter}-){inner}(?!{letter})(?!-{letter})")
-
-
-def _peel(text: str) -> str | None:
-    """Return the text less one layer; None if it is JSON with an unusable label."""
-    if text.startswith("{"):
-        stated = _stated_label(text, is_all=True)
-        if stated is not False:
-            return stated if isinstance(stated, str) else None
-    fence = _FENCE.match(text)
-    if fence and "```" not in fence.group(1):
-        return fence.group(1).strip()
-    for before, after in _PAIRS:
-        inner = text[len(before) : -len(after)]
-        is_pair = text.startswith(before) and text.endswith(after) and inner
-        if is_pair and before not in inner and after not in inner:
-            return inner.strip()
-    lead_in = _LEAD_IN.match(text)
-    if lead_in:
-        return text[lead_in.end() :].strip()
-    return text.rstrip(".,; ")
-
-
-def _stated_label(text: str, *, is_all: bool) -> str | bool | None:
-    """Return the text under "label" of a JSON object, None if unusable, False if there is none.
-
-    The object is all of the text, or the first within other words.
-    """
-    start = text.find("{")
-    try:
-        value, end = json.JSONDecoder(object_pairs_hook=_Pairs).raw_decode(text, max(start, 0))
-    except (ValueError, RecursionError):
-        return False
-    stated = [v for name, v in value if name == "label"] if isinstance(value, _Pairs) else []
-    if not stated or (is_all and text[end:].strip()):
-        return False
-    return stated[0] if len(stated) == 1 and isinstance(stated[0], str) else None
-
-
-class _Pairs(list[tuple[str, object]]):
-    """The members of a JSON object, repeated names included."""
 
 
 def _checked_names(names: object) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ from fungi_hf.icl.reply import Reply, Usage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.scoring import Encoded
+    from fungi_hf.icl.task import Task
     from fungi_hf.types import Float64Array
 
 Calibration = Literal["contextual", "batch"]
@@ -103,7 +103,7 @@ class LocalLLM(LLM):
             "calibration_scores": scores,
         }
 
-    def calibrate(self, prompts: Sequence[Prompt], labels: LabelSpace) -> None:
+    def calibrate(self, prompts: Sequence[Prompt], labels: Task) -> None:
         """Learn what the model says whatever the text is.
 
         For "batch" give e.g. prompts of training texts, to which `select` does not show themselves;
@@ -123,11 +123,11 @@ class LocalLLM(LLM):
         with _undisturbed(self.model):
             self._reference = np.stack([self._scores(one) for one in encoded])
 
-    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
+    async def answer(self, prompt: Prompt, labels: Task) -> Reply:
         """Answer one prompt."""
         return self.answer_batch([prompt], labels)[0]
 
-    def answer_batch(self, prompts: Sequence[Prompt], labels: LabelSpace) -> list[Reply]:
+    def answer_batch(self, prompts: Sequence[Prompt], labels: Task) -> list[Reply]:
         """Answer prompts with labels, the longest first so that a lack of memory shows at once.
 
         A prompt that is longer than the model's positions gets the finish reason "overflow".
@@ -146,15 +146,18 @@ class LocalLLM(LLM):
             replies = {i: self._answer(prompts[i], encoded[i], labels) for i in order}
         return [replies[i] for i in range(len(prompts))]
 
-    def encode(self, prompt: Prompt, labels: LabelSpace) -> Encoded:
+    def encode(self, prompt: Prompt, labels: Task) -> Encoded:
         """Give the prompt with each label after it, as tokens.
 
         Raises:
+            ConfigError: If there are no labels.
             InputError: If there is no chat template and the style is not "completion", or the
                 prompt has no token in common for all labels.
         """
         from fungi_hf.icl.scoring import split_shared
 
+        if not labels.surfaces:
+            raise ConfigError("a LocalLLM scores or chooses labels, and free answers have none")
         is_raw = prompt.style == "completion"
         if is_raw:
             words = prompt.text + " "
@@ -175,7 +178,7 @@ class LocalLLM(LLM):
             raise InputError("the prompt has no tokens that come before every label")
         return encoded
 
-    def _answer(self, prompt: Prompt, encoded: Encoded, labels: LabelSpace) -> Reply:
+    def _answer(self, prompt: Prompt, encoded: Encoded, labels: Task) -> Reply:
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most is not None and encoded.longest > most:
             return Reply(finish_reason="overflow")
@@ -198,7 +201,7 @@ class LocalLLM(LLM):
         sums = shared_prefix_scores(self.model, encoded, self.max_batch_tokens)
         return sums / np.array(encoded.lengths) if self.reduce == "mean" else sums
 
-    def _calibrated(self, scores: Float64Array, prompt: Prompt, labels: LabelSpace) -> Float64Array:
+    def _calibrated(self, scores: Float64Array, prompt: Prompt, labels: Task) -> Float64Array:
         if self.calibration is None:
             return scores
         from fungi_hf.icl.scoring import batch, contextual

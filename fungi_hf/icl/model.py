@@ -14,10 +14,10 @@ from fungi_hf.icl.limits import Limits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.sampling import OutputMode
+    from fungi_hf.icl.task import Task
 
 
 class LLM(ABC):
@@ -51,19 +51,21 @@ class LLM(ABC):
         """A short name for records; a class attribute or a property."""
 
     @abstractmethod
-    async def answer(self, prompt: Prompt, labels: LabelSpace) -> Reply:
+    async def answer(self, prompt: Prompt, labels: Task) -> Reply:
         """Answer one prompt; `prompt.draw` numbers the repetition.
+
+        `labels` is the task: a `LabelSpace`, or `FreeAnswers`, which has no `surfaces`.
 
         One without a readable answer is a reply too, see `Reply.failure`. Raise
         `RequestFailedError` if this row failed for good and others may go on; any other `LLMError`
         stops the run.
         """
 
-    def answer_batch(self, prompts: Sequence[Prompt], labels: LabelSpace) -> list[Reply]:
+    def answer_batch(self, prompts: Sequence[Prompt], labels: Task) -> list[Reply]:
         """Answer up to `batch_size` prompts, in their order; needed where that is set."""
         raise NotImplementedError(f"{type(self).__name__} sets batch_size without answer_batch")
 
-    def prompt_output(self, labels: LabelSpace) -> OutputMode:  # noqa: ARG002 - for subclasses
+    def prompt_output(self, labels: Task) -> OutputMode:  # noqa: ARG002 - for subclasses
         """Give the form of answers that prompts should show."""
         return "text"
 
@@ -79,7 +81,7 @@ class LLM(ABC):
     def check(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - nothing to refuse
         """Raise what can be known to fail before the first of these prompts is asked."""
 
-    def is_cached(self, prompt: Prompt, labels: LabelSpace) -> bool:  # noqa: ARG002
+    def is_cached(self, prompt: Prompt, labels: Task) -> bool:  # noqa: ARG002
         """Say whether the answer is known already, so that nothing would be sent."""
         return False
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.checks import check_integer
-from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.errors import ConfigError, InputError, InputTypeError
 from fungi_hf.icl.examples import Examples
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PromptBuilder
@@ -22,10 +21,9 @@ from fungi_hf.icl.prompt import PromptBuilder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fungi_hf.icl.labels import LabelSpace
     from fungi_hf.icl.prompt import Prompt
     from fungi_hf.icl.selector import DemoSelector
-    from fungi_hf.types import Int64Array
+    from fungi_hf.icl.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +32,10 @@ class PlannedPrompt:
 
     row: int  # query row
     prompt: Prompt  # what is sent; `prompt.draw` is the repetition, from 0
-    covered: bool  # the gold label is shown
-    # id of the majority label shown, ties to the nearest; None without demonstrations
-    vote: int | None
+    covered: bool  # the gold answer is shown
+    # id of the majority label shown, ties to the nearest, or the nearest answer; None without
+    # demonstrations
+    vote: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,11 +44,11 @@ class RunPlan:
 
     llm: LLM  # the model
     prompts: tuple[PlannedPrompt, ...]  # prompts by repetition, then in query order
-    labels: LabelSpace  # the label space
+    labels: Task  # the label space, or `FreeAnswers`
     queries: Examples  # the queries
-    gold: Int64Array | None  # [n] label ids; None if the queries have no targets
+    gold: list[Any] | None  # [n] label ids or accepted texts; None if the queries have no targets
     # what the run's record counts: "n_rows" (queries), "repeats", "n_leaks" (queries with copies of
-    # themselves in the pool), "unreachable" (queries whose gold label is not in the pool)
+    # themselves in the pool), "unreachable" (queries whose gold answer is not in the pool)
     sizes: dict[str, int]
     config: dict[str, Any]  # everything that rows depend on
 
@@ -69,43 +68,57 @@ def make_plan(
 
     Raises:
         InputError: If queries lack contents or targets, or the pool targets.
+        ConfigError: If the model only chooses among labels, and there are none.
     """
     repeats = check_integer("repeats", repeats)
     contents = _contents(builder, llm, queries)
     if needs_gold and queries.targets is None:
         raise InputError("queries need targets to be evaluated against; they have none")
     labels = builder.labels
-    gold = None if queries.targets is None else labels.ids_of(queries.targets)
+    if llm.scores_labels and not labels.surfaces:
+        raise ConfigError(
+            f"{llm.name} chooses among labels, and free answers have none; use a model that "
+            "writes: a ChatLLM, or an own LLM"
+        )
+    gold = None if queries.targets is None else labels.golds(queries.targets)
+    wanted = [labels.wanted(one) for one in gold or ()]
+    if gold:
+        labels.check(gold[0])
     output = llm.prompt_output(labels)
     reserve = builder.longest_label_tokens(output) if llm.scores_labels else 0
     prompts: list[PlannedPrompt] = []
     digests: list[str] = []
     sizes = {"n_rows": len(contents), "repeats": repeats, "n_leaks": 0, "unreachable": 0}
     for repeat in range(repeats):
-        demos, pool = None, np.empty(0, np.int64)
+        demos, pool, keys = None, list[Any](), list[Any]()
         if selector is not None:
             own = selector.reseeded(selector.seed + repeat) if repeat else selector
             demos = own.select(queries)
-            pool = labels.ids_of(demos.targets)
+            pool = labels.golds(demos.targets)
+            keys = [labels.shown(one) for one in pool]
             digest = hashlib.sha256(np.ascontiguousarray(demos.indices, "<i8").tobytes())
             digest.update(np.ascontiguousarray(demos.positions, "<i8").tobytes())
             demos.pool.feed(digest, np.unique(demos.indices).tolist(), demos.pool.targets)
             digests.append(digest.hexdigest())
             sizes["n_leaks"] = len(demos.copies)
             if repeat == 0 and gold is not None:
-                sizes["unreachable"] = _unreachable(gold, pool, labels)
+                held = set(keys)
+                missing = [
+                    one for one, own in zip(gold, wanted, strict=True) if held.isdisjoint(own)
+                ]
+                sizes["unreachable"] = len(missing)
+                _warn_of(missing, labels)
         for row, content in enumerate(contents):
             shown = () if demos is None else demos[row]
             prompt = builder.build(content, shown, output=output, row=row, reserve_tokens=reserve)
             nearest = sorted(shown, key=lambda demonstration: demonstration.rank)
-            kept = [int(pool[demo.row]) for demo in nearest if demo.row in prompt.kept]
+            kept = [demo.row for demo in nearest if demo.row in prompt.kept]
             prompts.append(
                 PlannedPrompt(
                     row=row,
                     prompt=replace(prompt, draw=repeat),
-                    covered=gold is not None and int(gold[row]) in kept,
-                    # Of tied labels the first, i.e. the nearest.
-                    vote=Counter(kept).most_common(1)[0][0] if kept else None,
+                    covered=bool(wanted) and any(keys[one] in wanted[row] for one in kept),
+                    vote=labels.vote([pool[one] for one in kept]),
                 )
             )
     digest = hashlib.sha256()
@@ -119,6 +132,8 @@ def make_plan(
         "queries": digest.hexdigest(),
         "repeats": repeats,
     }
+    if labels.metric_name is not None:
+        config["metric"] = labels.metric_name
     return RunPlan(
         llm=llm,
         prompts=tuple(prompts),
@@ -145,13 +160,13 @@ def _contents(builder: object, llm: object, queries: object) -> Sequence[Any]:
     return queries.contents
 
 
-def _unreachable(gold: Int64Array, pool: Int64Array, labels: LabelSpace) -> int:
-    missing = np.setdiff1d(gold, pool)
-    rows = int(np.isin(gold, missing).sum())
-    if rows:
-        names = ", ".join(repr(labels.names[label]) for label in missing[:10])
+def _warn_of(missing: list[Any], labels: Task) -> None:
+    """Say which labels no demonstration has; most free answers occur but once."""
+    if missing and labels.surfaces:
+        names = ", ".join(
+            repr(labels.outcome(label, None, None)["gold"]) for label in sorted(set(missing))[:10]
+        )
         warnings.warn(
-            f"{rows} queries have a gold label without demonstrations in the pool: {names}",
+            f"{len(missing)} queries have a gold label without demonstrations in the pool: {names}",
             stacklevel=4,
         )
-    return rows

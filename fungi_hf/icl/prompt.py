@@ -8,22 +8,25 @@ Styles, with answers written as they are asked for (`a`, or `{"label": "a"}` if 
 - "block": system, then one user message. Each demonstration is the line `Text: <JSON string>` and
   the line `Label: <answer>`, then an empty line; the last line is the query's `Text:` line.
 - "completion": system text, empty line, block text and a last line `Label:`, as one text.
+
+Of free answers the word is `Answer` in place of `Label`; one of several lines is a JSON string
+there.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
 import wave
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from fungi_hf.checks import check_choice, check_fields, check_integer
+from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import DemoConfigError, InputError, InputTypeError, PromptOverflowError
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.labels import LabelSpace
+from fungi_hf.icl.task import Task
+from fungi_hf.icl.tokens import ESTIMATE, TokenCounter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,56 +45,8 @@ DEFAULT_INSTRUCTION = (
     "Classify the text into exactly one of the labels listed below. "
     "Answer with the label alone, spelled exactly as listed."
 )
-AUDIO_INSTRUCTION = DEFAULT_INSTRUCTION.replace("the text", "the audio clip")
+ANSWER_INSTRUCTION = "Give the answer to the text. Write the answer alone, without an explanation."
 JSON_REQUEST = 'Write the answer as a JSON object: {"label": "<the label>"}'
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCounter:
-    """How tokens are counted."""
-
-    # text -> tokens, a pure function; None estimates 3.5 characters per token, rounded up
-    count: Callable[..., int] | None = None
-    per_message: int = 3  # tokens that a chat server adds to each message
-    per_prompt: int = 3  # tokens that it adds once
-    takes_audio: bool = False  # `count` takes an `AudioClip` too; otherwise clips are not counted
-    _known: Callable[[Content], int] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.count is not None and not callable(self.count):
-            raise InputTypeError(
-                f"count_tokens is {type(self.count).__name__}; a function text -> int is needed"
-            )
-        sizes = ("per_message", "per_prompt")
-        check_fields(self, sizes, check_integer, 0, error=DemoConfigError)
-        if self.takes_audio and self.count is None:
-            raise DemoConfigError("takes_audio needs a count function")
-        # Demonstrations repeat between queries, so their counts are kept.
-        known = self.tokens if self.count is None else functools.lru_cache(1 << 16)(self.tokens)
-        object.__setattr__(self, "_known", known)
-
-    def prompt(self, contents: Sequence[Content]) -> tuple[int, bool]:
-        """Return the tokens of a prompt, overhead included, and whether they are exact."""
-        overhead = self.per_prompt + self.per_message * len(contents)
-        has_clips = any(isinstance(content, AudioClip) for content in contents)
-        is_exact = self.count is not None and (self.takes_audio or not has_clips)
-        return overhead + sum(map(self._known, contents)), is_exact
-
-    def tokens(self, content: Content) -> int:
-        """Return the tokens of one message's content.
-
-        A count function that returns no whole number raises `InputTypeError`, one that returns a
-        negative number `InputError`.
-        """
-        if self.count is None:
-            return 0 if isinstance(content, AudioClip) else -(-2 * len(content) // 7)
-        if isinstance(content, AudioClip) and not self.takes_audio:
-            return 0
-        name, value = "what count_tokens returned", self.count(content)
-        return check_integer(name, value, 0, error=InputError, type_error=InputTypeError)
-
-
-ESTIMATE = TokenCounter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +112,7 @@ class PromptBuilder:
 
     def __init__(
         self,
-        labels: LabelSpace,
+        labels: Task,
         *,
         style: Style = "multiturn",
         instruction: str | None = None,
@@ -169,7 +124,7 @@ class PromptBuilder:
         """Check the settings.
 
         Args:
-            labels: The label space.
+            labels: The `LabelSpace`; or `FreeAnswers`, for answers that are texts.
             style: "multiturn", "block" or "completion".
             instruction: First words of the system text; None takes the default.
             show_labels: List all surfaces, in id order.
@@ -182,8 +137,11 @@ class PromptBuilder:
             InputTypeError: If labels, instruction or count_tokens have a wrong type. An unknown
                 choice and a budget below 1 are a `DemoConfigError`.
         """
-        if not isinstance(labels, LabelSpace):
-            raise InputTypeError(f"labels is {type(labels).__name__}; a LabelSpace is needed")
+        if not isinstance(labels, Task):
+            raise InputTypeError(
+                f"labels is {type(labels).__name__}; a LabelSpace is needed, or FreeAnswers for "
+                "answers that are texts"
+            )
         if instruction is not None and not isinstance(instruction, str):
             raise InputTypeError(f"instruction is {type(instruction).__name__}; a text is needed")
         check_choice("style", style, get_args(Style), error=DemoConfigError)
@@ -272,17 +230,21 @@ class PromptBuilder:
         )
 
     def longest_label_tokens(self, output: Output = "text") -> int:
-        """Return the tokens of the longest answer, to be reserved when every label is scored."""
-        return max(self.counter.tokens(_written(name, output)) for name in self.labels.surfaces)
+        """Return the tokens of the longest label, to be reserved when every label is scored."""
+        surfaces, word = self.labels.surfaces, self.labels.word
+        written = [self.counter.tokens(_written(name, output, word)) for name in surfaces]
+        return max(written, default=0)
 
     def system(self, output: Output = "text", *, audio: bool = False) -> str:
         """Return the system text: instruction, list of labels, form of the answer."""
-        default = AUDIO_INSTRUCTION if audio else DEFAULT_INSTRUCTION
+        surfaces, word = self.labels.surfaces, self.labels.word
+        default = DEFAULT_INSTRUCTION if surfaces else ANSWER_INSTRUCTION
+        default = default.replace("the text", "the audio clip") if audio else default
         parts = [default if self.instruction is None else self.instruction]
-        if self.show_labels:
-            parts.append("\n".join(["Labels:", *self.labels.surfaces]))
+        if self.show_labels and surfaces:
+            parts.append("\n".join(["Labels:", *surfaces]))
         if output != "text":
-            parts.append(JSON_REQUEST)
+            parts.append(JSON_REQUEST.replace("label", word))
         return "\n\n".join(part for part in parts if part)
 
     def describe(self) -> dict[str, object]:
@@ -295,7 +257,7 @@ class PromptBuilder:
             "max_input_tokens": self.max_input_tokens,
             "counts_tokens": self.counter.count is not None,
             "on_overflow": self.on_overflow,
-            "labels": {"n_labels": len(self.labels.names), "digest": self.labels.digest},
+            **self.labels.describe(),
         }
 
     def _pairs(
@@ -314,14 +276,15 @@ class PromptBuilder:
         contents, targets = [], []
         for shown in demonstrations:
             if shown.target is None or shown.content is None:
-                missing = "label" if shown.target is None else "content"
+                missing = self.labels.word if shown.target is None else "content"
                 raise InputError(
                     f"the demonstration in pool row {shown.row} has no {missing}; "
                     "fit the selector on Examples with contents and targets"
                 )
             contents.append(shown.content)
             targets.append(shown.target)
-        answers = [_written(surface, output) for surface in self.labels.surfaces_of(targets)]
+        surfaces = self.labels.surfaces_of(targets)
+        answers = [_written(surface, output, self.labels.word) for surface in surfaces]
         return list(zip(contents, answers, strict=True))
 
     def _turns(
@@ -333,11 +296,12 @@ class PromptBuilder:
             for content, answer in pairs:
                 before += [("user", content), ("assistant", answer)]
             return [*before, ("user", query)]
-        shown = [f"{_text_line(content)}\nLabel: {answer}\n\n" for content, answer in pairs]
+        word = self.labels.word.capitalize()
+        shown = [f"{_text_line(c)}\n{word}: {_one_line(answer)}\n\n" for c, answer in pairs]
         block = "".join(shown) + _text_line(query)
         if self.style == "block":
             return [*before, ("user", block)]
-        return [("user", "\n\n".join(part for part in (system, f"{block}\nLabel:") if part))]
+        return [("user", "\n\n".join(part for part in (system, f"{block}\n{word}:") if part))]
 
 
 def _choose_that_fit(
@@ -366,9 +330,13 @@ def _text_line(content: Content) -> str:
     return f"Text: {json.dumps(str(content), ensure_ascii=False)}"
 
 
-def _written(surface: str, output: Output) -> str:
-    """Return a label in the form in which answers are asked for."""
-    return surface if output == "text" else json.dumps({"label": surface}, ensure_ascii=False)
+def _one_line(answer: str) -> str:
+    return json.dumps(answer, ensure_ascii=False) if len(answer.splitlines()) > 1 else answer
+
+
+def _written(surface: str, output: Output, word: str) -> str:
+    """Return an answer in the form in which answers are asked for."""
+    return surface if output == "text" else json.dumps({word: surface}, ensure_ascii=False)
 
 
 def _readable(content: object) -> str:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from fungi_hf.errors import InputError
 from fungi_hf.icl.journal import read_journal, read_record
+from fungi_hf.icl.metrics import normalise
 from fungi_hf.icl.reply import Usage
+from fungi_hf.icl.task import Answer
 from fungi_hf.statistics import bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from fungi_hf.icl.answers import FreeAnswers
 
 STATUSES = (
     "ok", "invalid", "ambiguous", "empty", "refused", "length", "overflow", "failed",
@@ -28,25 +33,47 @@ class RowResult:
     """One query's outcome."""
 
     id: int | str  # the query's id; its row number if it has none
-    gold: str  # name of the right label
+    gold: str | tuple[str, ...]  # name of the right label, or the accepted texts
     # "ok", or why there is no label: "invalid" (off the list), "ambiguous", "empty", "refused",
     # "length" (cut off), "overflow" (prompt too long), "failed" (not answered)
     status: str
-    label: str | None = None  # name of the label that was read; None unless the status is "ok"
+    # name of the label that was read, or the free answer without thoughts and lead-in; None unless
+    # the status is "ok"
+    label: str | None = None
     answer: str | None = None  # the model's words
     demonstrations: tuple[int, ...] = ()  # pool rows shown, in prompt order
     dropped: tuple[int, ...] = ()  # pool rows that did not fit
     input_tokens: int = 0  # tokens of the prompt, as counted before sending
-    covered: bool = False  # the gold label is among the demonstrations shown
-    vote: str | None = None  # the majority label of the demonstrations shown; ties to the nearest
+    covered: bool = False  # the gold answer is among the demonstrations shown
+    # the majority label of the demonstrations shown, ties to the nearest; or the nearest answer
+    vote: str | None = None
     repeat: int = 0  # which repetition, from 0
     # [C] log probabilities by label id, if they were computed
     label_scores: tuple[float, ...] | None = None
+    score: float | None = None  # of a free answer, by the run's metric; None of a label
+    vote_score: float | None = None  # of the nearest answer
 
     @property
     def correct(self) -> bool:
-        """The label was read and is the right one."""
-        return self.status == "ok" and self.label == self.gold
+        """The label was read and is the right one; or the answer has the full score."""
+        return self.status == "ok" and (self.label == self.gold or self.score == 1)
+
+    @property
+    def points(self) -> float:
+        """The score; 1 or 0 of a label."""
+        return float(self.correct) if self.score is None else self.score
+
+    @property
+    def vote_points(self) -> float:
+        """What `vote` alone would get."""
+        return float(self.vote == self.gold) if self.vote_score is None else self.vote_score
+
+    @property
+    def agrees(self) -> bool:
+        """The model says what the vote says; of free answers after `metrics.normalise`."""
+        if self.status != "ok" or self.vote is None or self.label is None or self.score is None:
+            return self.status == "ok" and self.vote == self.label
+        return normalise(self.vote) == normalise(self.label)
 
     def to_dict(self) -> dict[str, Any]:
         """Give JSON values; the same row always gives the same ones, in the same order."""
@@ -58,16 +85,17 @@ class RowResult:
                 record["correct"] = self.correct
         if not self.repeat:
             del record["repeat"]
-        if self.label_scores is None:
-            del record["label_scores"]
+        for name in ("label_scores", "score", "vote_score"):
+            if record[name] is None:
+                del record[name]
         return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Rebuild a row from `to_dict`."""
         fields = {key: value for key, value in record.items() if key != "correct"}
-        for name in ("demonstrations", "dropped", "label_scores"):
-            if fields.get(name) is not None:
+        for name in ("gold", "demonstrations", "dropped", "label_scores"):
+            if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)
 
@@ -75,6 +103,8 @@ class RowResult:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvalResult:
     """The outcome of a run, complete or not.
+
+    Of free answers, each accuracy is the mean score by `metric`; `vote` is the nearest answer.
 
     Attributes:
         all_rows: Finished rows, by repetition, then in query order.
@@ -112,6 +142,21 @@ class EvalResult:
             **record["sizes"],
         )
 
+    def rescored(self, answers: FreeAnswers) -> EvalResult:
+        """Score the same free answers by another metric; nothing is asked or written.
+
+        Raises:
+            InputError: If the answers of the run are labels.
+        """
+        if self.metric is None:
+            raise InputError("the answers of this run are labels, which no metric scores")
+        rows = []
+        for row in self.all_rows:
+            read = None if row.label is None else Answer("ok", text=row.label)
+            rows.append(replace(row, **answers.outcome(row.gold, read, row.vote)))
+        config = {**self.config, "metric": answers.metric_name}
+        return replace(self, all_rows=tuple(rows), config=config, folder=None)
+
     @property
     def rows(self) -> tuple[RowResult, ...]:
         """The rows of the first repetition, in query order: what `compare` pairs."""
@@ -130,26 +175,38 @@ class EvalResult:
         return {status: counts[status] for status in STATUSES if counts[status]}
 
     @property
+    def metric(self) -> str | None:
+        """What gave the scores of free answers; None of labels."""
+        return self.config.get("metric")
+
+    @property
+    def score(self) -> float:
+        """The mean score of free answers; `accuracy` under another name."""
+        return self.accuracy
+
+    @property
     def accuracy(self) -> float:
         """Share of right rows among all finished ones."""
-        return _mean(row.correct for row in self.all_rows)
+        return _mean(row.points for row in self.all_rows)
 
     @property
     def accuracy_answered(self) -> float:
         """Share of right rows among those with status "ok"."""
-        return _mean(row.correct for row in self.all_rows if row.status == "ok")
+        return _mean(row.points for row in self.all_rows if row.status == "ok")
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the accuracy, Wilson's for one repetition.
 
-        For several, rows are resampled (10,000 times, seeded) with all their repetitions together.
+        For several, and for scores between 0 and 1, rows are resampled (10,000 times, seeded) with
+        all their repetitions together.
         """
         if not self.all_rows:
             return 0.0, 1.0
-        if self.repeats == 1:
-            return wilson_interval(sum(row.correct for row in self.all_rows), len(self.all_rows))
-        means = [_mean(outcomes) for outcomes in self._correct_by("id").values()]
+        points = [row.points for row in self.all_rows]
+        if self.repeats == 1 and {*points} <= {0.0, 1.0}:
+            return wilson_interval(int(sum(points)), len(points))
+        means = [_mean(outcomes) for outcomes in self._points_by("id").values()]
         stream = ("accuracy interval",)
         return bootstrap_interval(means, n_samples=10_000, seed=0, stream=stream)
 
@@ -157,7 +214,7 @@ class EvalResult:
     def by_repeat(self) -> tuple[float, ...]:
         """The accuracy of each repetition."""
         return tuple(
-            _mean(row.correct for row in self.all_rows if row.repeat == repeat)
+            _mean(row.points for row in self.all_rows if row.repeat == repeat)
             for repeat in range(self.repeats)
         )
 
@@ -169,27 +226,27 @@ class EvalResult:
     @property
     def accuracy_covered(self) -> float:
         """Accuracy where the gold label is among the demonstrations."""
-        return _mean(row.correct for row in self.all_rows if row.covered)
+        return _mean(row.points for row in self.all_rows if row.covered)
 
     @property
     def accuracy_uncovered(self) -> float:
         """Accuracy where it is not."""
-        return _mean(row.correct for row in self.all_rows if not row.covered)
+        return _mean(row.points for row in self.all_rows if not row.covered)
 
     @property
     def vote_accuracy(self) -> float:
         """Accuracy of the demonstrations' own majority vote: k-NN without a model."""
-        return _mean(row.vote == row.gold for row in self.all_rows)
+        return _mean(row.vote_points for row in self.all_rows)
 
     @property
     def agreement(self) -> float:
         """Share of rows in which the model says what the vote says."""
-        return _mean(row.status == "ok" and row.vote == row.label for row in self.all_rows)
+        return _mean(row.agrees for row in self.all_rows)
 
     @property
     def per_label(self) -> dict[str, tuple[float, int]]:
         """Gold label -> its accuracy and its number of rows."""
-        groups = self._correct_by("gold")
+        groups = self._points_by("gold")
         return {name: (_mean(groups[name]), len(groups[name])) for name in sorted(groups)}
 
     @property
@@ -202,14 +259,17 @@ class EvalResult:
         """Mean number of demonstrations shown."""
         return _mean(len(row.demonstrations) for row in self.all_rows)
 
-    def _correct_by(self, field_name: str) -> dict[Any, list[bool]]:
-        groups: dict[Any, list[bool]] = {}
+    def _points_by(self, field_name: str) -> dict[Any, list[float]]:
+        groups: dict[Any, list[float]] = {}
         for row in self.all_rows:
-            groups.setdefault(getattr(row, field_name), []).append(row.correct)
+            groups.setdefault(getattr(row, field_name), []).append(row.points)
         return groups
 
     def summary(self) -> dict[str, Any]:
-        """Give the totals as JSON values; an undefined share is None."""
+        """Give the totals as JSON values; an undefined share is None.
+
+        Of free answers, names have "score" in place of "accuracy".
+        """
         shares = {
             name: _known(getattr(self, name))
             for name in (
@@ -218,7 +278,12 @@ class EvalResult:
                 "mean_kept",
             )
         }  # fmt: skip
+        metric = {} if self.metric is None else {"metric": self.metric}
+        if metric:
+            del shares["macro_accuracy"]
+            shares = {name.replace("accuracy", "score"): one for name, one in shares.items()}
         return {
+            **metric,
             "complete": self.complete,
             "rows": self.n_rows,
             "finished": len(self.all_rows),
@@ -241,17 +306,18 @@ class EvalResult:
 
     def __str__(self) -> str:
         low, high = self.interval
+        name, vote = (self.metric, "nearest alone") if self.metric else ("accuracy", "vote alone")
         n_failed = self.statuses.get("failed", 0)
         lines = []
         if not self.complete:
             open_rows = self.n_rows * self.repeats - len(self.all_rows)
             lines.append(f"INCOMPLETE: {n_failed} rows failed, {open_rows} not asked")
         lines += [
-            f"accuracy        {self.accuracy:.4f}  95 % [{low:.4f}, {high:.4f}]  "
+            f"{name:<15} {self.accuracy:.4f}  95 % [{low:.4f}, {high:.4f}]  "
             f"{len(self.all_rows)} rows",
-            f"coverage        {self.coverage:.4f}  accuracy {self.accuracy_covered:.4f} covered, "
+            f"coverage        {self.coverage:.4f}  {name} {self.accuracy_covered:.4f} covered, "
             f"{self.accuracy_uncovered:.4f} not",
-            f"vote alone      {self.vote_accuracy:.4f}  agreement {self.agreement:.4f}",
+            f"{vote:<15} {self.vote_accuracy:.4f}  agreement {self.agreement:.4f}",
             "statuses        " + ", ".join(f"{k} {v}" for k, v in self.statuses.items()),
             f"tokens          {self._tokens}",
         ]
@@ -259,48 +325,6 @@ class EvalResult:
             low, high = min(self.by_repeat), max(self.by_repeat)
             lines.append(f"repeats         {self.repeats}, from {low:.4f} to {high:.4f}")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DryRun:
-    """What a run would send."""
-
-    rows: int  # rows in all, repetitions included
-    cached: int  # rows that need no request: answered in the run folder or in the cache
-    requests: int  # requests to be sent, if none has to be repeated
-    input_tokens: int  # their input tokens
-    exact_count: bool  # the tokens were counted with the user's function, not estimated
-    max_output_tokens: int  # the most output tokens that they may bill
-    dropped_demos: int  # demonstrations that do not fit
-    overflow_rows: int  # queries that do not fit even alone; nothing is sent for them
-    n_leaks: int  # queries whose own copies the leak guard removed
-    coverage: float | None  # share of rows whose gold label is shown; None without gold labels
-    audio_s: float = 0.0  # seconds of audio, whose tokens no text count includes
-
-    def cost(
-        self,
-        *,
-        input: float,  # noqa: A002 - the word on every price list
-        output: float,
-        cached_input: float | None = None,
-    ) -> float:
-        """Give the most that the run can cost, retries aside; prices are per million tokens."""
-        usage = Usage(input_tokens=self.input_tokens, output_tokens=self.max_output_tokens)
-        return usage.cost(input=input, output=output, cached_input=cached_input)
-
-    def __str__(self) -> str:
-        kind = "counted" if self.exact_count else "estimated"
-        coverage = "" if self.coverage is None else f"coverage        {self.coverage:.4f}\n"
-        audio = f"audio           {self.audio_s:.1f} s, not in the tokens\n" if self.audio_s else ""
-        return (
-            f"rows            {self.rows}, {self.cached} answered already\n"
-            f"requests        {self.requests}\n"
-            f"input tokens    {self.input_tokens} ({kind})\n"
-            f"output tokens   at most {self.max_output_tokens}\n"
-            f"{audio}{coverage}"
-            f"demonstrations  {self.dropped_demos} dropped; {self.overflow_rows} queries too long\n"
-            f"leaks           {self.n_leaks} queries"
-        )
 
 
 def read_rows(folder: Path) -> tuple[dict[tuple[int, int], RowResult], Usage]:

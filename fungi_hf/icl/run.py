@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from fungi_hf.errors import InputError, LLMError, RequestFailedError
+from fungi_hf.icl.dry_run import DryRun
 from fungi_hf.icl.journal import Journal, claim, finish
 from fungi_hf.icl.plan import make_plan
 from fungi_hf.icl.reply import Usage
-from fungi_hf.icl.results import DryRun, EvalResult, RowResult, read_rows
+from fungi_hf.icl.results import EvalResult, RowResult, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from fungi_hf.icl.reply import Reply
     from fungi_hf.icl.selector import DemoSelector
 
-# Statuses of rows without a label, and what helps.
+# Statuses of rows without a label or free answer, and what helps.
 _BARREN: Final = {
     "length": "raise max_output_tokens (a model that reasons needs some thousands), or ask for "
     "less reasoning, e.g. Sampling(extra={'reasoning_effort': 'low'})",
@@ -78,7 +79,7 @@ def evaluate(
     dry_run: bool = False,
     repeats: int = 1,
 ) -> EvalResult | DryRun:
-    """Classify all queries with retrieved demonstrations.
+    """Classify or answer all queries with retrieved demonstrations.
 
     Works inside a running event loop too (a notebook): it then uses a thread of its own.
 
@@ -86,7 +87,7 @@ def evaluate(
         selector: A fitted `DemoSelector`; None shows no demonstrations.
         builder: Builds prompts.
         llm: A `ChatLLM`, a `LocalLLM`, or an own class derived from `LLM`.
-        queries: What to classify; targets are the gold labels.
+        queries: What to ask; targets are the gold labels, or the accepted texts.
         out: Run folder; the same call again continues there and asks nothing twice.
         dry_run: Send nothing, and say what would be sent.
         repeats: Repetitions, each with the selector's next seed: other random rows, other
@@ -128,7 +129,7 @@ class Progress:
 
     rows: int  # rows in all, repetitions included
     finished: int = 0  # rows with an outcome, those of earlier processes included
-    failed: int = 0  # rows whose outcome is no label
+    failed: int = 0  # rows whose outcome is no label and no answer
     tokens: int = 0  # tokens billed by this process
     fresh: int = 0  # rows finished by this process
 
@@ -301,36 +302,35 @@ class Run:
         seen[result.status] += 1
         if seen.total() >= 2 * stop and len(self._finished) < len(self._plan.prompts):
             status, _ = seen.most_common(1)[0]
+            word = "a label" if self._plan.labels.surfaces else "an answer"
             shown = f"; the last answer is {result.answer[:80]!r}" if result.answer else ""
             raise LLMError(
-                f"none of the first {seen.total()} rows gave a label ({dict(seen)}){shown}: "
+                f"none of the first {seen.total()} rows gave {word} ({dict(seen)}){shown}: "
                 f"{_BARREN[status]}; Limits(stop_after=None) goes on nevertheless"
             )
 
     def _outcome(self, one: PlannedPrompt, reply: Reply | None, status: str | None) -> RowResult:
         # A status is given where it does not follow from the reply.
-        plan, label = self._plan, None
+        plan, read = self._plan, None
         if plan.gold is None:
             raise InputError("queries have no targets, so answers cannot be scored")
         if status is None and reply is not None:
             status = reply.failure
             if status is None:
-                answer = plan.labels.parse(reply.content)
-                status, label = answer.status, answer.label
-        names, ids = plan.labels.names, plan.queries.ids
+                read = plan.labels.parse(reply.content)
+                status = read.status
+        ids = plan.queries.ids
         return RowResult(
             id=one.row if ids is None else ids[one.row],
-            gold=names[plan.gold[one.row]],
             status=status or "failed",
-            label=None if label is None else names[label],
             answer=None if reply is None else reply.content,
             demonstrations=one.prompt.kept,
             dropped=tuple(drop.row for drop in one.prompt.dropped),
             input_tokens=one.prompt.input_tokens,
             covered=one.covered,
-            vote=None if one.vote is None else names[one.vote],
             repeat=one.prompt.draw,
             label_scores=None if reply is None else reply.label_scores,
+            **plan.labels.outcome(plan.gold[one.row], read, one.vote),
         )
 
     def _result(self) -> EvalResult:

@@ -86,7 +86,8 @@ def load_examples(
         blocks: Names of the feature blocks to keep, e.g. ["embedding"], in this order; only for
             feature files, which know their layout.
         column: Of the texts, in a table.
-        label: Column of the labels, in a table; it may be missing.
+        label: Column of the labels or answers, in a table; it may be missing. A list of accepted
+            texts may stand under "text" of a mapping, as in SQuAD.
 
     Raises:
         InputError: If a column that was named is not there.
@@ -104,9 +105,15 @@ def load_examples(
         asked = [name for name, usual in ((column, "text"), (label, "label")) if name != usual]
         check_known(str(path), asked, named, noun="column", error=InputError)
         parts = {p: column_of(rows, name, path) for p, name in columns.items() if name in named}
+        if "targets" in parts:
+            parts["targets"] = [_answers(value) for value in parts["targets"]]
     fingerprint = parts.pop("fingerprint", None)
     if features is not None:
         parts["features"] = load_vectors(features, blocks)
     elif fingerprint is not None and "features" in parts:
         parts["features"] = Vectors(parts["features"], str(fingerprint))
     return Examples(**parts)
+
+
+def _answers(value: object) -> object:
+    return value["text"] if isinstance(value, dict) and "text" in value else value

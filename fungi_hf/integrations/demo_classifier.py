@@ -351,7 +351,10 @@ def _labels(y: Any) -> list[Any]:
     kinds = {type(label) for label in labels}
     if kinds - {str, int}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise InputTypeError(f"labels are texts or whole numbers; got {names}")
+        raise InputTypeError(
+            f"labels are texts or whole numbers; got {names}; answers that are free texts take "
+            "fungi_hf.icl.evaluate with FreeAnswers"
+        )
     if len(kinds) > 1:
         raise InputTypeError("labels are texts and numbers; use one kind")
     return labels

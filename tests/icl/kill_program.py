@@ -1,4 +1,4 @@
-"""A run that a test kills: python kill_program.py URL FOLDER CACHE ROWS CONCURRENCY."""
+"""A run that a test kills: python kill_program.py URL FOLDER CACHE ROWS CONCURRENCY ANSWERS."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ import sys
 if __name__ == "__main__":
     import tests.icl.bare  # noqa: F401 - must come first
 
-from fungi_hf.icl import ChatLLM, DemoSelector, LabelSpace, PromptBuilder, evaluate
+from fungi_hf.icl import (
+    ChatLLM,
+    DemoSelector,
+    Examples,
+    FreeAnswers,
+    LabelSpace,
+    PromptBuilder,
+    evaluate,
+)
 from fungi_hf.icl.limits import Limits
 from tests.icl.chat_kit import NAMES, task
 
 
-def main(url, folder, cache, rows, concurrency):
+def as_texts(examples):
+    """The same examples, whose targets are accepted texts."""
+    targets = [[f"the {NAMES[label]}", NAMES[label]] for label in examples.targets]
+    return Examples(contents=examples.contents, targets=targets)
+
+
+def main(url, folder, cache, rows, concurrency, answers="labels"):
     train, test = task(n_test=int(rows))
+    space = LabelSpace(NAMES)
+    if answers == "text":
+        train, test, space = as_texts(train), as_texts(test), FreeAnswers("f1")
     llm = ChatLLM(
         "fake",
         base_url=url,
@@ -22,7 +39,7 @@ def main(url, folder, cache, rows, concurrency):
         limits=Limits(concurrency=int(concurrency)),
     )
     selector = DemoSelector("bm25", k=5).fit(train)
-    result = evaluate(selector, PromptBuilder(LabelSpace(NAMES)), llm, test, out=folder)
+    result = evaluate(selector, PromptBuilder(space), llm, test, out=folder)
     llm.close()
     return result
 

@@ -18,8 +18,8 @@ from tests.icl import kill_program
 CONCURRENCY = 8
 
 
-def start(server, folder, cache, rows):
-    arguments = [server.url, folder, cache, rows, CONCURRENCY]
+def start(server, folder, cache, rows, answers="labels"):
+    arguments = [server.url, folder, cache, rows, CONCURRENCY, answers]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.icl.kill_program", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -44,46 +44,48 @@ def kill_when(process, server, sent):
     assert process.returncode == -signal.SIGKILL
 
 
-def here(server, folder, cache, rows):
+def here(server, folder, cache, rows, answers="labels"):
     """The same run in this process; gives the requests it sent."""
-    return kill_program.main(server.url, folder, str(cache), rows, CONCURRENCY).requests
+    arguments = (server.url, folder, str(cache), rows, CONCURRENCY, answers)
+    return kill_program.main(*arguments).requests
 
 
-def undisturbed(server, tmp_path, rows):
-    here(server, tmp_path / "calm", "none", rows)
+def undisturbed(server, tmp_path, rows, answers="labels"):
+    here(server, tmp_path / "calm", "none", rows, answers)
     return (tmp_path / "calm" / "results.jsonl").read_bytes()
 
 
-def killed_run(server, tmp_path, rows, points, cache):
+def killed_run(server, tmp_path, rows, points, cache, answers="labels"):
     """Kill the run when each number of requests was answered, then let it finish."""
     folder = tmp_path / "killed"
     for point in points:
         base = len(server.log)
-        kill_when(start(server, folder, cache, rows), server, base + point)
+        kill_when(start(server, folder, cache, rows, answers), server, base + point)
         time.sleep(0.1)  # requests that were in flight reach the log
     partial = EvalResult.load(folder)
     assert not partial.complete
     finished = len(partial.rows)
     assert finished > 0
-    assert here(server, folder, cache, rows) <= rows - finished
-    assert here(server, folder, cache, rows) == 0
+    assert here(server, folder, cache, rows, answers) <= rows - finished
+    assert here(server, folder, cache, rows, answers) == 0
     return (folder / "results.jsonl").read_bytes(), len(server.log)
 
 
 @pytest.mark.parametrize(
-    "cache",
+    ("cache", "answers"),
     [
-        pytest.param(False, id="journal alone", marks=pytest.mark.slow),
-        pytest.param(True, id="cache"),
+        pytest.param(False, "labels", id="journal alone", marks=pytest.mark.slow),
+        pytest.param(True, "labels", id="cache"),
+        pytest.param(False, "text", id="free answers"),
     ],
 )
-def test_a_killed_run_resumes(cache, tmp_path):
+def test_a_killed_run_resumes(cache, answers, tmp_path):
     rows = 60
     with FakeOpenAIServer(latency=0.02) as server:
-        expected = undisturbed(server, tmp_path, rows)
+        expected = undisturbed(server, tmp_path, rows, answers)
         assert len(server.log) == rows
         path = tmp_path / "answers.sqlite" if cache else "none"
-        got, total = killed_run(server, tmp_path, rows, [25], path)
+        got, total = killed_run(server, tmp_path, rows, [25], path, answers)
         assert got == expected
         assert total - rows <= rows + CONCURRENCY
 

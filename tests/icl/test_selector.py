@@ -287,7 +287,7 @@ def test_the_room_loads_no_client_and_no_model_library():
         "import sys, bare, fungi_hf.icl as icl\n"
         "names = ('openai', 'httpx', 'torch', 'transformers')\n"
         "assert not [n for n in names if n in sys.modules], 'at import'\n"
-        "assert len(icl.__all__) == 11 and set(icl.__all__) <= set(dir(icl))\n"
+        "assert len(icl.__all__) == 12 and set(icl.__all__) <= set(dir(icl))\n"
         "own = set(icl.__all__) - {'ChatLLM', 'LocalLLM', 'evaluate', 'FakeOpenAIServer'}\n"
         "from fungi_hf.icl.comparison import Comparison\n"
         "from fungi_hf.icl import compare\n"

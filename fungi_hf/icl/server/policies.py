@@ -187,7 +187,8 @@ class Shown:
 def read_prompt(body: Json) -> Shown:
     """Read demonstrations and query out of a checked request in any of the prompt styles.
 
-    They are the turns before the last user message, else its `Text:` and `Label:` lines.
+    They are the turns before the last user message, else its `Text:` and `Label:` or `Answer:`
+    lines. Free answers are taken for labels here: "nearest" gives the answer shown last.
     """
     messages = body["messages"]
     system = "\n".join(message_text(m) for m in messages if m["role"] in ("system", "developer"))
@@ -204,6 +205,8 @@ def read_prompt(body: Json) -> Shown:
     demos = tuple((text, label) for (text, _), (label, _) in zip(pairs, answers, strict=True))
     enum, key = _read_schema(body)
     key = key or next((key for _, key in answers if key), None)
+    if key is None and body.get("response_format", {}).get("type") == "json_object":
+        key = "answer" if '{"answer"' in system else "label"
     return Shown(demos=demos, query=query, enum=enum, system=system, json_key=key)
 
 
@@ -214,8 +217,8 @@ def _read_lines(block: str) -> tuple[list[tuple[str, str]], str]:
             words = line.removeprefix("Text: ")
             value = _decoded(words)
             waiting = value if isinstance(value, str) else words
-        elif line.startswith("Label: ") and waiting is not None:
-            pairs.append((waiting, line.removeprefix("Label: ").strip()))
+        elif line.startswith(("Label: ", "Answer: ")) and waiting is not None:
+            pairs.append((waiting, line.partition(": ")[2].strip()))
             waiting = None
     return pairs, block if waiting is None else waiting
 
@@ -240,7 +243,7 @@ def _answer(words: str) -> tuple[str, str | None]:
 def _read_schema(body: Json) -> tuple[tuple[str, ...], str | None]:
     form = body.get("response_format", {"type": "text"})
     if form["type"] != "json_schema":
-        return (), "label" if form["type"] == "json_object" else None
+        return (), None
     ((key, prop), *_) = form["json_schema"]["schema"]["properties"].items()
     return tuple(prop.get("enum", ())), key
 
