@@ -18,7 +18,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 check fix bench clean
+.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -42,6 +42,9 @@ demo: .venv/.demo       ## Banking-77 on MiniLM: features, kNN table, neighbours
 
 demo-audio: .venv/.dev  ## spoken digits on any audio encoder: make demo-audio MODEL=id-or-folder
 	$(BIN)/python -m recipes.demo_audio --model $(MODEL)
+
+demo-vision: .venv/.dev ## tiles of photographs on any image encoder: make demo-vision MODEL=id-or-folder
+	$(BIN)/python -m recipes.demo_vision --model $(MODEL)
 
 tables: .venv/.dev      ## rebuild the tables of README.md, docs and recipes/ABLATIONS.md from results
 	$(BIN)/python -m recipes.table

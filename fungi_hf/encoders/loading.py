@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
+import logging
 import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +21,7 @@ from fungi_hf.errors import ConfigError, EncoderError, choices
 from fungi_hf.storage.files import HubOptions, explain, find_file, patiently, tensor_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fungi_hf.config import FungiConfig
@@ -159,7 +162,8 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
         settings = patiently(lambda: AutoConfig.from_pretrained(name, **reach))
         loader, chosen = _loader_of(name, settings, config)
         reach |= {"dtype": getattr(torch, config.dtype), "output_loading_info": True, **chosen}
-        model, report = patiently(lambda: loader.from_pretrained(name, **reach))
+        with _without_report():
+            model, report = patiently(lambda: loader.from_pretrained(name, **reach))
     except EncoderError:
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -181,6 +185,21 @@ def _load_model(name: str, config: FungiConfig, hub: HubOptions) -> nn.Module:
             f"{name!r} lacks {len(missing)} of the model's weights (they would be random): {shown}"
         )
     return unwrap(model.eval())
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out transformers' table of missing weights: those that matter here are an error."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in str(record.msg)
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _loader_of(name: str, settings: Any, config: FungiConfig) -> tuple[Any, dict[str, Any]]:

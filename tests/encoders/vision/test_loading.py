@@ -1,6 +1,7 @@
 """Folders of image models: saved and loaded, two towers, poolers, and what is refused."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -154,3 +155,25 @@ def test_features_agree_with_those_of_the_pillow_backed_processor(tmp_path):
         theirs = ours.encoder.model(**pixels).last_hidden_state[:, 0]
     theirs = torch.nn.functional.normalize(theirs, dim=-1).numpy()
     assert (1 - (ours(items).array * theirs).sum(1)).max() < 1e-6
+
+
+def test_no_table_of_missing_poolers_is_printed(tmp_path):
+    """A pooler that nobody reads is no news; one that is read is an error."""
+    config = tiny_vision_model("vit").config
+    bare = transformers.ViTModel(config, add_pooling_layer=False)
+    bare.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(SETTINGS))
+    seen = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addHandler(handler)
+    try:
+        transformers.ViTModel.from_pretrained(tmp_path)
+        told = [record for record in seen if "LOAD REPORT" in record.getMessage()]
+        assert told
+        seen.clear()
+        FungiExtractor.from_pretrained(tmp_path)
+        assert not [record for record in seen if "LOAD REPORT" in record.getMessage()]
+    finally:
+        logger.removeHandler(handler)
