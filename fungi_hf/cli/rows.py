@@ -165,7 +165,7 @@ class LabelledSet:
 
 def add_sets(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name training and test rows."""
-    words = "a table with labels; without MODEL a file of features"
+    words = "a table with labels or class folders; without MODEL a file of features"
     parser.add_argument("--train", required=True, help=words)
     parser.add_argument("--test", required=True, help="the same")
     add_columns(parser)

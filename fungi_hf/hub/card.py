@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.checks import check_known, check_number
 from fungi_hf.config import FungiConfig
@@ -60,6 +60,9 @@ class Result:
                 raise InputError(f"a result needs {key!r}; got {sorted(data)}")
         check_number("a result's value", data["value"], error=InputError)
         return cls(**{**data, "seeds": tuple(data.get("seeds", ()))})
+
+
+_SAMPLES: Final = {"text": '"my card was lost"', "vision": '"photo.jpg"'}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +156,7 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         opening=_open(subject.config),
         place=json.dumps(subject.place or subject.base_model or "folder-or-hub-id"),
         fields=_fields(subject.config),
-        sample='"my card was lost"' if subject.modality == "text" else '"clip.wav"',
+        sample=_SAMPLES.get(subject.modality, '"clip.wav"'),
         has_gradients=has_gradients,
         rows=rows,
         losing=[row for row in rows if row.baseline is not None and row.value < row.baseline],

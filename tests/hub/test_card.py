@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -18,7 +19,9 @@ from fungi_hf import KL, PCA, Activation, FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.errors import InputError, StorageError
 from fungi_hf.hub.card import Result, Subject, read_results, render_card
 from fungi_hf.testing import tiny_text_model
+from fungi_hf.testing.vision_models import tiny_vision_model
 from recipes.cards import CARDS, render, shared_results
+from tests.encoders.vision.kit import SETTINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +173,11 @@ def test_every_recipe_with_results_has_a_card_and_every_card_a_recipe() -> None:
         "run: python -m recipes.cards, and commit model_cards"
     )
     kinds = {ModelCard((CARDS / f"{name}.md").read_text()).data.base_model for name in there}
-    assert kinds == {"sentence-transformers/all-MiniLM-L6-v2", "openai/whisper-tiny.en"}
+    assert kinds == {
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "facebook/dinov2-small",
+        "openai/whisper-tiny.en",
+    }
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -198,15 +205,22 @@ def test_snippets_of_committed_cards_run(
     def local(cls: Any, model: str, config: FungiConfig) -> FungiExtractor:
         if model == "openai/whisper-tiny.en":
             return load(cls, *tiny_whisper(config))
+        if model == "facebook/dinov2-small":
+            return load(cls, *tiny_vit(config))
         assert model == "sentence-transformers/all-MiniLM-L6-v2"
         return load(cls, get_model_path(), config)
 
     monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.arange(3072, dtype=np.uint8).reshape(32, 32, 3)).save("photo.jpg")
     soundfile.write("clip.wav", np.sin(np.arange(16000) / 9) / 4, 16000)
     monkeypatch.setattr(FungiExtractor, "from_pretrained", classmethod(local))
     space: dict[str, Any] = {}
     exec(_snippet((CARDS / f"{name}.md").read_text()), space)  # noqa: S102
     assert space["features"].array.shape[0] == 1
+
+
+def tiny_vit(config: FungiConfig) -> tuple[Any, FungiConfig, Any]:
+    return tiny_vision_model("vit", dtype=torch.float32), config, SETTINGS
 
 
 def tiny_whisper(config: FungiConfig) -> tuple[Any, FungiConfig, Any]:
