@@ -18,7 +18,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 check fix bench clean
+.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 test-adapters check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -95,6 +95,16 @@ test-openai2:           ## the chat client against openai 2, in an environment o
 	.venv-openai2/bin/pip install -q 'openai<3' numpy pyarrow pytest
 	PYTHONPATH=. .venv-openai2/bin/python -m pytest -q -p tests.icl.bare --noconftest \
 		$(foreach name,chat chat_faults chat_settings fake_server evaluate resume limits cache,tests/icl/test_$(name).py)
+
+test-adapters: .venv-adapters/.done ## the adapters inside LangChain, LlamaIndex, DSPy and lm-eval
+	.venv-adapters/bin/python -m pytest -q -m adapters tests/adapters
+
+.venv-adapters/.done: pyproject.toml constraints-adapters.txt
+	$(PYTHON) -m venv .venv-adapters
+	.venv-adapters/bin/python -m pip install --quiet -c constraints-adapters.txt $(TORCH)
+	.venv-adapters/bin/python -m pip install --quiet -c constraints-adapters.txt -e \
+		'.[icl,langchain,llama-index,dspy,lm-eval,demo]' hypothesis pytest
+	@touch $@
 
 bench: .venv/.dev       ## every speed and memory claim; JSON into benchmarks/results
 	$(BIN)/python -m benchmarks.run

@@ -59,3 +59,9 @@ def named_prompt(prompts: Mapping[str, str], name: str) -> str:
             f"FungiConfig(prompts={{{name!r}: '...'}})"
         )
     return prompts[found]
+
+
+def role_name(encoder: Encoder, role: str) -> str | None:
+    """Give the name of the prompt for "query" or "document"; None where the encoder has none."""
+    names = _DOCUMENTS if role in _DOCUMENTS else (role,)
+    return next((name for name in names if encoder.prompts.get(name)), None)
