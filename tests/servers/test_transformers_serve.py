@@ -22,9 +22,10 @@ SELECTOR = DemoSelector("bm25", k=3).fit(TRAIN)
 BUILDER = PromptBuilder(LabelSpace(NAMES))
 
 
-def prompts():
+def prompts(output="text"):
     demos = SELECTOR.select(TEST)
-    return [BUILDER.build(text, demos[row], row=row) for row, text in enumerate(TEST.contents)]
+    texts = enumerate(TEST.contents)
+    return [BUILDER.build(text, demos[row], output=output, row=row) for row, text in texts]
 
 
 def taught(model, tokenizer):
@@ -33,11 +34,12 @@ def taught(model, tokenizer):
         tokenizer.apply_chat_template(
             list(one.messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
-        for one in prompts()
+        for pair in zip(prompts("text"), prompts("json"), strict=True)
+        for one in pair
     ]
     answer = tokenizer(f"{ANSWER}<|end|>", add_special_tokens=False)["input_ids"]
     step = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for ids in question * 4:
+    for ids in question * 3:
         row = torch.tensor([ids + answer])
         labels = torch.tensor([[-100] * len(ids) + answer])
         step.zero_grad()
