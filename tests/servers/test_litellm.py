@@ -140,16 +140,16 @@ def test_mock_errors_are_asked_again_and_fail_their_rows(proxy, model, words, tm
 
 def test_a_wrong_key_and_a_wrong_model_stop_the_run_and_no_key_is_repeated(proxy):
     wrong = "sk-" + "9e8d" * 12
-    with pytest.raises(LLMError, match="No connected db.; try the master key") as caught:
+    with pytest.raises(LLMError, match=r"No connected db\.; try the master key") as caught:
         ask(proxy, "label", api_key=wrong)
     assert wrong not in str(caught.value)
-    with pytest.raises(LLMError, match="400: .*Invalid model name passed in model=nobody"):
+    with pytest.raises(LLMError, match=r"400: .*Invalid model name passed in model=nobody"):
         ask(proxy, "nobody")
 
 
 @pytest.mark.parametrize("output", ["text", "enum", "json"])
 def test_every_field_of_a_request_is_passed_on(proxy, output):
-    url, provider, behind = proxy
+    _, provider, behind = proxy
     provider.reply = "lost card" if output == "text" else '{"label": "lost card"}'
     before = len(behind.log)
     sampling = Sampling(seed=3, max_output_tokens=9, top_logprobs=2)
@@ -200,7 +200,7 @@ QUOTA = "You exceeded your current quota, please check your plan and billing det
     ids=lambda value: f"{value.status}-{value.code}" if isinstance(value, Fault) else value,
 )
 def test_a_fault_that_is_passed_on_once(proxy, fault, status):
-    url, provider, behind = proxy
+    provider = proxy[1]
     provider.reply, provider.fault, provider.faults_left = "top up", fault, 1
     result = ask(proxy, "passed on", rows=3, limits=Limits(concurrency=1))
     assert result.statuses == ({"ok": 3} if status == "ok" else {status: 1, "ok": 2})
@@ -226,7 +226,7 @@ def test_a_fault_that_is_passed_on_once(proxy, fault, status):
     ids=lambda value: str(value.status) if isinstance(value, Fault) else "",
 )
 def test_a_fault_that_stops_the_run_is_met_once(proxy, fault, error, words):
-    url, provider, behind = proxy
+    _, provider, behind = proxy
     provider.fault, provider.faults_left, before = fault, 99, len(behind.log)
     try:
         with pytest.raises(error, match=words):
@@ -237,7 +237,7 @@ def test_a_fault_that_stops_the_run_is_met_once(proxy, fault, error, words):
 
 
 def test_the_wait_of_the_provider_is_waited_for(proxy):
-    url, provider, behind = proxy
+    provider = proxy[1]
     provider.reply, provider.faults_left = "top up", 1
     provider.fault = Fault(status=429, message="slow down", retry_after_ms=1500)
     started = time.monotonic()
