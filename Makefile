@@ -91,7 +91,7 @@ test-openai2:           ## the chat client against openai 2, in an environment o
 	$(PYTHON) -m venv .venv-openai2
 	.venv-openai2/bin/pip install -q 'openai<3' numpy pyarrow pytest
 	PYTHONPATH=. .venv-openai2/bin/python -m pytest -q -p tests.icl.bare --noconftest \
-		$(foreach name,chat chat_faults chat_settings fake_server evaluate resume limits cache,tests/icl/test_$(name).py)
+		$(foreach name,chat chat_faults chat_settings fake_server evaluate run_folder resume limits cache,tests/icl/test_$(name).py)
 
 test-servers: .venv-servers/.done ## the chat client against servers of other authors
 	.venv-servers/bin/python -m pytest -q -p no:llmock -m servers tests/servers
