@@ -106,6 +106,7 @@ def client(url: str, folder: Path) -> None:
     labels = load_labels(folder / "labels.json")
     train, test = (load_examples(folder / f"{name}.jsonl") for name in ("train", "test"))
     llm = ChatLLM("fake", base_url=url, limits=Limits(concurrency=CONCURRENCY))
+    loaded = resident_mb()
     plan = make_plan(DemoSelector("bm25", k=K).fit(train), PromptBuilder(labels), llm, test)
     step, seen = max(1, len(test) // POINTS), {}
     planned = resident_mb()
@@ -118,7 +119,12 @@ def client(url: str, folder: Path) -> None:
     result = run_here(Run(plan, folder / "calm", watch))
     seconds = time.perf_counter() - started
     assert result.complete
-    found = {"planned_mb": planned, "resident_mb": seen, "seconds": round(seconds, 2)}
+    found = {
+        "loaded_mb": loaded,
+        "planned_mb": planned,
+        "resident_mb": seen,
+        "seconds": round(seconds, 2),
+    }
     print(json.dumps({**found, "rows_per_second": round(len(test) / seconds, 1)}))
 
 
