@@ -18,7 +18,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 test-adapters check fix bench clean
+.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 test-adapters test-servers check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -94,7 +94,17 @@ test-openai2:           ## the chat client against openai 2, in an environment o
 	$(PYTHON) -m venv .venv-openai2
 	.venv-openai2/bin/pip install -q 'openai<3' numpy pyarrow pytest
 	PYTHONPATH=. .venv-openai2/bin/python -m pytest -q -p tests.icl.bare --noconftest \
-		$(foreach name,chat chat_faults chat_settings fake_server evaluate resume limits cache,tests/icl/test_$(name).py)
+		$(foreach name,chat chat_faults chat_settings fake_server evaluate run_folder resume limits cache,tests/icl/test_$(name).py)
+
+test-servers: .venv-servers/.done ## the chat client against servers of other authors
+	.venv-servers/bin/python -m pytest -q -p no:llmock -m servers tests/servers
+
+.venv-servers/.done: pyproject.toml constraints-servers.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet -c constraints-servers.txt $(TORCH)
+	.venv-servers/bin/python -m pip install --quiet -c constraints-servers.txt -e '.[icl]' \
+		'transformers[serving]' 'litellm[proxy]' llmock pytest
+	@touch $@
 
 test-adapters: .venv-adapters/.done ## the adapters inside LangChain, LlamaIndex, DSPy and lm-eval
 	.venv-adapters/bin/python -m pytest -q -m adapters tests/adapters

@@ -1,12 +1,17 @@
-"""Every Python block of the documentation runs offline, and prints what the page says it prints."""
+"""Every Python and shell block of the documentation runs offline and prints what the page says.
+
+Blocks of the language "sh" are shown alone: their files are the reader's.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import doctest
 import io
+import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -26,17 +31,27 @@ ELSEWHERE = {"adapters.md"}
 
 
 def blocks(page: Path) -> list[tuple[str, str | None]]:
-    """Give each Python block with the text block that directly follows it, if any."""
+    """Give each block as Python code, with the text block that directly follows it, if any."""
     found = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
     pairs: list[tuple[str, str | None]] = []
     for place, match in enumerate(found):
-        if match[1] != "python":
+        if match[1] not in ("python", "shell"):
             continue
         after = found[place + 1] if place + 1 < len(found) else None
         between = match.string[match.end() : after.start()] if after is not None else "x"
         follows = after is not None and after[1] == "text" and not between.strip()
-        pairs.append((match[2], after[2] if follows and after is not None else None))
+        code = match[2] if match[1] == "python" else commands(match[2])
+        pairs.append((code, after[2] if follows and after is not None else None))
     return pairs
+
+
+def commands(block: str) -> str:
+    """Give the commands of a shell block as calls of the program's entry point."""
+    lines = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+    assert all(words[0] == "fungi-hf" for words in lines)
+    # json.dumps writes an id in double quotes, as pages do.
+    calls = [f"assert main({json.dumps(words[1:])}) == 0" for words in lines]
+    return "\n".join(["from fungi_hf.cli import main", *calls])
 
 
 RUN = [page for page in PAGES if blocks(page) and page.name not in ELSEWHERE]

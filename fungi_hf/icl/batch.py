@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.errors import InputError, LLMError, RequestFailedError, StorageError
+from fungi_hf.icl.faults import Failure, read_answer
 from fungi_hf.icl.model import LLM
-from fungi_hf.icl.reply import Failure, read_answer
 from fungi_hf.storage.files import replacing
 from fungi_hf.tables import read_rows
 

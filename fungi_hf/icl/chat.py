@@ -21,10 +21,11 @@ from urllib.parse import parse_qsl, urlsplit
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, LLMAuthError, OptionalDependencyError
 from fungi_hf.icl.cache import AnswerCache, request_key
+from fungi_hf.icl.faults import Failure
 from fungi_hf.icl.limits import SlidingWindow
 from fungi_hf.icl.model import LLM
 from fungi_hf.icl.prompt import PROMPT_VERSION
-from fungi_hf.icl.reply import Failure, Reply, first_token_scores, read_reply
+from fungi_hf.icl.reply import Reply, first_token_scores, read_reply
 from fungi_hf.icl.sampling import OutputMode, Sampling, response_format, schema_fits
 
 if TYPE_CHECKING:

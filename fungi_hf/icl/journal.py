@@ -161,6 +161,8 @@ def _writing(folder: Path) -> Iterator[None]:
     # A failed write becomes an error that names the folder.
     try:
         yield
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {error}") from None
 

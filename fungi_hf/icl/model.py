@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from fungi_hf.errors import ConfigError
 from fungi_hf.icl.limits import Limits
 
 if TYPE_CHECKING:
@@ -61,9 +62,20 @@ class LLM(ABC):
         stops the run.
         """
 
-    def answer_batch(self, prompts: Sequence[Prompt], labels: Task) -> list[Reply]:
-        """Answer up to `batch_size` prompts, in their order; needed where that is set."""
-        raise NotImplementedError(f"{type(self).__name__} sets batch_size without answer_batch")
+    def answer_batch(
+        self,
+        prompts: Sequence[Prompt],  # noqa: ARG002 - for subclasses
+        labels: Task,  # noqa: ARG002
+    ) -> list[Reply]:
+        """Answer up to `batch_size` prompts, in their order; needed where that is set.
+
+        Raises:
+            ConfigError: If a class sets `batch_size` and does not define this.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} sets batch_size={self.batch_size} without answer_batch; define "
+            "it, or leave batch_size at None"
+        )
 
     def prompt_output(self, labels: Task) -> OutputMode:  # noqa: ARG002 - for subclasses
         """Give the form of answers that prompts should show."""

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import openai
 
 from fungi_hf.errors import LLMAuthError, LLMError, RequestFailedError
+from fungi_hf.icl.faults import Failure, read_answer
 from fungi_hf.icl.limits import Gate
-from fungi_hf.icl.reply import Failure, read_answer, read_usage
+from fungi_hf.icl.reply import read_usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

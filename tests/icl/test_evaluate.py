@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import warnings
 
 import numpy as np
@@ -14,7 +13,6 @@ from fungi_hf.errors import (
     InputError,
     InputTypeError,
     LabelError,
-    LLMAuthError,
     LLMError,
 )
 from fungi_hf.icl import (
@@ -27,16 +25,13 @@ from fungi_hf.icl import (
     evaluate,
 )
 from fungi_hf.icl.audio import AudioClip
-from fungi_hf.icl.llm import Limits, Sampling
+from fungi_hf.icl.llm import Limits
 from fungi_hf.icl.plan import make_plan
-from fungi_hf.icl.results import RowResult
-from fungi_hf.icl.run import EvalResult, Run, aevaluate, run_here
+from fungi_hf.icl.run import Run, aevaluate, run_here
 from fungi_hf.icl.server.fake_server import Fault
 from fungi_hf.icl.server.policies import FakeReply
 from tests.icl.chat_kit import LABELS, NAMES, FastClock
-from tests.icl.evaluate_kit import TenLines, results_bytes, run, setup, words
-
-SECRET = "sk-very-secret-0123456789"
+from tests.icl.evaluate_kit import TenLines, run, setup, words
 
 
 @pytest.mark.parametrize("style", ["multiturn", "block", "completion"])
@@ -73,147 +68,6 @@ def test_rows_without_a_label_are_wrong_and_counted_apart(policy, status, tmp_pa
 def test_an_ambiguous_answer_is_no_answer():
     with FakeOpenAIServer(lambda _: "either top up or lost card") as server:
         assert run(server, output="text").statuses == {"ambiguous": 20}
-
-
-def test_a_failed_row_makes_the_result_incomplete_and_is_tried_again(tmp_path):
-    def faults(number, body):
-        return 500 if "question 7" in body["messages"][-1]["content"] else None
-
-    limits = Limits(max_attempts=3, clock=FastClock())
-    with FakeOpenAIServer(faults=faults) as server:
-        result = run(server, out=tmp_path / "run", limits=limits)
-        assert result.statuses == {"ok": 19, "failed": 1}
-        assert not result.complete
-        assert str(result).startswith("INCOMPLETE: 1 rows failed, 0 not asked")
-        assert result.requests == 22
-        assert result.accuracy == sum(row.correct for row in result.rows) / 20
-        assert not EvalResult.load(tmp_path / "run").complete
-        server.faults = None
-        again = run(server, out=tmp_path / "run", limits=limits)
-        assert (again.requests, again.complete) == (1, True)
-        assert again.usage.input_tokens == server.prompt_tokens
-    with FakeOpenAIServer() as other:
-        assert run(other, limits=limits).rows == again.rows
-
-
-def test_the_second_run_sends_nothing_and_writes_the_same_bytes(tmp_path):
-    with FakeOpenAIServer() as server:
-        first = run(server, out=tmp_path / "run")
-        before = results_bytes(tmp_path / "run")
-        again = run(server, out=tmp_path / "run")
-        assert (first.requests, again.requests, len(server.log)) == (20, 0, 20)
-    assert results_bytes(tmp_path / "run") == before
-    assert again.rows == first.rows == EvalResult.load(tmp_path / "run").rows
-    assert again.usage == first.usage
-    lines = [json.loads(line) for line in before.splitlines()]
-    assert [line["id"] for line in lines] == list(range(20))
-    assert set(lines[0]) == {
-        "id", "gold", "status", "label", "correct", "answer", "demonstrations", "dropped",
-        "input_tokens", "covered", "vote",
-    }  # fmt: skip
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["accuracy"] == first.accuracy
-    assert summary["usage"]["input_tokens"] == server.prompt_tokens
-
-
-def test_bytes_do_not_depend_on_the_order_of_completion_nor_on_faults(tmp_path):
-    rng = np.random.default_rng(0)
-    delays = rng.uniform(0, 0.03, 200)
-
-    def slow(number, _):
-        return Fault(status=500 if number % 5 == 0 else 200, delay_s=delays[number])
-
-    limits = Limits(concurrency=12, clock=FastClock())
-    with FakeOpenAIServer() as calm:
-        run(calm, out=tmp_path / "calm", n_test=40, limits=Limits(concurrency=1))
-        port = calm._port
-    with FakeOpenAIServer(faults=slow, port=port) as wild:
-        run(wild, out=tmp_path / "wild", n_test=40, limits=limits)
-        assert wild.max_in_flight > 1
-    assert results_bytes(tmp_path / "calm") == results_bytes(tmp_path / "wild")
-
-
-def test_statuses_can_be_asked_again_on_request(tmp_path):
-    with FakeOpenAIServer("empty") as server:
-        assert run(server, out=tmp_path / "run").statuses == {"empty": 20}
-        assert run(server, out=tmp_path / "run").requests == 0
-        again = run(server, out=tmp_path / "run", limits=Limits(ask_again=("empty",)))
-        assert again.requests == 20
-
-
-@pytest.mark.parametrize(
-    ("settings", "field"),
-    [
-        ({"k": 4}, r"selector\.k \(5 there, 4 here\)"),
-        ({"output": "text"}, r"llm\.output"),
-        ({"sampling": Sampling(seed=3)}, r"llm\.sampling\.seed"),
-        ({"n_test": 19}, "queries"),
-        ({"repeats": 2}, r"repeats \(1 there, 2 here\)"),
-    ],
-)
-def test_another_config_is_refused_naming_the_fields(settings, field, tmp_path):
-    from fungi_hf.errors import RunMismatchError
-
-    with FakeOpenAIServer() as server:
-        run(server, out=tmp_path / "run")
-        before = (tmp_path / "run" / "run.json").read_bytes()
-        with pytest.raises(RunMismatchError, match=field):
-            run(server, out=tmp_path / "run", **settings)
-        assert (tmp_path / "run" / "run.json").read_bytes() == before
-        assert len(server.log) == 20
-
-
-def test_a_journal_cut_in_the_middle_of_a_line_is_continued(tmp_path):
-    with FakeOpenAIServer() as server:
-        run(server, out=tmp_path / "whole")
-        run(server, out=tmp_path / "cut")
-        path = tmp_path / "cut" / "journal.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join(lines[:12]) + lines[12][:50])
-        (tmp_path / "cut" / "results.jsonl").unlink()
-        partial = EvalResult.load(tmp_path / "cut")
-        assert len(partial.rows) == 12
-        assert not partial.complete
-        assert str(partial).startswith("INCOMPLETE: 0 rows failed, 8 not asked")
-        assert run(server, out=tmp_path / "cut").requests == 8
-    assert results_bytes(tmp_path / "cut") == results_bytes(tmp_path / "whole")
-    assert run_lines(path) == 20
-
-
-def run_lines(path):
-    count = 0
-    for line in path.read_bytes().splitlines():
-        try:
-            json.loads(line)
-            count += 1
-        except json.JSONDecodeError:
-            continue
-    return count
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        (Fault(status=429, code="insufficient_quota", message="no credit left"), LLMError),
-        (Fault(status=401, message="key revoked"), LLMAuthError),
-    ],
-    ids=["quota", "401"],
-)
-def test_a_fatal_answer_stops_at_once_and_keeps_what_is_done(fault, error, tmp_path):
-    def faults(number, _):
-        return fault if number > 15 else None
-
-    with FakeOpenAIServer(faults=faults, latency=0.01) as server:
-        with pytest.raises(error, match=fault.message) as caught:
-            run(server, n_test=60, out=tmp_path / "run", limits=Limits(concurrency=4))
-        kept = len(caught.value.partial.rows)
-        assert 15 - 3 <= kept <= 15  # up to three others were in flight
-        assert f"{kept} rows are finished and kept in" in caught.value.__notes__[0]
-        assert len(results_bytes(tmp_path / "run").splitlines()) == kept
-        server.faults = None
-        done = run(server, n_test=60, out=tmp_path / "run", limits=Limits(concurrency=4))
-        assert (done.complete, done.requests) == (True, 60 - kept)
-    assert len(server.log) <= 15 + 4 + done.requests
 
 
 def test_without_a_folder_the_error_carries_the_rows():
@@ -255,27 +109,6 @@ def test_totals_equal_the_servers_log_under_faults_and_repair():
 def test_cached_input_tokens_are_reported():
     with FakeOpenAIServer(lambda _: FakeReply(content="top up", cached_tokens=7)) as server:
         assert run(server, output="text").usage.cached_input_tokens == 140
-
-
-def test_answers_are_shared_between_runs_through_the_cache(tmp_path):
-    cache = tmp_path / "answers.sqlite"
-    with FakeOpenAIServer() as server:
-        first = run(server, cache=cache, out=tmp_path / "a")
-        again = run(server, cache=cache, out=tmp_path / "b")
-        assert (first.requests, again.requests) == (20, 0)
-        assert again.usage.total_tokens == 0
-    assert results_bytes(tmp_path / "a") == results_bytes(tmp_path / "b")
-
-
-def test_the_key_is_in_no_file_of_a_run(tmp_path):
-    with FakeOpenAIServer(api_key=SECRET) as server:
-        run(server, api_key=SECRET, out=tmp_path / "run", cache=tmp_path / "answers.sqlite")
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            data = path.read_bytes()
-            assert SECRET.encode() not in data, path
-            assert b"Bearer" not in data
-            assert b"uthorization" not in data
 
 
 def test_it_works_inside_a_running_loop_and_as_a_coroutine():
@@ -380,27 +213,6 @@ def test_wrong_input_is_refused_before_any_request():
         with pytest.raises(ConfigError, match=r"row 0 takes \d+ tokens .* more than tpm=70"):
             evaluate(selector, builder, small, test)
         assert not server.log
-
-
-def test_loading_what_is_no_run_is_an_error(tmp_path):
-    from fungi_hf.errors import StorageError
-
-    with pytest.raises(StorageError, match=r"there is no run in .* \(no run\.json\)"):
-        EvalResult.load(tmp_path)
-    (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(StorageError, match="does not hold a JSON object"):
-        EvalResult.load(tmp_path)
-    (tmp_path / "file").write_text("x")
-    with FakeOpenAIServer() as server, pytest.raises(StorageError, match="cannot write to"):
-        run(server, out=tmp_path / "file" / "run")
-
-
-def test_rows_survive_json():
-    row = RowResult(
-        id="x", gold="a", status="ok", label="a", answer="é\ud83d", demonstrations=(3, 1),
-        label_scores=(-0.1, -2.3000000000000003), repeat=2,
-    )  # fmt: skip
-    assert RowResult.from_dict(json.loads(json.dumps(row.to_dict()))) == row
 
 
 def test_the_package_exports_functions_not_modules():

@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
+from fungi_hf.icl.faults import Failure, judge, server_wait
 from fungi_hf.icl.limits import WINDOW_S, Gate, Limits, SlidingWindow
-from fungi_hf.icl.reply import Failure, judge, server_wait
 from tests.icl.chat_kit import FastClock
 
 

@@ -27,7 +27,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path):
     other.start()
     try:
         assert heard.poll(60)
-        with pytest.raises(StorageError, match="another process works in"):
+        with pytest.raises(StorageError, match=r"^another process works in"):
             Journal(tmp_path)
     finally:
         other.kill()
@@ -55,6 +55,6 @@ def test_two_runs_at_once_ask_nothing_twice(tmp_path):
         again = run(server, n_test=20, out=tmp_path / "run")
         assert len(server.log) == 20
     assert results
-    assert all("another process works in" in words for words in refused)
+    assert all(words.startswith("another process works in") for words in refused)
     assert again.complete
     assert again.requests == 0
