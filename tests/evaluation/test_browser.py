@@ -13,7 +13,10 @@ import pytest
 from fungi_hf.evaluation import block_cka, evaluate_clustering, evaluate_knn
 from fungi_hf.evaluation.records import SweepResult
 from fungi_hf.evaluation.report.documents import EvaluationDocument
+from fungi_hf.evaluation.report.neighbours import Shown, write_neighbours
 from fungi_hf.evaluation.report.sections import write_report
+from fungi_hf.features import FungiFeatures
+from recipes.vision.data import load
 from tests.evaluation.blocks import labelled
 
 if TYPE_CHECKING:
@@ -100,6 +103,41 @@ def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
     assert len(seen["images"]) >= 6
     assert min(seen["images"]) > 100
     assert seen["height"] > 1000
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_of_neighbours_fits_and_is_silent(width: int, tmp_path: Path) -> None:
+    train, test = load("tiles", "train"), load("tiles", "test").spread(3)
+    generator = np.random.default_rng(0)
+    features = [
+        FungiFeatures(
+            array=generator.standard_normal((len(side), 8)).astype(np.float32),
+            layout={"embedding": slice(0, 4), "a_block_with_a_long_name": slice(4, 8)},
+            fingerprint="f",
+        )
+        for side in (train, test)
+    ]
+    shown = Shown(train=train.files, test=test.files, modality="vision")
+    sides = (features[0], train.labels, features[1], test.labels)
+    write_neighbours(tmp_path / "report.html", *sides, shown, title="Tiles & neighbours")
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width, height=2000))
+    done = browse(
+        tmp_path,
+        "--allow-file-access-from-files",
+        "--window-size=1400,2000",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        f"file://{tmp_path}/frame.html",
+    )
+    assert done.returncode == 0
+    assert console(done.stderr) == []
+    start = done.stdout.index("<title>") + len("<title>")
+    seen = json.loads(done.stdout[start : done.stdout.index("</title>")])
+    assert seen["client"] == width
+    assert seen["scroll"] <= width
+    assert seen["past"] == 0
+    assert len(seen["images"]) == 12 * (1 + 2 * 6)
+    assert min(seen["images"]) == 64  # every picture was decoded
 
 
 def test_a_picture_of_the_page_is_not_blank(tmp_path: Path) -> None:

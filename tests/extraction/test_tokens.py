@@ -118,6 +118,18 @@ def test_the_gradient_reaches_the_class_token_and_the_slots_alone() -> None:
     assert torch.linalg.matrix_rank(factors.materialise()[0]) == 5
 
 
+def test_a_dino_gradient_has_at_most_one_rank_a_view() -> None:
+    encoder, inputs = encoder_and_inputs("vit", "cls")
+    extractor = FungiExtractor(
+        encoder, FungiConfig(objectives=(DINO(n_views=5, latent_dim=9),), dtype="float64")
+    )
+    (samples,) = list(extractor._reader.read(inputs))
+    with untouched(encoder.model):
+        factors = Group(samples, extractor._plan, Budget()).factors("dino")[encoder.layer_path]
+    ranks = [int(torch.linalg.matrix_rank(G)) for G in factors.materialise()]
+    assert ranks == [5, 5, 5]  # the global views are students, too
+
+
 def test_what_is_masked_and_read() -> None:
     encoder, inputs = encoder_and_inputs("vit", "mean")
     for sample in drawn(encoder, inputs):

@@ -168,6 +168,41 @@ def test_dino_does_not_see_the_length_of_an_embedding() -> None:
     assert torch.allclose(objective.loss(7 * E), objective.loss(E), rtol=1e-12)
 
 
+def test_dino_by_numbers() -> None:
+    """Two equal views (1, 0), heads that double it, one global view: cross-entropy of two, twice."""
+    objective = make_objective(
+        DINO(n_views=2, n_global=1, latent_dim=2, temperature=1.0, teacher_temperature=2.0),
+        width=2,
+        seed=0,
+    )
+    for head in (objective.heads._student, objective.heads._teacher):
+        head.weight = 2 * torch.eye(2, dtype=torch.float64)
+        head.bias = torch.zeros(2, dtype=torch.float64)
+    t, s = math.e / (math.e + 1), math.e**2 / (math.e**2 + 1)  # of the first latent
+    expected = -2 * (t * math.log(s) + (1 - t) * math.log(1 - s))
+    loss = objective.loss(torch.tensor([[[5.0, 0.0], [0.1, 0.0]]], dtype=torch.float64))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_lengths_of_centroids_decide_targets() -> None:
+    """A centroid made longer takes a sample over; one that was normalised could not."""
+    objective = make_objective(
+        DeepCluster(n_views=2, prototypes=(2,), latent_dim=2), width=2, seed=0
+    )
+    objective.weight = torch.eye(2, dtype=torch.float64)
+    E = torch.tensor([[[1.0, 0.8], [0.3, 1.0]]], dtype=torch.float64)
+    scores = []
+    for length in (1.0, 2.0):
+        objective.centroids = [torch.diag(torch.tensor([1.0, length], dtype=torch.float64))]
+        x = objective.latents(E)[0]
+        cluster = int(assigned(x[:1], objective.centroids[0])[0])
+        scores.append(cluster)
+        logits = x @ objective.centroids[0].T / 0.1
+        expected = -logits.log_softmax(-1)[:, cluster].mean()
+        assert objective.loss(E).item() == pytest.approx(float(expected), rel=1e-12)
+    assert scores == [0, 1]
+
+
 def test_ibot_of_a_plain_input_is_the_entropy_of_tempered_copies() -> None:
     """With equal heads and nothing masked: H(softmax(z / .07)) and a cross term, in closed form."""
     objective = made(IBOT(slots=1, latent_dim=4))
