@@ -169,7 +169,7 @@ def test_dino_does_not_see_the_length_of_an_embedding() -> None:
 
 
 def test_dino_by_numbers() -> None:
-    """Two equal views (1, 0), heads that double it, one global view: cross-entropy of two, twice."""
+    """Two equal views (1, 0), heads that double it, one global view: two equal terms."""
     objective = make_objective(
         DINO(n_views=2, n_global=1, latent_dim=2, temperature=1.0, teacher_temperature=2.0),
         width=2,
