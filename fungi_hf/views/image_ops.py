@@ -10,7 +10,7 @@ by level, on every device by one way. (Pillow 13 takes the rows first where that
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _REACH: Final = {"bilinear": 1.0, "bicubic": 2.0}
 _CUBIC: Final = -0.5  # pillow's; torch's without antialias is -0.75
 _ONE: Final = 2.0**22  # pillow's weights are whole numbers of this part
+_BAND: Final = 32  # rows of a result that are made at once
 
 
 def cut_boxes(
@@ -62,19 +63,62 @@ def cut_boxes(
                 f"{image.shape[1]} x {image.shape[2]}"
             )
         cut = image[:, top : top + h, left : left + w]
-        if w != width:
-            cut = _levels(cut.to(exact) @ _weights(w, width, resample).to(cut.device, exact).T)
-        if h != height:
-            cut = _levels(_weights(h, height, resample).to(cut.device, exact) @ cut.to(exact))
-        out[row] = cut.to(torch.uint8)
+        if (h, w) != (height, width):
+            cut = cut.transpose(0, 1).to(exact).contiguous()  # [h, C, w]: plain products, no copies
+            cut = _columns(cut.flatten(0, 1), width, resample).view(h, -1)  # [h, C width]
+            cut = _rows(cut, height, resample).view(height, -1, width).transpose(0, 1)
+        out[row] = cut  # whole levels
     return out
+
+
+def _columns(image: Tensor, n_out: int, resample: str) -> Tensor:
+    """Resize the columns of [N, n_in], to whole levels."""
+    if image.shape[1] == n_out:
+        return image
+    out = image.new_empty(len(image), n_out)
+    for band in _bands(image.shape[1], n_out, resample):
+        weights = band.weights.to(image.device, image.dtype)
+        torch.mm(image[:, band.first : band.last], weights.T, out=out[:, band.start : band.stop])
+    return _levels(out)
+
+
+def _rows(image: Tensor, n_out: int, resample: str) -> Tensor:
+    """Resize the rows of [n_in, M], to whole levels."""
+    if len(image) == n_out:
+        return image
+    out = image.new_empty(n_out, image.shape[1])
+    for band in _bands(len(image), n_out, resample):
+        weights = band.weights.to(image.device, image.dtype)
+        torch.mm(weights, image[band.first : band.last], out=out[band.start : band.stop])
+    return _levels(out)
 
 
 def _levels(values: Tensor) -> Tensor:
     return values.add_(_ONE / 2).div_(_ONE).floor_().clamp_(0, 255)
 
 
+class _Band(NamedTuple):
+    """Some rows of the result, the rows of the picture that they are made of, and the weights."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    weights: Tensor  # [stop - start, last - first]
+
+
 @lru_cache(maxsize=512)
+def _bands(n_in: int, n_out: int, resample: str) -> tuple[_Band, ...]:
+    """Cut a filter into parts that leave out what is 0 for all of their rows."""
+    whole, found = _weights(n_in, n_out, resample), []
+    for start in range(0, n_out, _BAND):
+        rows = whole[start : start + _BAND]
+        used = rows.abs().amax(0).nonzero()[:, 0]
+        first, last = int(used[0]), int(used[-1]) + 1
+        found.append(_Band(start, start + len(rows), first, last, rows[:, first:last].clone()))
+    return tuple(found)
+
+
 def _weights(n_in: int, n_out: int, resample: str) -> Tensor:
     """Give the filter as a matrix [n_out, n_in] of whole numbers in float64.
 
