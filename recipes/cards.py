@@ -44,8 +44,8 @@ def shared_results() -> dict[str, dict[str, Any]]:
         recipe = json.loads(path.read_text(encoding="utf-8"))
         if path.parent.name == "vision" and recipe["kind"] != "blocks":
             continue
-        prefix = "vision-" if path.parent.name == "vision" else ""
-        results = HERE / "results" / f"{prefix}{recipe['name']}.json"
+        place = "vision/" if path.parent.name == "vision" else ""
+        results = HERE / "results" / f"{place}{recipe['name']}.json"
         if results.exists():
             document = json.loads(results.read_text(encoding="utf-8"))
             if path.parent.name == "audio":

@@ -37,11 +37,11 @@ ARMS = (
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Read every result file by name."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((HERE / "results").glob("*.json"))
-    }
+    """Read every result file by name; those of images are "vision-NAME"."""
+    paths = {path.stem: path for path in sorted((HERE / "results").glob("*.json"))}
+    images = sorted((HERE / "results" / "vision").glob("*.json"))
+    paths |= {f"vision-{path.stem}": path for path in images}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
 def difference(scores: dict[str, Any], base: dict[str, Any], n_rows: int) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fungi_hf.evaluation import EvaluationResult
     from recipes.vision.data import Images
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[1] / "results" / "vision"
 _TASKS = ("knn", "few", "pca", "linear")
 
 
@@ -161,7 +161,7 @@ def main() -> None:
         recipe = json.loads(path.read_text(encoding="utf-8"))
         found = kinds[recipe["kind"]](recipe, options.model)
         result = {"recipe": recipe, "model": Path(options.model).name, **found}
-        out = RESULTS / f"vision-{recipe['name']}.json"
+        out = RESULTS / f"{recipe['name']}.json"
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(result.get("scores") or result.get("patches") or "done", indent=1))
 

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from recipes.vision.data import Images
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[1] / "results" / "vision"
 SEARCHES = {
     "last": TuningSearch(objectives=("kl",), free_pooling=False, free_layer=False),
     "free": TuningSearch(objectives=("kl",)),
 }
-PAPER_ROWS = {"train": 15, "test": 15}  # a class
+PAPER_ROWS = {"train": 10, "test": 10}  # a class
 
 
 def right(extractor: FungiExtractor, train: Images, test: Images, block: str = "") -> np.ndarray:
@@ -121,7 +121,7 @@ def _compared(baseline: np.ndarray, tuned: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write recipes/results/vision-tuning.json."""
+    """Write recipes/results/vision/tuning.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+")
     parser.add_argument("--model", required=True, help="Hub id or folder of the encoder")
@@ -130,7 +130,7 @@ def main() -> None:
     cases = [judge(name, options.model) for name in options.data]
     record = {"model": Path(options.model).name, "n_neighbors": 20, "cases": cases}
     text = json.dumps(record, indent=1) + "\n"
-    (RESULTS / "vision-tuning.json").write_text(text, encoding="utf-8")
+    (RESULTS / "tuning.json").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -24,6 +24,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 # One of 128 mel filters is empty in training as well.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
 def test_a_checkpoint_becomes_a_folder_and_a_frame_based_one_is_refused(tmp_path: Path) -> None:
     state = synthetic(192, depth=2, frames=128)

@@ -22,6 +22,7 @@ SWEEPS: dict[str, tuple[list[str], int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*distinct training inputs:UserWarning")
 @pytest.mark.parametrize("what", SWEEPS)
 def test_sweeps_write_rows_and_a_page(

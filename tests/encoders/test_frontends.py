@@ -165,6 +165,7 @@ def test_missing_torchaudio_says_what_to_do(monkeypatch):
         fe.fbank("torchaudio")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["OSError", "RuntimeError", "ImportError"])
 def test_broken_torchaudio_leaves_the_front_end_alone_and_explains_itself(tmp_path, kind):
     package = tmp_path / "torchaudio"

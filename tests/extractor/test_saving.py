@@ -70,6 +70,7 @@ def test_the_same_features_bit_for_bit(changes: dict, model_folder, tmp_path) ->
             assert (second / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_another_process_loads_it(saved) -> None:
     program = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})

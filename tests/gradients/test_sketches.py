@@ -225,6 +225,7 @@ def variance_formula(kind: str, factors: LayerFactors, rank: int) -> float:
     return float(2 - 2 * G.pow(4).sum() / norm2**2) if kind == "rademacher" else 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rank 1", "rank 12", "sparse"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_inner_products_are_unbiased_with_the_variance_of_the_formula(kind: str, name: str) -> None:

@@ -60,6 +60,7 @@ def test_a_busy_or_broken_download_is_tried_again(
     assert hub.seen[f"{method} /owner/config/resolve/main/fungi_config.json"] >= 1 + len(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     [

@@ -106,6 +106,7 @@ def _tensors(tensors: dict[str, torch.Tensor]) -> bytes:
     return save(tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_repositories_are_refused_and_change_nothing(
     hub: FakeHub, encoder: str, saved_files: dict[str, bytes], tmp_path: Path, name: str

@@ -71,6 +71,7 @@ def killed_run(server, tmp_path, rows, points, cache, answers="labels"):
     return (folder / "results.jsonl").read_bytes(), len(server.log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cache", "answers"),
     [
@@ -102,6 +103,7 @@ def test_three_kills_at_random_points_of_500_rows(seed, tmp_path):
         assert total - rows <= rows + len(points) * CONCURRENCY
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_a_cache(tmp_path):
     rows = 40
     with FakeOpenAIServer(latency=0.01) as server:
