@@ -81,7 +81,7 @@ def test_the_page_runs_and_prints_what_it_says(
 
 def test_the_readme_is_short_and_links_every_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(readme.split()) <= 1000
+    assert len(readme.split()) <= 1050
     unlinked = [page.name for page in PAGES if f"docs/{page.name}" not in readme]
     assert unlinked == ["README.md"]
 
