@@ -42,7 +42,8 @@ def shared_results() -> dict[str, dict[str, Any]]:
     folders = ("configs/*.json", "audio/*.json", "vision/*.json")
     for path in sorted(path for folder in folders for path in HERE.glob(folder)):
         recipe = json.loads(path.read_text(encoding="utf-8"))
-        if path.parent.name == "vision" and recipe["kind"] != "blocks":
+        # A comparison of all objectives is no config to share.
+        if path.parent.name == "vision" and (recipe["kind"] != "blocks" or "views" in path.stem):
             continue
         place = "vision/" if path.parent.name == "vision" else ""
         results = HERE / "results" / f"{place}{recipe['name']}.json"
