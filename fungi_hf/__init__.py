@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fungi_hf.config import KL, PCA, Activation, Custom, FungiConfig, SimCLR
 from fungi_hf.errors import FungiError
 from fungi_hf.integrations.transformers.registration import arrange, broken_companion_named
+from fungi_hf.specs.dense import DenseInfoNCE
 from fungi_hf.specs.targets import DINO, IBOT, DeepCluster
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "Activation",
     "Custom",
     "DeepCluster",
+    "DenseInfoNCE",
     "FungiConfig",
     "FungiError",
     "FungiExtractor",

@@ -42,8 +42,8 @@ Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_comman
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
 Modality: TypeAlias = Literal["text", "audio", "vision"]
-# Fields younger than the first digests; None counts for nothing.
-_LATER: Final = ("prompts", "default_prompt_name", "image_size", "modality")
+# Fields younger than the first digests; None, or False, counts for nothing.
+_LATER: Final = ("prompts", "default_prompt_name", "image_size", "modality", "dense")
 _CHOICES = {"pooling": Pooling, "gradient_tokens": Tokens, "sketch": SketchKind, "dtype": Dtype}
 _AUDIO = {"audio_statistics": Statistics, "audio_frontend": Frontend, "audio_context": Context}
 __all__ = [
@@ -66,8 +66,8 @@ class FungiConfig:
 
     Attributes:
         objectives: Gradient blocks in order: names ("kl", "simclr", "dino", "deepcluster", "ibot",
-            "activation", a registered name) or spec objects (`KL(temperature=15)`). May be empty:
-            the embedding alone.
+            "dense_infonce", "activation", a registered name) or spec objects
+            (`KL(temperature=15)`). May be empty: the embedding alone.
         embedding_weight: Factor of the L2-normalised embedding; 0 leaves the embedding out.
         target_layer: Dotted path of an `nn.Linear`, or "auto": the last block's attention
             output projection.
@@ -101,6 +101,9 @@ class FungiConfig:
         audio_frontend: Who computes AST's log-mel: "torch" (ours) or "torchaudio"; same numbers.
         audio_context: How much of its 30-s window a Whisper encoder sees: "clip", the clip and
             2 s of silence, or "full".
+        dense: One vector for every part of an input (patch, word, frame) by `extractor.dense`,
+            in place of one for the input. Set by itself where an objective gives nothing else;
+            the others that may stand beside it are activations.
         dtype: Floating type of the encoder's forward pass; heads and losses use float64.
         seed: Root of every named random object.
     """
@@ -126,6 +129,7 @@ class FungiConfig:
     audio_statistics: Statistics = "processor"
     audio_frontend: Frontend = "torch"
     audio_context: Context = "clip"
+    dense: bool = False
     dtype: Dtype = "float32"
     seed: int = 42
     version: int = CONFIG_VERSION
@@ -141,7 +145,9 @@ class FungiConfig:
         elif reduction is not None and not isinstance(reduction, PCA):
             raise ConfigError(f"reduction must be None, an integer or PCA(...); got {reduction!r}")
         check_choices(self, _CHOICES | _AUDIO)
-        check_fields(self, ("published_signs", "round_sketch", "center"), check_flag)
+        check_fields(self, ("published_signs", "round_sketch", "center", "dense"), check_flag)
+        if any(spec.per_token for spec in self.objectives):
+            object.__setattr__(self, "dense", True)
         whole = ("sketch_dim", "sketch_rank", "max_length")
         check_fields(self, whole, check_integer, optional=True)
         check_fields(self, ["version"], check_integer)
@@ -186,10 +192,22 @@ class FungiConfig:
 
     def _check_together(self) -> None:
         names = [spec.name for spec in self.objectives]
-        if "embedding" in names or len(set(names)) != len(names):
+        if self.base_block in names or "embedding" in names or len(set(names)) != len(names):
             raise ConfigError(
-                f"objective names must be unique and not 'embedding'; got {names}; "
+                f"objective names must be unique and not {self.base_block!r}; got {names}; "
                 "give one of them another name=..."
+            )
+        whole = [s.name for s in self.objectives if s.has_gradient and not s.per_token]
+        if self.dense and whole:
+            raise ConfigError(
+                f"dense features are of every token, and {', '.join(whole)} has one loss an input; "
+                "leave it out, or extract it apart: DenseInfoNCE and Activation give a vector for "
+                "each token"
+            )
+        if self.dense and self.gradient_tokens == "first":
+            raise ConfigError(
+                "gradient_tokens='first' keeps one token's gradient and dense=True wants each; set "
+                "gradient_tokens='all'"
             )
         late = [spec.name for spec in self.objectives if spec.late_views is not None]
         tokens = [spec.name for spec in self.objectives if spec.reads_tokens]
@@ -215,6 +233,11 @@ class FungiConfig:
         """Whether features can only be computed after `fit`."""
         fitted = any(spec.needs_fit for spec in self.objectives)
         return fitted or self.learns_from_blocks or self.audio_statistics == "fit"
+
+    @property
+    def base_block(self) -> str:
+        """Name of the block that is no objective's."""
+        return "tokens" if self.dense else "embedding"
 
     @property
     def learns_from_blocks(self) -> bool:
@@ -343,6 +366,6 @@ class FungiConfig:
         """
         fields = self.to_dict()
         for name in _LATER:
-            if fields[name] is None:
+            if fields[name] is None or fields[name] is False:
                 del fields[name]
         return json_digest(fields)

@@ -21,24 +21,19 @@ from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
+from fungi_hf.extraction.parts import DenseStream, dense_features
+from fungi_hf.extraction.parts_fit import learn_parts
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
-from fungi_hf.hub import folders
-from fungi_hf.storage.files import HubOptions
-from fungi_hf.storage.sharing import PushOptions
+from fungi_hf.hub.saved import SavedExtractor
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
-    from pathlib import Path
-
-    import torch
-    from torch import nn
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.state import FittedState
-    from fungi_hf.hub.card import Result
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
     from fungi_hf.tuning.report import TuningReport
@@ -51,7 +46,7 @@ _TEXT = ("max_length", "prompts", "default_prompt_name")
 _OF_ENCODER = ("pooling", "target_layer", "image_size", *_TEXT, *_AUDIO)
 
 
-class FungiExtractor:
+class FungiExtractor(SavedExtractor):
     """Extracts FUNGI features with one encoder and one config, by default the default config.
 
     An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its
@@ -91,78 +86,8 @@ class FungiExtractor:
         self.tuning: TuningReport | None = None
         self._weights: tuple[object, str] = (None, "")  # versions of the parameters, digest
         self._fingerprint = ""
+        self._dense: FungiExtractor | None = None  # where this config says nothing of parts
         self._identify()
-
-    @classmethod
-    def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
-        cls,
-        model_or_folder: str | Path | nn.Module,
-        config: FungiConfig | None = None,
-        processor: Any = None,
-        *,
-        device: str | torch.device | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        model: str | Path | nn.Module | None = None,
-    ) -> Self:
-        """Load an encoder, or a saved extractor with its config and fitted state.
-
-        What is loaded is a Hub id or folder of a model; a folder or repository written by
-        `save_pretrained`, which brings its config (`config` must be None, and `model` is the
-        encoder where that is not where it was); or a loaded model with its `processor`, a
-        tokenizer or feature extractor, whose own dtype is taken when `config` is None. `device` is
-        for a model that is loaded here. The other options are those of
-        `fungi_hf.storage.files.HubOptions`.
-
-        Raises:
-            EncoderError: If the model or its preprocessor cannot be used.
-            StateError: If a saved folder's digests do not hold here.
-            StorageError: If a folder or repository cannot be read.
-            ConfigError: If the config does not fit the encoder.
-        """
-        hub = HubOptions(revision, token, cache_dir, local_files_only)
-        loaded = folders.load(model_or_folder, config, processor, hub, device=device, model=model)
-        extractor = cls(loaded.encoder, loaded.config, source=loaded.source)
-        if loaded.saved is not None:
-            extractor.restore(*loaded.saved.fitted(loaded.encoder, extractor.digests()))
-        return extractor
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config, encoder name, digests and fitted state; the model itself is not copied.
-
-        Beside our two files, a folder that has none gets a `config.json` that points to the
-        encoder (for `transformers.pipeline`) and a `modules.json` (for sentence-transformers). The
-        folder is made if missing; files of a model that live there are not touched. One that
-        cannot be written is a StorageError.
-        """
-        folders.save(self, folder)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Push what `save_pretrained` writes, and a card, as `FungiConfig.push_to_hub` does.
-
-        A repository that cannot be written is a StorageError. Gives the address of the commit.
-        """
-        options = PushOptions(commit_message, private, token, revision, create_pr)
-        return folders.push(self, repo_id, options)
-
-    def make_card(self, results: Iterable[Result] = (), *, place: str = "") -> str:
-        """Render a model card: Markdown with the Hub's YAML head, for README.md.
-
-        Its snippet loads `place`; an empty one, the encoder with the config. A result of another
-        type is an InputError.
-        """
-        return folders.card(self, results, place)
 
     @property
     def state(self) -> FittedState:
@@ -249,7 +174,8 @@ class FungiExtractor:
         del labels
         self._identify(stale=False)
         reader = self._reader_of(prompt_name, prompt)
-        self.restore(learn(reader, self._plan, inputs, self.budget, progress=progress)[0])
+        learning = learn_parts if self.config.dense else learn
+        self.restore(learning(reader, self._plan, inputs, self.budget, progress=progress)[0])
         return self
 
     def _reader_of(self, name: str | None, prompt: str | None) -> InputReader:
@@ -297,6 +223,7 @@ class FungiExtractor:
     ) -> FungiFeatures:
         """Do what `fit` does, and give the features of its inputs with one extraction less."""
         del labels
+        self._refuse_dense()
         self._identify(stale=False)
         items = readable_twice(inputs)
         reader = self._reader_of(prompt_name, prompt)
@@ -376,6 +303,69 @@ class FungiExtractor:
             EncoderError: If the model was quantised, or its target layer replaced.
             NotFittedError: If the config needs `fit` first.
         """
+        self._refuse_dense()
+        reader = self._ready(on_error, prompt_name, prompt)
+        budget = self.budget if batch_size is None else replace(self.budget, batch_size=batch_size)
+        reading = reader.read(inputs, skip=on_error == "skip", first=first)
+        array, dropped = extract(reading, self._plan, self._finisher, budget, progress=progress)
+        features = self._features(array, reader.prompt, *dropped)
+        failures = sorted(reading.failures, key=lambda failure: failure.index)
+        return replace(features, failures=tuple(failures)), reading.notes
+
+    def dense(
+        self,
+        inputs: Iterable[Any],
+        *,
+        progress: bool = False,
+        on_error: str = "raise",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> DenseStream:
+        """Give features of parts: of an image's patches, a text's words, a sound's frames.
+
+        The arguments are those of a call. Nothing is computed before the iterator is read; then
+        one `DenseFeatures` comes after the other, in order, each a function of its input alone.
+        Special inputs are warned of at the end. A config without objectives (plain tokens) or with
+        activations alone needs no `dense=True`, unless something is learned from training inputs.
+
+        Raises:
+            ConfigError: If an objective has one loss an input, such as KL.
+            NotFittedError: If the config needs `fit` first.
+            EncoderError: If the encoder's tokens cannot be told apart.
+        """
+        if not self.config.dense:
+            return self._as_dense().dense(
+                inputs, progress=progress, on_error=on_error, prompt_name=prompt_name, prompt=prompt
+            )
+        reader = self._ready(on_error, prompt_name, prompt)
+        reading = reader.read(inputs, skip=on_error == "skip")
+        fingerprint = self._fingerprint_of(reader.prompt)
+        found = dense_features(
+            reading, self._plan, self._finisher, self.budget, fingerprint, progress=progress
+        )
+        return DenseStream(found, reading)
+
+    def _as_dense(self) -> FungiExtractor:
+        if self._dense is None:
+            config = self.config.replace(dense=True)  # refuses what has one loss an input
+            if config.needs_fit:
+                raise ConfigError(
+                    "dense features learn from parts what this config learns from whole inputs; "
+                    "set dense=True and call fit again"
+                )
+            self._dense = self.with_config(config)
+        return self._dense
+
+    def _refuse_dense(self) -> None:
+        if self.config.dense:
+            raise ConfigError(
+                "this config gives a vector for every patch, word or frame: call "
+                "extractor.dense(inputs); for one vector an input set dense=False and leave "
+                "objectives of tokens (dense_infonce) out"
+            )
+
+    def _ready(self, on_error: str, prompt_name: str | None, prompt: str | None) -> InputReader:
+        # What every extraction checks before the first input is read.
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is {choices(on_error, ('raise', 'skip'))}")
         if self._missing:
@@ -384,17 +374,14 @@ class FungiExtractor:
                 "call extractor.fit(training_inputs) first"
             )
         self._identify()
-        budget = self.budget if batch_size is None else replace(self.budget, batch_size=batch_size)
-        reader = self._reader_of(prompt_name, prompt)
-        reading = reader.read(inputs, skip=on_error == "skip", first=first)
-        array, dropped = extract(reading, self._plan, self._finisher, budget, progress=progress)
-        features = self._features(array, reader.prompt, *dropped)
-        failures = sorted(reading.failures, key=lambda failure: failure.index)
-        return replace(features, failures=tuple(failures)), reading.notes
+        return self._reader_of(prompt_name, prompt)
+
+    def _fingerprint_of(self, prompt: str) -> str:
+        if prompt == self.encoder.default_prompt:
+            return self._fingerprint
+        return prompted(self._fingerprint, self.encoder, prompt)
 
     def _features(self, array: Float32Array, prompt: str, *notes: str) -> FungiFeatures:
-        layout, shapes, fingerprint = dict(self.layout), self._plan.factor_shapes, self._fingerprint
-        if prompt != self.encoder.default_prompt:
-            fingerprint = prompted(fingerprint, self.encoder, prompt)
+        layout, shapes = dict(self.layout), self._plan.factor_shapes
         notes = (*self._finisher.notes, *notes)
-        return FungiFeatures(array, fingerprint, layout, shapes, notes=notes)
+        return FungiFeatures(array, self._fingerprint_of(prompt), layout, shapes, notes=notes)

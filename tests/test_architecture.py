@@ -22,13 +22,24 @@ ALLOWED: dict[str, set[str]] = {
     "specs": BASE,
     "config": BASE | {"specs", "storage"},
     "features": BASE | {"tables"},
+    "dense": BASE | {"features"},
     "views": BASE,
     "objectives": BASE | {"specs"},
     "gradients": BASE | {"specs"},
     "encoders": BASE | {"config", "gradients", "storage", "views"},
     "neighbors": BASE | {"storage"},
     "extraction": BASE
-    | {"specs", "config", "features", "views", "objectives", "gradients", "encoders", "storage"},
+    | {
+        "specs",
+        "config",
+        "features",
+        "dense",
+        "views",
+        "objectives",
+        "gradients",
+        "encoders",
+        "storage",
+    },
 }
 CORE = set(ALLOWED)
 ALLOWED |= {

@@ -39,6 +39,7 @@ OTHER_VALUES = {
     "audio_statistics": "fit",
     "audio_frontend": "torchaudio",
     "audio_context": "full",
+    "dense": True,  # of objectives that give a vector for every part
     "dtype": "bfloat16",
     "seed": 7,
 }  # fmt: skip
@@ -52,6 +53,8 @@ def test_every_field_is_listed_here() -> None:
 @pytest.mark.parametrize("field", OTHER_VALUES)
 def test_every_field_survives_json_and_changes_the_fingerprint(field: str) -> None:
     changes = {field: OTHER_VALUES[field]}
+    if field == "dense":
+        changes["objectives"] = ()
     if field == "published_signs":
         changes["sketch"] = "rademacher"
     if field == "default_prompt_name":
@@ -67,7 +70,7 @@ def test_every_field_survives_json_and_changes_the_fingerprint(field: str) -> No
 
 
 def test_all_at_once() -> None:
-    config = FungiConfig(**OTHER_VALUES)
+    config = FungiConfig(**OTHER_VALUES | {"dense": False})
     assert FungiConfig.from_dict(json.loads(config.to_json())) == config
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fungi_hf.config import FungiConfig
+    from fungi_hf.encoders.regions import Regions
     from fungi_hf.views.base import ViewGenerator
 
 Batch = Mapping[str, Any]
@@ -258,3 +259,17 @@ class TokenEncoder(Encoder, Protocol):
 
     def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
         """Give views as `fungi_hf.encoders.masking.MaskedTokens` does."""
+
+
+@runtime_checkable
+class DenseEncoder(TokenEncoder, Protocol):
+    """An encoder that says which of its tokens are patches, words or frames.
+
+    Attributes:
+        first_token: Place in the layers' inputs [N, T', n] of the first of the tokens.
+    """
+
+    first_token: int
+
+    def regions(self, raws: Sequence[Any], items: Sequence[Prepared]) -> list[Regions]:
+        """Give the parts of canonical raw inputs, which `prepare` made the items of."""

@@ -15,6 +15,7 @@ from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.masking import MaskedTokens
 from fungi_hf.encoders.prompts import named_prompt
+from fungi_hf.encoders.regions import text_regions
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.base import make_views
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch, LateBatch, PreparedViews
+    from fungi_hf.encoders.regions import Regions
     from fungi_hf.views.base import ViewGenerator
 
 POOLINGS: Final = ("cls", "first", "last", "mean", "model")
@@ -331,6 +333,13 @@ class TextEncoder(BlockEncoder):
         model = self.pooling == "model"
         pooled = output.pooler_output if model else self._pool(tokens, batch["attention_mask"])
         return torch.cat([pooled[:, None], tokens], dim=1)
+
+    first_token = 0
+
+    def regions(self, raws: Sequence[str], items: Sequence[Prepared]) -> list[Regions]:
+        """Give the words, as far as a text is not truncated."""
+        del items
+        return text_regions(self.tokenizer, raws, self.max_length)
 
     def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
         """Give texts whose word pieces are the mask token in places.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.encoders.base import Prepared
+    from fungi_hf.encoders.regions import Regions
 
 # What a call of the encoder costs beyond its tokens, in tokens; between 64 and 256 measured level.
 CALL_TOKENS: Final = 128
@@ -26,6 +27,8 @@ class Sample:
     index: int  # its place in the chunk
     original: Prepared
     views: dict[str, list[Prepared]]  # objective name -> V views, repeats included
+    regions: Regions | None = None  # the parts, where each gets a vector
+    content: bytes = b""  # beside the regions
 
     @property
     def cost(self) -> int:

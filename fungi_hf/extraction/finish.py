@@ -47,7 +47,7 @@ class Finisher:
         self._config, self._factors = config, factors
         self._weights = {spec.name: spec.weight for spec in config.objectives}
         if config.embedding_weight > 0:
-            self._weights = {"embedding": config.embedding_weight, **self._weights}
+            self._weights = {config.base_block: config.embedding_weight, **self._weights}
         self._widths = {name: widths[name] for name in self._weights}
         self.load(FittedState())
 

@@ -234,9 +234,7 @@ class Group:
         # Of an objective's summed loss at all embeddings, [U, S, D], and which units it read, [U].
         rows = self._views.get(name, self._base[:, None])
         with torch.enable_grad():
-            # Heads and losses in float64: the KL gradient loses three digits to cancellation.
-            leaf = self._embeddings.detach()
-            leaf = (leaf.float() if leaf.device.type == "mps" else leaf.double()).requires_grad_()
+            leaf = exact_leaf(self._embeddings)
             losses = self._plan.objectives[name].loss(leaf[rows.to(leaf.device)])
             if losses.shape != (self._n,):
                 raise ObjectiveError(
@@ -247,6 +245,15 @@ class Group:
         used = torch.zeros(len(self._units), dtype=torch.bool)
         used[rows.flatten() // self._width] = True
         return gradient.unflatten(0, (-1, self._width)), used
+
+
+def exact_leaf(embeddings: Tensor) -> Tensor:
+    """Give embeddings to differentiate by, in float64 where the device has it.
+
+    Heads and losses need it: the KL gradient loses three digits to cancellation.
+    """
+    leaf = embeddings.detach()
+    return (leaf.float() if leaf.device.type == "mps" else leaf.double()).requires_grad_()
 
 
 def _late(encoder: LateEncoder, views: LateBatch) -> Tensor:

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.config import FungiConfig
-    from fungi_hf.encoders.base import Encoder, Prepared, PreparedViews, TokenEncoder
+    from fungi_hf.encoders.base import (
+        DenseEncoder,
+        Encoder,
+        Prepared,
+        PreparedViews,
+        TokenEncoder,
+    )
     from fungi_hf.specs import ObjectiveSpec
     from fungi_hf.views.base import ViewGenerator
 
@@ -100,9 +106,19 @@ class InputReader:
             found |= dict.fromkeys(names, items)
         for name, (stream, late_views) in late.items():
             found[name] = late_views(raws, originals, random(f"views/{stream}"))
+        if self.config.dense:
+            return self._dense_samples(raws, originals)
         return [
             Sample(place, item, {name: of_samples[place] for name, of_samples in found.items()})
             for place, item in enumerate(originals)
+        ]
+
+    def _dense_samples(self, raws: Sequence[Any], originals: Sequence[Prepared]) -> list[Sample]:
+        parts = cast("DenseEncoder", self.encoder).regions(raws, originals)
+        each = zip(originals, parts, self.encoder.contents(raws), strict=True)
+        return [
+            Sample(place, item, {}, regions.without(len(self.prompt)), content)
+            for place, (item, regions, content) in enumerate(each)
         ]
 
 
@@ -118,7 +134,7 @@ class Reading:
     def __init__(
         self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
     ) -> None:
-        self._reader, self._encoder, self.skips, self.first = reader, reader.encoder, skip, first
+        self._reader, self.encoder, self.skips, self.first = reader, reader.encoder, skip, first
         self._source = enumerate(iterate(inputs), first)  # with the number of each input
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
         self._chunk: dict[int, Any] = {}
@@ -129,7 +145,7 @@ class Reading:
 
     def __iter__(self) -> Iterator[list[Sample]]:
         """Give non-empty chunks of samples, in order."""
-        while chunk := list(itertools.islice(self._source, self._encoder.chunk_size)):
+        while chunk := list(itertools.islice(self._source, self.encoder.chunk_size)):
             self.n_read += len(chunk)
             self._chunk = dict(chunk)
             if samples := self._samples(chunk):
@@ -143,7 +159,7 @@ class Reading:
         prompt, raws = self._reader.prompt, list[Any]()
         for index, raw in chunk:
             try:
-                checked = self._encoder.check(raw, index)
+                checked = self.encoder.check(raw, index)
                 raws.append(prompt + checked if prompt else checked)
                 places.append(index)
             except FungiError as error:
@@ -176,10 +192,23 @@ class Reading:
             self._leave_out(index, self._chunk[index], FeatureError(error))
         return {name: block[good] for name, block in blocks.items()}
 
+    def number(self, sample: Sample) -> int:
+        """Give the place among all inputs of a sample of the current chunk."""
+        return self._places[sample.index]
+
+    def source(self, sample: Sample) -> str:
+        """Give a short name of a sample of the current chunk."""
+        return self.encoder.describe(self._chunk[self.number(sample)])
+
+    def leave_out(self, sample: Sample, error: FungiError) -> None:
+        """Raise the error, or leave a sample of the current chunk out."""
+        index = self.number(sample)
+        self._leave_out(index, self._chunk[index], error)
+
     def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
         if not self.skips:
             raise error
-        source = self._encoder.describe(raw)
+        source = self.encoder.describe(raw)
         self.failures.append(Failure(index=index, source=source, error=str(error)))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fungi_hf.encoders.base import TokenEncoder
+from fungi_hf.encoders.base import DenseEncoder, TokenEncoder
 from fungi_hf.errors import ConfigError, StateError, choices
 from fungi_hf.extraction.batches import Budget
 from fungi_hf.gradients.layers import block_number, resolve_layer
@@ -40,6 +40,7 @@ class Plan:
     tokens: str = "all"  # whose outer products are summed
     round_sketch: bool = False  # to bfloat16
     reads_tokens: bool = False  # an objective's views are tokens
+    base_block: str = "embedding"  # or the tokens, where every part gets a vector
     traced: Mapping[str, nn.Linear] = field(init=False)  # whose gradients are taken
     widths: dict[str, int] = field(init=False)  # of raw blocks, the embedding first
     factor_shapes: dict[str, tuple[int, int]] = field(init=False)  # (m, n1) of exact factors
@@ -89,6 +90,7 @@ class Plan:
             tokens=config.gradient_tokens,
             round_sketch=config.round_sketch,
             reads_tokens=reads_tokens,
+            base_block=config.base_block,
         )
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class Plan:
         shape = _gradient_shape(self.encoder.layer)
         gradient = self.rank * sum(shape) if self.sketch is None else self.sketch.width
         widths = {
-            "embedding": self.encoder.width,
+            self.base_block: self.encoder.width,
             **dict.fromkeys(self.objectives, gradient),
             **{name: layer.in_features for name, (_, layer) in self.activations.items()},
         }
@@ -108,7 +110,12 @@ class Plan:
 
     def bare(self) -> Plan:
         """Give the plan of the same encoder that computes embeddings alone."""
-        return Plan(encoder=self.encoder, objectives={}, reads_tokens=self.reads_tokens)
+        return Plan(
+            encoder=self.encoder,
+            objectives={},
+            reads_tokens=self.reads_tokens,
+            base_block=self.base_block,
+        )
 
     @property
     def budget(self) -> Budget:
@@ -155,16 +162,31 @@ def _gradient_shape(layer: nn.Linear) -> tuple[int, int]:
 
 
 def sketch_rank(encoder: Encoder, config: FungiConfig, sketch: str) -> int:
-    """Give the terms of a sketch of that kind, where the config leaves them open."""
-    return config.sketch_rank or (4 if sketch == "none" or encoder.reads_first_token else 2)
+    """Give the terms of a sketch of that kind, where the config leaves them open.
+
+    The gradient at a patch is one outer product, at a word or a column of patches a few.
+    """
+    if config.dense and sketch == "none" and encoder.modality == "vision":
+        return config.sketch_rank or 1
+    return config.sketch_rank or (
+        4 if sketch == "none" or encoder.reads_first_token or config.dense else 2
+    )
 
 
 def token_encoder(encoder: Encoder, config: FungiConfig) -> tuple[Encoder, bool]:
-    """Give an encoder with all tokens in its last block, and True, where objectives read them.
+    """Give an encoder with all tokens in its last block, and True, where they are read.
 
     Raises:
         ConfigError: If the encoder gives none.
     """
+    if config.dense:
+        if not isinstance(encoder, DenseEncoder):
+            raise ConfigError(
+                f"{type(encoder).__name__} does not say what its tokens are, which dense features "
+                "need: set dense=False, or write the members of "
+                "fungi_hf.encoders.base.DenseEncoder"
+            )
+        return encoder.with_full_last_block(), True
     if not any(spec.reads_tokens for spec in config.objectives):
         return encoder, False
     if not isinstance(encoder, TokenEncoder):

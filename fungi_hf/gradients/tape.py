@@ -166,12 +166,17 @@ class Tape:
             if watch.pooled is not None and path not in unusable
         }
 
+    def n_tokens(self, path: str) -> int:
+        """Give the tokens of an input at a traced layer, padding included."""
+        return int(self._watches[path].a.shape[1])
+
     def pull_back(
         self, gradient: Tensor, owner: Tensor, n_samples: int, *, tokens: str = "all"
     ) -> dict[str, LayerFactors]:
         """Pull a gradient [N, D] at the embeddings back to every traced layer, in one pass.
 
-        Input i is of sample owner[i]; `tokens` "first" keeps position 0 alone (the published audio
+        Input i is of sample owner[i], or token t of it of sample owner[i, t], of none where that
+        is negative; `tokens` "first" keeps position 0 alone (the published audio
         code). Gives layer -> factors in float32 (float64 for a float64 model), rows with a zero
         delta dropped; layers off the embedding's path are noted in `unusable`.
         """
@@ -194,11 +199,14 @@ class Tape:
                 d, a = d[:, :1], a[:, :1]
             # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a
             # holds there must not matter. A NaN is not 0: it must reach the features' check.
-            kept = (d.abs().amax(-1) != 0).flatten().nonzero()[:, 0]
+            live, owners = d.abs().amax(-1) != 0, owner.to(d.device)
+            if owners.dim() == 1:
+                owners = owners[:, None].expand(-1, d.shape[1])
+            kept = (live & (owners >= 0)).flatten().nonzero()[:, 0]
             found[path] = LayerFactors(
                 delta=d.flatten(0, 1)[kept],
                 a=a.flatten(0, 1)[kept].to(wide),
-                owner=owner.to(d.device)[kept // d.shape[1]],
+                owner=owners.flatten()[kept],
                 n_samples=n_samples,
                 bias=self._layers[path].bias is not None,
             )

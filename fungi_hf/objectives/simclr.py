@@ -52,8 +52,7 @@ class SimCLRObjective:
         """Give each sample's InfoNCE loss, averaged over its views.
 
         Formula: z_v = H e_v + b; s_vu, c_vj cosines of z_v with z_u and with negative j;
-        loss = mean_v [ - sum_{u != v} s_vu / ((V - 1) temperature)
-        + log( sum_{u != v} exp(s_vu / t2) + sum_j exp(c_vj / t2) ) ], t2 = logsumexp_temperature.
+        loss = mean_v of `info_nce`.
 
         Args:
             embeddings: [B, V, D], any floating dtype, not normalised, not modified.
@@ -72,15 +71,9 @@ class SimCLRObjective:
             raise NotFittedError(
                 f"objective {self.name!r} has no negatives; call fit(training inputs) first"
             )
-        n_views = embeddings.shape[1]
         z = normalize(self.head(embeddings), dim=-1)  # [B, V, L]
-        positives = z @ z.transpose(1, 2)  # [B, V, V]
-        negatives = z @ self.negatives.to(z).T  # [B, V, M]
-        itself = torch.eye(n_views, dtype=torch.bool, device=z.device)
-        attraction = positives.masked_fill(itself, 0).sum(-1) / ((n_views - 1) * self.temperature)
-        scores = torch.cat([positives.masked_fill(itself, -torch.inf), negatives], dim=-1)
-        repulsion = (scores / self.logsumexp_temperature).logsumexp(-1)  # [B, V]
-        return (repulsion - attraction).mean(-1)
+        negatives = self.negatives.to(z)
+        return info_nce(z, negatives, self.temperature, self.logsumexp_temperature).mean(-1)
 
     def state(self) -> dict[str, Tensor]:
         """Give the negative bank."""
@@ -103,3 +96,21 @@ class SimCLRObjective:
     def digest(self) -> str:
         """Digest of the head."""
         return self.head.digest()
+
+
+def info_nce(
+    z: Tensor, negatives: Tensor, temperature: float, logsumexp_temperature: float
+) -> Tensor:
+    """Give the loss of every view [B, V] against the others of its sample and M negatives.
+
+    Formula: - sum_{u != v} s_vu / ((V - 1) temperature)
+    + log( sum_{u != v} exp(s_vu / t2) + sum_j exp(c_vj / t2) ), t2 = logsumexp_temperature, for the
+    cosines s of views z [B, V, L] and c of views with negatives [M, L], all unit rows, V > 1.
+    """
+    n_views = z.shape[1]
+    positives = z @ z.transpose(1, 2)  # [B, V, V]
+    itself = torch.eye(n_views, dtype=torch.bool, device=z.device)
+    attraction = positives.masked_fill(itself, 0).sum(-1) / ((n_views - 1) * temperature)
+    scores = torch.cat([positives.masked_fill(itself, -torch.inf), z @ negatives.T], dim=-1)
+    repulsion = (scores / logsumexp_temperature).logsumexp(-1)  # [B, V]
+    return repulsion - attraction

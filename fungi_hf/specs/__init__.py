@@ -1,6 +1,6 @@
 """Objectives and reductions as frozen data: what to compute, not how. Standard library only."""
 
-from fungi_hf.specs import targets  # its kinds enter the table
+from fungi_hf.specs import dense, targets  # their kinds enter the table
 from fungi_hf.specs.base import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES, ObjectiveSpec, ViewsSpec
 from fungi_hf.specs.objectives import (
     BLOCK_NUMBER,
@@ -23,6 +23,7 @@ __all__ = [
     "ObjectiveSpec",
     "SimCLR",
     "ViewsSpec",
+    "dense",
     "parse_objective",
     "targets",
 ]

@@ -40,6 +40,7 @@ class ObjectiveSpec:
         has_gradient: Whether there is a loss.
         takes_views: Whether there may be more than the untouched input.
         reads_tokens: Whether its views are tokens, masked and plain.
+        per_token: Whether it is a loss of all tokens of an input, with a gradient for each.
         n_views: V; 1 means the untouched input.
         late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
             that a view costs k blocks; None makes views of the raw input (`encoders.late.stack`).
@@ -54,6 +55,7 @@ class ObjectiveSpec:
     has_gradient: ClassVar[bool] = True
     takes_views: ClassVar[bool] = True
     reads_tokens: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
     n_views: int = 1
     late_views: int | None = None
     weight: float = 1.0
@@ -118,6 +120,11 @@ class ObjectiveSpec:
     def learns_from_all(self) -> bool:
         """Whether `fit` takes every training input; its class has `latents` and `fit_latents`."""
         return False
+
+    @property
+    def n_training_tokens(self) -> int:
+        """Tokens of training inputs that `fit` draws."""
+        return 0
 
     @property
     def needs_fit(self) -> bool:

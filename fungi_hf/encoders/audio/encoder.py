@@ -22,6 +22,7 @@ from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.encoders.late.sound import LateTokens
 from fungi_hf.encoders.masking import MaskedTokens
+from fungi_hf.encoders.regions import frame_regions
 from fungi_hf.errors import AudioError, ConfigError, EncoderError, InputError, InputTypeError
 from fungi_hf.gradients.layers import resolve_layer
 from fungi_hf.views.audio import AudioView, GainShiftDraw, audio_views
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.audio.decoding import Clip
     from fungi_hf.encoders.audio.families import AudioBody
     from fungi_hf.encoders.base import Batch, LateBatch, PreparedViews
+    from fungi_hf.encoders.regions import Regions
     from fungi_hf.views.base import ViewGenerator
 
 BODIES: Final[tuple[Any, ...]] = (PatchBody, WhisperBody, WaveBody)
@@ -174,14 +176,14 @@ class AudioEncoder(BlockEncoder):
         """Give [N, 1 + T, D]: the embedding, and the final states of patches or frames."""
         tokens = self._body.tokens(batch)
         pooled = self._body.pool(tokens, batch, self.pooling)
-        return torch.cat([pooled[:, None], tokens[:, self._prefix :]], dim=1)
+        return torch.cat([pooled[:, None], tokens[:, self.first_token :]], dim=1)
 
     def masked_views(self, n_views: int, options: Mapping[str, Any]) -> PreparedViews:
         """Give clips some of whose patches or frames are 0 in the model's input."""
 
         def maskable(item: Prepared) -> range:
             start, stop = self._body.region(item.data)
-            return range(start - self._prefix, stop - self._prefix)
+            return range(start - self.first_token, stop - self.first_token)
 
         def masked(item: Prepared, places: list[int]) -> AudioInput:
             return replace(item.data, masked=tuple(places))
@@ -189,8 +191,14 @@ class AudioEncoder(BlockEncoder):
         return MaskedTokens(n_views, options, share=0.3, maskable=maskable, masked=masked)
 
     @property
-    def _prefix(self) -> int:
+    def first_token(self) -> int:
+        """Class tokens come before."""
         return 2 if self._body.class_tokens else 0
+
+    def regions(self, raws: Sequence[Clip], items: Sequence[Prepared]) -> list[Regions]:
+        """Give the frames that cover the clips; of AST, the columns of patches at one time."""
+        del raws
+        return [frame_regions(*self._body.frames(item.data)) for item in items]
 
     def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
         """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""

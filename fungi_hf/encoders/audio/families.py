@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from fungi_hf.encoders.audio.mel import RATE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.encoders.audio.mel import Statistics
     from fungi_hf.encoders.base import Batch
+    from fungi_hf.types import Float64Array, Int64Array
     from fungi_hf.views.audio import Draw
 
 
@@ -51,6 +53,7 @@ class AudioBody(ABC):
         statistics: These; None where nothing is normalised by them.
         poolings: What is offered; "auto" is `default_pooling`.
         rate: Hz that it was trained at.
+        frame_s: Seconds from one token to the next, where tokens are frames.
         max_frames: Frames of 10 ms after which clips are cut, and `limit_s`, that in seconds.
         min_samples: The shortest clip.
     """
@@ -62,6 +65,7 @@ class AudioBody(ABC):
     poolings: tuple[str, ...] = ("mean", "first", "last")
     default_pooling = "mean"
     rate = RATE
+    frame_s: float
     max_frames: int
     limit_s: float
     min_samples = 1
@@ -91,6 +95,18 @@ class AudioBody(ABC):
     def region(self, data: AudioInput) -> tuple[int, int]:
         """First and end of the tokens of a clip that late views may drop; by default all."""
         return 0, self.cost(len(data.wave))
+
+    def frames(self, data: AudioInput) -> tuple[Int64Array, Int64Array, Float64Array]:
+        """Give tokens [R], the frame of each [R], and where frames begin and end [T, 2], in s."""
+        start, stop = self.region(data)
+        places = np.arange(stop - start)
+        starts = places.astype(np.float64) * self.frame_s
+        return places, places, self.spans_of(starts, self.frame_s, data)
+
+    def spans_of(self, starts: Float64Array, width: float, data: AudioInput) -> Float64Array:
+        """Give [T, 2] seconds of frames of one width; none ends after the clip."""
+        ends = np.minimum(starts + width, len(data.wave) / self.rate)
+        return np.stack([starts, np.maximum(starts, ends)], axis=1)
 
     @abstractmethod
     def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:

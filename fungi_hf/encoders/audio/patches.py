@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fungi_hf.checks import check_integer
 from fungi_hf.encoders.audio import mel as front
 from fungi_hf.encoders.audio.families import AudioBody, check_rate, frames_within
-from fungi_hf.encoders.audio.mel import FRAME, Statistics
+from fungi_hf.encoders.audio.mel import FRAME, HOP, Statistics
 from fungi_hf.encoders.late.sound import run_blocks
 from fungi_hf.errors import EncoderError
 from fungi_hf.views.audio_ops import apply_to_spectrograms
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.audio.families import AudioInput
     from fungi_hf.encoders.base import Batch
+    from fungi_hf.types import Float64Array, Int64Array
 
 SPECIAL = 2  # class and distillation token, in front of the patches
 
@@ -106,6 +108,21 @@ class PatchBody(AudioBody):
     def region(self, data: AudioInput) -> tuple[int, int]:  # noqa: ARG002 - one length for all
         """Give the patches, padding included; class tokens stay."""
         return 2, self._tokens
+
+    def frames(self, data: AudioInput) -> tuple[Int64Array, Int64Array, Float64Array]:
+        """Give the columns of patches that begin before the clip ends, at least one."""
+        settings = self.model.config
+        rows, columns = grid_of(settings, self.max_frames)  # time runs fastest
+        step = settings.time_stride * HOP / self.rate
+        starts = np.arange(columns) * step
+        n = max(1, int((starts < len(data.wave) / self.rate).sum()))
+        owners = np.tile(np.arange(n), rows)
+        tokens = (np.arange(rows)[:, None] * columns + np.arange(n)).ravel()
+        return (
+            tokens,
+            owners,
+            self.spans_of(starts[:n], settings.patch_size * HOP / self.rate, data),
+        )
 
     def last_blocks(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Run the blocks and the norm."""

@@ -49,6 +49,8 @@ class WaveBody(AudioBody):
         self.min_samples = 1
         for kernel, stride in reversed(self._convolutions):
             self.min_samples = (self.min_samples - 1) * stride + kernel
+        self._hop = math.prod(stride for _, stride in self._convolutions)
+        self.frame_s = self._hop / self.rate
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
@@ -74,7 +76,7 @@ class WaveBody(AudioBody):
     def _masked(self, wave: Tensor, frames: tuple[int, ...]) -> Tensor:
         if not frames:
             return wave
-        wave, hop = wave.clone(), math.prod(stride for _, stride in self._convolutions)
+        wave, hop = wave.clone(), self._hop
         for frame in frames:
             wave[frame * hop : (frame + 1) * hop] = 0
         return wave

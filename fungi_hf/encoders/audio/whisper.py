@@ -44,6 +44,7 @@ class WhisperBody(AudioBody):
         longest = 2 * self._positions
         self.max_frames = frames_within(config.max_length, longest, longest, 2)
         self.limit_s = self.max_frames * HOP / self.rate
+        self.frame_s = 2 * HOP / self.rate
         self._context = check_choice("audio_context", config.audio_context, ("clip", "full"))
 
     @classmethod

@@ -18,6 +18,7 @@ from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.boxes import late_boxes
 from fungi_hf.encoders.late.sound import run_blocks
 from fungi_hf.encoders.masking import MaskedTokens
+from fungi_hf.encoders.regions import patch_regions
 from fungi_hf.encoders.vision.families import family_of, patch_size, steady, trained_size
 from fungi_hf.encoders.vision.last_block import class_token_block
 from fungi_hf.encoders.vision.pictures import decode, describe
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Batch, LateBatch, PreparedViews
+    from fungi_hf.encoders.regions import Regions
     from fungi_hf.encoders.vision.pictures import Picture
     from fungi_hf.views.base import ViewGenerator
     from fungi_hf.views.image import BoxDraw
@@ -285,6 +287,25 @@ class VisionEncoder(BlockEncoder):
 
         patches = range(self.grid[0] * self.grid[1])
         return MaskedTokens(n_views, options, share=0.3, maskable=lambda _: patches, masked=masked)
+
+    @property
+    def first_token(self) -> int:
+        """Class tokens and registers come before."""
+        return self.prefix
+
+    def regions(self, raws: Sequence[Picture], items: Sequence[Prepared]) -> list[Regions]:
+        """Give the patches.
+
+        Raises:
+            ConfigError: If they have another width than the embedding.
+        """
+        del raws
+        if self.pooling == "projection":
+            raise ConfigError(
+                "dense features need embeddings as wide as patches, which pooling='projection' "
+                "does not give; set pooling='cls'"
+            )
+        return [patch_regions(self.grid)] * len(items)
 
     def _run(self, batch: Batch) -> Any:
         with steady(self._tower):
