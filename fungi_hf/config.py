@@ -248,9 +248,9 @@ class FungiConfig:
     def paper(cls, modality: str) -> FungiConfig:
         """Give the published code's choices for a modality, its quirks included.
 
-        "text", "audio" and "vision" are those of the experiments; "fungivision" are the defaults
-        of the authors' library of that name: KL at temperature 1, SimCLR untempered against 64
-        images, no embedding.
+        "text", "audio", "vision" and "segmentation" (dense features) are those of the
+        experiments; "fungivision" are the defaults of the authors' library of that name: KL at
+        temperature 1, SimCLR untempered against 64 images, no embedding.
 
         Head weights, negatives and views follow the published distributions; their draws cannot
         be reproduced, since the published code does not seed them apart.

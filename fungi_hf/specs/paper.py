@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
+from fungi_hf.specs.dense import DenseInfoNCE
 from fungi_hf.specs.objectives import KL, PCA, SimCLR
 from fungi_hf.specs.targets import DINO
 
@@ -56,6 +57,14 @@ PAPER: Final[dict[str, dict[str, Any]]] = {
             replace(_PATCHES, logsumexp_temperature=None),
         ),
         "pooling": "cls",
+    },
+    # A vector for every patch; the whole is not reduced.
+    "segmentation": {
+        "sketch": "rademacher",
+        "published_signs": True,
+        "objectives": (DenseInfoNCE(logsumexp_temperature=1.0, published=True),),
+        "pooling": "cls",
+        "image_size": 512,
     },
     # The defaults of the authors' library, fungivision.
     "fungivision": {

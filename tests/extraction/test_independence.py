@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fungi_hf import DenseInfoNCE
 from fungi_hf.extraction.batches import Budget, cut_groups
 from tests.tiny import TEXTS, TRAIN, extractor_of, fitted
 
@@ -129,9 +130,12 @@ import json, sys, warnings
 warnings.simplefilter("error")
 sys.path.insert(0, {root!r})
 from tests.tiny import TEXTS, fitted
+from tests.extraction.test_independence import DENSE
 rows = [fitted(f, sketch=s)(list(reversed(TEXTS))).array[::-1].tolist() for f, s in {cases!r}]
-print(json.dumps(rows))
+parts = [one.array.tolist() for one in fitted(**DENSE).dense(list(reversed(TEXTS)))][::-1]
+print(json.dumps([rows, parts]))
 """
+DENSE = {"objectives": (DenseInfoNCE(n_support=30, latent_dim=8),), "dtype": "float32"}
 
 
 def test_another_process_gives_the_same_features() -> None:
@@ -140,9 +144,12 @@ def test_another_process_gives_the_same_features() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
-    for (family, sketch), rows in zip(cases, json.loads(done.stdout), strict=True):
+    features, parts = json.loads(done.stdout)
+    for (family, sketch), rows in zip(cases, features, strict=True):
         here = fitted(family, sketch=sketch)(TEXTS).array
         assert difference(np.array(rows, dtype=np.float32), here) < TINY
+    for there, dense in zip(parts, fitted(**DENSE).dense(TEXTS), strict=True):
+        assert np.abs(np.array(there, dtype=np.float32) - dense.array).max() < 1e-4
 
 
 def test_views_are_keyed_by_content_not_by_position() -> None:
