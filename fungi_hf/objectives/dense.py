@@ -81,12 +81,12 @@ class DenseInfoNCEObjective:
             raise NotFittedError(
                 f"objective {self.name!r} has no support; call fit(training inputs) first"
             )
-        rows = embeddings.detach()
-        support = self.support.to(rows)
+        rows, support = embeddings.detach().float(), self.support.to(embeddings.device)
         units = normalize(support, dim=-1)
         k = min(self.neighbours, len(support))
         nearest = (normalize(rows, dim=-1) @ units.T).topk(k, dim=-1).indices  # [V, K]
-        found = units[nearest] if self.published else support[nearest]  # [V, K, D]
+        chosen = normalize(support.to(embeddings), dim=-1) if self.published else support
+        found = chosen[nearest].to(embeddings)  # [V, K, D]
         if self.published:
             found = found.reshape(len(rows), -1, k).transpose(1, 2)
         draws = numpy_generator(self._seed, "negatives", self.name, content)

@@ -107,10 +107,10 @@ def info_nce(
     + log( sum_{u != v} exp(s_vu / t2) + sum_j exp(c_vj / t2) ), t2 = logsumexp_temperature, for the
     cosines s of views z [B, V, L] and c of views with negatives [M, L], all unit rows, V > 1.
     """
-    n_views = z.shape[1]
-    positives = z @ z.transpose(1, 2)  # [B, V, V]
+    n_views, scaled = z.shape[1], z / logsumexp_temperature
+    scores = scaled @ z.transpose(1, 2)  # [B, V, V]
+    share = logsumexp_temperature / ((n_views - 1) * temperature)
+    attraction = (scores.sum(-1) - scores.diagonal(dim1=1, dim2=2)) * share
     itself = torch.eye(n_views, dtype=torch.bool, device=z.device)
-    attraction = positives.masked_fill(itself, 0).sum(-1) / ((n_views - 1) * temperature)
-    scores = torch.cat([positives.masked_fill(itself, -torch.inf), z @ negatives.T], dim=-1)
-    repulsion = (scores / logsumexp_temperature).logsumexp(-1)  # [B, V]
-    return repulsion - attraction
+    views = scores.masked_fill(itself, -torch.inf).logsumexp(-1)  # [B, V]
+    return torch.logaddexp(views, (scaled @ negatives.T).logsumexp(-1)) - attraction
