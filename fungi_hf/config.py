@@ -103,7 +103,8 @@ class FungiConfig:
             2 s of silence, or "full".
         dense: One vector for every part of an input (patch, word, frame) by `extractor.dense`,
             in place of one for the input. Set by itself where an objective gives nothing else;
-            the others that may stand beside it are activations.
+            activations alone may stand beside it. Images are resized whole, whatever their shape,
+            and never cropped, so that the patches share them out.
         dtype: Floating type of the encoder's forward pass; heads and losses use float64.
         seed: Root of every named random object.
     """

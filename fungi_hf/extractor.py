@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # What an encoder is built from, apart from its model.
 _AUDIO = ("audio_statistics", "audio_frontend", "audio_context")
 _TEXT = ("max_length", "prompts", "default_prompt_name")
-_OF_ENCODER = ("pooling", "target_layer", "image_size", *_TEXT, *_AUDIO)
+_OF_ENCODER = ("pooling", "target_layer", "image_size", "dense", *_TEXT, *_AUDIO)
 
 
 class FungiExtractor(SavedExtractor):

@@ -66,6 +66,26 @@ def test_grids_follow_the_image_size() -> None:
     assert one.grid == (64, 64)
 
 
+def test_patches_share_out_the_whole_picture() -> None:
+    """A processor that crops the centre would leave the sides without patches."""
+    settings = {**SETTINGS, "do_center_crop": True, "crop_size": {"height": 32, "width": 32},
+                "size": {"shortest_edge": 40}}  # fmt: skip
+    config = FungiConfig(objectives=(), dense=True, dtype="float64", pooling="cls")
+    wide = pictures(1, sizes=((40, 120),))[0]
+    encoder = VisionEncoder(model_of("vit"), settings, config)
+    pixels = encoder.collate(encoder.prepare([encoder.check(wide, 0)]))["pixel_values"]
+    other = VisionEncoder(model_of("vit"), SETTINGS, config)  # no crop, 32 x 32
+    same = other.collate(other.prepare([other.check(wide, 0)]))["pixel_values"]
+    assert torch.equal(pixels, same)
+    cropped = VisionEncoder(model_of("vit"), settings, config.replace(dense=False))
+    seen = cropped.collate(cropped.prepare([cropped.check(wide, 0)]))["pixel_values"]
+    assert not torch.allclose(pixels, seen, atol=0.1)
+    extractor = FungiExtractor(cropped, config.replace(dense=False))
+    (one,) = extractor.dense([wide])
+    (two,) = FungiExtractor(encoder, config).dense([wide])
+    assert np.array_equal(one.array, two.array)
+
+
 def test_nothing_runs_before_it_is_asked_for() -> None:
     taken = []
 

@@ -84,7 +84,8 @@ class VisionEncoder(BlockEncoder):
         if config.max_length is not None:
             raise ConfigError("max_length is of texts and sounds; images have image_size")
         self.processor = PixelSettings.of(processor)
-        self._pixels = self.processor.sized(config.image_size)
+        sized = self.processor.sized(config.image_size)
+        self._pixels = sized.whole() if config.dense else sized
         self.layer_path, self.layer = resolve_layer(model, config.target_layer)
         self.pooling = self._resolve_pooling(config.pooling)
         self.width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]

@@ -157,6 +157,10 @@ class PixelSettings:
             resize = (round(resize[0] * new[0] / crop[0]), round(resize[1] * new[1] / crop[1]))
         return dataclasses.replace(self, resize=resize, crop=new)
 
+    def whole(self) -> PixelSettings:
+        """Give settings of the same output that show the whole picture: resized, not cropped."""
+        return dataclasses.replace(self, resize=self.output, crop=None)
+
     def with_statistics(self, mean: Colour, std: Colour) -> PixelSettings:
         """Give the settings with another mean and deviation of 0..1."""
         return dataclasses.replace(self, rescale=1 / 255, mean=mean, std=std)
