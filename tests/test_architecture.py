@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "specs": BASE,
     "config": BASE | {"specs", "storage"},
     "features": BASE | {"tables"},
+    "dense": BASE,
     "views": BASE,
     "objectives": BASE | {"specs"},
     "gradients": BASE | {"specs"},
