@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RECORD: Final = "fungi-hf-evaluation"
 SWEEP: Final = "fungi-hf-sweep"
 SUFFIXES: Final = (".json", ".csv")
+CONTROL: Final = "control: "  # begins the only block of what is no feature under test
 _MAIN: Final = {"retrieval": "map", "segmentation": "miou"}
 Cell: TypeAlias = str | int | float | None
 Setting: TypeAlias = str | int | float | bool | Sequence[float] | None
@@ -74,6 +75,11 @@ class EvaluationResult:
     def main(self) -> str:
         """The metric that the task is judged by."""
         return _MAIN.get(self.task, "accuracy")
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it shows what needs no feature at all, or no training: no candidate for best."""
+        return self.name.startswith(CONTROL)
 
     @property
     def name(self) -> str:

@@ -4,11 +4,11 @@ Everything here works on `DenseFeatures` and masks; no encoder is known.
 """
 
 from fungi_hf.evaluation.segmentation.bank import MemoryBank
+from fungi_hf.evaluation.segmentation.draws import TrainingDraws
 from fungi_hf.evaluation.segmentation.evaluate import evaluate_segmentation
 from fungi_hf.evaluation.segmentation.protocol import (
     SEGMENTATION_PROTOCOLS,
     SegmentationProtocol,
-    TrainingDraws,
 )
 
 __all__ = [

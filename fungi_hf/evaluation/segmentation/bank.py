@@ -12,15 +12,15 @@ import numpy as np
 from fungi_hf.dense import DenseFeatures
 from fungi_hf.errors import InputError, InputTypeError, ShapeError
 from fungi_hf.evaluation.inputs import choose_combinations
-from fungi_hf.evaluation.protocols import expect, protocol_named
+from fungi_hf.evaluation.protocols import protocol_named
 from fungi_hf.evaluation.segmentation import files
 from fungi_hf.evaluation.segmentation.builder import BankBuilder
-from fungi_hf.evaluation.segmentation.examples import check_classes, read_example
+from fungi_hf.evaluation.segmentation.examples import check_classes, check_dense, read_example
 from fungi_hf.evaluation.segmentation.protocol import SEGMENTATION_PROTOCOLS
 from fungi_hf.evaluation.segmentation.upsampling import label_map, upsample
 from fungi_hf.neighbors.comparison import Comparison, Pool
 from fungi_hf.neighbors.faiss import FaissIndex
-from fungi_hf.neighbors.vectors import read_rows
+from fungi_hf.neighbors.vectors import check_fingerprint, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array, Int64Array, Layout
 
 EXACT_ROWS = 1_000_000  # more are searched by faiss's cells
+_NUMBERS = 1 << 22  # of the neighbours' values at a time: 16 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class MemoryBank:
             protocol: A `SegmentationProtocol`, or the name of one of `SEGMENTATION_PROTOCOLS`.
 
         Raises:
-            InputError: If labels are no classes, or no pixel has one.
+            InputError: If there is no image, labels are no classes, or no pixel has one.
         """
         rule = named(protocol)
         n_classes = check_classes(n_classes, rule)
@@ -133,15 +134,17 @@ class MemoryBank:
 
         Raises:
             InputTypeError: If they are no dense features.
-            ShapeError: If their blocks are others than the bank's.
+            ShapeError: If their blocks are others than the bank's, or their grid has not two sides.
+            FingerprintMismatchError: If they come from elsewhere.
             InputError: If the bank has fewer rows than neighbours that vote.
         """
-        expect(features, DenseFeatures, "features")
+        check_dense(features)
         if features.layout != self.layout:
             raise ShapeError(
                 f"{features.source} has the blocks {features.layout}, the bank {self.layout}; "
                 "extract both with one config"
             )
+        check_fingerprint(self.fingerprint, features.fingerprint, features.source)
         k = self.protocol.n_neighbors
         if k > len(self):
             raise InputError(
@@ -153,7 +156,15 @@ class MemoryBank:
 
     def save(self, folder: str | Path) -> None:
         """Write `bank.json` and `bank.safetensors` to a folder; a bank in it is replaced."""
-        files.write(folder, files.description_of(self), {"keys": self.keys, "values": self.values})
+        arrays = {"keys": self.keys, "values": self.values}
+        files.write(
+            folder,
+            arrays,
+            self.layout,
+            self.protocol,
+            fingerprint=self.fingerprint,
+            n_images=self.n_images,
+        )
 
     @classmethod
     def load(
@@ -164,10 +175,9 @@ class MemoryBank:
         A bank of another origin than the `fingerprint` that the caller expects is refused.
         """
         stored, arrays = files.read(folder, mmap=mmap, fingerprint=fingerprint)
-        layout = {name: slice(*ends) for name, ends in stored["layout"]}
-        rule = files.protocol_of(stored["protocol"])
-        where = stored["fingerprint"], rule, stored["n_images"]
-        return cls(arrays["keys"], arrays["values"], layout, *where)
+        layout, rule = files.layout_of(stored), files.protocol_of(stored["protocol"])
+        where = layout, stored["fingerprint"], rule, stored["n_images"]
+        return cls(arrays["keys"], arrays["values"], *where)
 
     @cached_property
     def _pool(self) -> Pool:
@@ -190,14 +200,19 @@ class MemoryBank:
         columns = np.concatenate([np.r_[self.layout[name]] for name in some])
         if some not in self._indices:
             keys = self.keys if some == tuple(self.layout) else self.keys[:, columns]
-            index = FaissIndex("ivf", "cosine").fit(keys, fingerprint=self.fingerprint)
-            self._indices[some] = index
+            self._indices[some] = FaissIndex("ivf", "cosine").fit(keys)
         return self._indices[some].search(features.array[:, columns], k)
 
     def _vote(self, found: Neighbors) -> Float32Array:
-        weights = np.exp((found.scores - found.scores[:, :1]) / self.protocol.temperature)
+        scores = found.scores.astype(np.float64)
+        weights = np.exp((scores - scores[:, :1]) / self.protocol.temperature)
         weights /= weights.sum(axis=1, keepdims=True)
-        return np.matmul(weights[:, None], self.values[found.indices])[:, 0]
+        votes = np.empty((len(scores), self.n_classes), np.float32)
+        step = max(1, _NUMBERS // (scores.shape[1] * self.n_classes))
+        for start in range(0, len(votes), step):
+            part = slice(start, start + step)
+            votes[part] = np.matmul(weights[part, None], self.values[found.indices[part]])[:, 0]
+        return votes
 
     def _votes_of(self, features: DenseFeatures, blocks: Sequence[str] | None) -> Float32Array:
         wanted = [tuple(self.layout) if blocks is None else blocks]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Keys = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
-_SLACK = 1.25  # rows held over the bound before they are cut back
+_SLACK = 1.25  # times the bound: what is held before rows are cut back
 
 
 class _Held(NamedTuple):
@@ -38,7 +38,7 @@ class BankBuilder:
 
     With a bound of M rows every image gives ceil(M / images) patches, rare classes first, or what
     it has; the last of these are left out until M remain. As the number of images grows, each
-    gives fewer, so that about M rows are held at any time and the images need not be counted
+    gives fewer, so that fewer than 2 M rows are held at any time and the images need not be counted
     before. With `n_images` only so many images are kept, those with the smallest seeded digests.
     Images without a label teach nothing and are not counted.
     """
@@ -50,7 +50,8 @@ class BankBuilder:
         self.layout: Layout | None = None
         self.fingerprint = ""
         self.held: list[_Held] = []
-        self.n_rows = 0
+        self.n_rows = self.n_seen = self.n_labelled = 0
+        self._cut_to: int | None = None
 
     def add(self, example: Example) -> None:
         """Take in an image; nothing of it but the rows of the bank is kept.
@@ -59,6 +60,7 @@ class BankBuilder:
             ShapeError: If its blocks are others than before.
         """
         features = example.features
+        self.n_seen += 1
         if self.layout is None:
             self.layout, self.fingerprint = dict(features.layout), features.fingerprint
         if features.layout != self.layout:
@@ -71,6 +73,7 @@ class BankBuilder:
         rows = rare_first(example.histograms, self.rule.seed, example.content)
         if not len(rows):
             return
+        self.n_labelled += 1
         if len(self.held) == self.most_images:
             if order > self.held[-1].order:
                 return
@@ -88,8 +91,10 @@ class BankBuilder:
         """Give keys [M, F] and values [M, C]; the builder is empty afterwards.
 
         Raises:
-            InputError: If no image has a label.
+            InputError: If there is no image, or none has a label.
         """
+        if not self.n_seen:
+            raise InputError("train has 0 images; a memory bank needs at least 1")
         if not self.held:
             raise InputError("no training image has a labelled pixel; a bank needs at least one")
         self._cut()
@@ -117,9 +122,10 @@ class BankBuilder:
         return None if self.rule.bank_rows is None else -(-self.rule.bank_rows // n_images)
 
     def _cut(self) -> None:
-        most = self._most_per_image(max(1, len(self.held)))
-        if most is None:
+        most = self._most_per_image(len(self.held))
+        if most is None or most == self._cut_to:
             return
+        self._cut_to = most
         for place, one in enumerate(self.held):
             if len(one.keys) > most:
                 rows = one.keys[:most].copy(), one.values[:most].copy()

@@ -7,7 +7,7 @@ the bound of true patch histograms by much, and random ones show whether masks l
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -91,39 +91,49 @@ def transposed_features(example: Example) -> Float32Array:
 
 
 class MapControls:
-    """Maps that need no features: the majority, the place, and the true patches."""
+    """Maps that need no features: the majority, the place, and the true patches.
+
+    The first two are learned from all training images, whatever the banks are drawn from.
+
+    Attributes:
+        pixels: [C] labelled pixels of each class.
+        prior: [rows, columns, C] sums of the shares of the classes in each cell of the grid of the
+            first training image; other sizes are brought to it.
+        n_images: Training images with a label.
+    """
 
     names = ("majority", "position prior", "true histograms")
 
-    def __init__(self, n_classes: int, rule: SegmentationProtocol) -> None:
-        self.n_classes, self.rule = n_classes, rule
-        self.shares: dict[tuple[int, int], Any] = {}
+    def __init__(self, grid: tuple[int, int], n_classes: int, rule: SegmentationProtocol) -> None:
+        self.rule = rule
+        self.pixels = np.zeros(n_classes, np.int64)
+        self.prior = np.zeros((*grid, n_classes))
+        self.n_images = 0
 
     def add(self, example: Example) -> None:
         """Take in a training image."""
-        grid = example.features.grid
-        held = self.shares.setdefault(grid, np.zeros((grid[0] * grid[1], self.n_classes)))
-        held += example.histograms
+        labels, (rows, columns, n_classes) = example.labels, self.prior.shape
+        self.pixels += np.bincount(labels[labels >= 0], minlength=n_classes)
+        shares = patch_histograms(labels, (rows, columns), n_classes)
+        self.prior += shares.reshape(self.prior.shape)
+        self.n_images += bool(shares.any())
 
     def maps(self, example: Example) -> list[Int64Array]:
-        """Give the map of each control for a test image, [H, W] each, in the order of `names`.
-
-        Raises:
-            InputError: If no training image has its grid.
-        """
-        grid, size = example.features.grid, example.labels.shape
-        if grid not in self.shares:
-            raise InputError(
-                f"{example.features.source} has a grid of {grid}, training images "
-                f"{sorted(self.shares)}; the position prior needs one of its own"
-            )
-        majority = int(sum(one.sum(axis=0) for one in self.shares.values()).argmax())
-        prior = self.shares[grid].reshape(*grid, -1).astype(np.float32)
+        """Give the map of each control for a test image, [H, W] each, in the order of `names`."""
+        labels = example.labels
+        size = (labels.shape[0], labels.shape[1])
         return [
-            np.full(size, majority, np.int64),
-            label_map(prior, (size[0], size[1]), self.rule.upsampling),
-            bound(example.labels, grid, self.n_classes, self.rule),
+            np.full(size, self.pixels.argmax(), np.int64),
+            label_map(self.prior.astype(np.float32), size, self.rule.upsampling),
+            bound(labels, example.features.grid, example.n_classes, self.rule),
         ]
+
+    @property
+    def sources(self) -> dict[str, tuple[int, str]]:
+        """Name -> how many training images it knows, and a note that says so."""
+        known = (self.n_images, f"learned from the masks of all {self.n_images} training images")
+        own = (0, "made of the true mask of each test image: what patches of this size can reach")
+        return dict(zip(self.names, (known, known, own), strict=True))
 
 
 def bound(
@@ -134,19 +144,15 @@ def bound(
     return label_map(shares, (labels.shape[0], labels.shape[1]), rule.upsampling)
 
 
-def _coloured_places(example: Example) -> Float32Array:
-    colours = colour_features(_pixels(example), example.features.grid)
-    places = coordinate_features(example.features.grid)
-    return _unit(np.concatenate([colours, places], axis=1))
-
-
-def _pixels(example: Example) -> Pixels:
+def _colours(example: Example) -> Float32Array:
     if example.pixels is None:
-        raise InputError(
-            f"{example.features.source} came without pixels, earlier images with them; give "
-            "(features, mask, pixels) of every image, or of none"
-        )
-    return example.pixels
+        raise InputError(f"{example.features.source} came without pixels, so it has no colours")
+    return colour_features(example.pixels, example.features.grid)
+
+
+def _coloured_places(example: Example) -> Float32Array:
+    places = coordinate_features(example.features.grid)
+    return _unit(np.concatenate([_colours(example), places], axis=1))
 
 
 def _on_circles(values: np.ndarray) -> Float32Array:
@@ -161,10 +167,15 @@ def _unit(rows: np.ndarray) -> Float32Array:
 
 FEATURE_CONTROLS: Final[dict[str, Callable[[Example], Float32Array]]] = {
     "coordinates": lambda one: coordinate_features(one.features.grid),
-    "colour": lambda one: colour_features(_pixels(one), one.features.grid),
+    "colour": _colours,
     "colour and coordinates": _coloured_places,
     "random": random_features,
     "planted": planted_features,
     "planted, transposed": transposed_features,
 }
 """Name -> features of an image in place of its own; those with "colour" need its pixels."""
+
+
+def control_names(example: Example) -> list[str]:
+    """Give the names of the controls that can be made of an image."""
+    return [name for name in FEATURE_CONTROLS if example.pixels is not None or "colour" not in name]

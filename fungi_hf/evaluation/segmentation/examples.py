@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fungi_hf.checks import check_integer
 from fungi_hf.dense import DenseFeatures
-from fungi_hf.errors import InputError, InputTypeError, ShapeError
+from fungi_hf.errors import FeatureError, InputError, InputTypeError, ShapeError
 from fungi_hf.seeding import numpy_generator
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class Example:
             labels = np.where(labels == IGNORED, np.int32(self.void_class), labels)
         return patch_histograms(labels, self.features.grid, self.n_classes)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.labels.shape[0], self.labels.shape[1]
+
     @cached_property
     def content(self) -> bytes:
         """Digest of the labels: what the draw of patches is keyed by.
@@ -90,19 +95,39 @@ def read_example(given: Any, n_classes: int, rule: SegmentationProtocol) -> Exam
         ShapeError: If the mask or the pixels have another shape.
         InputError: If a label is neither a class nor ignored.
     """
-    if not isinstance(given, tuple) or len(given) not in (2, 3):
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise InputTypeError(
             f"an image came as a {type(given).__name__}; give (DenseFeatures, mask [H, W]), and "
             "pixels [H, W, 3] as a third where colours are wanted"
         )
-    features, mask = given[:2]
-    if not isinstance(features, DenseFeatures):
-        raise InputTypeError(f"features are a {type(features).__name__}; give DenseFeatures")
+    features, mask = check_dense(given[0]), given[1]
     labels = clean_labels(mask, n_classes, rule.ignore, features.source)
     pixels = None if len(given) == 2 or given[2] is None else np.asarray(given[2])
     if pixels is not None and (pixels.ndim != 3 or pixels.shape[2] != 3):
         raise ShapeError(f"{features.source}: pixels have shape {pixels.shape}; give [H, W, 3]")
+    if pixels is not None and pixels.dtype != np.uint8:
+        raise InputTypeError(f"{features.source}: pixels hold {pixels.dtype}; give uint8, 0 to 255")
     return Example(features, labels, n_classes, rule.void_class, pixels)
+
+
+def check_dense(features: Any) -> DenseFeatures:
+    """Refuse what is no feature map of an image.
+
+    Raises:
+        InputTypeError: If they are no `DenseFeatures`.
+        ShapeError: If the grid has not two sides.
+        FeatureError: If a value is not finite.
+    """
+    if not isinstance(features, DenseFeatures):
+        raise InputTypeError(f"features are a {type(features).__name__}; give DenseFeatures")
+    if len(features.grid) != 2:
+        raise ShapeError(
+            f"{features.source} has a grid of {tuple(features.grid)}; masks have rows and columns, "
+            "so give features of images"
+        )
+    if not np.isfinite(features.array).all():
+        raise FeatureError(f"{features.source}: features hold NaN or infinity")
+    return features
 
 
 def clean_labels(mask: Any, n_classes: int, ignore: tuple[int, ...], source: str) -> LabelMap:
@@ -121,13 +146,16 @@ def clean_labels(mask: Any, n_classes: int, ignore: tuple[int, ...], source: str
     skipped = np.isin(array, ignore)
     wrong = ~skipped & ((array < 0) | (array >= n_classes))
     if wrong.any():
-        found = np.unique(array[wrong])
-        shown = ", ".join(map(str, found[:10].tolist())) + (" ..." if len(found) > 10 else "")
+        found = list(zip(*np.unique(array[wrong], return_counts=True), strict=True))
+        shown = ", ".join(f"{label} ({n} pixels)" for label, n in found[:10])
         raise InputError(
-            f"{source}: {int(wrong.sum())} pixels have labels that are no class: {shown}; classes "
-            f"are 0 to {n_classes - 1}, ignored {list(ignore) or 'none'}; name others as ignored"
+            f"{source}: labels that are no class: {shown}{' ...' if len(found) > 10 else ''}; "
+            f"classes are 0 to {n_classes - 1}, ignored {list(ignore) or 'none'}; name others in "
+            "the protocol's `ignore`, or give more classes"
         )
-    return np.where(skipped, IGNORED, array).astype(np.int32)
+    labels = array.astype(np.int32)
+    labels[skipped] = IGNORED
+    return labels
 
 
 def patch_histograms(labels: LabelMap, grid: tuple[int, int], n_classes: int) -> Float32Array:

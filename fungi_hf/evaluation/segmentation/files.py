@@ -1,11 +1,10 @@
 """A saved memory bank: `bank.json`, and the arrays as `bank.safetensors`.
 
-The JSON holds the digest of the arrays' file, which is checked on reading.
+The JSON holds a digest of itself and of the arrays' file, which is checked on reading.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict, fields
@@ -22,7 +21,7 @@ from fungi_hf.storage.files import replace_file, replacing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fungi_hf.evaluation.segmentation.bank import MemoryBank
+    from fungi_hf.types import Layout
 
 FORMAT: Final = "fungi-hf-memory-bank"
 VERSION: Final = 1
@@ -30,17 +29,6 @@ DESCRIPTION: Final = "bank.json"
 ARRAYS: Final = "bank.safetensors"
 _KEYS: Final = ("shapes", "layout", "fingerprint", "protocol", "n_images", "sha256")
 _TYPES: Final = {"F32": np.float32, "F16": np.float16}
-
-
-def description_of(bank: MemoryBank) -> dict[str, Any]:
-    """Give what the JSON says of a bank, but for its digest."""
-    return {
-        "shapes": {"keys": list(bank.keys.shape), "values": list(bank.values.shape)},
-        "layout": [[name, [part.start, part.stop]] for name, part in bank.layout.items()],
-        "fingerprint": bank.fingerprint,
-        "protocol": asdict(bank.protocol),
-        "n_images": bank.n_images,
-    }
 
 
 def protocol_of(values: Mapping[str, Any]) -> SegmentationProtocol:
@@ -58,10 +46,34 @@ def protocol_of(values: Mapping[str, Any]) -> SegmentationProtocol:
         raise StateError(f"the bank's protocol is damaged: {error}") from None
 
 
+def layout_of(description: Mapping[str, Any]) -> Layout:
+    """Read the layout.
+
+    Raises:
+        StateError: If its blocks are not the columns of the keys, one after another.
+    """
+    stored, start = description["layout"], 0
+    try:
+        layout = {name: slice(first, stop) for name, (first, stop) in stored}
+        for one in layout.values():
+            start = one.stop if one.start == start < one.stop else -1
+    except (TypeError, ValueError):
+        start = -1
+    if start != description["shapes"]["keys"][1]:
+        raise StateError(f"the bank's layout is damaged: {stored}; build the bank again")
+    return layout
+
+
 def write(
-    folder: str | Path, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    folder: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    layout: Layout,
+    protocol: SegmentationProtocol,
+    *,
+    fingerprint: str,
+    n_images: int,
 ) -> None:
-    """Write both files; an older bank in the folder stays whole until the new one is.
+    """Write both files; a bank that is only half replaced is refused on reading.
 
     Raises:
         StorageError: If the folder cannot be written.
@@ -70,14 +82,21 @@ def write(
     from safetensors.numpy import save_file
 
     target = Path(folder)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "shapes": {name: list(one.shape) for name, one in arrays.items()},
+        "layout": [[name, [part.start, part.stop]] for name, part in layout.items()],
+        "protocol": asdict(protocol),
+        "fingerprint": fingerprint,
+        "n_images": n_images,
+    }
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as parts:
-            part = parts.enter_context(replacing(target / ARRAYS))
+        with replacing(target / ARRAYS) as part:
             save_file({name: np.ascontiguousarray(one) for name, one in arrays.items()}, part)
-            digest = _digest(part)
-            (target / DESCRIPTION).unlink(missing_ok=True)
-        document = {"format": FORMAT, "version": VERSION, **description, "sha256": digest}
+            digest = _digest(part, description)
+        document = {**description, "sha256": digest}
         replace_file(target / DESCRIPTION, (json.dumps(document, indent=2) + "\n").encode())
     except (SafetensorError, OSError) as error:
         raise StorageError(f"the bank cannot be written to {target}: {error}") from error
@@ -88,32 +107,45 @@ def read(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a bank's description and arrays, left on disk for `mmap`; check both.
 
+    The arrays' file is read once for its digest, piece by piece.
+
     Raises:
         StorageError: If files are missing or cannot be read.
         StateError: If they are no bank, or were altered.
+        FingerprintMismatchError: If the bank's features come from elsewhere.
     """
+    from safetensors import SafetensorError
+
     source = Path(folder)
     description = _read_description(source / DESCRIPTION)
-    path = source / ARRAYS
-    if not path.is_file():
-        raise StorageError(f"{source} lacks {ARRAYS}, which its {DESCRIPTION} describes")
-    if _digest(path) != description["sha256"]:
-        raise StateError(f"{path} was altered: its sha256 is not the one in {DESCRIPTION}")
     check_fingerprint(description["fingerprint"], fingerprint, "the expected features")
-    arrays = _mapped(path) if mmap else _loaded(path)
-    shapes = {name: list(one.shape) for name, one in arrays.items()}
+    path, digest = source / ARRAYS, description.pop("sha256")
+    try:
+        found = _digest(path, description)
+    except OSError as error:
+        raise StorageError(
+            f"{path}, which {DESCRIPTION} describes, cannot be read: {error.strerror}"
+        ) from None
+    if found != digest:
+        raise StateError(
+            f"{source} was altered or cut short: its sha256 is not the one in {DESCRIPTION}; build "
+            "the bank again"
+        )
+    try:
+        arrays = _mapped(path)
+        shapes = {name: list(one.shape) for name, one in arrays.items()}
+    except (SafetensorError, KeyError) as error:
+        raise StateError(f"{path} holds no arrays of a memory bank: {error!r}") from None
     if shapes != description["shapes"]:
         raise StateError(f"{path} holds {shapes}; {DESCRIPTION} says {description['shapes']}")
-    return description, arrays
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
+    return description, arrays if mmap else {name: np.array(one) for name, one in arrays.items()}
 
 
 def _mapped(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy"):
+        pass  # checks the header, but cannot leave arrays on disk
     # The format: 8 bytes of the header's length, the header as JSON, the arrays.
     with path.open("rb") as file:
         start = int.from_bytes(file.read(8), "little")
@@ -148,6 +180,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     return found
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, description: Mapping[str, Any]) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(description, sort_keys=True).encode())
+    return digest.hexdigest()

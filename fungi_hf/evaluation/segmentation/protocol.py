@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from fungi_hf.checks import check_choices, check_fields, check_integer, check_number
-from fungi_hf.errors import InputError
-from fungi_hf.evaluation.protocols import AS_INPUT, MOST_SEED, check_each
+from fungi_hf.evaluation.protocols import MOST_SEED, check_each
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Upsampling = Literal["bilinear", "nearest"]
 KeyType = Literal["float32", "float16"]
-Amount: TypeAlias = int | float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,33 +64,3 @@ SEGMENTATION_PROTOCOLS: Mapping[str, SegmentationProtocol] = {
     )
 }
 """By name: of all training images and of few, ours and as published without augmentation."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingDraws:
-    """How many training images a bank is drawn from, and how often.
-
-    Attributes:
-        amounts: Each a number of images, a share as 0.125 (at least one image), or None for all.
-        seeds: Of the draws of images and patches; None takes the protocol's.
-    """
-
-    amounts: tuple[Amount, ...] = (None,)
-    seeds: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, ("amounts",), check_each, _check_amount)
-        bounds = (0, MOST_SEED)
-        check_fields(
-            self, ("seeds",), check_each, check_integer, *bounds, optional=True, **AS_INPUT
-        )
-        if not self.amounts or self.seeds == ():
-            raise InputError("TrainingDraws needs at least one amount and one seed; got none")
-
-
-def _check_amount(name: str, value: object) -> Amount:
-    if value is None:
-        return None
-    if isinstance(value, float):
-        return check_number(name, value, 0, 1, inclusive="high", error=InputError)
-    return check_integer(name, value, also="a share or None", **AS_INPUT)

@@ -11,51 +11,33 @@ from fungi_hf.evaluation.records import EvaluationResult
 from fungi_hf.evaluation.segmentation import scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from fungi_hf.evaluation.inputs import Combination
     from fungi_hf.evaluation.segmentation.bank import MemoryBank
-    from fungi_hf.evaluation.segmentation.controls import MapControls
-    from fungi_hf.evaluation.segmentation.protocol import Amount, SegmentationProtocol
+    from fungi_hf.evaluation.segmentation.draws import Draw
+    from fungi_hf.evaluation.segmentation.protocol import SegmentationProtocol
     from fungi_hf.types import Int64Array
 
-Key: TypeAlias = "tuple[int | None, Combination]"  # place of the banks, None without any
-CONTROL: Final = "control: "
+Key: TypeAlias = "tuple[int | None, Combination]"  # place of the draw, None without any
 _FRAMES: Final = "intervals and tests resample images; frames of one video are not independent"
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """One amount of training images, the number that it is, and the protocol of each seed."""
-
-    amount: Amount
-    n_images: int | None
-    rules: tuple[SegmentationProtocol, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Banks:
-    """The banks of one setting and seed: "" is of the features, others are of controls."""
-
-    setting: Setting
-    banks: Mapping[str, MemoryBank]
-
-
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """All banks, and the controls without any."""
-
-    banks: list[Banks]
-    maps: MapControls | None
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
-    """The counts of each test image [3, C] and the confusion of all [C, C], by what judged."""
+    """What was counted of all test images, by draw and by what judged.
+
+    Attributes:
+        counts: Hit, predicted and true pixels of each test image, [3, C] each.
+        sums: Confusion of all test images, [C, C].
+        masks: Digest of each test image's labels, in order.
+        sources: Control -> training images that it knows and a note, where these are its own.
+    """
 
     counts: dict[Key, list[Int64Array]] = field(default_factory=dict)
     sums: dict[Key, Int64Array] = field(default_factory=dict)
-    images: list[str] = field(default_factory=list)
+    masks: list[bytes] = field(default_factory=list)
+    sources: dict[Combination, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, key: Key, matrix: Int64Array) -> None:
         """Take in one image's confusion matrix."""
@@ -64,48 +46,68 @@ class Table:
 
 
 def records_of(
-    setting: Setting, rule: SegmentationProtocol, table: Table, judges: Judges
+    rule: SegmentationProtocol, table: Table, draws: Sequence[Draw], banks: Sequence[MemoryBank]
 ) -> list[EvaluationResult]:
-    """Give one record a combination and control of a setting; the first is the baseline."""
-    places = [place for place, one in enumerate(judges.banks) if one.setting is setting]
-    own = [judges.banks[place].banks[""] for place in places]
-    draws: dict[Combination, list[Key]] = {}
-    for place, name in table.counts:
-        if place is None or place in places:
-            draws.setdefault(name, []).append((place, name))
-    shared: dict[str, Any] = {
-        "task": "segmentation",
-        "protocol": rule.name,
-        "settings": {**asdict(rule), "images": setting.amount, "rows": len(own[0])},
-        "seeds": tuple(bank.protocol.seed for bank in own),
-        "n_train": own[0].n_images,
-        "n_test": len(table.images),
-        "fingerprint": own[0].fingerprint,
-        "notes": (_FRAMES,),
-    }
-    if setting.amount is not None:
-        shared["protocol"] += f", {own[0].n_images} images"
-    first, *_ = (np.stack([table.counts[key] for key in keys]) for keys in draws.values())
+    """Give one record a setting and combination or control; a setting's first is its baseline."""
+    settings: dict[Any, list[int]] = {}
+    for place, draw in enumerate(draws):
+        settings.setdefault(draw.setting, []).append(place)
     return [
-        EvaluationResult(blocks=name, **_numbers(table, keys, first, is_first=place == 0), **shared)
-        for place, (name, keys) in enumerate(draws.items())
+        one for places in settings.values() for one in _setting(rule, table, banks, draws, places)
     ]
 
 
-def _numbers(
-    table: Table, keys: Sequence[Key], first: Int64Array, *, is_first: bool
-) -> dict[str, Any]:
-    counts = np.stack([table.counts[key] for key in keys])
-    found = [scores.metrics_of(table.sums[key]) for key in keys]
+def _setting(
+    rule: SegmentationProtocol,
+    table: Table,
+    banks: Sequence[MemoryBank],
+    draws: Sequence[Draw],
+    places: list[int],
+) -> list[EvaluationResult]:
+    first, setting = banks[places[0]], draws[places[0]].setting
+    by_name: dict[Combination, list[Key]] = {}
+    for place, name in table.counts:
+        if place is None or place in places:
+            by_name.setdefault(name, []).append((place, name))
+    number = first.n_images if setting.unit == "images" else setting.number
+    drawn = "" if setting.number is None else f", {number} {setting.unit}"
+    shared: dict[str, Any] = {
+        "task": "segmentation",
+        "protocol": rule.name + drawn,
+        "settings": {**asdict(rule), setting.unit: setting.amount, "rows": len(first)},
+        "seeds": tuple(draws[place].rule.seed for place in places),
+        "n_test": len(table.masks),
+        "fingerprint": first.fingerprint,
+    }
+    counts = {name: np.stack([table.counts[key] for key in keys]) for name, keys in by_name.items()}
+    baseline = next(iter(counts.values()))
+    records = []
+    for name, keys in by_name.items():
+        n_train, *notes = table.sources.get(name, (first.n_images,))
+        records.append(
+            EvaluationResult(
+                blocks=name,
+                n_train=n_train,
+                notes=(_FRAMES, *notes),
+                **_numbers([table.sums[key] for key in keys], counts[name]),
+                # A control without a draw stands against each draw of the baseline.
+                against_baseline={}
+                if counts[name] is baseline
+                else scores.difference(baseline, np.broadcast_to(counts[name], baseline.shape)),
+                **shared,
+            )
+        )
+    return records
+
+
+def _numbers(sums: list[Int64Array], counts: Int64Array) -> dict[str, Any]:
+    found = [scores.metrics_of(one) for one in sums]
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
-    each = np.mean([scores.iou(scores.counts_of(table.sums[key])) for key in keys], axis=0)
-    # A control without a draw stands against each draw of the baseline.
-    compared = np.broadcast_to(counts, first.shape)
+    each = np.mean([scores.iou(scores.counts_of(one)) for one in sums], axis=0)
     return {
         "metrics": {name: float(value.mean()) for name, value in values.items()},
         "spread": {name: float(v.std(ddof=1)) for name, v in values.items() if len(v) > 1},
         "intervals": {"miou": scores.interval(counts)},
-        "against_baseline": {} if is_first else scores.difference(first, compared),
         "per_class": {str(n): float(value) for n, value in enumerate(each) if not np.isnan(value)},
         "scores": scores.miou(counts),
     }

@@ -91,17 +91,15 @@ def difference(first: Int64Array, second: Int64Array) -> dict[str, float]:
     """
     pairs = [_mean_miou(second, some) - _mean_miou(first, some) for some in _resamples(first)]
     low, high = _ends(np.concatenate(pairs))
-    ones = np.ones((1, first.shape[1]))
+    ones: Float64Array = np.ones((1, first.shape[1]))
     found = float((_mean_miou(second, ones) - _mean_miou(first, ones))[0])
     generator = numpy_generator(42, "segmentation", "exchanges")
     both, apart = first + second, second - first
     reached = 0
     for n in _batches(_EXCHANGES, first):
-        signs = generator.integers(0, 2, (n, first.shape[1])) * 2.0 - 1
-        moved = _sums(both, np.ones((1, first.shape[1]))), _sums(apart, signs)
-        change = [
-            (miou(all_of + part) - miou(all_of - part)) for all_of, part in zip(*moved, strict=True)
-        ]
+        signs = 1 - 2 * generator.integers(0, 2, (n, first.shape[1])).astype(np.float64)
+        moved = zip(_sums(both, ones), _sums(apart, signs), strict=True)
+        change = [miou(all_of + part) - miou(all_of - part) for all_of, part in moved]
         reached += int((np.abs(np.mean(change, axis=0)) >= abs(found) - 1e-12).sum())
     return {"difference": found, "low": low, "high": high, "p": (reached + 1) / (_EXCHANGES + 1)}
 
