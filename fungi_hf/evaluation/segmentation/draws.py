@@ -34,10 +34,8 @@ class TrainingDraws:
 
     def __post_init__(self) -> None:
         check_fields(self, ("amounts",), check_each, _check_amount)
-        bounds = (0, MOST_SEED)
-        check_fields(
-            self, ("seeds",), check_each, check_integer, *bounds, optional=True, **AS_INPUT
-        )
+        if self.seeds is not None:
+            check_fields(self, ("seeds",), check_each, check_integer, 0, MOST_SEED, **AS_INPUT)
         check_fields(self, ("groups",), _check_groups, optional=True)
         if not self.amounts or self.seeds == () or self.groups == ():
             raise InputError("TrainingDraws needs at least one amount, seed and group; got none")

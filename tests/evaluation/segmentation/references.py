@@ -128,10 +128,12 @@ def matched_miou(matrix):
     return best
 
 
-def resampled(tables):
+def resampled(tables, n_samples=2000):
     """mIoU of each bootstrap sample, [samples], of confusion matrices [draws][images]."""
     n = len(tables[0])
-    times = numpy_generator(42, "segmentation", "bootstrap").multinomial(n, np.full(n, 1 / n), 2000)
+    times = numpy_generator(42, "segmentation", "bootstrap").multinomial(
+        n, np.full(n, 1 / n), n_samples
+    )
     found = []
     for counts in times:
         sums = [sum(c * one for c, one in zip(counts, draw, strict=True)) for draw in tables]
@@ -139,16 +141,16 @@ def resampled(tables):
     return np.array(found)
 
 
-def interval(tables):
-    low, high = np.quantile(resampled(tables), (0.025, 0.975))
+def interval(tables, n_samples=2000):
+    low, high = np.quantile(resampled(tables, n_samples), (0.025, 0.975))
     return low, high
 
 
-def difference(first, second, n_exchanges):
+def difference(first, second, n_samples, n_exchanges):
     def score(tables):
         return np.mean([miou(sum(draw)) for draw in tables])
 
-    apart = resampled(second) - resampled(first)
+    apart = resampled(second, n_samples) - resampled(first, n_samples)
     found = score(second) - score(first)
     n = len(first[0])
     swaps = numpy_generator(42, "segmentation", "exchanges").integers(0, 2, (n_exchanges, n))
