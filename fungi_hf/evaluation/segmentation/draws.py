@@ -54,6 +54,13 @@ class Setting:
         """Images that are drawn one by one."""
         return self.number if self.unit == "images" else None
 
+    def title(self, n_images: int) -> str:
+        """Say in a protocol's name how many there are, of so many images in the bank."""
+        if self.number is None:
+            return ""
+        n = n_images if self.unit == "images" else self.number
+        return f", {n} {self.unit if n > 1 else self.unit[:-1]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:

@@ -81,7 +81,7 @@ def evaluate_segmentation(  # noqa: PLR0913  (each is a setting of its own)
     table = _judge(test, plan, learned, wanted)
     for name, pair in further.items():
         _add_other(name, pair, plan, learned, table)
-    return records_of(rule, table, plan.draws, own)
+    return records_of(rule, table, plan.draws, own, learned.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +113,28 @@ class _Plan:
 class _Learned:
     banks: list[dict[str, MemoryBank]]  # of each draw, by lane
     maps: MapControls | None
-    masks: list[bytes]  # digests
+    masks: list[bytes]  # digests, of each training image
+    contents: list[bytes]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        alike = len(self.contents) - len(set(self.contents))
+        if not alike:
+            return ()
+        return (
+            f"{alike} of {len(self.contents)} training images have the mask of another and no "
+            "pixels that tell them apart: they are drawn together, and their patches by one draw",
+        )
 
 
-def _learn(train: Any, plan: _Plan, *, controls: bool) -> _Learned:
-    maps, masks = None, list[bytes]()
+def _learn(train: Any, plan: _Plan, *, controls: bool, drawn_as: Sequence[bytes] = ()) -> _Learned:
+    maps, masks, contents = None, list[bytes](), list[bytes]()
     builders: list[dict[str, BankBuilder]] = [{} for _ in plan.draws]
     _extend(builders, plan, [_OWN])
     for given in images(train, "train"):
         example = read_example(given, plan.n_classes, plan.rule)
+        if len(masks) < len(drawn_as):
+            example = example.drawn_as(drawn_as[len(masks)])
         if controls and maps is None:
             maps = MapControls(example.features.grid, plan.n_classes, plan.rule)
             _extend(builders, plan, control_names(example))
@@ -132,10 +145,11 @@ def _learn(train: Any, plan: _Plan, *, controls: bool) -> _Learned:
                     held[lane].add(one)
         if maps is not None:
             maps.add(example)
-        masks.append(example.content)
+        masks.append(example.mask)
+        contents.append(example.content)
     plan.check(len(masks), [held[_OWN].n_labelled for held in builders])
     banks = [{lane: MemoryBank.of(one) for lane, one in held.items()} for held in builders]
-    return _Learned(banks, maps, masks)
+    return _Learned(banks, maps, masks, contents)
 
 
 def _extend(builders: list[dict[str, BankBuilder]], plan: _Plan, lanes: Iterable[str]) -> None:
@@ -175,7 +189,7 @@ def _judge(test: Any, plan: _Plan, learned: _Learned, wanted: list[Combination])
             for title, drawn in zip(MapControls.names, learned.maps.maps(example), strict=True):
                 matrix = scores.confusion(example.labels, drawn, plan.n_classes)
                 table.add((None, (CONTROL + title,)), matrix)
-        table.masks.append(example.content)
+        table.masks.append(example.mask)
     if not table.masks:
         raise InputError(
             f"no pixel of {n_images} test images is scored; give test images with labels that are "
@@ -200,7 +214,7 @@ def _check_others(others: Any) -> Mapping[str, tuple[Any, Any]]:
 
 def _add_other(name: str, pair: Any, plan: _Plan, learned: _Learned, table: Table) -> None:
     # Judge a further control by the same draws and the same masks.
-    its = _learn(pair[0], plan, controls=False)
+    its = _learn(pair[0], plan, controls=False, drawn_as=learned.contents)
     first = its.banks[0][_OWN]
     found = _judge(pair[1], plan, its, [tuple(first.layout)])
     for side, masks, known in (

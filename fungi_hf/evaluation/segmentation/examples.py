@@ -60,23 +60,40 @@ class Example:
         return self.labels.shape[0], self.labels.shape[1]
 
     @cached_property
-    def content(self) -> bytes:
-        """Digest of the labels: what the draw of patches is keyed by.
+    def mask(self) -> bytes:
+        """Digest of the labels."""
+        return _digest(self.labels)
 
-        Features are left out, since their last bits may differ between machines and batches.
+    @cached_property
+    def content(self) -> bytes:
+        """Digest of the labels, and of the pixels where they came along: what draws are keyed by.
+
+        Features are left out: their last bits may differ between machines and batches, and two
+        encoders are compared by the same draw. Images with equal masks and no pixels are alike.
         """
-        digest = hashlib.sha256(f"{self.labels.shape}".encode())
-        digest.update(np.ascontiguousarray(self.labels).data)
-        return digest.digest()
+        return self.mask if self.pixels is None else _digest(self.labels, self.pixels)
 
     def with_features(self, array: Float32Array, name: str) -> Example:
         """Give the same labels with other features of one block on the same grid."""
         layout = {name: slice(0, array.shape[1])}
         features = DenseFeatures(array, self.features.grid, layout, name, self.features.source)
-        other = replace(self, features=features)
-        for kept in ("histograms", "content"):
-            other.__dict__[kept] = getattr(self, kept)
+        other = replace(self, features=features).drawn_as(self.content)
+        other.__dict__["histograms"] = self.histograms
         return other
+
+    def drawn_as(self, content: bytes) -> Example:
+        """Give the same image with what its draws are keyed by."""
+        other = replace(self)
+        other.__dict__["content"] = content
+        return other
+
+
+def _digest(*arrays: np.ndarray) -> bytes:
+    digest = hashlib.sha256()
+    for one in arrays:
+        digest.update(f"{one.shape}".encode())
+        digest.update(np.ascontiguousarray(one).data)
+    return digest.digest()
 
 
 def check_classes(n_classes: int, rule: SegmentationProtocol) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.evaluation.inputs import Combination
     from fungi_hf.evaluation.segmentation.bank import MemoryBank
-    from fungi_hf.evaluation.segmentation.draws import Draw
+    from fungi_hf.evaluation.segmentation.draws import Draw, Setting
     from fungi_hf.evaluation.segmentation.protocol import SegmentationProtocol
     from fungi_hf.types import Int64Array
 
@@ -46,55 +46,57 @@ class Table:
 
 
 def records_of(
-    rule: SegmentationProtocol, table: Table, draws: Sequence[Draw], banks: Sequence[MemoryBank]
-) -> list[EvaluationResult]:
-    """Give one record a setting and combination or control; a setting's first is its baseline."""
-    settings: dict[Any, list[int]] = {}
-    for place, draw in enumerate(draws):
-        settings.setdefault(draw.setting, []).append(place)
-    return [
-        one for places in settings.values() for one in _setting(rule, table, banks, draws, places)
-    ]
-
-
-def _setting(
     rule: SegmentationProtocol,
     table: Table,
-    banks: Sequence[MemoryBank],
     draws: Sequence[Draw],
-    places: list[int],
+    banks: Sequence[MemoryBank],
+    notes: tuple[str, ...],
 ) -> list[EvaluationResult]:
-    first, setting = banks[places[0]], draws[places[0]].setting
+    """Give one record a setting and combination or control; a setting's first is its baseline.
+
+    Banks are those of each draw, notes hold for all.
+    """
+    settings: dict[Setting, list[int]] = {}
+    for place, draw in enumerate(draws):
+        settings.setdefault(draw.setting, []).append(place)
+    records = []
+    for setting, places in settings.items():
+        first = banks[places[0]]
+        shared: dict[str, Any] = {
+            "task": "segmentation",
+            "protocol": rule.name + setting.title(first.n_images),
+            "settings": {**asdict(rule), setting.unit: setting.amount, "rows": len(first)},
+            "seeds": tuple(draws[place].rule.seed for place in places),
+            "n_train": first.n_images,
+            "n_test": len(table.masks),
+            "fingerprint": first.fingerprint,
+            "notes": (_FRAMES, *notes),
+        }
+        records += _setting(table, places, EvaluationResult(blocks=(), metrics={}, **shared))
+    return records
+
+
+def _setting(table: Table, places: list[int], shared: EvaluationResult) -> list[EvaluationResult]:
     by_name: dict[Combination, list[Key]] = {}
     for place, name in table.counts:
         if place is None or place in places:
             by_name.setdefault(name, []).append((place, name))
-    number = first.n_images if setting.unit == "images" else setting.number
-    drawn = "" if setting.number is None else f", {number} {setting.unit}"
-    shared: dict[str, Any] = {
-        "task": "segmentation",
-        "protocol": rule.name + drawn,
-        "settings": {**asdict(rule), setting.unit: setting.amount, "rows": len(first)},
-        "seeds": tuple(draws[place].rule.seed for place in places),
-        "n_test": len(table.masks),
-        "fingerprint": first.fingerprint,
-    }
     counts = {name: np.stack([table.counts[key] for key in keys]) for name, keys in by_name.items()}
     baseline = next(iter(counts.values()))
     records = []
     for name, keys in by_name.items():
-        n_train, *notes = table.sources.get(name, (first.n_images,))
+        n_train, *notes = table.sources.get(name, (shared.n_train,))
+        # A control without a draw stands against each draw of the baseline.
+        compared = np.broadcast_to(counts[name], baseline.shape)
+        is_baseline = counts[name] is baseline
         records.append(
-            EvaluationResult(
+            replace(
+                shared,
                 blocks=name,
                 n_train=n_train,
-                notes=(_FRAMES, *notes),
+                notes=(*shared.notes, *notes),
+                against_baseline={} if is_baseline else scores.difference(baseline, compared),
                 **_numbers([table.sums[key] for key in keys], counts[name]),
-                # A control without a draw stands against each draw of the baseline.
-                against_baseline={}
-                if counts[name] is baseline
-                else scores.difference(baseline, np.broadcast_to(counts[name], baseline.shape)),
-                **shared,
             )
         )
     return records

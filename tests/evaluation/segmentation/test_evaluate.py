@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from fungi_hf.evaluation.segmentation import (
     evaluate_segmentation,
     scores,
 )
+from fungi_hf.evaluation.segmentation.draws import plan_draws
+from fungi_hf.evaluation.segmentation.evaluate import _learn, _Plan
 from fungi_hf.evaluation.segmentation.examples import read_example
 from tests.evaluation.segmentation import references, scenes
 
@@ -97,15 +100,43 @@ def test_the_order_of_training_images_does_not_matter():
 
 
 def test_lazy_inputs_are_read_once_and_let_go():
-    alive = []
+    alive, most = weakref.WeakSet(), []
 
     def lazily(pairs):
         for features, mask in pairs:
-            alive.append(1)
-            yield replace(features), mask
+            one = replace(features, array=features.array.copy())
+            alive.add(one)
+            most.append(len(alive))
+            yield one, mask
+            del one
 
     assert run(lazily(TRAIN), lazily(TEST)) == run()
-    assert len(alive) == 15
+    assert len(most) == 15
+    assert max(most) == 2  # the one at hand, and the one before it
+
+
+def test_images_with_equal_masks_are_noted_and_told_apart_by_pixels():
+    rng = np.random.default_rng(0)
+    twins = [(scenes.noise(rng, (4, 5), 64, widths=WIDTHS), TRAIN[0][1]) for _ in range(8)]
+    draws = TrainingDraws(amounts=(3,), seeds=tuple(range(12)))
+    note = "8 of 18 training images have the mask of another"
+    assert any(note in one for one in run([*TRAIN, *twins], draws=draws, controls=False)[0].notes)
+
+    def drawn(train):
+        """How many of the images with the one mask each seed draws."""
+        plan = _Plan(5, RULE, plan_draws(train, RULE, draws), None)
+        rows = {row.tobytes() for one in twins for row in one[0].array}
+        found = [one[""] for one in _learn(train, plan, controls=False).banks]
+        return [sum(row.tobytes() in rows for row in bank.keys) for bank in found]
+
+    together = drawn([*TRAIN, *twins])
+    apart = drawn(scenes.coloured(rng, [*TRAIN, *twins]))
+    assert sum(n > 0 for n in apart) > 8 > sum(n > 0 for n in together)
+    colours = scenes.coloured(rng, TRAIN), scenes.coloured(rng, TEST)
+    others = {"x": (TRAIN, TEST)}  # drawn as those with pixels are
+    found = run(*colours, draws=draws, controls=False, others=others)
+    assert found[-1].metrics == found[2].metrics
+    assert len(found[0].notes) == 1
 
 
 def test_few_training_images_by_several_seeds():
@@ -113,7 +144,7 @@ def test_few_training_images_by_several_seeds():
     options = {"combinations": [["tokens"]], "controls": False}
     own = run(draws=draws, **options)
     assert [one.protocol for one in own] == [
-        "fungi, 1 images",
+        "fungi, 1 image",
         "fungi, 2 images",
         "fungi, 5 images",
         "fungi",
