@@ -12,19 +12,30 @@ from fungi_hf.evaluation.retrieval import (
     RetrievalProtocol,
     evaluate_retrieval,
 )
+from fungi_hf.evaluation.segmentation import (
+    SEGMENTATION_PROTOCOLS,
+    MemoryBank,
+    SegmentationProtocol,
+    TrainingDraws,
+    evaluate_segmentation,
+)
 from fungi_hf.evaluation.similarity import block_cka, linear_cka
 
 __all__ = [
     "KNN_PROTOCOLS",
     "LINEAR_PROTOCOLS",
     "RETRIEVAL_PROTOCOLS",
+    "SEGMENTATION_PROTOCOLS",
     "BlockFeatures",
     "ClusteringProtocol",
     "EvaluationResult",
     "KNNProtocol",
     "LinearProtocol",
+    "MemoryBank",
     "Relevance",
     "RetrievalProtocol",
+    "SegmentationProtocol",
+    "TrainingDraws",
     "block_cka",
     "build_report",
     "change_per_class",
@@ -32,6 +43,7 @@ __all__ = [
     "evaluate_knn",
     "evaluate_linear",
     "evaluate_retrieval",
+    "evaluate_segmentation",
     "knn_protocol",
     "linear_cka",
     "write_report",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 RECORD: Final = "fungi-hf-evaluation"
 SWEEP: Final = "fungi-hf-sweep"
 SUFFIXES: Final = (".json", ".csv")
+CONTROL: Final = "control: "  # begins the only block of what is no feature under test
+_MAIN: Final = {"retrieval": "map", "segmentation": "miou"}
 Cell: TypeAlias = str | int | float | None
 Setting: TypeAlias = str | int | float | bool | Sequence[float] | None
 
@@ -38,18 +40,19 @@ class EvaluationResult:
     """What one protocol says about one combination of blocks.
 
     Attributes:
-        task: `knn`, `linear`, `clustering` or `retrieval`.
+        task: `knn`, `linear`, `clustering`, `retrieval` or `segmentation`.
         metrics: Metric name -> value, the mean over draws or seeds; shares are in [0, 1].
         spread: Metric name -> standard deviation over draws or seeds (n - 1), where several.
-        intervals: Metric name -> 95 % bootstrap interval over test rows.
+        intervals: Metric name -> 95 % bootstrap interval over test rows (images, for
+            segmentation).
         against_baseline: `difference` of the main metric to the baseline's, its `low` and `high`
             (95 %), and `p` of the paired test; empty for the baseline itself.
-        per_class: Class -> recall.
+        per_class: Class -> recall; IoU for segmentation.
         n_train: Rows to learn from, per draw.
         n_test: Rows to judge.
         notes: Facts that a reader needs, e.g. a PCA that was skipped.
-        scores: [draws, N] per-row outcome (1 = right; average precision for retrieval), for
-            paired tests; not in the JSON.
+        scores: [draws, N] per-row outcome (1 = right; average precision for retrieval; each
+            image's own mIoU for segmentation), for paired tests; not in the JSON.
     """
 
     task: str
@@ -71,7 +74,12 @@ class EvaluationResult:
     @property
     def main(self) -> str:
         """The metric that the task is judged by."""
-        return "map" if self.task == "retrieval" else "accuracy"
+        return _MAIN.get(self.task, "accuracy")
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it shows what needs no feature at all, or no training: no candidate for best."""
+        return self.name.startswith(CONTROL)
 
     @property
     def name(self) -> str:

@@ -53,7 +53,7 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
     return figure
 
 
-def class_bars(changes: Mapping[str, float], *, most: int = 40) -> Figure:
+def class_bars(changes: Mapping[str, float], *, most: int = 40, metric: str = "recall") -> Figure:
     """Draw the change of each class's recall (a share) in points; `most` of them, by size."""
     _check_any(changes, "changes")
     kept = sorted(changes, key=lambda name: -abs(changes[name]))[:most]
@@ -63,7 +63,7 @@ def class_bars(changes: Mapping[str, float], *, most: int = 40) -> Figure:
     axes.barh(range(len(kept)), points, color=[_UP if one >= 0 else _DOWN for one in points])
     axes.set_yticks(range(len(kept)), [literal(name) for name in kept], fontsize=7)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("change of recall, points")
+    axes.set_xlabel(f"change of {metric}, points")
     left = len(changes) - len(kept)
     axes.set_title(f"({left} smaller changes not shown)" if left else "", fontsize=9)
     return figure

@@ -11,7 +11,12 @@ from fungi_hf.evaluation.protocols import expect
 from fungi_hf.evaluation.records import EvaluationResult, change_per_class, write_text
 from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
-from fungi_hf.evaluation.report.tables import group_results, result_table, sweep_table
+from fungi_hf.evaluation.report.tables import (
+    class_table,
+    group_results,
+    result_table,
+    sweep_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +29,15 @@ if TYPE_CHECKING:
     Row: TypeAlias = Mapping[str, Cell]
     Section: TypeAlias = dict[str, Any]  # a heading, and what page.html shows below it
 
-_TASKS: Final = {"knn": "k-nearest neighbours", "linear": "Linear probe"}
+_TASKS: Final = {
+    "knn": "k-nearest neighbours",
+    "linear": "Linear probe",
+    "segmentation": "In-context segmentation",
+}
 _BARS: Final = 20  # of classes, beside a figure of the combinations
-_FIELDS: Final = ("lead", "best", "base", "tests", "head", "rows", "mark", "figures", "notes")
+_FIELDS: Final = (
+    "lead", "best", "base", "tests", "head", "rows", "mark", "classes", "figures", "notes",
+)  # fmt: skip
 
 
 def build_report(
@@ -108,16 +119,19 @@ def _heading(one: EvaluationResult, *, several: bool = False) -> str:
 
 def _section(group: list[EvaluationResult], *, several: bool) -> Section:
     head, rows = result_table(group)
-    best = max(group, key=lambda one: one.metrics[one.main])
-    base = next((one for one in group if not one.against_baseline), None)
-    compared = {one.name: one.against_baseline for one in group if one.against_baseline}
+    tested = [one for one in group if not one.is_control] or group
+    best = max(tested, key=lambda one: one.metrics[one.main])
+    base = next((one for one in tested if not one.against_baseline), None)
+    compared = {one.name: one.against_baseline for one in tested if one.against_baseline}
+    is_map = best.task == "segmentation"
     figures = []
     if compared:
         name = "a baseline that is not here" if base is None else base.name
         words = f"Difference to {name} in points, with its 95 % interval."
         figures.append((words, plots.difference_intervals(compared)))
     if base is not None and best.against_baseline and len(best.per_class) > 1:
-        bars = plots.class_bars(change_per_class(best, base), most=_BARS)
+        measure = "IoU" if is_map else "recall"
+        bars = plots.class_bars(change_per_class(best, base), most=_BARS, metric=measure)
         figures.append((f"Change per class: {best.name} against {base.name}.", bars))
     return {
         "heading": _heading(best, several=several),
@@ -127,6 +141,7 @@ def _section(group: list[EvaluationResult], *, several: bool) -> Section:
         "head": head,
         "rows": rows,
         "mark": group.index(best),
+        "classes": class_table(group) if is_map else (),
         "figures": _drawn(figures),
         "notes": list(dict.fromkeys(f"{one.name}: {n}" for one in group for n in one.notes)),
     }

@@ -27,17 +27,26 @@ def result_table(group: Sequence[EvaluationResult]) -> Table:
     """Give header and rows of records of one task and protocol, the baseline among them.
 
     A column per metric, and for the main metric the difference to the baseline in points, its 95 %
-    interval, the paired test's p, and p after Holm's correction over the rows.
+    interval, the paired test's p, and p after Holm's correction over the rows but controls, which
+    are no claim.
     """
     metrics = list(dict.fromkeys(name for one in group for name in one.metrics))
-    adjusted = iter(holm([one.against_baseline["p"] for one in group if one.against_baseline]))
+    tested = [one for one in group if one.against_baseline and not one.is_control]
+    adjusted = iter(holm([one.against_baseline["p"] for one in tested]))
     rows = [[one.name, *[_metric(one, name) for name in metrics]] for one in group]
     head = ["features", *metrics]
     if any(one.against_baseline for one in group):
         head += ["difference", "95 %", "p", "p (Holm)"]
         for one, cells in zip(group, rows, strict=True):
-            cells.extend(_comparison(one, next(adjusted) if one.against_baseline else None))
+            cells.extend(_comparison(one, next(adjusted) if one in tested else None))
     return head, rows
+
+
+def class_table(group: Sequence[EvaluationResult]) -> Table:
+    """Give header and rows of each class's recall or IoU, in percent."""
+    names = list(dict.fromkeys(name for one in group for name in one.per_class))
+    rows = [[one.name, *[_share(one.per_class.get(name)) for name in names]] for one in group]
+    return ["features", *names], rows
 
 
 def sweep_table(sweep: SweepResult) -> Table:
@@ -70,12 +79,17 @@ def _metric(one: EvaluationResult, name: str) -> str:
     return text
 
 
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
 def _comparison(one: EvaluationResult, corrected: float | None) -> list[str]:
     values = one.against_baseline
-    if corrected is None:
+    if not values:
         return ["baseline", "", "", ""]
     ends = f"[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
-    return [f"{100 * values['difference']:+.1f}", ends, _p(values["p"]), _p(corrected)]
+    last = "" if corrected is None else _p(corrected)
+    return [f"{100 * values['difference']:+.1f}", ends, _p(values["p"]), last]
 
 
 def _p(value: float) -> str:
