@@ -209,10 +209,12 @@ def _thumbnail(raw: Any, name: str) -> str:
 
 
 def _rendered(title: str, lead: str, queries: list[dict[str, Any]]) -> str:
+    page = resources.files(__package__).joinpath("neighbours.html").read_text(encoding="utf-8")
+    return environment().from_string(page).render(title=title, lead=lead, queries=queries)
+
+
+def environment() -> Any:
+    """Give jinja's environment for a page: names are escaped, unknown ones refused."""
     import jinja2
 
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    page = resources.files(__package__).joinpath("neighbours.html").read_text(encoding="utf-8")
-    return environment.from_string(page).render(title=title, lead=lead, queries=queries)
+    return jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
