@@ -115,7 +115,7 @@ def test_images_are_let_go_and_rows_stay_within_twice_the_bound(rows):
             yield one, scenes.blocky(rng, (5, 5), 2)
             del one
 
-    rule = replace(RULE, bank_rows=rows)
+    rule = replace(RULE, bank_rows=rows, key_dtype="float16")
     builder = BankBuilder(rule)
     most_rows = 0
     for pair in images():
@@ -123,6 +123,7 @@ def test_images_are_let_go_and_rows_stay_within_twice_the_bound(rows):
         held = sum(len(one.keys) for one in builder.held)
         assert held == builder.n_rows
         assert all(one.keys.base is None and one.values.base is None for one in builder.held)
+        assert builder.held[0].keys.dtype == np.float16
         most_rows = max(most_rows, held)
     del pair
     gc.collect()
