@@ -36,7 +36,7 @@ def rare_first(histograms, seed, content):
     return [patch for _, patch in sorted(scored)]
 
 
-def bank(examples, rule):
+def bank(examples, rule, n_images=None):
     """Keys and values, each image in turn in the order of the seeded digests of its labels."""
     labelled = [one for one in examples if one.histograms.any()]
 
@@ -45,6 +45,7 @@ def bank(examples, rule):
         return drawn, hashlib.sha256(one.features.array.tobytes()).digest()
 
     labelled.sort(key=order)
+    labelled = labelled[:n_images]
     if rule.bank_rows is not None:
         labelled = labelled[: rule.bank_rows]
     chosen = [rare_first(one.histograms, rule.seed, one.content) for one in labelled]
