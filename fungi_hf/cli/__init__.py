@@ -32,7 +32,16 @@ _EXAMPLES = """examples:
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser with all commands."""
     from fungi_hf import __version__
-    from fungi_hf.cli import doctor, evaluation, extraction, folders, icl, search, sweep
+    from fungi_hf.cli import (
+        doctor,
+        evaluation,
+        extraction,
+        folders,
+        icl,
+        search,
+        segment,
+        sweep,
+    )
 
     parser = argparse.ArgumentParser(
         prog="fungi-hf",
@@ -42,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (extraction, search, evaluation, sweep, folders, doctor, icl):
+    for room in (extraction, search, segment, evaluation, sweep, folders, doctor, icl):
         room.add_parsers(subparsers)
     return parser
 

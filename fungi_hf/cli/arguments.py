@@ -31,15 +31,19 @@ def command(
     return parser
 
 
-def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the arguments that name an extractor."""
+def add_model(
+    parser: argparse.ArgumentParser, *, optional: bool = False, option: bool = False
+) -> None:
+    """Add the arguments that name an extractor; the model's own may be an option."""
     add, words = parser.add_argument, "a model or saved extractor: a folder or Hub id"
-    if optional:
+    if option:
+        add("--model", help=words)
+    elif optional:
         add("model", nargs="?", help=f"{words}; left out for feature files")
     else:
         add("model", help=words)
     add("--config", help="a config: a folder, Hub id or JSON file")
-    kinds = "kl, simclr, dino, deepcluster, ibot, activation"
+    kinds = "kl, simclr, dino, deepcluster, ibot, dense_infonce, activation"
     add("--objective", action="append", help=f"{kinds}; may be repeated")
     add("--device", help="e.g. cpu, cuda")
     add("--revision", help="branch, tag or commit of the Hub")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SIDE: Final = 320  # of what is shown, in pixels
+UNSCORED: Final = (224, 224, 192)  # of pixels of no class, as Pascal VOC draws them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,13 @@ def shown_picture(pixels: np.ndarray) -> tuple[bytes, str, str]:
 
 
 def shown_map(labels: np.ndarray, colours: np.ndarray, words: str = "") -> tuple[bytes, str, str]:
-    """Give labels [H, W] as a small PNG in the colours of the classes [C, 3]; others are grey."""
+    """Give labels [H, W] as a small PNG in the colours of the classes [C, 3], or of `UNSCORED`."""
     from PIL import Image
 
     step = max(1, -(-max(labels.shape) // _SIDE))
     small = labels[::step, ::step]
     known = (small >= 0) & (small < len(colours))
-    image = np.full((*small.shape, 3), 128, np.uint8)
+    image = np.full((*small.shape, 3), UNSCORED, np.uint8)
     image[known] = colours[small[known]]
     return _encoded(Image.fromarray(image), "png"), "png", words
 
@@ -57,25 +58,24 @@ def shown_map(labels: np.ndarray, colours: np.ndarray, words: str = "") -> tuple
 def write_maps(
     path: str | Path,
     rows: Iterable[Segmented],
-    names: Sequence[str],
-    colours: np.ndarray,
+    legend: Mapping[str, Sequence[int]],
     *,
     lead: str,
     title: str = "Segmentation",
 ) -> None:
-    """Write the page; the legend gives each class [C] its colour [C, 3].
+    """Write the page; the legend gives names of classes their colours.
 
     Raises:
         StorageError: If it cannot be written.
     """
-    legend = [
-        {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
-        for name, colour in zip(names, colours.tolist(), strict=True)
+    entries = [
+        {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*map(int, colour))}
+        for name, colour in legend.items()
     ]
     page = resources.files(__package__).joinpath("maps.html").read_text(encoding="utf-8")
     shown = [{"name": row.name, "figures": _figures(row)} for row in rows]
     rendered = environment().from_string(page)
-    write_text(path, rendered.render(title=title, lead=lead, legend=legend, rows=shown), "page")
+    write_text(path, rendered.render(title=title, lead=lead, legend=entries, rows=shown), "page")
 
 
 def _figures(row: Segmented) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def planted_features(example: Example) -> Float32Array:
 
 def transposed_features(example: Example) -> Float32Array:
     """Give planted features read off column by column: the mistake that planted ones must show."""
-    rows, columns = example.features.grid
+    rows, columns = example.grid
     planted = planted_features(example).reshape(rows, columns, -1)
     return np.ascontiguousarray(planted.transpose(1, 0, 2)).reshape(rows * columns, -1)
 
@@ -125,7 +125,7 @@ class MapControls:
         return [
             np.full(size, self.pixels.argmax(), np.int64),
             label_map(self.prior.astype(np.float32), size, self.rule.upsampling),
-            bound(labels, example.features.grid, example.n_classes, self.rule),
+            bound(labels, example.grid, example.n_classes, self.rule),
         ]
 
     @property
@@ -147,11 +147,11 @@ def bound(
 def _colours(example: Example) -> Float32Array:
     if example.pixels is None:
         raise InputError(f"{example.features.source} came without pixels, so it has no colours")
-    return colour_features(example.pixels, example.features.grid)
+    return colour_features(example.pixels, example.grid)
 
 
 def _coloured_places(example: Example) -> Float32Array:
-    places = coordinate_features(example.features.grid)
+    places = coordinate_features(example.grid)
     return _unit(np.concatenate([_colours(example), places], axis=1))
 
 
@@ -166,7 +166,7 @@ def _unit(rows: np.ndarray) -> Float32Array:
 
 
 FEATURE_CONTROLS: Final[dict[str, Callable[[Example], Float32Array]]] = {
-    "coordinates": lambda one: coordinate_features(one.features.grid),
+    "coordinates": lambda one: coordinate_features(one.grid),
     "colour": _colours,
     "colour and coordinates": _coloured_places,
     "random": random_features,

@@ -136,7 +136,7 @@ def _learn(train: Any, plan: _Plan, *, controls: bool, drawn_as: Sequence[bytes]
         if len(masks) < len(drawn_as):
             example = example.drawn_as(drawn_as[len(masks)])
         if controls and maps is None:
-            maps = MapControls(example.features.grid, plan.n_classes, plan.rule)
+            maps = MapControls(example.grid, plan.n_classes, plan.rule)
             _extend(builders, plan, control_names(example))
         group = plan.group(len(masks))
         for lane, one in _lanes(example, list(builders[0])):

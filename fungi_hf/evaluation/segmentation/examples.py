@@ -43,6 +43,12 @@ class Example:
     void_class: int | None = None
     pixels: Pixels | None = None
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        rows, columns = self.features.grid
+        return rows, columns
+
     @cached_property
     def histograms(self) -> Float32Array:
         """[T, C] shares of the classes among each patch's labelled pixels; 0 where there are none.
@@ -52,7 +58,7 @@ class Example:
         labels = self.labels
         if self.void_class is not None:
             labels = np.where(labels == IGNORED, np.int32(self.void_class), labels)
-        return patch_histograms(labels, self.features.grid, self.n_classes)
+        return patch_histograms(labels, self.grid, self.n_classes)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,7 +82,7 @@ class Example:
     def with_features(self, array: Float32Array, name: str) -> Example:
         """Give the same labels with other features of one block on the same grid."""
         layout = {name: slice(0, array.shape[1])}
-        features = DenseFeatures(array, self.features.grid, layout, name, self.features.source)
+        features = DenseFeatures(array, self.grid, layout, name, self.features.source)
         other = replace(self, features=features).drawn_as(self.content)
         other.__dict__["histograms"] = self.histograms
         return other

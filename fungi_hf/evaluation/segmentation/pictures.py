@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +12,7 @@ from fungi_hf.errors import ImageError, InputError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -34,9 +34,7 @@ class Labelled:
     mask: Path | None
 
 
-def labelled_pictures(
-    pictures: Iterable[Path], folder: Path, masks: Path | None
-) -> list[Labelled]:
+def labelled_pictures(pictures: Iterable[Path], folder: Path, masks: Path | None) -> list[Labelled]:
     """Give each picture of a folder with the mask of its name, `masks/a/b.png` of `a/b.jpg`.
 
     Raises:
@@ -84,10 +82,10 @@ def check_size(mask: Path, labels: np.ndarray, picture: Path, size: tuple[int, i
         ImageError: Naming both.
     """
     if labels.shape != size:
-        shapes = (f"{width} x {height}" for height, width in (labels.shape, size))
+        got, wanted = (f"{width} x {height}" for height, width in (labels.shape, size))
         raise ImageError(
-            "the mask {} is {} pixels wide and high, the picture {} is {}; masks are of their "
-            "pictures' sizes".format(mask, next(shapes), picture, next(shapes))
+            f"the mask {mask} is {got} pixels wide and high, its picture {picture} is {wanted}; "
+            "a mask has the size of its picture, upright"
         )
 
 
