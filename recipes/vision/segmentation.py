@@ -155,7 +155,7 @@ def random_weights(model: str, size: tuple[int, int], train: Frames, test: Frame
     from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(0)
-    made = AutoModel.from_config(AutoConfig.from_pretrained(model)).eval()
+    made = AutoModel.from_config(AutoConfig.from_pretrained(model)).float().eval()
     known = FungiExtractor.from_pretrained(model, FungiConfig(pooling="cls", objectives=()))
     config = FungiConfig(pooling="cls", objectives=(), dense=True, image_size=size)
     extractor = FungiExtractor.from_pretrained(made, config, known.encoder.processor)

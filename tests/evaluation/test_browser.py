@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ import pytest
 from fungi_hf.evaluation import block_cka, evaluate_clustering, evaluate_knn
 from fungi_hf.evaluation.records import SweepResult
 from fungi_hf.evaluation.report.documents import EvaluationDocument
+from fungi_hf.evaluation.report.maps import Segmented, shown_map, shown_picture, write_maps
 from fungi_hf.evaluation.report.neighbours import Shown, write_neighbours
 from fungi_hf.evaluation.report.sections import write_report
+from fungi_hf.evaluation.segmentation.pictures import class_colours
 from fungi_hf.features import FungiFeatures
 from recipes.vision.data import load
 from tests.evaluation.blocks import labelled
@@ -57,6 +59,32 @@ def console(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if "CONSOLE" in line or "Refused" in line]
 
 
+def seen_in(folder: Path, width: int) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
+    """Open report.html in a frame of that width; give what the frame measured."""
+    (folder / "frame.html").write_text(FRAME.format(width=width, height=2000))
+    done = browse(
+        folder,
+        "--allow-file-access-from-files",
+        "--window-size=1400,2000",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        f"file://{folder}/frame.html",
+    )
+    start = done.stdout.index("<title>") + len("<title>")
+    return json.loads(done.stdout[start : done.stdout.index("</title>")]), done
+
+
+def seen_whole(folder: Path, width: int) -> dict[str, Any]:
+    """Say what was measured of a page that fits and is silent."""
+    seen, done = seen_in(folder, width)
+    assert done.returncode == 0
+    assert console(done.stderr) == []
+    assert seen["client"] == width
+    assert seen["scroll"] <= width
+    assert seen["past"] == 0
+    return seen
+
+
 def document() -> EvaluationDocument:
     train, y = labelled(240, WIDTHS, 12, noise=2.5)
     test, truth = labelled(160, WIDTHS, 12, seed=1, noise=2.5)
@@ -84,22 +112,7 @@ def document() -> EvaluationDocument:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", document(), title="Banking-77 <MiniLM>")
-    (tmp_path / "frame.html").write_text(FRAME.format(width=width, height=2000))
-    done = browse(
-        tmp_path,
-        "--allow-file-access-from-files",
-        "--window-size=1400,2000",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        f"file://{tmp_path}/frame.html",
-    )
-    assert done.returncode == 0
-    assert console(done.stderr) == []
-    start = done.stdout.index("<title>") + len("<title>")
-    seen = json.loads(done.stdout[start : done.stdout.index("</title>")])
-    assert seen["client"] == width
-    assert seen["scroll"] <= width
-    assert seen["past"] == 0
+    seen = seen_whole(tmp_path, width)
     assert len(seen["images"]) >= 6
     assert min(seen["images"]) > 100
     assert seen["height"] > 1000
@@ -120,24 +133,27 @@ def test_the_page_of_neighbours_fits_and_is_silent(width: int, tmp_path: Path) -
     shown = Shown(train=train.files, test=test.files, modality="vision")
     sides = (features[0], train.labels, features[1], test.labels)
     write_neighbours(tmp_path / "report.html", *sides, shown, title="Tiles & neighbours")
-    (tmp_path / "frame.html").write_text(FRAME.format(width=width, height=2000))
-    done = browse(
-        tmp_path,
-        "--allow-file-access-from-files",
-        "--window-size=1400,2000",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        f"file://{tmp_path}/frame.html",
-    )
-    assert done.returncode == 0
-    assert console(done.stderr) == []
-    start = done.stdout.index("<title>") + len("<title>")
-    seen = json.loads(done.stdout[start : done.stdout.index("</title>")])
-    assert seen["client"] == width
-    assert seen["scroll"] <= width
-    assert seen["past"] == 0
+    seen = seen_whole(tmp_path, width)
     assert len(seen["images"]) == 12 * (1 + 2 * 6)
     assert min(seen["images"]) == 64  # every picture was decoded
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_of_maps_fits_and_is_silent(width: int, tmp_path: Path) -> None:
+    colours = class_colours(12)
+    legend = {f"a class with a rather long name {i}": one for i, one in enumerate(colours)}
+    generator = np.random.default_rng(0)
+    rows = []
+    for name in ("one picture.jpg", "a/folder/with/a/long/name/" * 4 + "two.jpg"):
+        labels = generator.integers(0, 12, (30, 40)).repeat(12, 0).repeat(12, 1)
+        figures = {"picture": shown_picture(colours[labels])}
+        for title in ("plain tokens", "FUNGI (tokens + dense_infonce + activation)", "truth"):
+            figures[title] = shown_map(labels, colours, "51.2% of pixels")
+        rows.append(Segmented(name=name, figures=figures))
+    write_maps(tmp_path / "report.html", rows, legend, lead="2 of 2 pictures")
+    seen = seen_whole(tmp_path, width)
+    assert len(seen["images"]) == 8
+    assert min(seen["images"]) >= 160
 
 
 def test_a_picture_of_the_page_is_not_blank(tmp_path: Path) -> None:
@@ -164,15 +180,6 @@ def test_the_check_would_see_a_fault(tmp_path: Path) -> None:
         '<!DOCTYPE html><html><body><div style="width:900px">wide</div>'
         "<script>console.error('a fault')</script></body></html>"
     )
-    (tmp_path / "frame.html").write_text(FRAME.format(width=390, height=500))
-    done = browse(
-        tmp_path,
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        f"file://{tmp_path}/frame.html",
-    )
+    seen, done = seen_in(tmp_path, 390)
     assert len(console(done.stderr)) == 1
-    start = done.stdout.index("<title>") + len("<title>")
-    seen = json.loads(done.stdout[start : done.stdout.index("</title>")])
     assert seen["scroll"] > 390
