@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
     from fungi_hf.cli.rows import LabelledSet
     from fungi_hf.evaluation import EvaluationResult
+    from fungi_hf.evaluation.retrieval import Level
     from fungi_hf.extractor import FungiExtractor
 
 _ROW = re.compile(r"-?[0-9]+")
 TASKS = ("knn", "linear", "clustering", "retrieval")
+LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 _EVALUATE = """examples:
   fungi-hf evaluate my-features --train train.csv --test test.csv --out results.json
   fungi-hf evaluate my-encoder --objective kl --objective simclr --train train.parquet \\
@@ -39,7 +42,8 @@ Protocols of knn: fungi (cosine, 20 neighbours), fungi-N-shot (N random rows a c
 neighbours weighted by similarity); as published: paper (Euclidean, 20 neighbours, PCA to 512),
 paper-text-N-shot (a proportional draw), paper-vision-N-shot (the first N rows of each class).
 Of linear: fungi, paper. Of retrieval: fungi, paper-landmarks. Of clustering: fungi.
-Retrieval ranks the training rows for each test row; clustering takes the test rows.
+Retrieval ranks the training rows for each test row; clustering takes the test rows. Judgements
+of landmarks, --judgements gnd.json, are judged by paper-landmarks at each level.
 
 A table is printed, or JSON with --json; --out keeps the JSON for `fungi-hf report`.
 """
@@ -69,7 +73,10 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("-k", type=int, help="neighbours, in place of the protocol's")
     parser.add_argument("--draws", type=int, help="few-shot draws, in place of the protocol's")
     parser.add_argument("--seed", type=int, help="of draws, splits and clusterings (default: 42)")
-    parser.add_argument("--judgements", help=".jsonl of what each test row should find")
+    words = ".jsonl of what each test row should find, or .json of landmarks"
+    parser.add_argument("--judgements", help=words)
+    words = "of landmarks: easy, medium or hard (default: each)"
+    parser.add_argument("--level", choices=LEVELS, help=words)
     parser.add_argument("--cost", type=int, help="time the extraction on this many test inputs")
     parser.add_argument("--json", action="store_true", help="JSON on stdout in place of the table")
     parser.add_argument("--out", help="write the JSON here as well")
@@ -93,7 +100,10 @@ def _run_evaluate(options: argparse.Namespace) -> None:
         )
     if options.cost is not None and (options.model is None or options.cost < 1):
         raise ConfigError(f"--cost {options.cost} needs a model, and at least 1 input")
-    train, test = read_set(options, "train"), read_set(options, "test")
+    if options.level is not None and not _has_landmarks(options):
+        raise ConfigError("--level is of landmarks; add --judgements FILE.json")
+    unlabelled = options.judgements is not None and set(dict(plan)) == {"retrieval"}
+    train, test = (read_set(options, s, labelled=not unlabelled) for s in ("train", "test"))
     extractor = None
     if options.model is not None:
         train, test, extractor = extract_sets(options, train, test)
@@ -154,6 +164,8 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
     found: dict[str, list[Any]] = {task: [] for task in (known if "all" in asked else asked)}
     named = [*(options.protocol or []), *[f"fungi-{n}-shot" for n in options.shots or []]]
     usual = ["fungi", "fungi-5-shot"] if "knn" in found else ["fungi"]
+    if _has_landmarks(options) and not named:
+        usual = [*(usual if len(found) > 1 else []), "paper-landmarks"]
     for name in dict.fromkeys(named or usual):
         n_found = sum(map(len, found.values()))
         for task, protocols in found.items():
@@ -184,6 +196,8 @@ def _evaluate(
     from fungi_hf import evaluation
 
     sides: tuple[Any, ...]
+    if task == "retrieval" and _has_landmarks(options):
+        return _landmarks(protocol, train, test, options)
     if task == "retrieval":
         sides = (train.features, test.features, _relevance(train, test, options))
     elif task == "clustering":
@@ -193,6 +207,36 @@ def _evaluate(
     combinations = [text.split("+") for text in options.combination or []] or None
     run: Callable[..., list[EvaluationResult]] = getattr(evaluation, f"evaluate_{task}")
     return run(*sides, protocol=protocol, combinations=combinations)
+
+
+def _has_landmarks(options: argparse.Namespace) -> bool:
+    return Path(options.judgements or "").suffix.lower() == ".json"
+
+
+def _landmarks(
+    protocol: Any, train: LabelledSet, test: LabelledSet, options: argparse.Namespace
+) -> list[EvaluationResult]:
+    # One record a level; a level without a positive is left out unless it was asked for.
+    from fungi_hf.evaluation import evaluate_retrieval
+    from fungi_hf.evaluation.landmarks import read_landmarks
+
+    truth = read_landmarks(options.judgements)
+    if train.inputs:
+        names = [[str(one) for one in side.inputs] for side in (train, test)]
+        truth = truth.ordered(*names)
+    combinations = [text.split("+") for text in options.combination or []] or None
+    found = []
+    for level in (options.level,) if options.level else LEVELS:
+        relevance = truth.relevance(level)
+        if options.level is None and not any(relevance.gains):
+            sys.stderr.write(f"no query has an image of level {level}\n")
+            continue
+        rule = dataclasses.replace(protocol, name=f"{protocol.name}, {level}")
+        sides = train.features, test.features, relevance
+        found += evaluate_retrieval(*sides, protocol=rule, combinations=combinations)
+    if not found:
+        raise InputError(f"no query of {options.judgements} has an image to find")
+    return found
 
 
 def _labels(one: LabelledSet, side: str) -> list[Any]:

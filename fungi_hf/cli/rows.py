@@ -174,8 +174,10 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{side}-rows", type=int, help="take this many evenly spread rows")
 
 
-def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
+def read_set(options: argparse.Namespace, side: str, *, labelled: bool = True) -> LabelledSet:
     """Read one side as the arguments say; features only from feature files.
+
+    Where it need not be `labelled`, labels are taken where there are any.
 
     Raises:
         ConfigError: If labels are named twice, or rows are asked for that cannot be taken.
@@ -187,9 +189,11 @@ def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
         if label_place is not None:
             raise ConfigError(f"--{side}-labels is for feature files; {place} has its own labels")
         inputs = read_inputs(place, options.column)
-        labels = read_labels(place, options.label)
+        read = read_labels if labelled else labels_there
+        labels = read(place, options.label)
         kept = _spread(len(inputs), n_rows)
-        return LabelledSet(inputs=[inputs[i] for i in kept], labels=[labels[i] for i in kept])
+        chosen = None if labels is None else [labels[i] for i in kept]
+        return LabelledSet(inputs=[inputs[i] for i in kept], labels=chosen)
     features = _read_features(place)
     own = Path(place).suffix == ".parquet" and options.label in parquet_columns(Path(place))
     label_place = label_place or (place if own else None)

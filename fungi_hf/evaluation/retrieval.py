@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float64Array, Int64Array
 
 Formula = Literal["standard", "trapezoid"]
-Level = Literal["medium", "hard"]
+Level = Literal["easy", "medium", "hard"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,19 +78,22 @@ class Relevance:
     ) -> Relevance:
         """Give the published landmark judgements from each query's easy, hard and junk pool rows.
 
-        `medium`: easy and hard are positive. `hard`: hard alone, easy is junk too.
+        `easy`: easy alone is positive, hard is junk too. `medium`: easy and hard are positive.
+        `hard`: hard alone, easy is junk too.
 
         Raises:
             ShapeError: If the three differ in length.
         """
-        medium = check_choice("level", level, get_args(Level)) == "medium"
+        check_choice("level", level, get_args(Level))
         if not len(easy) == len(hard) == len(junk):
             raise ShapeError(
                 f"landmarks have {len(easy)} easy, {len(hard)} hard and {len(junk)} junk lists; "
                 "each query needs one of each"
             )
-        wanted = [[*e, *h] if medium else h for e, h in zip(easy, hard, strict=True)]
-        ignored = [[*j] if medium else [*j, *e] for e, j in zip(easy, junk, strict=True)]
+        wanted, ignored = [], []
+        for e, h, j in zip(easy, hard, junk, strict=True):
+            wanted.append({"easy": [*e], "medium": [*e, *h], "hard": [*h]}[level])
+            ignored.append({"easy": [*j, *h], "medium": [*j], "hard": [*j, *e]}[level])
         for row in itertools.chain.from_iterable(wanted):
             check_integer("a landmark row", row, 0, **AS_INPUT)
         return cls(gains=[dict.fromkeys(map(int, rows), 1.0) for rows in wanted], junk=ignored)
