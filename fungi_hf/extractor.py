@@ -21,8 +21,6 @@ from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
-from fungi_hf.extraction.parts import DenseStream, dense_features
-from fungi_hf.extraction.parts_fit import learn_parts
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fungi_hf.encoders.base import Encoder
+    from fungi_hf.extraction.parts import DenseStream
     from fungi_hf.extraction.state import FittedState
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
@@ -174,7 +173,9 @@ class FungiExtractor(SavedExtractor):
         del labels
         self._identify(stale=False)
         reader = self._reader_of(prompt_name, prompt)
-        learning = learn_parts if self.config.dense else learn
+        learning: Any = learn
+        if self.config.dense:
+            from fungi_hf.extraction.parts_fit import learn_parts as learning
         self.restore(learning(reader, self._plan, inputs, self.budget, progress=progress)[0])
         return self
 
@@ -333,6 +334,8 @@ class FungiExtractor(SavedExtractor):
             NotFittedError: If the config needs `fit` first.
             EncoderError: If the encoder's tokens cannot be told apart.
         """
+        from fungi_hf.extraction.parts import DenseStream, dense_features
+
         if not self.config.dense:
             return self._as_dense().dense(
                 inputs, progress=progress, on_error=on_error, prompt_name=prompt_name, prompt=prompt

@@ -124,7 +124,8 @@ class FreeAnswers(Task):
         """Return what an answer that was read is worth, from 0 to 1.
 
         Raises:
-            InputError: If an own function fails, or gives anything but a number from 0 to 1.
+            InputError: If an own function gives anything but a number from 0 to 1. An error of
+                its own is handed on, with the answer as a note.
         """
         if not callable(self.metric):
             # Accepted texts may themselves have quotes or a lead-in, which are off the answer.

@@ -134,11 +134,9 @@ def judge(status: int, headers: Mapping[str, str], body: object, limits: Limits)
     error = body.get("error", body) if isinstance(body, Mapping) else None
     code, said = None, str(body or "")[:300]
     if isinstance(error, Mapping):
-        told = error.get("message") or error.get("detail") or said
-        code, said = (
-            error.get("type") if _is_status(error.get("code")) else error["code"],
-            str(told),
-        )
+        # A code that is a status says nothing more; the type may.
+        code = error.get("type") if _is_status(error.get("code")) else error["code"]
+        said = str(error.get("message") or error.get("detail") or said)
     elif isinstance(error, str) and error:
         said = error
     words, message = f"{code} {said}", f"the server answered {status}" + (said and f": {said}")

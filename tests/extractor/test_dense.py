@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,3 +312,24 @@ def test_a_slow_tokenizer_is_refused() -> None:
     extractor = FungiExtractor(TextEncoder(model, Slow(tokenizer), config), config)
     with pytest.raises(EncoderError, match=r"Slow is a slow one: load its fast form"):
         next(extractor.dense(["pay"]))
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.tiny import TEXTS, fitted
+fitted()(TEXTS)
+names = ("fungi_hf.dense", "fungi_hf.extraction.parts", "fungi_hf.extraction.parts_fit",
+         "fungi_hf.objectives.dense", "fungi_hf.evaluation", "fungi_hf.encoders.vision.encoder")
+print([name for name in names if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_who_does_not_use_it_does_not_load_it() -> None:
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(root=root)], capture_output=True, text=True,
+        check=True, timeout=120, env={**os.environ, "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

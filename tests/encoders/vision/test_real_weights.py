@@ -40,7 +40,7 @@ def test_features_do_not_depend_on_batch_or_order(name, pooling):
     assert np.abs(together - alone).max() < 1e-4
     assert np.abs(together - back).max() < 1e-4
     after = model_state(extractor.encoder.model)
-    assert before.keys() == after.keys()
+    assert before == after
     weights = extractor.encoder.model.state_dict()
     fresh = FungiExtractor.from_pretrained(str(MODELS / name), config).encoder.model.state_dict()
     assert all(torch.equal(weights[key], fresh[key]) for key in weights)
