@@ -172,7 +172,10 @@ def _open(config: FungiConfig) -> str:
     parts = []
     if n_inputs:
         several = n_inputs > 1
-        parts.append("pooled inputs of its layers" if several else "the pooled input of a layer")
+        pooled = "" if config.dense else "pooled "
+        parts.append(
+            f"{pooled}inputs of its layers" if several else f"the {pooled}input of a layer"
+        )
     if has_gradients:
         how = "kept as exact factors" if config.sketch == "none" else "sketched to a short vector"
         parts.append(f"gradients of self-supervised losses, each {how}")
@@ -181,7 +184,8 @@ def _open(config: FungiConfig) -> str:
     if config.embedding_weight > 0:
         without = "" if has_gradients else " without gradients"
         beside = f"next to {held}" if held else "alone"
-        first = f"{kind}{without}: the embedding of a frozen encoder {beside}."
+        what = "every patch, word or frame by" if config.dense else "the embedding of"
+        first = f"{kind}{without}: {what} a frozen encoder {beside}."
     else:
         without = "its embedding" if has_gradients else "its embedding or gradients"
         first = f"{kind} of a frozen encoder, without {without}: {held}."

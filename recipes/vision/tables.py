@@ -211,6 +211,90 @@ def _record(name: str) -> dict[str, Any]:
     return found
 
 
+ENCODERS = {"dinov2-small-saliency": "DINOv2-small (saliency)", "vit-s14-112": "compressed ViT"}
+_BLOCKS = {
+    "tokens": "tokens",
+    "activation": "activation, last block (control)",
+    "dense_infonce": "DenseInfoNCE",
+    "dense_untempered": "DenseInfoNCE, untempered",
+    "dense_below": "DenseInfoNCE, two blocks below",
+}
+
+
+def _segmentations(found: Found) -> list[dict[str, Any]]:
+    return [found[f"vision-segmentation-{encoder}"] for encoder in ENCODERS]
+
+
+def _parts(name: str) -> str:
+    if name.startswith("control: "):
+        return name.removeprefix("control: ") + " (control)"
+    words = [
+        f"tokens after block {part.removeprefix('after_')}"
+        if part.startswith("after_")
+        else _BLOCKS[part]
+        for part in name.split("+")
+    ]
+    return "all blocks" if len(words) == 9 else " + ".join(words)
+
+
+def segmentation(found: Found) -> str:
+    """Give what was chosen on training videos, beside every control."""
+    head = ["features"]
+    for title in ENCODERS.values():
+        head += [f"{title}: mIoU", "95 %", "matched", "pixels"]
+    sides = [one["beside_controls"] for one in _segmentations(found)]
+    tuned = [one["tuned"] for one in _segmentations(found)]
+    rows = []
+    for place, pair in enumerate(zip(*sides, strict=True)):
+        words = " / ".join(
+            _parts(one["blocks"]) + (", whitened" if one["set"] == "whitened" else "")
+            for one in tuned
+        )
+        row = [f"tuned: {words}" if place == 0 else _parts(pair[0]["name"])]
+        for one in pair:
+            low, high = one["interval"]
+            row += [f"{one['miou']:.1f}", f"{low:.1f} to {high:.1f}"]
+            row += [f"{one[name]:.1f}" for name in ("miou_matched", "pixel_accuracy")]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def segmentation_blocks(found: Found) -> str:
+    """Give every combination of blocks, plain and whitened by half; `*` marks p < .05."""
+    head = ["features"]
+    for title in ENCODERS.values():
+        head += [f"{title}: plain", "whitened"]
+    sides = [one["blocks"][kind] for one in _segmentations(found) for kind in ("plain", "whitened")]
+    rows = []
+    for same in zip(*sides, strict=True):
+        depth = [_parts(one["name"]) for one in same]
+        row = [depth[0] if depth[0] == depth[2] else f"{depth[0]} / {depth[2]}"]
+        for one in same:
+            p = (one.get("against_first") or {}).get("p", 1.0)
+            row.append(f"{one['miou']:.1f}" + ("*" if p < 0.05 else ""))
+        rows.append(row)
+    return _table(head, rows)
+
+
+def segmentation_few(found: Found) -> str:
+    """Give banks of a tenth of the patches, of 30 and of 8 training frames."""
+    head = ["features", "bank"]
+    head += [title for title in ENCODERS.values()]
+    sides = [[*one["bounded_bank"], *one["few_images"]] for one in _segmentations(found)]
+    rows = []
+    for pair in zip(*sides, strict=True):
+        names = [_parts(one["name"]) for one in pair]
+        is_tuned = names[0] != names[1] or pair[0]["name"] not in (
+            *("tokens", "activation", "tokens+dense_infonce"),
+        )
+        cells = ["tuned" if is_tuned else names[0], pair[0]["protocol"]]
+        for one in pair:
+            spread = one.get("deviation")
+            cells.append(f"{one['miou']:.1f}" + (f" ± {spread:.1f}" if spread else ""))
+        rows.append(cells)
+    return _table(head, rows, texts=2)
+
+
 TABLES = {
     "images": blocks,
     "images-main": main,
@@ -222,4 +306,7 @@ TABLES = {
     "images-tuning": tuning,
     "images-cost": cost,
     "images-published": published,
+    "segmentation": segmentation,
+    "segmentation-blocks": segmentation_blocks,
+    "segmentation-few": segmentation_few,
 }

@@ -140,6 +140,22 @@ def test_an_extractors_card_and_its_snippet(tmp_path: Path) -> None:
     assert f"gradients of `{extractor.encoder.layer_path}`" in card
 
 
+def test_a_card_of_dense_features_and_its_snippet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = tiny_text_model("bert", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    config = FungiConfig(objectives=("activation",), dense=True)
+    saved = FungiExtractor.from_pretrained(tmp_path / "encoder", config)
+    saved.save_pretrained(tmp_path / "saved")
+    card = saved.make_card(place=str(tmp_path / "saved"))
+    exec(_snippet(card), {})  # noqa: S102
+    assert "['tokens', 'activation']" in capsys.readouterr().out
+    assert "a vector for every patch, word or frame" in card
+    assert "**embedding**" not in card
+
+
 def test_results_are_read_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     good = {"dataset": "d", "metric": "m", "value": 1, "protocol": "p", "seeds": [1]}
