@@ -279,7 +279,7 @@ def segmentation_blocks(found: Found) -> str:
 def segmentation_few(found: Found) -> str:
     """Give banks of a tenth of the patches, of 30 and of 8 training frames."""
     head = ["features", "bank"]
-    head += [title for title in ENCODERS.values()]
+    head += list(ENCODERS.values())
     sides = [[*one["bounded_bank"], *one["few_images"]] for one in _segmentations(found)]
     rows = []
     for pair in zip(*sides, strict=True):
