@@ -68,6 +68,10 @@ class StorageError(FungiError, OSError):
     """A folder or file cannot be read or written as asked."""
 
 
+class ShardError(StorageError):
+    """Shards are missing, damaged or could not be computed."""
+
+
 class FingerprintMismatchError(FungiError, ValueError):
     """Two sets of features come from different configs, models or states."""
 

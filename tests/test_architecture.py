@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "storage",
     },
 }
+ALLOWED["shards"] = BASE | {"tables", "features"}
 CORE = set(ALLOWED)
 ALLOWED |= {
     "tuning": CORE,

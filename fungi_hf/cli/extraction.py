@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungi_hf.cli.arguments import add_columns, add_model, add_prompt, check_counts, command, load
+from fungi_hf.cli.arguments import add_columns, add_model, add_prompt, command, load
+from fungi_hf.cli.jobs import add_job, run_extract
 from fungi_hf.cli.rows import is_file, read_inputs, read_labels
-from fungi_hf.encoders.prompts import prompt_text
 from fungi_hf.errors import InputError
 from fungi_hf.storage.files import check_folder
 
@@ -26,7 +24,13 @@ _EXTRACT = """examples:
   fungi-hf extract intfloat/e5-small-v2 queries.txt --prompt "query: " --out queries.npy
   echo "my card was lost" | fungi-hf extract my-features - > features.jsonl
 
-An interrupted run goes on where it stopped when the same command is given again.
+  fungi-hf extract my-features big.parquet --out features/ --workers 4 --threads 2
+  fungi-hf extract my-features big.jsonl --out features/ --shard $SLURM_ARRAY_TASK_ID/64
+  fungi-hf extract my-features big.jsonl --out features/ --status
+
+An --out with a suffix is one file, without one a folder of shards. An interrupted run goes on where
+it stopped when the same command is given again; several may work on one folder. --status says what
+is missing and ends with 3 if anything is.
 """
 _FIT = """examples:
   fungi-hf fit my-encoder train.jsonl --objective kl --objective simclr --out my-features
@@ -46,16 +50,13 @@ the chosen config, fitted, and the evidence in fungi_tuning.json.
 def add_parsers(subparsers: Any) -> None:
     """Add the three commands."""
     words = "features of a file or folder of inputs"
-    extract = command(subparsers, "extract", words, _run_extract, _EXTRACT)
+    extract = command(subparsers, "extract", words, run_extract, _EXTRACT)
     add_model(extract)
     words = ".jsonl, .csv, .parquet, .txt, a clip or picture, a folder of them, or -"
     extract.add_argument("inputs", help=words)
     extract.add_argument("--column", help="of a table (default: text, image or audio)")
     add_prompt(extract)
-    words = ".parquet, .npy or .safetensors; JSON lines on stdout if left out"
-    extract.add_argument("--out", help=words)
-    extract.add_argument("--batch-size", type=int, help="most inputs of one forward pass")
-    extract.add_argument("--shard-rows", type=int, default=1000, help="rows kept when interrupted")
+    add_job(extract)
     words = "learn what the config asks for and save an extractor"
     fit = command(subparsers, "fit", words, _run_fit, _FIT)
     add_model(fit)
@@ -78,37 +79,6 @@ def add_parsers(subparsers: Any) -> None:
     tune.add_argument("--fixed-pooling", action="store_true", help="keep the pooling")
     tune.add_argument("--fixed-layer", action="store_true", help="keep the target layer")
     tune.add_argument("--no-gradients", action="store_true", help="try none: much faster")
-
-
-def _run_extract(options: argparse.Namespace) -> None:
-    check_counts(options, "batch_size", "shard_rows")
-    inputs, extractor = _inputs_and_extractor(options)
-    prompt = {"prompt_name": options.prompt_name, "prompt": options.prompt}
-    text = prompt_text(extractor.encoder, **prompt)
-    if options.out is None:
-        for start in range(0, len(inputs), options.shard_rows):
-            part = inputs[start : start + options.shard_rows]
-            features = extractor(part, options.batch_size, progress=True, **prompt)
-            for row, (raw, vector) in enumerate(zip(part, features.array, strict=True), start):
-                name = raw if isinstance(raw, str) else extractor.encoder.describe(raw)
-                line = {"row": row, "input": name, "features": vector.tolist()}
-                sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-        return
-    from tqdm.auto import tqdm
-
-    from fungi_hf.cli.shards import Shards
-
-    fingerprint = extractor.fingerprint
-    if text != extractor.encoder.default_prompt:
-        fingerprint += f" behind {text!r}"
-    shards = Shards(Path(options.out), inputs, fingerprint, options.shard_rows)
-    with tqdm(total=len(inputs), initial=shards.n_done, unit="input") as bar:
-        for start, part in shards.missing():
-            features = extractor(part, options.batch_size, **prompt)
-            shards.store(start, features.array)
-            bar.update(len(part))
-    shards.finish(extractor([], **prompt))
-    sys.stderr.write(f"{len(inputs)} vectors in {options.out}\n")
 
 
 def _run_fit(options: argparse.Namespace) -> None:

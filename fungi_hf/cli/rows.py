@@ -12,6 +12,7 @@ import numpy as np
 from fungi_hf.cli.arguments import add_columns, add_prompt, check_counts, extract_pair, load
 from fungi_hf.errors import ConfigError, InputError, InputTypeError, StorageError, choices
 from fungi_hf.features import FungiFeatures
+from fungi_hf.shards.columns import COLUMNS
 from fungi_hf.tables import column_of, parquet_columns, read_array, read_lines, read_rows
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ IMAGE_SUFFIXES: Final = (
     *(".jp2", ".avif", ".mpo", ".jfif", ".tga"),
 )
 FILE_SUFFIXES: Final = (*SOUND_SUFFIXES, *IMAGE_SUFFIXES)
-COLUMNS: Final = ("text", "image", "img", "audio")
-"""Columns of inputs in tables, where none is named; the first that is there."""
 
 
 def read_inputs(place: str, column: str | None) -> list[Any]:

@@ -141,7 +141,7 @@ def test_an_interrupted_extraction_goes_on(
     out = str(tmp_path / "out.npy")
     source = write(tmp_path, ".txt", ROWS)
     command = ("extract", model, source, "--out", out, "--shard-rows", "1")
-    call, seen = FungiExtractor.__call__, []
+    call, seen = FungiExtractor.collect, []
 
     def dying(self: FungiExtractor, inputs: Any, *rest: Any, **options: Any) -> Any:
         if len(seen) == 2:
@@ -149,7 +149,7 @@ def test_an_interrupted_extraction_goes_on(
         seen.extend(inputs)
         return call(self, inputs, *rest, **options)
 
-    monkeypatch.setattr(FungiExtractor, "__call__", dying)
+    monkeypatch.setattr(FungiExtractor, "collect", dying)
     assert run(capsys, *command)[0] == 130
     assert not Path(out).exists()
 
@@ -157,11 +157,11 @@ def test_an_interrupted_extraction_goes_on(
         seen.extend(inputs)
         return call(self, inputs, *rest, **options)
 
-    monkeypatch.setattr(FungiExtractor, "__call__", watching)
+    monkeypatch.setattr(FungiExtractor, "collect", watching)
     status, _, stderr = run(capsys, "extract", model, source, "--out", out, "--objective", "kl",
                             "--shard-rows", "2")  # fmt: skip
     assert status == 1
-    assert "belongs to other inputs, another extractor or shard size" in stderr
+    assert "belongs to another shard_rows (1, here 2); remove it, or choose another" in stderr
     assert run(capsys, *command)[0] == 0
     assert seen == TEXTS
     np.testing.assert_allclose(np.load(out), wanted, rtol=0, atol=ROUNDING)
@@ -204,8 +204,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "kind": (["extract", "MODEL", "XLS"], "unknown kind of file '.xls'"),
     "out": (["extract", "MODEL", "CSV", "--out", "a.xls"], "--out a.xls: unknown kind of file"),
     "empty": (["extract", "MODEL", "EMPTY"], "holds no inputs"),
-    "types": (["extract", "MODEL", "NUMBERS"], "row 1 of column 'text' must be a text, or"),
-    "json": (["extract", "MODEL", "BROKEN"], "line 2 is not JSON"),
+    "types": (["extract", "MODEL", "NUMBERS"], "input 1 must be a text (str); got int: 3"),
+    "json": (["extract", "MODEL", "BROKEN"], "row 1 is not JSON"),
     "model": (["extract", "no-such-model", "CSV"], "'no-such-model' is neither a folder nor"),
     "objective": (
         ["extract", "MODEL", "CSV", "--objective", "kll"],

@@ -188,11 +188,11 @@ def test_a_killed_extraction_goes_on(place: Path) -> None:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     parts = place / "k.npy.parts"
-    while len(list(parts.glob("0*.npy"))) < 2 and process.poll() is None:
+    while len(list(parts.glob("part-*.npy"))) < 2 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
-    kept = len(list(parts.glob("0*.npy")))
+    kept = len(list(parts.glob("part-*.npy")))
 
     assert process.returncode == 130, said
     assert said.decode().splitlines()[-1] == "fungi-hf: error: interrupted"
