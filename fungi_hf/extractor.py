@@ -25,6 +25,7 @@ from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
 from fungi_hf.hub.saved import SavedExtractor
+from fungi_hf.shards.methods import LargeInputs
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -45,7 +46,7 @@ _TEXT = ("max_length", "prompts", "default_prompt_name")
 _OF_ENCODER = ("pooling", "target_layer", "image_size", "dense", *_TEXT, *_AUDIO)
 
 
-class FungiExtractor(SavedExtractor):
+class FungiExtractor(LargeInputs, SavedExtractor):
     """Extracts FUNGI features with one encoder and one config, by default the default config.
 
     An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its

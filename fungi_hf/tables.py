@@ -97,7 +97,7 @@ def make_layout(widths: Mapping[str, int]) -> Layout:
 
 
 def read_features(path: str | Path) -> Vectors:
-    """Read what `FungiFeatures.save` (safetensors) or `write_parquet` (.parquet) wrote.
+    """Read what `FungiFeatures.save` (safetensors) or `fungi-hf extract` wrote, shards too.
 
     Raises:
         StorageError: If the file is missing, damaged or holds no features.
@@ -105,6 +105,8 @@ def read_features(path: str | Path) -> Vectors:
     from safetensors import SafetensorError, safe_open
 
     file = Path(path)
+    if file.is_dir():
+        return _read_shards(file)
     if not file.is_file():
         raise StorageError(f"there is no feature file at {path}")
     try:
@@ -113,10 +115,17 @@ def read_features(path: str | Path) -> Vectors:
             notes = table.schema.metadata or {}
             header = {key.decode().removeprefix(_PARQUET): notes[key].decode() for key in notes}
             column = table["features"].combine_chunks()
-            array = column.flatten().to_numpy().reshape(len(table), -1)
+            if column.null_count:
+                lost = np.flatnonzero(np.asarray(column.is_null()))
+                raise StorageError(
+                    f"{path}: {len(lost)} rows have no features, since their inputs could not be "
+                    f"used, first at {lost[:10].tolist()}; drop these rows and their inputs"
+                )
+            array = column.flatten().to_numpy().reshape(len(table), -1).astype(np.float32)
         else:
             with safe_open(str(file), framework="numpy") as handle:
-                header, array = handle.metadata() or {}, handle.get_tensor("features")
+                header = handle.metadata() or {}
+                array = handle.get_tensor("features").astype(np.float32, copy=False)
         layout = {name: slice(*ends) for name, ends in json.loads(header["layout"]).items()}
         factors = {n: (m, n1) for n, (m, n1) in json.loads(header.get("factors", "{}")).items()}
         return Vectors(array, header["fingerprint"], layout, factors)
@@ -125,6 +134,18 @@ def read_features(path: str | Path) -> Vectors:
         raise StorageError(
             f"{path} is not a feature file: {reason}; `fungi-hf extract --out` writes one"
         ) from None
+
+
+def _read_shards(folder: Path) -> Vectors:
+    # A complete folder of Parquet shards, whose names are in their order.
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not (folder / "manifest.json").is_file() or not parts:
+        raise StorageError(
+            f"{folder} holds no complete features: there is no manifest.json with .parquet shards "
+            "beside it; give the command that makes it again"
+        )
+    found = [read_features(part) for part in parts]
+    return dataclasses.replace(found[0], array=np.concatenate([one.array for one in found]))
 
 
 def write_parquet(path: Path, features: Vectors, inputs: Sequence[object]) -> None:

@@ -142,6 +142,7 @@ def extract_shard(
     how: dict[str, Any] = {"on_error": options.on_error, **options.prompts}
     features, notes = extractor.collect(inputs, options.batch_size, first=shard.start, **how)
     names = [one if isinstance(one, str) else extractor.encoder.describe(one) for one in inputs]
+    names = [name.encode("utf-8", "replace").decode() for name in names]  # a lone surrogate
     array = np.asarray(features.array, store.plan.dtype)
     digest = store.write(shard, array, names, features.failures, notes)
     return Receipt(

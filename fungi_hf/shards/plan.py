@@ -81,7 +81,8 @@ class ShardPlan:
         """Give a shard by its number from 0."""
         start = number * self.shard_rows
         stop = min(start + self.shard_rows, self.n_rows)
-        name = f"part-{number:05d}-of-{self.n_shards:05d}.{self.kind}"
+        digits = max(5, len(str(self.n_shards)))
+        name = f"part-{number:0{digits}d}-of-{self.n_shards:0{digits}d}.{self.kind}"
         return Shard(number, start, stop, name)
 
     def shards(self) -> Iterator[Shard]:

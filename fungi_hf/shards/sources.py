@@ -108,7 +108,8 @@ class FileSource(Source):
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {error}") from None
         if not n_rows:
-            raise InputError(f"{path} holds no inputs")
+            what = "inputs" if self._kind == ".txt" else "rows"
+            raise InputError(f"{path} holds no {what}")
         self.n_rows, self.digest = n_rows, digest.hexdigest()[:32]
 
     def read(self, start: int, stop: int) -> list[Any]:

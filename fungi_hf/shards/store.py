@@ -35,7 +35,7 @@ class Manifest:
     Attributes:
         rows: N.
         shards: Number of shards.
-        digest: Of all shards' contents in order; equal for equal vectors, however they came.
+        digest: Of all vectors in order; equal for equal vectors, however they came.
         fingerprint: Of the features.
         failures: Inputs that were left out.
         notes: What was special -> number of inputs.
@@ -181,7 +181,7 @@ class ShardStore:
             content = self.read(shard)
             failures += content.failures
             notes.update(content.notes)
-            total.update(self._digests[shard.number].encode())
+            total.update(np.ascontiguousarray(content.array).data)
         manifest = Manifest(
             rows=self.plan.n_rows,
             shards=self.plan.n_shards,
