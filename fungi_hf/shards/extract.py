@@ -118,6 +118,7 @@ def plan_of(extractor: Extractor, source: Source, options: ShardOptions) -> Shar
         factors=dict(empty.factors),
         dtype=options.dtype,
         kind=options.kind,
+        prompt=(options.prompt_name, options.prompt),
     )
 
 

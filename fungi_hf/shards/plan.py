@@ -42,7 +42,8 @@ class ShardPlan:
         n_rows: N, the rows of the input.
         shard_rows: Rows of each shard but the last.
         inputs: Digest of the input.
-        fingerprint: Of the extractor, and of a prompt where one was named.
+        fingerprint: Of the extractor.
+        prompt: Name and text of the prompt, as they were asked for.
         widths: Block name -> columns, in order.
         factors: Blocks of exact factors: name -> (m, n1).
         dtype: Of the numbers on disk.
@@ -57,6 +58,7 @@ class ShardPlan:
     factors: Mapping[str, tuple[int, int]]
     dtype: Numbers = "float32"
     kind: Kind = "parquet"
+    prompt: tuple[str | None, str | None] = (None, None)
 
     def __post_init__(self) -> None:
         check_fields(self, ("n_rows", "shard_rows"), check_integer)
@@ -111,6 +113,7 @@ class ShardPlan:
                 raise RunMismatchError(f"the plan is of another version of fungi-hf: {remedy}")
             fields["widths"] = {str(name): int(width) for name, width in fields["widths"]}
             factors = fields["factors"].items()
+            fields["prompt"] = tuple(fields["prompt"])
             fields["factors"] = {str(name): (int(m), int(n1)) for name, (m, n1) in factors}
             return cls(**fields)
         except RunMismatchError:

@@ -82,7 +82,7 @@ class ShardStore:
         where = f"it is {self.place.name}/{PLAN}"
         text = self.place.read(PLAN).decode(errors="replace")
         other = ShardPlan.from_json(text, where)
-        words = {"inputs": "other inputs", "fingerprint": "another extractor or prompt"}
+        words = {"inputs": "other inputs", "fingerprint": "another extractor"}
         for name in [field.name for field in fields(ShardPlan)]:
             mine, theirs = getattr(self.plan, name), getattr(other, name)
             if mine != theirs:

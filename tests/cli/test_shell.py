@@ -73,7 +73,7 @@ def good(folder: Path, command: str, **environment: str) -> str:
 REFUSED = {
     "extract encoder rows.csv --column txt": "no column 'txt'; choose one of 'label', 'question'",
     "extract encoder empty.txt": "empty.txt holds no inputs",
-    "extract encoder numbers.jsonl --column question": "or hold a picture or sound; got int: 3",
+    "extract encoder numbers.jsonl --column question": "input 0 must be a text (str); got int: 3",
 }
 MORE_REFUSED = {
     "extract encoder rows.csv": "no column 'text'; choose one of",

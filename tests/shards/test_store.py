@@ -135,8 +135,11 @@ def test_d6_half_a_plan_is_refused(tmp_path) -> None:
         ({"options": ShardOptions(shard_rows=9)}, "belongs to another shard_rows"),
         ({"options": ShardOptions(shard_rows=10, dtype="float16")}, "another dtype"),
         ({"options": ShardOptions(shard_rows=10, kind="npy")}, "another kind"),
-        ({"extractor": Stub("other")}, "belongs to another extractor or prompt"),
-        ({"options": ShardOptions(shard_rows=10, prompt="q: ")}, "another extractor or prompt"),
+        ({"extractor": Stub("other")}, "belongs to another extractor"),
+        (
+            {"options": ShardOptions(shard_rows=10, prompt_name="query")},
+            "belongs to another prompt",
+        ),
     ],
 )
 def test_a_folder_of_another_job_is_refused_before_work(tmp_path, change, message) -> None:
