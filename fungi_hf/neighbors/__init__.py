@@ -7,6 +7,7 @@ from fungi_hf.neighbors.base import Index, Metric, Neighbors
 from fungi_hf.neighbors.classifier import KNNClassifier
 from fungi_hf.neighbors.exact import ExactIndex, KernelIndex
 from fungi_hf.neighbors.faiss import FaissIndex, FaissOptions
+from fungi_hf.neighbors.sharded import ShardedVectors
 from fungi_hf.neighbors.topk import search_similarity
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "KernelIndex",
     "Metric",
     "Neighbors",
+    "ShardedVectors",
     "search_similarity",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fungi_hf.checks import check_choice, check_integer
-from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.errors import InputError, InputTypeError, ShapeError
 from fungi_hf.types import Features
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Metric = Literal["cosine", "dot", "euclidean"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+DECIMALS = 9  # of scores that are compared
 
 Vectors: TypeAlias = npt.ArrayLike | Features
 Exclusions: TypeAlias = Mapping[int, Sequence[int] | npt.NDArray[np.integer]]
@@ -38,11 +39,49 @@ class Neighbors:
         scores: [N, K] float32, larger is nearer: the cosine, the dot product, or minus the
             squared Euclidean distance; -inf where the index is -1.
         metric: Which of the three.
+        exact: [N, K] the scores in float64, by which answers are merged; None if they are not
+            known.
     """
 
     indices: Int64Array
     scores: Float32Array
     metric: Metric
+    exact: Float64Array | None = None
+
+    @classmethod
+    def merge(cls, parts: Sequence[Neighbors], firsts: Sequence[int], k: int) -> Neighbors:
+        """Give the k nearest of several pools, each searched for the same queries.
+
+        `firsts` are the numbers of the pools' first rows among all, in rising order. The answer is
+        that of one search of all rows, if every part has k neighbours (or all of its rows).
+
+        Raises:
+            InputError: If there are no parts, or not a first row for each.
+            ShapeError: If the parts are of different queries or metrics.
+        """
+        if not parts or len(parts) != len(firsts) or list(firsts) != sorted(firsts):
+            raise InputError(
+                f"merge needs one first row a part, in rising order; got {len(parts)} parts and "
+                f"{list(firsts)[:10]}"
+            )
+        check_count(k, "k", 1)
+        kinds = {(len(part.indices), part.metric) for part in parts}
+        if len(kinds) > 1:
+            raise ShapeError(f"parts are of different queries or metrics: {sorted(kinds)}")
+        rows = np.concatenate(
+            [
+                np.where(part.indices < 0, -1, part.indices + first)
+                for part, first in zip(parts, firsts, strict=True)
+            ],
+            axis=1,
+        )
+        known = (part.scores if part.exact is None else part.exact for part in parts)
+        scores = np.concatenate([np.asarray(one, np.float64) for one in known], axis=1)
+        # Columns stand by pool, and within one by score and row: stable sorts keep low rows first.
+        order = np.argsort(-np.round(scores, DECIMALS), axis=1, kind="stable")[:, :k]
+        exact = np.take_along_axis(scores, order, axis=1)
+        found = np.take_along_axis(rows, order, axis=1)
+        return cls(indices=found, scores=as_scores(exact), metric=parts[0].metric, exact=exact)
 
     @property
     def distances(self) -> Float32Array:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fungi_hf.errors import FeatureError
-from fungi_hf.neighbors.base import Neighbors, as_scores
-from fungi_hf.neighbors.topk import DECIMALS, Refinement, search_scores, sorts_all
+from fungi_hf.neighbors.base import DECIMALS, Neighbors, as_scores
+from fungi_hf.neighbors.topk import Refinement, search_scores, sorts_all
 from fungi_hf.neighbors.vectors import check_same_origin, mean_of, nonzero, norms_of, read_rows
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Comparison:
         products = _Products(self, chosen, is_exact=is_exact)
         found = search_scores(products, refinements, n_pool, len(self.queries), k, exclude)
         return [
-            Neighbors(indices=rows, scores=as_scores(scores), metric=pool.metric)
+            Neighbors(indices=rows, scores=as_scores(scores), metric=pool.metric, exact=scores)
             for rows, scores in found
         ]
 

@@ -15,6 +15,7 @@ from fungi_hf.errors import FeatureError, InputError, NotFittedError
 from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, as_scores, check_exclusions, check_metric
 from fungi_hf.neighbors.comparison import Comparison, Pool
+from fungi_hf.neighbors.sharded import ShardedVectors
 from fungi_hf.neighbors.topk import cut, search_similarity
 from fungi_hf.neighbors.vectors import check_fingerprint, check_same_origin, read_rows, warn_zero
 from fungi_hf.types import KernelFeatures
@@ -132,7 +133,16 @@ class ExactIndex(VectorIndex):
                 yield Neighbors(indices=pair[0], scores=pair[1], metric=self.metric)
 
     def save(self, folder: str | Path) -> None:
-        """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced."""
+        """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced.
+
+        Raises:
+            InputError: If the vectors are in files already.
+        """
+        if isinstance(self.pool.rows.array, ShardedVectors):
+            raise InputError(
+                "an index over files of vectors is not saved; fit one on the files again, which "
+                "reads them once"
+            )
         storage.write(folder, "exact", self.metric, self.pool.rows)
 
     @classmethod

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, ShapeError
-from fungi_hf.neighbors.base import check_count, check_exclusions
+from fungi_hf.neighbors.base import DECIMALS, check_count, check_exclusions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.vectors import RealArray
     from fungi_hf.types import Float64Array, Int64Array
 
-DECIMALS = 9
 QUERY_ROWS, POOL_ROWS = 2048, 10240  # a float32 block of 80 MB: smaller products are slower
 _SHARED_ROWS = 256  # queries a block where several similarities are searched in turn
 _PIECE_ROWS = 128  # queries whose candidates are sorted out together, by one thread

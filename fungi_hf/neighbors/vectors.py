@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from fungi_hf.errors import FeatureError, FingerprintMismatchError, InputTypeError, ShapeError
+from fungi_hf.neighbors.sharded import ShardedVectors
 from fungi_hf.types import Features, KernelFeatures
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def read_rows(vectors: Vectors, name: str, fingerprint: str | None = None) -> Ro
             f"{name} hold exact gradient factors (sketch='none'), whose columns must not be "
             "compared directly; use KernelIndex, or extract with a sketch"
         )
-    if isinstance(vectors, Features):
-        fingerprint = vectors.fingerprint
+    if isinstance(vectors, Features | ShardedVectors):
+        fingerprint = vectors.fingerprint or fingerprint
     array = as_matrix(vectors, name)
     norms = norms_of(array, [slice(None)])[:, 0]
     bad = np.flatnonzero(~np.isfinite(norms))
@@ -78,6 +79,8 @@ def as_matrix(vectors: Vectors, name: str) -> RealArray:
         InputTypeError: If they are not real numbers.
         ShapeError: If they are not a matrix with at least one column.
     """
+    if isinstance(vectors, ShardedVectors):
+        return cast("RealArray", vectors)  # it is sliced and taken from as an array is
     try:
         array = np.asarray(vectors.array if isinstance(vectors, Features) else vectors)
     except (TypeError, ValueError, RuntimeError) as error:
