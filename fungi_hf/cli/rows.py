@@ -174,8 +174,10 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{side}-rows", type=int, help="take this many evenly spread rows")
 
 
-def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
-    """Read one side as the arguments say; features only from feature files.
+def read_set(options: argparse.Namespace, side: str, *, labelled: bool = True) -> LabelledSet:
+    """Read one side as the arguments say, its labels if it is to be `labelled`.
+
+    Features are read from feature files alone.
 
     Raises:
         ConfigError: If labels are named twice, or rows are asked for that cannot be taken.
@@ -187,10 +189,14 @@ def read_set(options: argparse.Namespace, side: str) -> LabelledSet:
         if label_place is not None:
             raise ConfigError(f"--{side}-labels is for feature files; {place} has its own labels")
         inputs = read_inputs(place, options.column)
+        if not labelled:
+            return LabelledSet(inputs=inputs, labels=None)
         labels = read_labels(place, options.label)
         kept = _spread(len(inputs), n_rows)
         return LabelledSet(inputs=[inputs[i] for i in kept], labels=[labels[i] for i in kept])
     features = _read_features(place)
+    if not labelled:
+        return LabelledSet(inputs=[], labels=None, features=features)
     own = Path(place).suffix == ".parquet" and options.label in parquet_columns(Path(place))
     label_place = label_place or (place if own else None)
     known = None if label_place is None else read_labels(label_place, options.label)
