@@ -70,7 +70,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--test-labels", help=words)
     words = "default: knn; may be repeated"
     parser.add_argument("--task", action="append", choices=[*TASKS, "all"], help=words)
-    words = "default: fungi and, for knn, fungi-5-shot"
+    words = "default: fungi and, for knn, fungi-5-shot; of landmarks paper-landmarks"
     parser.add_argument("--protocol", action="append", help=words)
     parser.add_argument("--shots", type=int, action="append", help="the same as fungi-N-shot")
     parser.add_argument("--combination", action="append", help="e.g. embedding+kl; default: all")

@@ -1,8 +1,12 @@
 """Ground truths of landmarks from JSON files, and rows in their order."""
 
 import json
+import pickle
 import re
+import subprocess
+import sys
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +151,17 @@ def test_files_that_cannot_be_read(tmp_path):
         read_landmarks(tmp_path / "other.json")
     with pytest.raises(StorageError, match=r"is a pickle, .* docs/evaluation\.md shows how"):
         read_landmarks(tmp_path / "gnd_roxford5k.pkl")
+
+
+def test_the_lines_of_the_page_convert_a_published_file(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text("utf-8")
+    (block,) = re.findall(r"^python - gnd_roxford5k\.pkl .*?^END$", page, re.MULTILINE | re.DOTALL)
+    lists = [{kind: np.array(one[kind]) for kind in KINDS} for one in PUBLISHED["gnd"]]
+    with (tmp_path / "gnd_roxford5k.pkl").open("wb") as stream:
+        pickle.dump(PUBLISHED | {"gnd": [one | {"bbx": np.zeros(4)} for one in lists]}, stream)
+    command = block.replace("python", f"'{sys.executable}'", 1)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert read_landmarks(tmp_path / "roxford5k.json") == TRUTH
 
 
 def test_landmarks_of_python_are_checked_alike():
