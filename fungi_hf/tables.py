@@ -265,6 +265,12 @@ def parquet_columns(path: Path) -> list[str]:
     return list(_parquet(path, "read_schema").names)
 
 
+def read_parquet_column(path: Path, name: str) -> list[Any]:
+    """Read one column of a Parquet file alone; errors are those of `parquet_columns`."""
+    column: list[Any] = _parquet(path, columns=[name])[name].to_pylist()
+    return column
+
+
 def read_lines(path: Path) -> list[str]:
     """Give the lines; str.splitlines would also split at characters that are part of a text."""
     with _text(path) as stream:
@@ -330,12 +336,12 @@ def _csv(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _parquet(path: Path, reader: str = "read_table") -> Any:
+def _parquet(path: Path, reader: str = "read_table", **options: Any) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise OptionalDependencyError("pyarrow", "datasets") from error
     try:
-        return getattr(pyarrow.parquet, reader)(path)
+        return getattr(pyarrow.parquet, reader)(path, **options)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise StorageError(f"{path} is not a Parquet file: {error}") from None

@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import re
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.cli.arguments import add_model, command
+from fungi_hf.cli.judgements import (
+    LEVELS,
+    add_judgements,
+    check_judgements,
+    has_landmarks,
+    in_order,
+    read_relevance,
+)
 from fungi_hf.cli.rows import add_sets, extract_sets, read_set
 from fungi_hf.errors import ConfigError, InputError, choices
-from fungi_hf.tables import read_rows
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
     from fungi_hf.cli.rows import LabelledSet
-    from fungi_hf.evaluation import EvaluationResult
-    from fungi_hf.evaluation.retrieval import Level
+    from fungi_hf.evaluation import EvaluationResult, Landmarks, Relevance
     from fungi_hf.extractor import FungiExtractor
 
-_ROW = re.compile(r"-?[0-9]+")
 TASKS = ("knn", "linear", "clustering", "retrieval")
-LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 _EVALUATE = """examples:
   fungi-hf evaluate my-features --train train.csv --test test.csv --out results.json
   fungi-hf evaluate my-encoder --objective kl --objective simclr --train train.parquet \\
       --test test.parquet --task all --cost 200 --out results.json
   fungi-hf evaluate --train train.safetensors --train-labels train.csv \\
       --test test.safetensors --test-labels test.csv --protocol paper --protocol paper-text-5-shot
+  fungi-hf evaluate facebook/dinov2-small --objective kl --train photos/ --test photos/ \\
+      --task retrieval --judgements roxford5k.json --level medium --level hard
   fungi-hf report results.json --out report.html
 
 Protocols of knn: fungi (cosine, 20 neighbours), fungi-N-shot (N random rows a class, 5 draws, 5
 neighbours weighted by similarity); as published: paper (Euclidean, 20 neighbours, PCA to 512),
 paper-text-N-shot (a proportional draw), paper-vision-N-shot (the first N rows of each class).
 Of linear: fungi, paper. Of retrieval: fungi, paper-landmarks. Of clustering: fungi.
-Retrieval ranks the training rows for each test row; clustering takes the test rows. Judgements
-of landmarks, --judgements gnd.json, are judged by paper-landmarks at each level.
+Retrieval ranks the training rows for each test row; clustering takes the test rows. Judgements are
+lines of JSON, {"relevant": [rows], "junk": [rows]}, or a JSON file of landmarks: easy, hard and
+junk images of each query (docs/evaluation.md), then judged by paper-landmarks.
 
 A table is printed, or JSON with --json; --out keeps the JSON for `fungi-hf report`.
 """
@@ -66,17 +70,14 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--test-labels", help=words)
     words = "default: knn; may be repeated"
     parser.add_argument("--task", action="append", choices=[*TASKS, "all"], help=words)
-    words = "default: fungi and, for knn, fungi-5-shot"
+    words = "default: fungi and, for knn, fungi-5-shot; of landmarks paper-landmarks"
     parser.add_argument("--protocol", action="append", help=words)
     parser.add_argument("--shots", type=int, action="append", help="the same as fungi-N-shot")
     parser.add_argument("--combination", action="append", help="e.g. embedding+kl; default: all")
     parser.add_argument("-k", type=int, help="neighbours, in place of the protocol's")
     parser.add_argument("--draws", type=int, help="few-shot draws, in place of the protocol's")
     parser.add_argument("--seed", type=int, help="of draws, splits and clusterings (default: 42)")
-    words = ".jsonl of what each test row should find, or .json of landmarks"
-    parser.add_argument("--judgements", help=words)
-    words = "of landmarks: easy, medium or hard (default: each)"
-    parser.add_argument("--level", choices=LEVELS, help=words)
+    add_judgements(parser)
     parser.add_argument("--cost", type=int, help="time the extraction on this many test inputs")
     parser.add_argument("--json", action="store_true", help="JSON on stdout in place of the table")
     parser.add_argument("--out", help="write the JSON here as well")
@@ -88,32 +89,29 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _run_evaluate(options: argparse.Namespace) -> None:
-    from fungi_hf.evaluation import block_cka
+    from fungi_hf.evaluation import Landmarks, block_cka
     from fungi_hf.evaluation.report.documents import EvaluationDocument, write_document
     from fungi_hf.evaluation.report.tables import group_results, render_text, result_table
 
+    check_judgements(options, _tasks(options))
     plan = _plan(options)
-    if options.judgements is not None and "retrieval" not in dict(plan):
-        raise ConfigError(
-            f"--judgements is of retrieval, the tasks are {', '.join(dict(plan))}; add "
-            "--task retrieval, or leave it out"
-        )
     if options.cost is not None and (options.model is None or options.cost < 1):
         raise ConfigError(f"--cost {options.cost} needs a model, and at least 1 input")
-    if options.level is not None and not _has_landmarks(options):
-        raise ConfigError("--level is of landmarks; add --judgements FILE.json")
-    unlabelled = options.judgements is not None and set(dict(plan)) == {"retrieval"}
-    train, test = (read_set(options, s, labelled=not unlabelled) for s in ("train", "test"))
+    judged = read_relevance(options)
+    labelled = not has_landmarks(options)
+    train, test = (read_set(options, side, labelled=labelled) for side in ("train", "test"))
+    if isinstance(judged, Landmarks):
+        train, test = in_order(options, judged, train, test)
     extractor = None
     if options.model is not None:
         train, test, extractor = extract_sets(options, train, test)
     results = []
     for task, protocol in plan:
         start = time.perf_counter()
-        found = _evaluate(task, protocol, train, test, options)
+        found = _evaluate(task, protocol, train, test, judged, options)
         results += found
         sys.stderr.write(
-            f"{task}, {found[0].protocol}: {len(found)} combinations in "
+            f"{task}, {protocol.name}: {len({one.blocks for one in found})} combinations in "
             f"{time.perf_counter() - start:.1f} s\n"
         )
     names, values = block_cka(test.features) if len(test.features) > 1 else ([], np.empty((0, 0)))
@@ -149,6 +147,11 @@ def _run_report(options: argparse.Namespace) -> None:
     sys.stderr.write(f"report in {options.out}\n")
 
 
+def _tasks(options: argparse.Namespace) -> list[str]:
+    asked = list(dict.fromkeys(options.task or ["knn"]))
+    return [*TASKS] if "all" in asked else asked
+
+
 def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
     # (task, protocol) pairs; a task that knows none of the named protocols takes `fungi`.
     from fungi_hf import evaluation
@@ -160,12 +163,11 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
         "clustering": {"fungi": evaluation.ClusteringProtocol()},
         "retrieval": evaluation.RETRIEVAL_PROTOCOLS,
     }
-    asked = options.task or ["knn"]
-    found: dict[str, list[Any]] = {task: [] for task in (known if "all" in asked else asked)}
+    found: dict[str, list[Any]] = {task: [] for task in _tasks(options)}
     named = [*(options.protocol or []), *[f"fungi-{n}-shot" for n in options.shots or []]]
     usual = ["fungi", "fungi-5-shot"] if "knn" in found else ["fungi"]
-    if _has_landmarks(options) and not named:
-        usual = [*(usual if len(found) > 1 else []), "paper-landmarks"]
+    if has_landmarks(options):
+        usual = ["paper-landmarks"]
     for name in dict.fromkeys(named or usual):
         n_found = sum(map(len, found.values()))
         for task, protocols in found.items():
@@ -191,87 +193,38 @@ def _changed(protocol: Any, options: argparse.Namespace) -> Any:
 
 
 def _evaluate(
-    task: str, protocol: Any, train: LabelledSet, test: LabelledSet, options: argparse.Namespace
+    task: str,
+    protocol: Any,
+    train: LabelledSet,
+    test: LabelledSet,
+    judged: Relevance | Landmarks | None,
+    options: argparse.Namespace,
 ) -> list[EvaluationResult]:
     from fungi_hf import evaluation
 
     sides: tuple[Any, ...]
-    if task == "retrieval" and _has_landmarks(options):
-        return _landmarks(protocol, train, test, options)
-    if task == "retrieval":
-        sides = (train.features, test.features, _relevance(train, test, options))
+    more: dict[str, Any] = {}
+    if isinstance(judged, evaluation.Landmarks):
+        task, sides = "landmarks", (train.features, test.features, judged)
+        more = {"levels": options.level or LEVELS}
+    elif task == "retrieval":
+        if judged is None:
+            labels = _labels(test, "test"), _labels(train, "train")
+            judged = evaluation.Relevance.same_label(*labels)
+        sides = (train.features, test.features, judged)
     elif task == "clustering":
         sides = (test.features, _labels(test, "test"))
     else:
         sides = (train.features, _labels(train, "train"), test.features, _labels(test, "test"))
     combinations = [text.split("+") for text in options.combination or []] or None
     run: Callable[..., list[EvaluationResult]] = getattr(evaluation, f"evaluate_{task}")
-    return run(*sides, protocol=protocol, combinations=combinations)
-
-
-def _has_landmarks(options: argparse.Namespace) -> bool:
-    return Path(options.judgements or "").suffix.lower() == ".json"
-
-
-def _landmarks(
-    protocol: Any, train: LabelledSet, test: LabelledSet, options: argparse.Namespace
-) -> list[EvaluationResult]:
-    # One record a level; a level without a positive is left out unless it was asked for.
-    from fungi_hf.evaluation import evaluate_retrieval
-    from fungi_hf.evaluation.landmarks import read_landmarks
-
-    truth = read_landmarks(options.judgements)
-    if train.inputs:
-        names = [[str(one) for one in side.inputs] for side in (train, test)]
-        truth = truth.ordered(*names)
-    combinations = [text.split("+") for text in options.combination or []] or None
-    found = []
-    for level in (options.level,) if options.level else LEVELS:
-        relevance = truth.relevance(level)
-        if options.level is None and not any(relevance.gains):
-            sys.stderr.write(f"no query has an image of level {level}\n")
-            continue
-        rule = dataclasses.replace(protocol, name=f"{protocol.name}, {level}")
-        sides = train.features, test.features, relevance
-        found += evaluate_retrieval(*sides, protocol=rule, combinations=combinations)
-    if not found:
-        raise InputError(f"no query of {options.judgements} has an image to find")
-    return found
+    return run(*sides, protocol=protocol, combinations=combinations, **more)
 
 
 def _labels(one: LabelledSet, side: str) -> list[Any]:
     if one.labels is None:
         raise InputError(f"--{side}-labels is needed: the file of features has no labels")
     return one.labels
-
-
-def _relevance(train: LabelledSet, test: LabelledSet, options: argparse.Namespace) -> Any:
-    # Read the judgements, or judge by label; a fraction or a text is no row.
-    from fungi_hf.evaluation import Relevance
-
-    if options.judgements is None:
-        return Relevance.same_label(_labels(test, "test"), _labels(train, "train"))
-    gains, junks = [], []
-    for number, line in enumerate(read_rows(options.judgements), start=1):
-        relevant, junk = line.get("relevant"), line.get("junk", [])
-        rows = relevant if isinstance(relevant, list) else []
-        given = relevant if isinstance(relevant, dict) else {str(row): 1.0 for row in rows}
-        numbers = [type(gain) in (int, float) and abs(gain) < 1e300 for gain in given.values()]
-        if not (
-            isinstance(relevant, (list, dict))
-            and isinstance(junk, list)
-            and all(type(row) is int for row in [*rows, *junk])
-            and all(map(_ROW.fullmatch, given))
-            and all(numbers)
-        ):
-            shown = json.dumps(line, default=str)[:80]
-            raise InputError(
-                f"{options.judgements}: line {number} is {shown}; it must be "
-                '{"relevant": [rows] or {"row": gain}, "junk": [rows]}, rows of the training set'
-            )
-        gains.append({int(row): float(gain) for row, gain in given.items()})
-        junks.append(junk)
-    return Relevance(gains=gains, junk=junks)
 
 
 def _costs(
@@ -293,6 +246,6 @@ def _costs(
 def _source(options: argparse.Namespace, results: list[EvaluationResult]) -> dict[str, Any]:
     from fungi_hf import __version__
 
-    facts = {name: getattr(options, name) for name in ("model", "train", "test")}
+    facts = {name: getattr(options, name) for name in ("model", "train", "test", "judgements")}
     facts |= {"fingerprint": results[0].fingerprint, "fungi_hf": __version__}
     return {name: fact for name, fact in facts.items() if fact is not None}

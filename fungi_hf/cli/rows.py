@@ -174,9 +174,9 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
 
 
 def read_set(options: argparse.Namespace, side: str, *, labelled: bool = True) -> LabelledSet:
-    """Read one side as the arguments say; features only from feature files.
+    """Read one side as the arguments say, its labels if it is to be `labelled`.
 
-    Where it need not be `labelled`, labels are taken where there are any.
+    Features are read from feature files alone.
 
     Raises:
         ConfigError: If labels are named twice, or rows are asked for that cannot be taken.
@@ -188,12 +188,14 @@ def read_set(options: argparse.Namespace, side: str, *, labelled: bool = True) -
         if label_place is not None:
             raise ConfigError(f"--{side}-labels is for feature files; {place} has its own labels")
         inputs = read_inputs(place, options.column)
-        read = read_labels if labelled else labels_there
-        labels = read(place, options.label)
+        if not labelled:
+            return LabelledSet(inputs=inputs, labels=None)
+        labels = read_labels(place, options.label)
         kept = _spread(len(inputs), n_rows)
-        chosen = None if labels is None else [labels[i] for i in kept]
-        return LabelledSet(inputs=[inputs[i] for i in kept], labels=chosen)
+        return LabelledSet(inputs=[inputs[i] for i in kept], labels=[labels[i] for i in kept])
     features = _read_features(place)
+    if not labelled:
+        return LabelledSet(inputs=[], labels=None, features=features)
     own = Path(place).suffix == ".parquet" and options.label in parquet_columns(Path(place))
     label_place = label_place or (place if own else None)
     known = None if label_place is None else read_labels(label_place, options.label)

@@ -3,12 +3,13 @@
 from fungi_hf.evaluation.clustering import ClusteringProtocol, evaluate_clustering
 from fungi_hf.evaluation.inputs import BlockFeatures
 from fungi_hf.evaluation.knn import KNN_PROTOCOLS, KNNProtocol, evaluate_knn, knn_protocol
+from fungi_hf.evaluation.landmarks import Landmarks, evaluate_landmarks, read_landmarks
 from fungi_hf.evaluation.linear import LINEAR_PROTOCOLS, LinearProtocol, evaluate_linear
 from fungi_hf.evaluation.records import EvaluationResult, change_per_class
+from fungi_hf.evaluation.relevance import Relevance
 from fungi_hf.evaluation.report.sections import build_report, write_report
 from fungi_hf.evaluation.retrieval import (
     RETRIEVAL_PROTOCOLS,
-    Relevance,
     RetrievalProtocol,
     evaluate_retrieval,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ClusteringProtocol",
     "EvaluationResult",
     "KNNProtocol",
+    "Landmarks",
     "LinearProtocol",
     "MemoryBank",
     "Relevance",
@@ -41,10 +43,12 @@ __all__ = [
     "change_per_class",
     "evaluate_clustering",
     "evaluate_knn",
+    "evaluate_landmarks",
     "evaluate_linear",
     "evaluate_retrieval",
     "evaluate_segmentation",
     "knn_protocol",
     "linear_cka",
+    "read_landmarks",
     "write_report",
 ]

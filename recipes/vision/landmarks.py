@@ -1,94 +1,110 @@
-"""Retrieve landmarks (Revisited Oxford and Paris, or any set with such judgements) as published.
+"""Landmark retrieval on a folder of images: extract once, judge three levels, write JSON.
 
-    python -m recipes.vision.landmarks --images FOLDER --truth gnd.json --model FOLDER_OR_ID
+    python -m recipes.vision.landmarks --images FOLDER --truth roxford5k.json \
+        --model FOLDER_OR_ID --out roxford5k-results.json
 
-The pictures are the user's: those that the ground truth names, anywhere below the folder, by file
-name. `fungi_hf.evaluation.landmarks` says what the JSON holds, docs/images.md how it is made of the
-published file. Dot products of 512 principal components of the database, not normalised; whole
-pictures as queries; every combination of blocks at each level.
+The ground truth is that of docs/evaluation.md; the folder holds database and queries, whole and
+not cropped. Objectives are those of the paper's image experiments; each row of the table adds one.
+The protocol reduces the features, so the config does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from fungi_hf.config import KL, FungiConfig
-from fungi_hf.errors import InputError
-from fungi_hf.evaluation import RETRIEVAL_PROTOCOLS, evaluate_retrieval
-from fungi_hf.evaluation.landmarks import read_landmarks
+from fungi_hf.cli.rows import files_in
+from fungi_hf.config import FungiConfig
+from fungi_hf.evaluation import evaluate_landmarks, read_landmarks
 from fungi_hf.extractor import FungiExtractor
-from fungi_hf.specs.targets import DINO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fungi_hf.evaluation import EvaluationResult
 
-SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp")
-LEVELS: Final = ("easy", "medium", "hard")
-CONFIG: Final = FungiConfig(objectives=(KL(), DINO()), pooling="cls")
+PRESET = FungiConfig.paper("vision").replace(reduction=None)
+OBJECTIVES = tuple(spec.name for spec in PRESET.objectives)
+SHOWN = ("map", "mp@1", "mp@5", "mp@10")
 
 
-def found_in(folder: Path, names: Sequence[str]) -> list[str]:
-    """Give the picture of each name.
-
-    Raises:
-        InputError: If one is not there.
-    """
-    files = {p.stem: str(p) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES}
-    missing = [name for name in names if Path(name).stem not in files]
-    if missing:
-        raise InputError(
-            f"{folder} lacks {len(missing)} of {len(names)} pictures, such as "
-            f"{', '.join(missing[:3])}; download the set's images and unpack them there"
-        )
-    return [files[Path(name).stem] for name in names]
+def chosen(names: Sequence[str]) -> FungiConfig:
+    """Give the preset with some of its objectives, in its order."""
+    return PRESET.replace(objectives=tuple(s for s in PRESET.objectives if s.name in names))
 
 
-def judge(images: Path, truth_file: Path, model: Any, config: FungiConfig = CONFIG) -> Any:
-    """Give the records of every level, by level."""
-    truth = read_landmarks(truth_file)
-    database, queries = found_in(images, truth.images), found_in(images, truth.queries)
-    extractor = FungiExtractor.from_pretrained(model, config)
+def judge(
+    images: Path, truth: Path, model: str, config: FungiConfig, device: str | None = None
+) -> dict[str, Any]:
+    """Extract database and queries, and score every level of every row of the table."""
+    landmarks = read_landmarks(truth)
+    names = [str(one) for one in files_in(images)]
+    database, queries = (
+        [names[row] for row in rows]
+        for rows in (landmarks.database_rows(names), landmarks.query_rows(names))
+    )
+    extractor = FungiExtractor.from_pretrained(model, config, device=device)
+    start = time.perf_counter()
     if extractor.config.needs_fit:
         extractor.fit(database, progress=True)
+    fitted = time.perf_counter()
     pool, asked = (extractor(side, progress=True) for side in (database, queries))
-    found: dict[str, list[EvaluationResult]] = {}
-    for level in LEVELS:
-        relevance = truth.relevance(level)
-        if any(relevance.gains):
-            rule = RETRIEVAL_PROTOCOLS["paper-landmarks"]
-            found[level] = evaluate_retrieval(pool, asked, relevance, protocol=rule)
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the scores as JSON and print them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", required=True, type=Path)
-    parser.add_argument("--truth", required=True, type=Path)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--config", help="a config: a folder, Hub id or JSON file")
-    parser.add_argument("--out", type=Path, default=Path("landmarks.json"))
-    options = parser.parse_args(arguments)
-    config = FungiConfig.from_pretrained(options.config) if options.config else CONFIG
-    found = judge(options.images, options.truth, options.model, config)
-    scores = {
-        level: {
-            one.name: {name: round(100 * value, 2) for name, value in one.metrics.items()}
-            | {"against_first": dict(one.against_baseline), "notes": list(one.notes)}
-            for one in records
-        }
-        for level, records in found.items()
+    done = time.perf_counter()
+    blocks = list(pool.layout)
+    wanted = [blocks[: n + 1] for n in range(len(blocks))]
+    found = evaluate_landmarks(pool, asked, landmarks, combinations=wanted)
+    return {
+        "truth": truth.name,
+        "model": Path(model).name,
+        "fingerprint": extractor.fingerprint,
+        "config": extractor.config.to_dict(),
+        "layer": extractor.encoder.layer_path,
+        "rows": {"database": len(pool), "queries": len(asked)},
+        "seconds": {"fit": round(fitted - start, 1), "extract": round(done - fitted, 1)},
+        "levels": _levels(found),
+        "notes": list(dict.fromkeys(f"{one.protocol}: {n}" for one in found for n in one.notes)),
     }
-    record = {"model": options.model, "config": config.to_dict(), "scores": scores}
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for level, rows in scores.items():
-        for name, row in rows.items():
-            print(f"{level:6} {name:24} mAP {row['map']:5.1f}  mP@10 {row['mp@10']:5.1f}")
+
+
+def _levels(found: list[EvaluationResult]) -> dict[str, dict[str, Any]]:
+    levels: dict[str, dict[str, Any]] = {}
+    for one in found:
+        row: dict[str, Any] = {name: round(100 * one.metrics[name], 2) for name in SHOWN}
+        if one.against_baseline:
+            row["against_embedding"] = dict(one.against_baseline)
+        levels.setdefault(str(one.settings["level"]), {})[one.name] = row
+    return levels
+
+
+def table(result: dict[str, Any]) -> str:
+    """Give mAP and mP@10 of each level in percent, as Markdown."""
+    levels = result["levels"]
+    head = [f"{level}: {name}" for level in levels for name in ("mAP", "mP@10")]
+    lines = [["features", *head], ["---", *["---:"] * len(head)]]
+    for name in next(iter(levels.values())):
+        rows = [own[name] for own in levels.values()]
+        lines.append([name, *(f"{row[key]:.1f}" for row in rows for key in ("map", "mp@10"))])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Judge the images named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True, help="folder of all images")
+    parser.add_argument("--truth", type=Path, required=True, help="JSON file of the ground truth")
+    parser.add_argument("--model", required=True, help="Hub id or folder of an image encoder")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    words = "default: all; may be repeated"
+    parser.add_argument("--objective", action="append", choices=OBJECTIVES, help=words)
+    parser.add_argument("--device", help="e.g. cuda")
+    options = parser.parse_args()
+    config = chosen(options.objective or OBJECTIVES)
+    result = judge(options.images, options.truth, options.model, config, options.device)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -1,240 +1,188 @@
-"""Landmark retrieval: values worked by hand, a slow reference, ground truths, the command line."""
+"""Landmark retrieval against values worked by hand and against a slow reference."""
 
-from __future__ import annotations
-
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fungi_hf.cli import main
-from fungi_hf.errors import InputError
-from fungi_hf.evaluation import RetrievalProtocol, evaluate_retrieval
-from fungi_hf.evaluation.landmarks import Landmarks, read_landmarks
-from fungi_hf.features import FungiFeatures
-
-NAMES = tuple("abcdefgh")
-# One query, which ranks the database a b c d e f g h: each row has a smaller product with it.
-POOL = np.stack([np.linspace(1, 0.3, 8), np.ones(8)], axis=1).astype(np.float32)
-QUERY = np.array([[1.0, 0.0]], np.float32)
-TRUTH = Landmarks(
-    images=NAMES, queries=("q",), easy=((0, 4),), hard=((2, 6),), junk=((1,),)
-)  # fmt: skip
-RULE = RetrievalProtocol(name="dot", metric="dot", formula="trapezoid")
-
-
-def features(array):
-    return FungiFeatures(array, "f", {"embedding": slice(0, array.shape[1])})
-
-
-def judged(level, truth=TRUTH, pool=POOL, queries=QUERY, rule=RULE):
-    (record,) = evaluate_retrieval(
-        features(pool), features(queries), truth.relevance(level), protocol=rule
-    )
-    return record.metrics
-
-
-@pytest.mark.parametrize(
-    ("level", "ap", "precisions"),
-    [
-        # Positives a e, junk b c g: a d e f h, ranks 0 and 2.
-        # AP = ((1 + 1) + (1/2 + 2/3)) / 4; P@1 = 1, P@5 and P@10 are of the first 3: 2/3.
-        ("easy", (2 + 1 / 2 + 2 / 3) / 4, (1, 2 / 3, 2 / 3)),
-        # Positives a c e g, junk b: a c d e f g h, ranks 0 1 3 5.
-        # AP = ((1 + 1) + (1 + 1) + (2/3 + 3/4) + (3/5 + 4/6)) / 8; P@5 = 3/5, P@10 is of 6: 4/6.
-        ("medium", (4 + 2 / 3 + 3 / 4 + 3 / 5 + 4 / 6) / 8, (1, 3 / 5, 4 / 6)),
-        # Positives c g, junk b a e: c d f g h, ranks 0 and 3.
-        # AP = ((1 + 1) + (1/3 + 2/4)) / 4; P@5 and P@10 are of the first 4: 2/4.
-        ("hard", (2 + 1 / 3 + 2 / 4) / 4, (1, 2 / 4, 2 / 4)),
-    ],
+from fungi_hf.errors import InputError, InputTypeError
+from fungi_hf.evaluation import (
+    RETRIEVAL_PROTOCOLS,
+    Landmarks,
+    Relevance,
+    build_report,
+    evaluate_landmarks,
+    evaluate_retrieval,
 )
-def test_each_level_by_hand(level, ap, precisions) -> None:
-    metrics = judged(level)
-    assert metrics["map"] == pytest.approx(ap, abs=1e-12)
-    found = [metrics[f"mp@{k}"] for k in (1, 5, 10)]
-    assert found == pytest.approx(precisions, abs=1e-12)
+from fungi_hf.evaluation.report.documents import EvaluationDocument
+from fungi_hf.evaluation.report.tables import group_results
+from tests.evaluation.blocks import features
 
+PAPER = RETRIEVAL_PROTOCOLS["paper-landmarks"]
+# The dot product ranks a to h for the query p, and h to a for q and r.
+DATABASE = np.array([[8.0, 1], [7, 2], [6, 3], [5, 4], [4, 5], [3, 6], [2, 7], [1, 8]])
+QUERIES = np.array([[1.0, 0], [0, 1], [-1, 0]])
+a, b, c, d, e, f, g, h = range(8)
+TRUTH = Landmarks(
+    database=list("abcdefgh"),
+    queries=["p", "q", "r"],
+    easy=[[b, d], [h], [e]],
+    hard=[[f], [c, a], []],
+    junk=[[a, e], [g], []],
+)
 
-def slow_scores(products, positive, junk):
-    """AP and mP@{1, 5, 10} of one query, walking down its ranking."""
-    order = sorted(range(len(products)), key=lambda row: (-products[row], row))
-    kept = [row for row in order if row not in junk]
-    ap, seen, last = 0.0, 0, 0
-    for rank, row in enumerate(kept):
-        if row in positive:
-            before = 1.0 if rank == 0 else seen / rank
-            seen += 1
-            ap += (before + seen / (rank + 1)) / 2
-            last = rank + 1
-    values = [ap / len(positive)]
-    for k in (1, 5, 10):
-        depth = min(last, k)
-        values.append(sum(row in positive for row in kept[:depth]) / depth)
-    return values
-
-
-@settings(max_examples=60, deadline=None)
-@given(n=st.integers(2, 30), q=st.integers(1, 5), seed=st.integers(0, 999))
-def test_all_levels_equal_a_walk_down_the_ranking(n, q, seed) -> None:
-    generator = np.random.default_rng(seed)
-    pool = generator.standard_normal((n, 4)).astype(np.float32)
-    queries = generator.standard_normal((q, 4)).astype(np.float32)
-    kinds = generator.integers(0, 4, (q, n))  # easy, hard, junk, none
-    easy, hard, junk = (
-        tuple(tuple(np.flatnonzero(row == kind).tolist()) for row in kinds) for kind in range(3)
-    )
-    names = tuple(map(str, range(n)))
-    truth = Landmarks(
-        images=names, queries=tuple(map(str, range(q))), easy=easy, hard=hard, junk=junk
-    )
-    products = queries @ pool.T
-    for level in ("easy", "medium", "hard"):
-        rows = []
-        for i in range(q):
-            positive = {"easy": easy[i], "medium": easy[i] + hard[i], "hard": hard[i]}[level]
-            ignored = {"easy": junk[i] + hard[i], "medium": junk[i], "hard": junk[i] + easy[i]}
-            if positive:
-                rows.append(slow_scores(products[i].tolist(), set(positive), set(ignored[level])))
-        if not rows:
-            with pytest.raises(InputError, match="none of the"):
-                judged(level, truth, pool, queries)
-            continue
-        metrics = judged(level, truth, pool, queries)
-        expected = np.mean(rows, axis=0)
-        found = [metrics["map"], *(metrics[f"mp@{k}"] for k in (1, 5, 10))]
-        assert found == pytest.approx(expected, abs=1e-6)
-
-
-def test_vectors_of_the_pca_keep_their_lengths() -> None:
-    """A long vector wins by its dot product, and would lose by its cosine."""
-    pool = np.array([[3, 2, 0], [1, 0, 0], [-4, -2, 0], [0, 3, 0.01], [0, -3, -0.01]], np.float32)
-    query = np.array([[5, 0.1, 0]], np.float32)
-    truth = Landmarks(
-        images=tuple("abcde"), queries=("q",), easy=((0,),), hard=((),), junk=((),)
-    )  # fmt: skip
-    dot = RetrievalProtocol(name="x", metric="dot", formula="trapezoid", pca=2)
-    cosine = RetrievalProtocol(name="x", metric="cosine", formula="trapezoid", pca=2)
-    assert judged("easy", truth, pool, query, dot)["map"] == 1
-    assert judged("easy", truth, pool, query, cosine)["map"] < 1
-
-
-GIVEN = {
-    "images": ["a", "b", "c", "d", "e", "f", "g", "h"],
-    "queries": [{"image": "q", "easy": ["a", 4], "hard": [2, "g"], "junk": ["b"]}],
+BY_HAND = {
+    # p: junk a, e, f; ranking b c d g h, positives b, d at ranks 0, 2.
+    # q: junk g, c, a; ranking h f e d b, positive h at rank 0.
+    # r: no junk; ranking h g f e d c b a, positive e at rank 3.
+    "easy": {
+        "map": [((1 + 1) + (1 / 2 + 2 / 3)) / 4, 1, (0 / 3 + 1 / 4) / 2],
+        "mp@1": [1, 1, 0],
+        "mp@5": [2 / 3, 1, 1 / 4],
+        "mp@10": [2 / 3, 1, 1 / 4],
+    },
+    # p: junk a, e; ranking b c d f g h, positives b, d, f at ranks 0, 2, 3.
+    # q: junk g; ranking h f e d c b a, positives h, c, a at ranks 0, 4, 6.
+    # r: as above.
+    "medium": {
+        "map": [
+            ((1 + 1) + (1 / 2 + 2 / 3) + (2 / 3 + 3 / 4)) / 6,
+            ((1 + 1) + (1 / 4 + 2 / 5) + (2 / 6 + 3 / 7)) / 6,
+            (0 / 3 + 1 / 4) / 2,
+        ],
+        "mp@1": [1, 1, 0],
+        "mp@5": [3 / 4, 2 / 5, 1 / 4],
+        "mp@10": [3 / 4, 3 / 7, 1 / 4],
+    },
+    # p: junk a, e, b, d; ranking c f g h, positive f at rank 1.
+    # q: junk g, h; ranking f e d c b a, positives c, a at ranks 3, 5.
+    # r: nothing to find, left out.
+    "hard": {
+        "map": [(0 / 1 + 1 / 2) / 2, ((0 / 3 + 1 / 4) + (1 / 5 + 2 / 6)) / 4],
+        "mp@1": [0, 0],
+        "mp@5": [1 / 2, 1 / 5],
+        "mp@10": [1 / 2, 2 / 6],
+    },
 }
 
 
-def written(tmp_path, given, name="gnd.json"):
-    path = tmp_path / name
-    path.write_text(given if isinstance(given, str) else json.dumps(given))
-    return path
+@pytest.mark.parametrize("level", BY_HAND)
+def test_each_level_by_hand(level):
+    (one,) = evaluate_landmarks(DATABASE, QUERIES, TRUTH, levels=[level])
+    wanted = BY_HAND[level]
+    assert {name: one.metrics[name] for name in wanted} == pytest.approx(
+        {name: np.mean(values) for name, values in wanted.items()}
+    )
+    scores = one.scores[0]
+    assert scores[~np.isnan(scores)] == pytest.approx(wanted["map"])
+    left_out = "1 queries without a relevant row are left out"
+    assert (left_out in one.notes) == (level == "hard")
+    assert "PCA to 512 skipped: 8 rows, width 2" in one.notes
 
 
-def test_both_forms_of_a_ground_truth(tmp_path) -> None:
-    assert read_landmarks(written(tmp_path, GIVEN)) == TRUTH
-    published = {
-        "imlist": GIVEN["images"],
-        "qimlist": ["q"],
-        "gnd": [{"easy": [0, 4], "hard": [2, 6], "junk": [1], "bbx": [1.0, 2.0, 3.0, 4.0]}],
-    }
-    assert read_landmarks(written(tmp_path, published)) == TRUTH
+def test_levels_have_records_of_their_own():
+    blocks = [features(rows, {"embedding": 1, "kl": 1}) for rows in (DATABASE, QUERIES)]
+    records = evaluate_landmarks(*blocks, TRUTH)
+    assert [(one.protocol, one.settings["level"], one.name) for one in records] == [
+        (f"paper-landmarks-{level}", level, name)
+        for level in ("easy", "medium", "hard")
+        for name in ("embedding", "kl", "embedding+kl")
+    ]
+    assert [len(group) for group in group_results(records)] == [3, 3, 3]
+    page = build_report(records)
+    assert all(f"protocol paper-landmarks-{level}" in page for level in BY_HAND)
+    document = EvaluationDocument(results=tuple(records))
+    assert EvaluationDocument.from_dict(document.to_dict()).results == document.results
 
 
-def test_rows_in_another_order(tmp_path) -> None:
-    given = GIVEN | {"queries": [*GIVEN["queries"], {"image": "r", "easy": ["h"]}]}
-    truth = read_landmarks(written(tmp_path, given))
-    images = [f"/photos/{name}.jpg" for name in "hgfedcbaz"]
-    moved = truth.ordered(images, ["r.png", "q.png"])
-    assert moved.queries == ("r", "q")
-    assert moved.easy == ((0,), (7, 3))
-    assert moved.hard == ((), (5, 1))
-    assert moved.junk == ((), (6,))
-    with pytest.raises(InputError, match=r"database: 1 of 8 images of the ground truth lack.* h"):
-        truth.ordered(list("abcdefg"), ["q", "r"])
-    with pytest.raises(InputError, match=r"queries: 1 of 2 images"):
-        truth.ordered(list("abcdefgh"), ["q", "x"])
-    with pytest.raises(InputError, match=r"there are 3 queries, the ground truth has 2"):
-        truth.ordered(list("abcdefgh"), ["q", "r", "x"])
-    with pytest.raises(InputError, match=r"database: the name a stands there twice"):
-        truth.ordered(["1/a.jpg", "2/a.jpg"], ["q", "r"])
+def test_levels_together_are_those_one_by_one():
+    together = evaluate_landmarks(DATABASE, QUERIES, TRUTH, levels=["hard", "easy", "hard"])
+    alone = [
+        evaluate_retrieval(DATABASE, QUERIES, TRUTH.relevance(level), protocol="paper-landmarks")[0]
+        for level in ("hard", "easy")
+    ]
+    assert together == alone
+    same = Relevance.landmarks(TRUTH.easy, TRUTH.hard, TRUTH.junk, level="hard")
+    assert (same.level, same.gains[0], same.junk[0]) == ("hard", {f: 1}, [b, d, a, e])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("{", "is not JSON"),
-        ("[]", "must hold images and queries, or imlist"),
-        ({"images": []}, "lists that are not empty"),
-        ({"queries": []}, "lists that are not empty"),
-        ({"queries": [["q"]]}, "every query an object"),
-        ({"queries": [{"easy": ["a"]}]}, "number 0 is None; it must be a name"),
-        ({"images": ["a", 3]}, "images: number 1 is 3; it must be a name"),
-        ({"images": ["a", "a"]}, "the name a stands there twice"),
-        ({"queries": [{"image": "q", "easy": "a"}]}, "easy is 'a'; it must be a list"),
-        ({"queries": [{"image": "q", "easy": ["x"]}]}, "'x' is no image"),
-        ({"queries": [{"image": "q", "easy": [8]}]}, "8 is no image; .* from 0 to 7"),
-        ({"queries": [{"image": "q", "easy": [-1]}]}, "-1 is no image"),
-        ({"queries": [{"image": "q", "easy": [True]}]}, "True is no image"),
-        ({"queries": [{"image": "q", "easy": [1.0]}]}, "1.0 is no image"),
-        ({"queries": [{"image": "q", "easy": ["a"], "junk": [0]}]}, "has image a twice among"),
-    ],
-)
-def test_a_wrong_ground_truth_is_named(tmp_path, change, message) -> None:
-    given = change if isinstance(change, str) else GIVEN | change
-    with pytest.raises(InputError, match=message):
-        read_landmarks(written(tmp_path, given))
+def test_components_are_those_of_the_database_and_keep_their_lengths():
+    # Two axes carry the database: +-6 on the first, +-2 on the second, +-0.1 on the third.
+    pairs = [[6, 0, 0], [1, 1, 0], [0, 2, 0], [1, -1, 0], [0.5, 0, 0.1], [0.5, 0, -0.1]]
+    mean = np.array([10.0, 0, 0])
+    database = np.concatenate([pairs, np.negative(pairs)]) + mean
+    query = np.array([[2.0, 1, 1000]]) + mean
+    truth = Landmarks(database=[*"abcdefghijkl"], queries=["q"], easy=[[1]], hard=[[]], junk=[[]])
+
+    def score(**changes):
+        rule = replace(PAPER, **{"pca": 2, **changes})
+        return evaluate_landmarks(database, query, truth, levels=["easy"], protocol=rule)[0]
+
+    # Centred, on two components: (2, 1) . (6, 0) = 12, (2, 1) . (1, 1) = 3: rank 1.
+    assert score().metrics["map"] == pytest.approx((0 + 1 / 2) / 2)
+    assert score().notes == ()
+    # Of unit length (1, 1) would win: 3 / sqrt(10) = 0.95 against 2 / sqrt(5) = 0.89.
+    assert score(metric="cosine").metrics["map"] == 1
+    # Without components the third axis decides: 226, 214, then 192 and 133: rank 3.
+    assert score(pca=None).metrics["map"] == pytest.approx((0 + 1 / 4) / 2)
 
 
-def test_a_missing_ground_truth(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"gnd.json cannot be read: No such file"):
-        read_landmarks(tmp_path / "gnd.json")
+def slow(ranking, positive, junk, k):
+    """Walk down a ranking: the area under precision and recall, and the precision at k."""
+    ranking = [row for row in ranking if row not in junk]
+    area, hits, before = 0.0, 0, 1.0
+    for seen, row in enumerate(ranking):
+        if row in positive:
+            before = hits / seen if seen else 1.0
+            hits += 1
+            area += (before + hits / (seen + 1)) / 2 / len(positive)
+    last = max(place for place, row in enumerate(ranking, 1) if row in positive)
+    depth = min(last, k)
+    return area, sum(row in positive for row in ranking[:depth]) / depth
 
 
-def run(capsys, tmp_path, *words):
-    features(POOL).save(tmp_path / "pool.safetensors")
-    features(QUERY).save(tmp_path / "queries.safetensors")
-    sides = ("--train", tmp_path / "pool.safetensors", "--test", tmp_path / "queries.safetensors")
-    status = main(["evaluate", *map(str, (*sides, *words))])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_scores_are_those_of_a_slow_reference(data):
+    n_rows, n_queries = data.draw(st.integers(2, 14)), data.draw(st.integers(1, 4))
+    order = [data.draw(st.permutations(range(n_rows))) for _ in range(n_queries)]
+    kinds = st.lists(st.sampled_from("EHJN"), min_size=n_rows, max_size=n_rows)
+    marks = [data.draw(kinds) for _ in range(n_queries)]
+    level = data.draw(st.sampled_from(["easy", "medium", "hard"]))
+    positive, junk = {"easy": ("E", "JH"), "medium": ("EH", "J"), "hard": ("H", "JE")}[level]
+    found = [{i for i, mark in enumerate(own) if mark in positive} for own in marks]
+    left = [{i for i, mark in enumerate(own) if mark in junk} for own in marks]
+    assume(any(found))
+    # The database's column of a query holds its scores: most for the row that stands first.
+    database = np.zeros((n_rows, n_queries))
+    for query, rows in enumerate(order):
+        database[rows, query] = np.arange(n_rows, 0, -1)
+    easy, hard, junks = (
+        [[i for i, mark in enumerate(own) if mark == kind] for own in marks] for kind in "EHJ"
+    )
+    relevance = Relevance.landmarks(easy, hard, junks, level=level)
+    one = evaluate_retrieval(
+        database, np.eye(n_queries), relevance, protocol=replace(PAPER, pca=None)
+    )[0]
+    for k in (1, 5, 10):
+        wanted = [
+            slow(rows, own, without, k)
+            for rows, own, without in zip(order, found, left, strict=True)
+            if own
+        ]
+        assert one.metrics["map"] == pytest.approx(np.mean([area for area, _ in wanted]))
+        assert one.metrics[f"mp@{k}"] == pytest.approx(np.mean([share for _, share in wanted]))
 
 
-def test_the_program_judges_each_level(capsys, tmp_path) -> None:
-    words = ("--task", "retrieval", "--judgements", written(tmp_path, GIVEN))
-    out = tmp_path / "results.json"
-    status, said, err = run(capsys, tmp_path, *words, "--out", out)
-    assert status == 0, err
-    names = [f"paper-landmarks, {level}" for level in ("easy", "medium", "hard")]
-    assert [record["protocol"] for record in json.loads(out.read_text())["results"]] == names
-    assert all(name in said for name in names)
-    status, said, _ = run(capsys, tmp_path, *words, "--level", "hard", "--json")
-    (record,) = json.loads(said)["results"]
-    assert record["protocol"] == "paper-landmarks, hard"
-    assert record["metrics"]["map"] == pytest.approx((2 + 1 / 3 + 2 / 4) / 4)
-    page = tmp_path / "report.html"
-    assert main(["report", str(out), "--out", str(page)]) == 0
-    assert "paper-landmarks, medium" in page.read_text()
-
-
-def test_levels_without_positives(capsys, tmp_path) -> None:
-    given = GIVEN | {"queries": [{"image": "q", "hard": ["a"]}]}
-    words = ("--task", "retrieval", "--judgements", written(tmp_path, given))
-    status, said, err = run(capsys, tmp_path, *words, "--json")
-    assert status == 0, err
-    assert "no query has an image of level easy" in err
-    assert len(json.loads(said)["results"]) == 2
-    status, _, err = run(capsys, tmp_path, *words, "--level", "easy")
-    assert status == 1
-    assert "none of the 1 queries has a relevant row" in err
-
-
-def test_wrong_use_of_the_program(capsys, tmp_path) -> None:
-    status, _, err = run(capsys, tmp_path, "--task", "retrieval", "--level", "easy")
-    assert status == 1
-    assert "--level is of landmarks; add --judgements FILE.json" in err
-    wrong = written(tmp_path, {"images": ["a"], "queries": [{"image": "q", "easy": ["b"]}]})
-    status, _, err = run(capsys, tmp_path, "--task", "retrieval", "--judgements", wrong)
-    assert status == 1
-    assert "'b' is no image" in err
+def test_what_cannot_be_judged_says_so():
+    nothing = replace(TRUTH, hard=[[], [], []])
+    with pytest.raises(InputError, match="level 'hard': none of the 3 queries has a relevant row"):
+        evaluate_landmarks(DATABASE, QUERIES, nothing)
+    assert len(evaluate_landmarks(DATABASE, QUERIES, nothing, levels=["easy", "medium"])) == 2
+    for levels in ([], "easy"):
+        with pytest.raises(InputError, match="give a sequence of easy, medium, hard"):
+            evaluate_landmarks(DATABASE, QUERIES, TRUTH, levels=levels)
+    with pytest.raises(InputTypeError, match="landmarks is a Relevance; it must be a Landmarks"):
+        evaluate_landmarks(DATABASE, QUERIES, TRUTH.relevance("easy"))

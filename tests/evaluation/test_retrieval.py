@@ -168,8 +168,10 @@ def test_judgements_of_numpy_are_as_good():
 def test_impossible_relevance_says_what_is_wrong():
     with pytest.raises(ShapeError, match="there are 2 query labels and 3 pool labels"):
         Relevance.same_label([0, 1], [0, 1, 1], same_rows=True)
-    with pytest.raises(ConfigError, match="level is 'all'; choose one of 'easy', 'hard', 'medium'"):
-        Relevance.landmarks([[0]], [[1]], [[2]], level="all")
+    with pytest.raises(ConfigError, match="level is 'eays'; choose one of 'easy', 'hard'"):
+        Relevance.landmarks([[0]], [[1]], [[2]], level="eays")
+    with pytest.raises(ConfigError, match="level is 'all'; choose one of 'easy', 'hard'"):
+        Relevance(gains=[{0: 1.0}], level="all")
     with pytest.raises(ShapeError, match="1 easy, 2 hard and 1 junk lists"):
         Relevance.landmarks([[0]], [[1], [1]], [[2]])
     with pytest.raises(InputTypeError, match="a landmark row must be an integer"):
