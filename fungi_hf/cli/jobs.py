@@ -58,6 +58,7 @@ def run_extract(options: argparse.Namespace) -> int:
     many = [n for n in ("devices", "shard") if getattr(options, n)] + ["status"] * options.status
     if options.out is None and (many or options.workers > 1):
         raise ConfigError("--workers, --devices, --shard and --status need --out")
+    _part_of(options.shard)  # a wrong one is refused at once
     source = None if options.inputs == "-" else _source(options, options.inputs)
     extractor = load(options)
     if is_file(options.inputs) and extractor.encoder.modality == "text":
@@ -127,7 +128,8 @@ def _extract(options: argparse.Namespace, extractor: FungiExtractor, source: Sou
         sys.stdout.write(f"{n_done} of {store.plan.n_shards} shards are done\n")
         sys.stdout.writelines(f"missing: {shard.name}\n" for shard in todo[:20])
         return INCOMPLETE if todo else 0
-    mine = [shard for shard in todo if _is_mine(options.shard, shard)]
+    part, n_parts = _part_of(options.shard)
+    mine = [shard for shard in todo if shard.number % n_parts == part]
     lost = _compute(options, extractor, source, store, how, mine)
     if lost:
         sys.stderr.writelines(f"{name}: {why}\n" for name, why in lost.items())
@@ -160,13 +162,11 @@ def _is_begun(where: str) -> bool:
     return PLAN in place_of(where).names()
 
 
-def _is_mine(text: str | None, shard: Shard) -> bool:
-    if text is None:
-        return True
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+def _part_of(text: str | None) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
     if found is None or not int(found[1]) < int(found[2]):
         raise ConfigError(f"--shard must be I/N with I from 0 to N - 1; got {text}")
-    return shard.number % int(found[2]) == int(found[1])
+    return int(found[1]), int(found[2])
 
 
 def _compute(

@@ -218,6 +218,8 @@ def extract_sets(
 def _read_features(place: str) -> Any:
     # A file that `fungi-hf extract` wrote, or any .npy array (mapped, not loaded).
     path, remedy = Path(place), "name a model first to evaluate a data set"
+    if (path / "manifest.json").is_file():  # a folder of shards
+        return FungiFeatures.load(path)
     if path.suffix not in FEATURE_SUFFIXES:
         raise InputError(
             f"{place}: features have suffix {choices(path.suffix, FEATURE_SUFFIXES)}; {remedy}"

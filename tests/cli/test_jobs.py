@@ -60,6 +60,14 @@ def test_a_folder_of_shards(capsys, tmp_path, model, source, wanted) -> None:
     assert (status, said) == (3, "3 of 4 shards are done\nmissing: part-00001-of-00004.parquet\n")
     assert run(capsys, *words)[0] == 0
     assert run(capsys, *words, "--status")[:2] == (0, "4 of 4 shards are done\n")
+    status, _, err = run(capsys, *words, "--shard", "5/3")  # also where nothing is left to do
+    assert status == 1
+    assert "--shard must be I/N" in err
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(str(i % 2) for i in range(36)))
+    both = ("--train-labels", str(labels), "--test-labels", str(labels))
+    assert main(["evaluate", "--train", str(out), "--test", str(out), *both, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["n_test"] == 36
 
 
 def test_parts_of_a_job(capsys, tmp_path, model, source, wanted) -> None:
