@@ -13,6 +13,7 @@ import pytest
 
 from fungi_hf import FungiConfig, FungiExtractor
 from fungi_hf.cli import main
+from fungi_hf.cli.doctor import advice
 from fungi_hf.errors import StorageError
 from fungi_hf.features import FungiFeatures
 from tests.tiny import ROUNDING, TRAIN, saved_model
@@ -205,3 +206,18 @@ def test_another_job_is_refused(capsys, tmp_path, model, source) -> None:
     assert status == 1
     assert "belongs to another dtype" in err
     assert (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "memory", "words"),
+    [
+        (1, 0, 8.0, "--workers 1 --threads 1 (there is one core)"),
+        (2, 0, 24.0, "--workers 2 --threads 1 (a thread of its own does more"),
+        (16, 0, 8.0, "--workers 5 --threads 3 (8 GB have room for 5 copies"),
+        (8, 0, None, "--workers 8 --threads 1 (a thread"),
+        (8, 1, 64.0, "--workers 1 (one worker keeps the device busy)"),
+        (8, 2, 64.0, "--devices cuda:0,cuda:1 (one worker for each device)"),
+    ],
+)
+def test_the_doctor_says_how_many_workers(cores, devices, memory, words) -> None:
+    assert advice(cores, devices, memory).startswith(words)
