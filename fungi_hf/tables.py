@@ -148,23 +148,6 @@ def _read_shards(folder: Path) -> Vectors:
     return dataclasses.replace(found[0], array=np.concatenate([one.array for one in found]))
 
 
-def write_parquet(path: Path, features: Vectors, inputs: Sequence[object]) -> None:
-    """Write features beside a column of their inputs as texts.
-
-    Raises:
-        OptionalDependencyError: If pyarrow is missing.
-    """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise OptionalDependencyError("pyarrow", "datasets") from error
-    values = pa.array(features.array.reshape(-1), type=pa.float32())
-    rows = pa.FixedSizeListArray.from_arrays(values, features.array.shape[1])
-    table = pa.table({"input": pa.array([str(one) for one in inputs]), "features": rows})
-    pq.write_table(table.replace_schema_metadata(features.header(_PARQUET)), path)
-
-
 def load_vectors(path: str | Path, blocks: Sequence[str] | None = None) -> Vectors | Any:
     """Read feature vectors with their fingerprint, or the bare array of a file that has none.
 

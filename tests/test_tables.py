@@ -11,7 +11,8 @@ import pytest
 
 from fungi_hf.errors import FeatureError, InputError, StorageError
 from fungi_hf.features import FungiFeatures
-from fungi_hf.tables import Vectors, load_vectors, read_features, read_rows, write_parquet
+from fungi_hf.tables import Vectors, load_vectors, read_features, read_rows
+from tests.feature_files import write_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path

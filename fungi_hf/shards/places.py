@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import secrets
 import shutil
@@ -182,8 +181,3 @@ class ArrowPlace(Place):
 def place_of(where: str | Path) -> Place:
     """Open a local folder, or the folder of a URL."""
     return ArrowPlace(str(where)) if "://" in str(where) else LocalPlace(where)
-
-
-def buffer(data: bytes) -> io.BytesIO:
-    """Give bytes as a file."""
-    return io.BytesIO(data)

@@ -14,10 +14,10 @@ from PIL import Image
 from fungi_hf.evaluation import evaluate_landmarks, read_landmarks
 from fungi_hf.evaluation.report.documents import read_documents
 from fungi_hf.features import FungiFeatures, make_layout
-from fungi_hf.tables import write_parquet
 from fungi_hf.testing.vision_models import tiny_vision_model
 from tests.cli.program import run
 from tests.encoders.vision.kit import SETTINGS, pictures
+from tests.feature_files import write_parquet
 
 IMAGES = [f"view_{number}" for number in range(12)]
 QUERIES = ["ask_0", "ask_1", "ask_2"]
