@@ -15,7 +15,6 @@ from fungi_hf.errors import FeatureError, InputError, NotFittedError
 from fungi_hf.neighbors import storage
 from fungi_hf.neighbors.base import Neighbors, as_scores, check_exclusions, check_metric
 from fungi_hf.neighbors.comparison import Comparison, Pool
-from fungi_hf.neighbors.sharded import ShardedVectors
 from fungi_hf.neighbors.topk import cut, search_similarity
 from fungi_hf.neighbors.vectors import check_fingerprint, check_same_origin, read_rows, warn_zero
 from fungi_hf.types import KernelFeatures
@@ -82,7 +81,7 @@ class VectorIndex:
             return self.fit(vectors, fingerprint=fingerprint)
         old, new = self._pool.rows, read_rows(vectors, "vectors", fingerprint)
         check_same_origin(old, new, "vectors")
-        array = np.concatenate([old.array, new.array])
+        array = np.concatenate([old.array[:], new.array[:]])
         return self.fit(array, fingerprint=old.fingerprint or new.fingerprint)
 
     def search(self, queries: Vectors, k: int, *, exclude: Exclusions | None = None) -> Neighbors:
@@ -135,14 +134,8 @@ class ExactIndex(VectorIndex):
     def save(self, folder: str | Path) -> None:
         """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced.
 
-        Raises:
-            InputError: If the vectors are in files already.
+        Vectors that are in files already are an InputError.
         """
-        if isinstance(self.pool.rows.array, ShardedVectors):
-            raise InputError(
-                "an index over files of vectors is not saved; fit one on the files again, which "
-                "reads them once"
-            )
         storage.write(folder, "exact", self.metric, self.pool.rows)
 
     @classmethod

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fungi_hf.errors import StateError, StorageError
+from fungi_hf.errors import InputError, StateError, StorageError
 from fungi_hf.neighbors.base import METRICS
+from fungi_hf.neighbors.sharded import ShardedVectors
 from fungi_hf.neighbors.vectors import check_fingerprint
 from fungi_hf.storage.files import replace_file, replacing
 
@@ -45,8 +46,14 @@ def write(
     """Write an index with further options, and files: name -> function that writes it to a path.
 
     Raises:
+        InputError: If the vectors are in files already.
         StorageError: If the folder cannot be written.
     """
+    if isinstance(rows.array, ShardedVectors):
+        raise InputError(
+            "an index over files of vectors is not saved; fit one on the files again, which reads "
+            "them once"
+        )
     target, digests = Path(folder), {}
     writers = {VECTORS: lambda path: np.save(path, rows.array, allow_pickle=False), **files}
     try:

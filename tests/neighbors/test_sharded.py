@@ -17,7 +17,7 @@ from fungi_hf.errors import (
     StorageError,
 )
 from fungi_hf.features import FungiFeatures
-from fungi_hf.neighbors import ExactIndex, KNNClassifier, Neighbors, ShardedVectors
+from fungi_hf.neighbors import ExactIndex, FaissIndex, KNNClassifier, Neighbors, ShardedVectors
 from fungi_hf.shards import ShardOptions, extract_to
 from tests.shards.stub import Stub, texts, vectors
 
@@ -121,8 +121,13 @@ def test_shards_that_extract_wrote(tmp_path) -> None:
         index.search(other, 1)
     classifier = KNNClassifier(n_neighbors=1).fit(pool, [text[-1] for text in given])
     assert classifier.predict(queries).tolist() == ["5", "6", "7"]
-    with pytest.raises(InputError, match="an index over files of vectors is not saved"):
-        index.save(tmp_path / "index")
+    for one in (index, FaissIndex("flat").fit(pool)):
+        assert one.search(queries, 1).indices[:, 0].tolist() == [5, 6, 7]
+        with pytest.raises(InputError, match="an index over files of vectors is not saved"):
+            one.save(tmp_path / "index")
+        added = one.add(FungiFeatures(vectors(["more"]), "stub", layout))
+        assert len(added) == 48
+    index = ExactIndex().fit(pool)
     (tmp_path / "part-00003-of-00005.npy").unlink()
     with pytest.raises(
         StorageError, match=r"lacks 1 of 5 shards, such as part-00003-of-00005\.npy"
