@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "storage",
     },
 }
-ALLOWED["shards"] = BASE | {"tables", "features"}
+ALLOWED["shards"] = BASE | {"tables", "features", "storage"}
 CORE = set(ALLOWED)
 ALLOWED |= {
     "tuning": CORE,

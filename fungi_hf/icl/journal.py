@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.errors import RunMismatchError, StorageError
-from fungi_hf.storage.files import replace_file
+from fungi_hf.storage.files import replace_file, write_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -88,20 +88,21 @@ def claim(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     """
     path = folder / RUN
     plain = json.loads(json.dumps(config))
-    if path.exists():
-        known = _read_json(path).get("config", {})
-        differing = sorted(_differences(known, plain))
-        if differing:
-            raise RunMismatchError(
-                f"{folder} belongs to another run; these fields differ: {', '.join(differing)}; "
-                "choose another folder"
-            )
-        return
-    if (folder / JOURNAL).exists():
+    # The journal is asked for first: a run that starts meanwhile writes it last.
+    if (folder / JOURNAL).exists() and not path.exists():
         raise StorageError(f"{folder} has a {JOURNAL} but no {RUN}; choose another folder")
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    _write_json(path, {"run_version": RUN_VERSION, "config": plain, **facts})
+    if not path.exists():
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            record = _json_text({"run_version": RUN_VERSION, "config": plain, **facts})
+            if write_first(path, record):
+                return
+    differing = sorted(_differences(_read_json(path).get("config", {}), plain))
+    if differing:
+        raise RunMismatchError(
+            f"{folder} belongs to another run; these fields differ: {', '.join(differing)}; "
+            "choose another folder"
+        )
 
 
 def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
@@ -151,9 +152,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    record = {**value, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     with _writing(path.parent):
-        replace_file(path, json.dumps(record, indent=1).encode("ascii") + b"\n")
+        replace_file(path, _json_text(value))
+
+
+def _json_text(value: Mapping[str, Any]) -> bytes:
+    record = {**value, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return json.dumps(record, indent=1).encode("ascii") + b"\n"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fungi_hf.errors import OptionalDependencyError, StorageError
+from fungi_hf.storage.files import move_first
 
 
 class Place(ABC):
@@ -77,12 +78,10 @@ class LocalPlace(Place):
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if not replace and _linked(part, target):
-                return True
-            if replace or not target.exists():
-                part.replace(target)
-                return True
-            return False
+            if not replace:
+                return move_first(part, target)
+            part.replace(target)
+            return True
         except OSError as error:
             raise StorageError(self._explained(error, target, len(data))) from None
         finally:
@@ -104,16 +103,6 @@ class LocalPlace(Place):
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _linked(part: Path, target: Path) -> bool:
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: the later rename wins
-        return False
-    return True
 
 
 class ArrowPlace(Place):

@@ -275,6 +275,32 @@ def replace_file(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def write_first(path: Path, data: bytes) -> bool:
+    """Write a file that appears whole, unless there is one; give whether this call wrote it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    part = Path(name)
+    try:
+        part.write_bytes(data)
+        part.chmod(0o644)
+        return move_first(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def move_first(part: Path, target: Path) -> bool:
+    """Give a finished file its name, unless a file has it; two that try at once never both win."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: of two at once the later wins
+        if target.exists():
+            return False
+        part.replace(target)
+    return True
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to; it takes the final path's place when the block ends well."""

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from fungi_hf.errors import StorageError
-from fungi_hf.icl.journal import Journal
+from fungi_hf.errors import RunMismatchError, StorageError
+from fungi_hf.icl.journal import Journal, claim, read_record
 from fungi_hf.icl.server.fake_server import FakeOpenAIServer
 from tests.icl.evaluate_kit import run
 
@@ -35,6 +35,33 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path):
     Journal(tmp_path).close()  # the lock went with the process
     heard.close()
     ready.close()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_folder_belongs_to_one_config_however_many_claim_it_at_once(tmp_path, same):
+    for round_ in range(30):
+        folder, n, outcomes = tmp_path / str(round_), 4, []
+        start = threading.Barrier(n)
+
+        def work(k, folder=folder, start=start, outcomes=outcomes):
+            config = {"shots": 0 if same else k}
+            start.wait()
+            try:
+                claim(folder, config, {})
+                Journal(folder)  # kept open, as by a run
+                outcomes.append(config)
+            except (RunMismatchError, StorageError) as error:
+                outcomes.append(str(error))
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        won = [one for one in outcomes if isinstance(one, dict)]
+        assert won == [read_record(folder)["config"]]
+        said = "another process works in" if same else str(folder)
+        assert all(said in one for one in outcomes if one not in won)
 
 
 def test_two_runs_at_once_ask_nothing_twice(tmp_path):
