@@ -18,6 +18,7 @@ from fungi_hf.encoders.prompts import prompt_text, prompted
 from fungi_hf.encoders.source import Source
 from fungi_hf.encoders.weights import STALE, check_weights
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
+from fungi_hf.extraction.calibration import Calibrated
 from fungi_hf.extraction.draws import learn
 from fungi_hf.extraction.finish import Finisher, extract
 from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
@@ -46,14 +47,15 @@ _TEXT = ("max_length", "prompts", "default_prompt_name")
 _OF_ENCODER = ("pooling", "target_layer", "image_size", "dense", *_TEXT, *_AUDIO)
 
 
-class FungiExtractor(LargeInputs, SavedExtractor):
+class FungiExtractor(LargeInputs, Calibrated, SavedExtractor):
     """Extracts FUNGI features with one encoder and one config, by default the default config.
 
     An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its
     source is written into saved folders. Nothing is encoded at construction.
 
     Attributes:
-        budget: Limits of batches and groups; they change speed and memory, not features.
+        budget: Limits of batches and groups, by device; they change speed and memory, not features.
+            `calibrate` finds others.
         sketch: Of all gradient blocks; None without gradients or with exact factors.
         tuning: Evidence for this config with this state, where `tune` chose it.
 

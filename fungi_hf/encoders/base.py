@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkab
 
 import torch
 
+from fungi_hf.devices import sent
 from fungi_hf.errors import EncoderError, StateError
 from fungi_hf.views.base import make_views
 
@@ -199,16 +200,28 @@ class LateBatch:
     blocks: int  # k
     hidden: Tensor  # [M, T, D] state of the M originals before the last k blocks, padded
     inputs: Mapping[str, Any]  # model inputs of the originals
-    source: Tensor  # [N] original of each view
-    kept: Tensor  # [N, T] bool, the tokens that stay; at least one per view
+    source: Tensor  # [N] original of each view, on the CPU
+    kept: Tensor  # [N, T] bool, the tokens that stay, on the CPU; at least one per view
+
+    @property
+    def is_even(self) -> bool:
+        """Whether as many tokens stay in every view, so that nothing is padded."""
+        counts = self.kept.sum(1)
+        return torch.equal(counts, counts[:1].expand_as(counts))
+
+    @property
+    def sources(self) -> Tensor:
+        """[N] original of each view, where the states are."""
+        return sent(self.source, self.hidden.device)
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give what stays, moved together: states [N, T', D], positions [N, T'], mask [N, T']."""
         counts = self.kept.sum(1)
         longest = int(counts.max())
         order = self.kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-        mask = torch.arange(longest, device=order.device) < counts[:, None]
-        return self.hidden[self.source[:, None], order], order, mask
+        mask = torch.arange(longest) < counts[:, None]
+        order, mask = (sent(part.contiguous(), self.hidden.device) for part in (order, mask))
+        return self.hidden[self.sources[:, None], order], order, mask
 
 
 class PreparedViews(Protocol):

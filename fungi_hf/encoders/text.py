@@ -14,6 +14,7 @@ from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.shared_block import shared_last_block
 from fungi_hf.encoders.late.words import LateWords
 from fungi_hf.encoders.masking import MaskedTokens
+from fungi_hf.encoders.padding import TextBatch, broad_mask, padded, takes_broad_mask
 from fungi_hf.encoders.prompts import named_prompt
 from fungi_hf.encoders.regions import text_regions
 from fungi_hf.errors import ConfigError, EncoderError, InputError, InputTypeError
@@ -274,21 +275,23 @@ class TextEncoder(BlockEncoder):
         if device.type != "cpu":
             longest = min(-(-longest // 8) * 8, self.max_length)
         padding = getattr(self.tokenizer, "pad_token_id", None)
-        ids = np.full((len(items), longest), padding or 0, dtype=np.int64)
-        mask = np.zeros((len(items), longest), dtype=np.int64)
-        for row, item in enumerate(items):
-            ids[row, : item.cost] = item.data
-            mask[row, : item.cost] = 1
-        arrays = {"input_ids": ids, "attention_mask": mask}
-        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        ids = [item.data for item in items]
+        return padded(ids, longest, padding or 0, device)
 
     def embed(self, batch: Batch) -> Tensor:
         """Give pooled embeddings [N, D] in the model's dtype."""
         with self.short_block():
-            output = self.model(**batch, return_dict=True)
+            output = self._run(batch)
         if self.pooling == "model":
             return output.pooler_output
         return self._pool(output.last_hidden_state, batch["attention_mask"])
+
+    def _run(self, batch: Batch) -> Any:
+        mask = batch["attention_mask"]
+        if mask.device.type != "cpu" and takes_broad_mask(self.model):
+            is_even = isinstance(batch, TextBatch) and batch.is_even
+            batch = {**batch, "attention_mask": None if is_even else broad_mask(mask)}
+        return self.model(**batch, return_dict=True)
 
     def pool_activation(self, a: Tensor, batch: Batch) -> Tensor:
         """Give the layer's inputs [N, T, n] pooled like the embedding, [N, n]."""
@@ -328,7 +331,7 @@ class TextEncoder(BlockEncoder):
 
     def embed_tokens(self, batch: Batch) -> Tensor:
         """Give [N, 1 + T, D]: the embedding, and the last hidden state, special tokens included."""
-        output = self.model(**batch, return_dict=True)
+        output = self._run(batch)
         tokens = output.last_hidden_state
         model = self.pooling == "model"
         pooled = output.pooler_output if model else self._pool(tokens, batch["attention_mask"])
@@ -373,10 +376,10 @@ class TextEncoder(BlockEncoder):
         if batch.blocks == 1 and self.shared_block is not None:
             return self._pool(*self.shared_block(batch))
         hidden, positions, mask = batch.gathered()
-        ids = batch.inputs["input_ids"][batch.source[:, None], positions]
+        ids = batch.inputs["input_ids"][batch.sources[:, None], positions]
         ids = ids.masked_fill(~mask, getattr(self.tokenizer, "pad_token_id", None) or 0)
         with self.blocks.entered(batch.blocks, hidden):
-            return self.embed({"input_ids": ids, "attention_mask": mask.long()})
+            return self.embed(TextBatch(ids, mask.long(), is_even=batch.is_even))
 
     def _word_deletion(self, n_views: int, probability: float = 0.1) -> WordDeletion:
         spans = functools.partial(word_spans, tokenizer=self.tokenizer)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from fungi_hf.devices import received, sent
 from fungi_hf.encoders.base import LateBatch
 from fungi_hf.errors import ConfigError, LayerUseError, ObjectiveError
 from fungi_hf.extraction.batches import cut_batches, cut_groups
@@ -56,19 +57,53 @@ def compute(
     with tqdm(total=reading.n_inputs, disable=not progress, unit="input") as bar:
         for samples in reading:
             with untouched(plan.encoder.model):
-                blocks: dict[str, Tensor] = {}
-                buffers: dict[str, SketchBuffer] = {}
-                for name, width in plan.widths.items():
-                    out = blocks[name] = torch.empty(len(samples), width, dtype=torch.float32)
-                    if name in plan.objectives and plan.sketch is not None:
-                        buffers[name] = SketchBuffer(plan.sketch, out, rounded=plan.round_sketch)
+                chunk = Chunk(len(samples), plan)
                 for some in cut_groups(samples, budget):
-                    Group(some, plan, budget).write(blocks, buffers, lost)
+                    Group(some, plan, budget).write(chunk)
                     bar.update(len(some))
-                for buffer in buffers.values():
-                    buffer.flush()
+                blocks = chunk.finished()
+            for name, shares in chunk.lost.items():
+                lost[name] = max(lost.get(name, 0.0), *map(float, shares))
             yield blocks
             bar.update(reading.n_read - bar.n)
+
+
+class Chunk:
+    """The raw blocks of a chunk's samples, on the encoder's device until all are there.
+
+    Attributes:
+        blocks: Name -> [N, width] float32.
+        buffers: Name -> what writes a sketched block.
+        lost: Block of exact factors -> shares of squared norms dropped, a tensor a group.
+    """
+
+    def __init__(self, n_samples: int, plan: Plan) -> None:
+        """Allocate one buffer, which comes back in one copy."""
+        device = next(plan.encoder.model.parameters()).device
+        self._sizes = {name: n_samples * width for name, width in plan.widths.items()}
+        self._flat = torch.empty(sum(self._sizes.values()), dtype=torch.float32, device=device)
+        self._n = n_samples
+        self.blocks = self._cut(self._flat)
+        self.lost: dict[str, list[Tensor]] = {}
+        self.buffers = {
+            name: SketchBuffer(plan.sketch, self.blocks[name], rounded=plan.round_sketch)
+            for name in plan.objectives
+            if plan.sketch is not None
+        }
+
+    def _cut(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = flat.split(list(self._sizes.values()))
+        return {name: part.view(self._n, -1) for name, part in zip(self._sizes, parts, strict=True)}
+
+    def flush(self) -> None:
+        """Sketch what waits."""
+        for buffer in self.buffers.values():
+            buffer.flush()
+
+    def finished(self) -> dict[str, Tensor]:
+        """Give all blocks on the CPU."""
+        self.flush()
+        return self._cut(received(self._flat))
 
 
 class Group:
@@ -156,8 +191,8 @@ class Group:
                         blocks=k,
                         hidden=hidden,
                         inputs=batch,
-                        source=torch.tensor(source, device=hidden.device),
-                        kept=torch.from_numpy(kept).to(hidden.device),
+                        source=torch.tensor(source),
+                        kept=torch.from_numpy(kept),
                     )
                     tape = record(partial(_late, encoder, views_of), plan.traced)
                     yield _Segment(torch.tensor(some), tape)
@@ -171,40 +206,37 @@ class Group:
         slots = torch.zeros(len(places), self._width, dtype=torch.long)
         for row, place in enumerate(places):
             slots[row, : len(self._slots[place])] = torch.tensor(list(self._slots[place]))
-        return tokens[torch.arange(len(places))[:, None], slots]
+        rows = torch.arange(len(places), device=tokens.device)[:, None]
+        return tokens[rows, sent(slots, tokens.device)]
 
     def _batches(self, places: Sequence[int]) -> list[list[int]]:
         batches = cut_batches([self._units[place] for place in places], self._budget)
         return [[places[i] for i in chosen] for chosen in batches]
 
-    def write(
-        self,
-        blocks: Mapping[str, Tensor],
-        buffers: Mapping[str, SketchBuffer],
-        lost: dict[str, float],
-    ) -> None:
-        """Put raw blocks into their rows of a chunk's blocks, sketched ones through buffers."""
-        plan = self._plan
-        blocks["embedding"][self.rows] = self.embeddings().float().cpu()
+    def write(self, chunk: Chunk) -> None:
+        """Put raw blocks into their rows of a chunk's blocks; nothing waits for the device."""
+        plan, blocks = self._plan, chunk.blocks
+        there = sent(self.rows, self._embeddings.device)
+        blocks["embedding"][there] = self.embeddings().float()
         pooled = self.activations()
         for name, (path, _) in plan.activations.items():
-            blocks[name][self.rows] = pooled[path].float().cpu()
+            blocks[name][there] = pooled[path].float()
         for name in plan.objectives:
             factors = self.factors(name)[plan.encoder.layer_path]
-            if name in buffers:
-                buffers[name].add(self.rows, factors)
+            if name in chunk.buffers:
+                chunk.buffers[name].add(self.rows, factors)
             else:
                 block, dropped = compress(factors, plan.rank)
-                lost[name] = max(float(dropped.max()), lost.get(name, 0.0))
-                blocks[name][self.rows] = block.float().cpu()
+                chunk.lost.setdefault(name, []).append(dropped.max())
+                blocks[name][there] = block.float()
 
     def embeddings(self) -> Tensor:
         """Give the embeddings of the untouched inputs, [B, D]."""
-        return self._embeddings[self._base.to(self._embeddings.device)]
+        return self._embeddings[sent(self._base, self._embeddings.device)]
 
     def view_embeddings(self, name: str) -> Tensor:
         """Give one objective's view embeddings, [B, V, D], for its `fit`."""
-        return self._embeddings[self._views[name].to(self._embeddings.device)]
+        return self._embeddings[sent(self._views[name], self._embeddings.device)]
 
     def activations(self) -> dict[str, Tensor]:
         """Give the pooled input of every noted layer that has one, path -> [B, n]."""
@@ -212,7 +244,7 @@ class Group:
         found = {}
         for path in noted[0].tape.pooled if noted else ():
             rows = _by_unit(noted, [segment.tape.pooled[path] for segment in noted])
-            found[path] = rows[(self._base // self._width).to(rows.device)]
+            found[path] = rows[sent(self._base // self._width, rows.device)]
         return found
 
     def factors(self, name: str) -> dict[str, LayerFactors]:
@@ -223,7 +255,7 @@ class Group:
         for segment in self._segments:
             if not used[segment.units].any():
                 continue
-            here = gradient[segment.units.to(gradient.device)]
+            here = gradient[sent(segment.units, gradient.device)]
             parts = segment.tape.pull_back(here, owners[segment.units], self._n, tokens=tokens)
             for path, part in parts.items():
                 found[path] = concatenate([found[path], part]) if path in found else part
@@ -234,8 +266,9 @@ class Group:
         # Of an objective's summed loss at all embeddings, [U, S, D], and which units it read, [U].
         rows = self._views.get(name, self._base[:, None])
         with torch.enable_grad():
-            leaf = exact_leaf(self._embeddings)
-            losses = self._plan.objectives[name].loss(leaf[rows.to(leaf.device)])
+            objective = self._plan.objectives[name]
+            leaf = exact_leaf(self._embeddings, objective)
+            losses = objective.loss(leaf[sent(rows, leaf.device)])
             if losses.shape != (self._n,):
                 raise ObjectiveError(
                     f"objective {name!r} must give one loss per sample, shape ({self._n},); "
@@ -247,13 +280,15 @@ class Group:
         return gradient.unflatten(0, (-1, self._width)), used
 
 
-def exact_leaf(embeddings: Tensor) -> Tensor:
-    """Give embeddings to differentiate by, in float64 where the device has it.
+def exact_leaf(embeddings: Tensor, objective: object = None) -> Tensor:
+    """Give embeddings to differentiate a loss by: in float64 on the CPU.
 
-    Heads and losses need it: the KL gradient loses three digits to cancellation.
+    On other devices, where float64 may be slow by a factor of 64 (and "mps" has none), in float32,
+    if the objective says by `needs_float64` that this is enough.
     """
-    leaf = embeddings.detach()
-    return (leaf.float() if leaf.device.type == "mps" else leaf.double()).requires_grad_()
+    leaf, device = embeddings.detach(), embeddings.device.type
+    wide = device == "cpu" or (device != "mps" and getattr(objective, "needs_float64", True))
+    return (leaf.double() if wide else leaf.float()).requires_grad_()
 
 
 def _late(encoder: LateEncoder, views: LateBatch) -> Tensor:
@@ -285,5 +320,5 @@ def pooler_of(
 def _by_unit(segments: Sequence[_Segment], parts: Sequence[Tensor]) -> Tensor:
     """Join rows of segments in the order of the units."""
     rows = torch.cat(list(parts))
-    order = torch.cat([segment.units for segment in segments]).to(rows.device)
+    order = sent(torch.cat([segment.units for segment in segments]), rows.device)
     return torch.empty_like(rows).index_copy_(0, order, rows)

@@ -9,7 +9,10 @@ import numbers
 import warnings
 from collections import Counter
 from collections.abc import Sized
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
@@ -137,49 +140,74 @@ class Reading:
         self._reader, self.encoder, self.skips, self.first = reader, reader.encoder, skip, first
         self._source = enumerate(iterate(inputs), first)  # with the number of each input
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
-        self._chunk: dict[int, Any] = {}
-        self._places: list[int] = []  # of the chunk's samples among all inputs
+        self._chunk = _Chunk([])
         self.notes: Counter[str] = Counter()  # what was special -> number of inputs
         self.failures: list[Failure] = []  # inputs that were left out
         self.n_read = 0
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Give non-empty chunks of samples, in order."""
-        while chunk := list(itertools.islice(self._source, self.encoder.chunk_size)):
-            self.n_read += len(chunk)
-            self._chunk = dict(chunk)
-            if samples := self._samples(chunk):
-                for sample in samples:
-                    self.notes.update(sample.original.notes)
-                yield samples
+        """Give non-empty chunks of samples, in order; the next one is prepared meanwhile.
 
-    def _samples(self, chunk: list[tuple[int, Any]]) -> list[Sample]:
+        Inputs are taken from their source in the caller's thread, and prepared in another one.
+        What goes wrong is raised when its chunk's turn comes.
+        """
+        taken = self._take()
+        chunk = self._prepared(taken) if isinstance(taken, list) else None
+        with ExitStack() as stack:
+            pool = None
+            while isinstance(taken, list) and taken:
+                following, ahead = self._take(), None
+                if following and isinstance(following, list):
+                    pool = pool or stack.enter_context(ThreadPoolExecutor(1, "fungi-reading"))
+                    ahead = pool.submit(copy_context().run, self._prepared, following)
+                if chunk is not None:
+                    self.n_read += len(taken)
+                    self._chunk = chunk
+                    self.failures += chunk.failures
+                    for sample in chunk.samples:
+                        self.notes.update(sample.original.notes)
+                    if chunk.samples:
+                        yield chunk.samples
+                taken, chunk = following, None if ahead is None else ahead.result()
+        if isinstance(taken, Exception):
+            raise taken
+
+    def _take(self) -> list[tuple[int, Any]] | Exception:
+        # What breaks the source must not take the chunk before it along.
+        taken: list[tuple[int, Any]] = []
+        try:
+            taken.extend(itertools.islice(self._source, self.encoder.chunk_size))
+        except Exception as error:  # whatever the caller's iterator raises
+            return error
+        return taken
+
+    def _prepared(self, taken: list[tuple[int, Any]]) -> _Chunk:
         # An unusable input is decoded once, also when skipped.
-        self._places = places = []
-        prompt, raws = self._reader.prompt, list[Any]()
-        for index, raw in chunk:
+        chunk, prompt, raws = _Chunk(taken), self._reader.prompt, list[Any]()
+        for index, raw in taken:
             try:
                 checked = self.encoder.check(raw, index)
                 raws.append(prompt + checked if prompt else checked)
-                places.append(index)
+                chunk.places.append(index)
             except FungiError as error:
-                self._leave_out(index, raw, error)
+                chunk.failures.append(self._failure(index, raw, error))
         try:
-            return self._reader.samples(raws)
+            chunk.samples = self._reader.samples(raws)
         except FungiError:
             if not self.skips:
                 raise
-        samples: list[Sample] = []
-        self._places = []
+        else:
+            return chunk
+        places, chunk.places = chunk.places, []
         for index, raw in zip(places, raws, strict=True):
             try:
                 (sample,) = self._reader.samples([raw])
             except FungiError as error:
-                self._leave_out(index, raw, error)
+                chunk.failures.append(self._failure(index, raw, error))
             else:
-                samples.append(replace(sample, index=len(samples)))
-                self._places.append(index)
-        return samples
+                chunk.samples.append(replace(sample, index=len(chunk.samples)))
+                chunk.places.append(index)
+        return chunk
 
     def finite(self, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave out samples of the current chunk whose numbers overflowed in the model."""
@@ -187,29 +215,44 @@ class Reading:
         if good.all():
             return blocks
         for row in (~good).nonzero()[:, 0].tolist():
-            index = self._places[row]
+            index = self._chunk.places[row]
             error = f"input {index}: the features hold NaN or Inf; check weights and dtype"
-            self._leave_out(index, self._chunk[index], FeatureError(error))
+            self._leave_out(index, FeatureError(error))
         return {name: block[good] for name, block in blocks.items()}
 
     def number(self, sample: Sample) -> int:
         """Give the place among all inputs of a sample of the current chunk."""
-        return self._places[sample.index]
+        return self._chunk.places[sample.index]
 
     def source(self, sample: Sample) -> str:
         """Give a short name of a sample of the current chunk."""
-        return self.encoder.describe(self._chunk[self.number(sample)])
+        return self.encoder.describe(self._chunk.raw(self.number(sample)))
 
     def leave_out(self, sample: Sample, error: FungiError) -> None:
         """Raise the error, or leave a sample of the current chunk out."""
-        index = self.number(sample)
-        self._leave_out(index, self._chunk[index], error)
+        self._leave_out(self.number(sample), error)
 
-    def _leave_out(self, index: int, raw: Any, error: FungiError) -> None:
+    def _leave_out(self, index: int, error: FungiError) -> None:
+        self.failures.append(self._failure(index, self._chunk.raw(index), error))
+
+    def _failure(self, index: int, raw: Any, error: FungiError) -> Failure:
         if not self.skips:
             raise error
-        source = self.encoder.describe(raw)
-        self.failures.append(Failure(index=index, source=source, error=str(error)))
+        return Failure(index=index, source=self.encoder.describe(raw), error=str(error))
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Inputs with their numbers, and what became of them."""
+
+    taken: list[tuple[int, Any]]
+    samples: list[Sample] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # of the samples among all inputs
+    failures: list[Failure] = field(default_factory=list)  # inputs that were left out
+
+    def raw(self, index: int) -> Any:
+        """Give the input of that number."""
+        return self.taken[index - self.taken[0][0]][1]
 
 
 def iterate(inputs: Any) -> Iterator[Any]:

@@ -12,12 +12,12 @@ import torch
 from tqdm.auto import tqdm
 
 from fungi_hf.dense import DenseFeatures, unit_concatenation
+from fungi_hf.devices import sent
 from fungi_hf.errors import FeatureError, LayerUseError
 from fungi_hf.extraction.batches import cut_batches
-from fungi_hf.extraction.group import exact_leaf
+from fungi_hf.extraction.group import Chunk, exact_leaf
 from fungi_hf.extraction.inputs import warn_of
 from fungi_hf.gradients.factors import compress
-from fungi_hf.gradients.sketches import SketchBuffer
 from fungi_hf.gradients.tape import record, untouched
 
 if TYPE_CHECKING:
@@ -129,29 +129,24 @@ def raw_blocks(samples: Sequence[Sample], plan: Plan, budget: Budget) -> dict[st
     """Give the raw blocks of all parts of some samples, [sum of T, width] float32 on the CPU."""
     sizes = [len(regions_of(sample)) for sample in samples]
     ends = np.cumsum(sizes)
-    blocks = {name: torch.empty(int(ends[-1]), width) for name, width in plan.widths.items()}
-    buffers = {
-        name: SketchBuffer(plan.sketch, blocks[name], rounded=plan.round_sketch)
-        for name in plan.objectives
-        if plan.sketch is not None
-    }
     with untouched(plan.encoder.model):
+        chunk = Chunk(int(ends[-1]), plan)
+        blocks = chunk.blocks
         for places in _batches(samples, plan, budget):
             batch = EncodedParts([samples[place] for place in places], plan)
             ranges = [torch.arange(ends[place] - sizes[place], ends[place]) for place in places]
             rows = torch.cat(ranges)
-            blocks[plan.base_block][rows] = batch.tokens().float().cpu()
+            there = sent(rows, blocks[plan.base_block].device)
+            blocks[plan.base_block][there] = batch.tokens().float()
             for name, (path, _) in plan.activations.items():
-                blocks[name][rows] = batch.activations(path).float().cpu()
+                blocks[name][there] = batch.activations(path).float()
             for name in plan.objectives:
                 factors = batch.factors(name)
-                if name in buffers:
-                    buffers[name].add(rows, factors)
+                if name in chunk.buffers:
+                    chunk.buffers[name].add(rows, factors)
                 else:
-                    blocks[name][rows] = compress(factors, plan.rank)[0].float().cpu()
-        for buffer in buffers.values():
-            buffer.flush()
-    return blocks
+                    blocks[name][there] = compress(factors, plan.rank)[0].float()
+        return chunk.finished()
 
 
 def token_rows(samples: Sequence[Sample], plan: Plan, budget: Budget) -> list[Tensor]:
@@ -201,7 +196,7 @@ class EncodedParts:
         for row, (sample, start) in enumerate(zip(samples, starts, strict=True)):
             regions = regions_of(sample)
             owners[row, torch.from_numpy(regions.tokens)] = start + torch.from_numpy(regions.owners)
-        self._owners = owners.to(self._embeddings.device)
+        self._owners = owners
 
     def tokens(self) -> Tensor:
         """Give the mean of every part's tokens, [sum of T, D]."""
@@ -226,7 +221,7 @@ class EncodedParts:
             if not len(regions_of(sample)):
                 continue
             with torch.enable_grad():
-                leaf = exact_leaf(self.read(row))
+                leaf = exact_leaf(self.read(row), objective)
                 loss = cast("TokenObjective", objective).loss(leaf, sample.content)
                 (own,) = torch.autograd.grad(loss, leaf)
             gradient[row, self._read(row)] = own.to(gradient.dtype)
@@ -235,7 +230,7 @@ class EncodedParts:
 
     def _read(self, row: int) -> Tensor:
         tokens = torch.from_numpy(regions_of(self._samples[row]).tokens)
-        return torch.cat([tokens.new_zeros(1), 1 + tokens]).to(self._embeddings.device)
+        return sent(torch.cat([tokens.new_zeros(1), 1 + tokens]), self._embeddings.device)
 
     def _check(self, path: str, n_tokens: int) -> None:
         expected = self._first + self._owners.shape[1]
@@ -247,9 +242,11 @@ class EncodedParts:
             )
 
     def _mean(self, states: Tensor) -> Tensor:
-        owned = self._owners >= 0
-        owners, rows = self._owners[owned], states[owned]
+        flat = self._owners.flatten()
+        owned = (flat >= 0).nonzero()[:, 0]
+        owners, device = flat[owned], states.device
+        rows = states.flatten(0, 1)[sent(owned, device)]
         wide: Any = torch.promote_types(rows.dtype, torch.float32)
         total = rows.new_zeros(self._n, rows.shape[1], dtype=wide)
-        total.index_add_(0, owners, rows.to(wide))
-        return total / torch.bincount(owners, minlength=self._n)[:, None]
+        total.index_add_(0, sent(owners, device), rows.to(wide))
+        return total / sent(torch.bincount(owners, minlength=self._n), device)[:, None]

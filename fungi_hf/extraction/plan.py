@@ -119,8 +119,14 @@ class Plan:
 
     @property
     def budget(self) -> Budget:
-        """Limits that suit the graphs: one above every token holds an MLP for each."""
-        return Budget(group_tokens=32768 if self.encoder.uses_short_last_block else 6144)
+        """Limits that suit the device and the graphs: one above every token holds an MLP for each.
+
+        A GPU wants far larger calls than two cores; `FungiExtractor.calibrate` finds its own.
+        """
+        short = self.encoder.uses_short_last_block
+        if next(self.encoder.model.parameters()).device.type == "cpu":
+            return Budget(group_tokens=32768 if short else 6144)
+        return Budget(batch_tokens=32768, group_tokens=131072 if short else 32768)
 
     def digests(self) -> dict[str, str]:
         """Give a digest of every random object that was drawn."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from fungi_hf.devices import sent
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,8 @@ class LayerFactors:
     Attributes:
         delta: [R, m] gradient of the loss at the layer's output.
         a: [R, n] the layer's input at the same tokens.
-        owner: [R] int64, the sample of each row.
+        owner: [R] int64 on the CPU, the sample of each row, so that nothing that follows from it
+            waits for a device.
         n_samples: B.
         bias: Whether the layer has a bias, whose gradient is the last column of G.
     """
@@ -54,36 +57,37 @@ class LayerFactors:
     @property
     def has_one_row_each(self) -> bool:
         """Whether row i is the one row of sample i."""
-        return torch.equal(self.owner, torch.arange(self.n_samples, device=self.owner.device))
+        return torch.equal(self.owner, torch.arange(self.n_samples))
 
     def by_sample(self, rows: Tensor) -> Sequence[Tensor]:
         """Cut rows [R, width] into those of each sample, in their order."""
         order = torch.argsort(self.owner, stable=True)
         counts = torch.bincount(self.owner, minlength=self.n_samples).tolist()
-        return rows[order].split(counts)
+        return rows[sent(order, rows.device)].split(counts)
 
     def samples(self, start: int, stop: int) -> LayerFactors:
         """Give the gradients of samples start to stop - 1."""
         if start == 0 and stop == self.n_samples:
             return self
         rows = ((self.owner >= start) & (self.owner < stop)).nonzero()[:, 0]
+        there = sent(rows, self.delta.device)
         return dataclasses.replace(
             self,
-            delta=self.delta[rows],
-            a=self.a[rows],
+            delta=self.delta[there],
+            a=self.a[there],
             owner=self.owner[rows] - start,
             n_samples=stop - start,
         )
 
     def placed(self, places: Tensor, n_samples: int) -> LayerFactors:
         """Give the same gradients as those of the samples at `places` [B] among more."""
-        owner = places.to(self.owner)[self.owner]
-        return dataclasses.replace(self, owner=owner, n_samples=n_samples)
+        return dataclasses.replace(self, owner=places[self.owner], n_samples=n_samples)
 
     def materialise(self) -> Tensor:
         """Give G in full, [B, m, n1]; the bias is the last column of each row."""
         G = self.delta.new_zeros(self.n_samples, *self.shape)
-        return G.index_add_(0, self.owner, self.delta[:, :, None] * self.inputs[:, None, :])
+        rows = self.delta[:, :, None] * self.inputs[:, None, :]
+        return G.index_add_(0, sent(self.owner, G.device), rows)
 
 
 def concatenate(parts: Sequence[LayerFactors]) -> LayerFactors:
@@ -153,22 +157,24 @@ def exact_cosines(first: LayerFactors, second: LayerFactors) -> Float32Array:
     Formula: <G_i, G_j> = sum over rows r of i and s of j of <delta_r, delta_s> <a_r, a_s>, in
     float64; 0 where a gradient is zero. Gives [B, B'] for two records of one layer.
     """
-    table = torch.zeros(first.n_samples, second.n_samples, dtype=torch.float64)
+    device = first.delta.device
+    table = first.delta.new_zeros(first.n_samples, second.n_samples, dtype=torch.float64)
+    owners = sent(first.owner, device), sent(second.owner, device)
     delta, inputs = second.delta.double(), second.inputs.double()
     step = max(1, (1 << 24) // max(1, len(second.owner)))
     for start in range(0, len(first.owner), step):
         part = slice(start, start + step)
         products = (first.delta[part].double() @ delta.T) * (first.inputs[part].double() @ inputs.T)
-        summed = torch.zeros(len(products), second.n_samples, dtype=torch.float64)
-        summed.index_add_(1, second.owner, products)
-        table.index_add_(0, first.owner[part], summed)
+        summed = products.new_zeros(len(products), second.n_samples)
+        summed.index_add_(1, owners[1], products)
+        table.index_add_(0, owners[0][part], summed)
     scale = _norms(first)[:, None] * _norms(second)[None]
-    return (table / scale.where(scale > 0, 1)).float().numpy()
+    return (table / scale.where(scale > 0, 1)).float().cpu().numpy()
 
 
 def _norms(factors: LayerFactors) -> Tensor:
     """Give the norm of every sample's gradient, [B] float64."""
-    norms = torch.zeros(factors.n_samples, dtype=torch.float64)
+    norms = factors.delta.new_zeros(factors.n_samples, dtype=torch.float64)
     for start in range(0, factors.n_samples, _SAMPLES):
         stop = min(start + _SAMPLES, factors.n_samples)
         part = factors.samples(start, stop)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 
+from fungi_hf.devices import sent
 from fungi_hf.errors import ConfigError, ShapeError, choices
 from fungi_hf.gradients.factors import concatenate
 from fungi_hf.seeding import normal, numpy_generator, torch_generator, uniform
@@ -64,12 +65,12 @@ class KhatriRao:
         _check_shape(factors, len(self.U), len(self.W))
         delta, a = factors.delta, factors.a
         if self.U.dtype != delta.dtype or self.U.device != delta.device:
-            self.U, self.W = self.U.to(delta), self.W.to(delta)
+            self.U, self.W = (sent(M, delta.device).to(delta.dtype) for M in (self.U, self.W))
         W, product = self.W, delta @ self.U  # [R, P s]
         product *= torch.addmm(W[-1], a, W[:-1]) if factors.bias else a @ W
         if not factors.has_one_row_each:
             summed = product.new_zeros(factors.n_samples, product.shape[1])
-            product = summed.index_add_(0, factors.owner, product)
+            product = summed.index_add_(0, sent(factors.owner, delta.device), product)
         y = product.view(factors.n_samples, self.width, self.rank).sum(-1)
         return y.mul_(1 / math.sqrt(self.width * self.rank))
 
@@ -135,7 +136,7 @@ class DenseSketch:
         y = factors.delta.new_empty(factors.n_samples, self.width)
         column = 0
         for rows in self._rows(self._step):
-            matrix = rows.to(y)
+            matrix = sent(rows, y.device).to(y.dtype)
             for start, block in blocks:
                 part = y[start : start + block.n_samples, column : column + len(matrix)]
                 part.copy_(_gradients(block) @ matrix.T)
@@ -158,7 +159,7 @@ class SketchBuffer:
     """
 
     sketch: Sketch
-    out: Tensor  # [N, P] float32 on the CPU
+    out: Tensor  # [N, P] float32
     rounded: bool = False  # to bfloat16
     _waiting: list[tuple[Tensor, LayerFactors]] = field(default_factory=list, init=False)
     _bytes: int = field(default=0, init=False)
@@ -187,7 +188,8 @@ class SketchBuffer:
 
     def _write(self, rows: Tensor, factors: LayerFactors) -> None:
         y = self.sketch(factors)
-        self.out[rows] = (y.bfloat16() if self.rounded else y).float().cpu()
+        there = sent(rows, self.out.device)
+        self.out[there] = (y.bfloat16() if self.rounded else y).to(self.out)
 
 
 def _gradients(factors: LayerFactors) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.autograd.graph import get_gradient_edge
 
+from fungi_hf.devices import sent
 from fungi_hf.errors import EncoderError, LayerUseError
 from fungi_hf.gradients.factors import LayerFactors
 
@@ -176,9 +177,9 @@ class Tape:
         """Pull a gradient [N, D] at the embeddings back to every traced layer, in one pass.
 
         Input i is of sample owner[i], or token t of it of sample owner[i, t], of none where that
-        is negative; `tokens` "first" keeps position 0 alone (the published audio
-        code). Gives layer -> factors in float32 (float64 for a float64 model), rows with a zero
-        delta dropped; layers off the embedding's path are noted in `unusable`.
+        is negative; the owner is on the CPU. `tokens` "first" keeps position 0 alone (the published
+        audio code). Gives layer -> factors in float32 (float64 for a float64 model), on the CPU
+        without rows with a zero delta; layers off the embedding's path are noted in `unusable`.
         """
         paths = [path for path in self._layers if path not in self.unusable]
         deltas = torch.autograd.grad(
@@ -197,20 +198,39 @@ class Tape:
             d = (delta.flatten(1, -2) if delta.dim() > 2 else delta[:, None]).to(wide)  # [N, T, m]
             if tokens == "first":
                 d, a = d[:, :1], a[:, :1]
-            # Padding, unread tokens and inputs of other objectives have delta exactly 0; what a
-            # holds there must not matter. A NaN is not 0: it must reach the features' check.
-            live, owners = d.abs().amax(-1) != 0, owner.to(d.device)
-            if owners.dim() == 1:
-                owners = owners[:, None].expand(-1, d.shape[1])
-            kept = (live & (owners >= 0)).flatten().nonzero()[:, 0]
-            found[path] = LayerFactors(
-                delta=d.flatten(0, 1)[kept],
-                a=a.flatten(0, 1)[kept].to(wide),
-                owner=owners.flatten()[kept],
-                n_samples=n_samples,
-                bias=self._layers[path].bias is not None,
-            )
+            owners = owner if owner.dim() == 2 else owner[:, None].expand(-1, d.shape[1])
+            bias = self._layers[path].bias is not None
+            found[path] = live_rows(d, a.to(wide), owners, n_samples, bias=bias)
         return found
+
+
+def live_rows(
+    d: Tensor,
+    a: Tensor,
+    owners: Tensor,
+    n_samples: int,
+    *,
+    bias: bool,
+    looks: bool | None = None,
+) -> LayerFactors:
+    """Give the factors of tokens with deltas [N, T, m] and inputs [N, T, n], owned as [N, T] says.
+
+    Padding, unread tokens and inputs of other objectives have a delta of exactly 0, and what `a`
+    holds there must not matter. On the CPU such rows are looked for and dropped, `looks` says so
+    elsewhere; a look makes a device wait, so there they stay, with zeros in place of `a`. A NaN is
+    not 0: it must reach the features' check.
+    """
+    kept = owners >= 0
+    if d.device.type == "cpu" if looks is None else looks:
+        kept = kept & (d.abs().amax(-1) != 0).to("cpu")
+    else:
+        a = a.where((d != 0).any(-1, keepdim=True), 0)
+    delta, inputs, owner = d.flatten(0, 1), a.flatten(0, 1), owners.flatten()
+    rows = kept.flatten().nonzero()[:, 0]
+    if len(rows) < len(owner):
+        there = sent(rows, d.device)
+        delta, inputs, owner = delta[there], inputs[there], owner[rows]
+    return LayerFactors(delta=delta, a=inputs, owner=owner, n_samples=n_samples, bias=bias)
 
 
 def record(

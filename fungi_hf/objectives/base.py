@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 
+from fungi_hf.devices import Mirror
 from fungi_hf.errors import ConfigError, ObjectiveError, ShapeError
 from fungi_hf.seeding import torch_generator, uniform
 from fungi_hf.specs import OBJECTIVE_SPECS, REGISTERED_OBJECTIVES
@@ -33,6 +34,8 @@ class Objective(Protocol):
 
     Attributes:
         n_views: V, the views it wants; 1 means the untouched input.
+        needs_float64: Whether the gradient of its loss needs float64 also where that is slow; an
+            objective without this attribute gets float64.
     """
 
     n_views: int
@@ -66,10 +69,12 @@ class Head:
         draw = uniform(generator, latent_dim, width + 1).mul_(2).sub_(1).mul_(bound)
         self.weight = draw[:, :-1].double().contiguous()
         self.bias = draw[:, -1].double().contiguous()
+        self._mirrors = Mirror(), Mirror()
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Give latents [..., L] from embeddings [..., D], in their dtype."""
-        weight, bias = self.weight.to(embeddings), self.bias.to(embeddings)
+        pairs = zip(self._mirrors, (self.weight, self.bias), strict=True)
+        weight, bias = (mirror(part, embeddings) for mirror, part in pairs)
         return torch.nn.functional.linear(embeddings, weight, bias)
 
     def digest(self) -> str:

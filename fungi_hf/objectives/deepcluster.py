@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from fungi_hf.devices import Mirror
 from fungi_hf.errors import InputError, NotFittedError, ShapeError, StateError
 from fungi_hf.objectives.base import Head, check_views
 from fungi_hf.seeding import numpy_generator
@@ -39,11 +40,12 @@ class DeepClusterObjective:
         self._temperature = temperature
         drawn = Head(width, latent_dim, seed=seed, name=name).weight
         self.weight = normalize(drawn, dim=-1)
+        self._mirror, self._mirrors = Mirror(), tuple(Mirror() for _ in prototypes)
         self.centroids: list[Tensor] = []  # of each clustering h, [K_h, L]; views h mod 2 made it
 
     def latents(self, embeddings: Tensor) -> Tensor:
         """Give unit latents [..., L] of embeddings [..., D], which are not normalised before."""
-        return normalize(embeddings @ self.weight.to(embeddings).T, dim=-1)
+        return normalize(embeddings @ self._mirror(self.weight, embeddings).T, dim=-1)
 
     def fit(self, embeddings: Tensor) -> None:
         """Find centroids from the first two views of training inputs [N, V', D]."""
@@ -114,8 +116,8 @@ class DeepClusterObjective:
             )
         x = self.latents(embeddings)  # [B, V, L]
         terms = []
-        for h, centroids in enumerate(self.centroids):
-            scores = x @ centroids.to(x).T  # [B, V, K]
+        for h, (centroids, mirror) in enumerate(zip(self.centroids, self._mirrors, strict=True)):
+            scores = x @ mirror(centroids, x).T  # [B, V, K]
             target = scores[:, h % 2].detach().argmax(-1, keepdim=True).expand(-1, x.shape[1])
             logits = (scores / self._temperature).transpose(1, 2)
             terms.append(cross_entropy(logits, target, reduction="none").mean(-1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn.functional import normalize
 
+from fungi_hf.devices import Mirror
 from fungi_hf.errors import NotFittedError, ShapeError, StateError
 from fungi_hf.objectives.base import Head
 from fungi_hf.objectives.simclr import info_nce
@@ -35,6 +36,8 @@ class TokenObjective(Protocol):
 class DenseInfoNCEObjective:
     """InfoNCE between tokens, against the nearest of some tokens of training inputs."""
 
+    needs_float64 = False
+
     n_views = 1
 
     def __init__(  # noqa: PLR0913  (each is an option of its own)
@@ -57,6 +60,7 @@ class DenseInfoNCEObjective:
         self.neighbours, self.keep = neighbours, keep
         self.head = Head(width, latent_dim, seed=seed, name=name)
         self.support: Tensor | None = None  # [S, D] float32
+        self._mirror = Mirror()
 
     def fit(self, embeddings: Tensor) -> None:
         """Keep the support, tokens of training inputs [S, D].
@@ -81,7 +85,8 @@ class DenseInfoNCEObjective:
             raise NotFittedError(
                 f"objective {self.name!r} has no support; call fit(training inputs) first"
             )
-        rows, support = embeddings.detach().float(), self.support.to(embeddings.device)
+        rows = embeddings.detach().float()
+        support = self._mirror(self.support, rows)
         units = normalize(support, dim=-1)
         k = min(self.neighbours, len(support))
         nearest = (normalize(rows, dim=-1) @ units.T).topk(k, dim=-1).indices  # [V, K]

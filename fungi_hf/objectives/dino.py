@@ -53,6 +53,8 @@ class Teacher:
 class DINOObjective:
     """Self-distillation of V views between two fixed heads; it learns nothing."""
 
+    needs_float64 = False
+
     def __init__(  # noqa: PLR0913  (each is an option of its own)
         self,
         *,

@@ -19,6 +19,8 @@ class IBOTObjective:
 
     reads_tokens = True
 
+    needs_float64 = False
+
     def __init__(
         self,
         *,

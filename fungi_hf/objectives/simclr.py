@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import normalize
 
+from fungi_hf.devices import Mirror
 from fungi_hf.errors import NotFittedError, ShapeError, StateError
 from fungi_hf.objectives.base import Head, check_views
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 class SimCLRObjective:
     """InfoNCE of V views; the negatives are stored latents of training inputs."""
+
+    needs_float64 = False
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class SimCLRObjective:
         self.logsumexp_temperature = logsumexp_temperature or temperature
         self.head = Head(width, latent_dim, seed=seed, name=name)
         self.negatives: Tensor | None = None  # [M, L], unit rows
+        self._mirror = Mirror()
 
     def fit(self, embeddings: Tensor) -> None:
         """Fill the negative bank, M = N V' rows, from views of training inputs [N, V', D].
@@ -72,7 +76,7 @@ class SimCLRObjective:
                 f"objective {self.name!r} has no negatives; call fit(training inputs) first"
             )
         z = normalize(self.head(embeddings), dim=-1)  # [B, V, L]
-        negatives = self.negatives.to(z)
+        negatives = self._mirror(self.negatives, z)
         return info_nce(z, negatives, self.temperature, self.logsumexp_temperature).mean(-1)
 
     def state(self) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from fungi_hf.devices import sent
 from fungi_hf.errors import ConfigError, ShapeError, choices
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _columns(image: Tensor, n_out: int, resample: str) -> Tensor:
         return image
     out = image.new_empty(len(image), n_out)
     for band in _bands(image.shape[1], n_out, resample):
-        weights = band.weights.to(image.device, image.dtype)
+        weights = sent(band.weights, image.device).to(image.dtype)
         torch.mm(image[:, band.first : band.last], weights.T, out=out[:, band.start : band.stop])
     return _levels(out)
 
@@ -88,7 +89,7 @@ def _rows(image: Tensor, n_out: int, resample: str) -> Tensor:
         return image
     out = image.new_empty(n_out, image.shape[1])
     for band in _bands(len(image), n_out, resample):
-        weights = band.weights.to(image.device, image.dtype)
+        weights = sent(band.weights, image.device).to(image.dtype)
         torch.mm(weights, image[band.first : band.last], out=out[band.start : band.stop])
     return _levels(out)
 

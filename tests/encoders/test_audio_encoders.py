@@ -312,7 +312,7 @@ def test_fit_of_means_holds_no_decoded_training_set(make, monkeypatch):
     counted = Counted(monkeypatch, encoder)
     items = clips(*range(4000, 4030))
     found = FungiExtractor(encoder, config).fit(item for item in items)
-    assert counted.most <= 4 * 3
+    assert counted.most <= 4 * 4  # one chunk is prepared beside another
     plain = make("ast", config)
     expected = FungiExtractor(plain, config).fit(items)
     for name, mean in expected.state.means.items():

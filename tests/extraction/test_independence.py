@@ -162,8 +162,8 @@ def test_views_are_keyed_by_content_not_by_position() -> None:
     assert keys != [view.key for view in second[1].views["simclr"]]
 
 
-def test_memory_holds_one_chunk_at_a_time(monkeypatch) -> None:
-    """A generator is read chunk by chunk, never to its end first."""
+def test_memory_holds_two_chunks_at_a_time(monkeypatch) -> None:
+    """A generator is read one chunk ahead, never to its end first."""
     extractor = fitted(objectives=("kl",))
     monkeypatch.setattr(type(extractor.encoder), "chunk_size", 4)
     read, computed = [], []
@@ -174,7 +174,7 @@ def test_memory_holds_one_chunk_at_a_time(monkeypatch) -> None:
 
     monkeypatch.setattr("fungi_hf.extraction.group.cut_groups", watched)
     features = extractor(read.append(i) or TRAIN[i % 12] for i in range(10))
-    assert computed == [4, 8, 10]
+    assert computed == [8, 10, 10]
     assert len(features) == 10
 
 

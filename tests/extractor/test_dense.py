@@ -116,7 +116,7 @@ def test_inputs_are_let_go() -> None:
             yield copy
 
     alive = [sum(one() is not None for one in held) for _ in extractor.dense(stream())]
-    assert max(alive) <= 4
+    assert max(alive) <= 6  # of two chunks and the one that the generator makes
 
 
 def test_plain_tokens_and_activations_need_no_flag() -> None:

@@ -231,7 +231,7 @@ class AudioEncoder(BlockEncoder):
         with self.short_block(), self.blocks.entered(batch.blocks, hidden):
             tokens = self._body.last_blocks(hidden, mask)
         covering = batch.inputs.get("lengths")
-        pooled = mask if covering is None else mask & (places < covering[batch.source][:, None])
+        pooled = mask if covering is None else mask & (places < covering[batch.sources][:, None])
         return self._body.pool(tokens, {"lengths": pooled.sum(1)}, self.pooling)
 
     def fit(self, items: Iterable[Clip]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
+from fungi_hf.devices import sent
 from fungi_hf.encoders.last_block import BERT_BLOCKS, attends_plainly, is_product
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 SharedBlock: TypeAlias = Callable[["LateBatch"], "tuple[Tensor, Tensor]"]
 
 # Models whose last hidden state is what their last block gives.
-_MODELS: Final = frozenset(
+BERT_MODELS: Final = frozenset(
     {"BertModel", "RobertaModel", "XLMRobertaModel", "ElectraModel", "CamembertModel"}
 )
 
@@ -37,7 +38,7 @@ def shared_last_block(
     before the softmax.
     """
     blocks: list[Any] = [m for m in model.modules() if type(m).__name__ in BERT_BLOCKS]
-    known = type(model).__name__ in _MODELS and blocks and attends_plainly(model)
+    known = type(model).__name__ in BERT_MODELS and blocks and attends_plainly(model)
     if not known or getattr(model.config, "is_decoder", False):
         return None
     inner = blocks[-1].attention.self
@@ -56,17 +57,17 @@ class _SharedBertBlock:
         if not (is_product(inner.key) and is_product(inner.value)):
             states, mask = self.all_tokens(late)
             return states[:, :1], mask[:, :1]
-        states = self._finish(self._attend(late)[:, None], late.hidden[late.source, :1])
-        return states, late.kept[:, :1]
+        states = self._finish(self._attend(late)[:, None], late.hidden[late.sources, :1])
+        return states, sent(late.kept[:, :1].contiguous(), states.device)
 
     def all_tokens(self, late: LateBatch) -> tuple[Tensor, Tensor]:
         inner, (residual, places, mask) = self._block.attention.self, late.gathered()
-        rows, shape = late.source[:, None], (*places.shape, inner.num_attention_heads, -1)
+        rows, shape = late.sources[:, None], (*places.shape, inner.num_attention_heads, -1)
         q, k, v = (
             projection(late.hidden)[rows, places].view(shape).transpose(1, 2)
             for projection in (inner.query, inner.key, inner.value)
         )
-        shown = None if bool(mask.all()) else mask[:, None, None]
+        shown = None if late.is_even else mask[:, None, None]
         context = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=shown, scale=inner.scaling
         )
@@ -85,8 +86,10 @@ class _SharedBertBlock:
         W = inner.key.weight.view(heads, -1, width)  # [H, d, D]
         lifted = torch.bmm(q.transpose(0, 1), W).transpose(0, 1)  # [M, H, D]
         scores = torch.bmm(lifted, hidden.transpose(1, 2))  # [M, H, T]
-        shown = scores[late.source].masked_fill(~late.kept[:, None], -torch.inf)  # [N, H, T]
-        place, n_places = _places(late.source, n)
+        kept = sent(late.kept, hidden.device)[:, None]
+        shown = scores[late.sources].masked_fill(~kept, -torch.inf)  # [N, H, T]
+        places, n_places = _places(late.source, n)
+        place = sent(places, hidden.device)
         weights = hidden.new_zeros(n * n_places, heads, t)
         weights[place] = shown.softmax(-1)
         mixed = torch.bmm(weights.view(n, n_places * heads, t), hidden)
@@ -103,5 +106,5 @@ def _places(source: Tensor, n_originals: int) -> tuple[Tensor, int]:
     order = source.argsort(stable=True)
     starts = counts.cumsum(0) - counts
     rank = torch.empty_like(source)
-    rank[order] = torch.arange(len(source), device=source.device) - starts[source[order]]
+    rank[order] = torch.arange(len(source)) - starts[source[order]]
     return source * n_places + rank, n_places

@@ -71,13 +71,16 @@ class LateTokens:
         return Prepared(positions, len(positions), key, late=self._blocks)
 
 
-def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, mask: Tensor) -> Tensor:
+def run_blocks(
+    blocks: Iterable[nn.Module], hidden: Tensor, mask: Tensor, *, whole: bool | None = None
+) -> Tensor:
     """Run blocks on a state [N, T, D] with a mask [N, T] bool of what may be attended to.
 
-    A block takes the state and an additive mask, and gives a state or a tuple that begins with it.
+    `whole` says whether that is everything; None looks, for which the device is waited. A block
+    takes the state and an additive mask, and gives a state or a tuple that begins with it.
     """
     shown = None
-    if not bool(mask.all()):
+    if not (bool(mask.all()) if whole is None else whole):
         shown = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device)
         shown = shown.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None]
         shown = shown.expand(-1, 1, mask.shape[1], -1)

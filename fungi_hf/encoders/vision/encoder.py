@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from fungi_hf.checks import check_choice
+from fungi_hf.devices import sent
 from fungi_hf.encoders.base import Prepared
 from fungi_hf.encoders.blocks import BlockEncoder, masked_mean
 from fungi_hf.encoders.late.boxes import late_boxes
@@ -214,7 +215,7 @@ class VisionEncoder(BlockEncoder):
             data: ImageInput = item.data
             if data.draw is None:
                 image = self._pixels.original(data.picture.pixels())
-                pixels[place] = self._pixels.normalise(image[None].to(weight.device))[0]
+                pixels[place] = self._pixels.normalise(sent(image[None], weight.device))[0]
             else:
                 places.setdefault((data.picture.content, data.draw.frame), []).append(place)
         for (_, frame), of_picture in places.items():
@@ -237,7 +238,7 @@ class VisionEncoder(BlockEncoder):
         self, picture: Picture, frame: int, draws: Sequence[BoxDraw], device: torch.device
     ) -> Tensor:
         """Give boxes of one picture as normalised pixels [V, 3, H, W]."""
-        image = torch.from_numpy(picture.pixels().copy()).permute(2, 0, 1).to(device)
+        image = sent(torch.from_numpy(picture.pixels().copy()), device).permute(2, 0, 1)
         views = torch.empty(len(draws), 3, *self._pixels.output, device=device)
         kinds = {(draw.resample, draw.statistics) for draw in draws}
         for resample, statistics in kinds:
@@ -370,7 +371,8 @@ class VisionEncoder(BlockEncoder):
         """Run the last blocks on the tokens that stay, and pool: [N, D] in the model's dtype."""
         hidden, places, mask = batch.gathered()
         with self.short_block():
-            states = run_blocks(self.blocks.last(batch.blocks), hidden, mask)
+            last = self.blocks.last(batch.blocks)
+            states = run_blocks(last, hidden, mask, whole=batch.is_even)
         states = getattr(self._tower, self._family.final)(states)
         if self.pooling == "cls":
             return states[:, 0]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 import torch
 
+from fungi_hf.devices import sent
 from fungi_hf.encoders.vision.processors import DEFAULTS, REFUSED_STEPS
 from fungi_hf.errors import ConfigError, EncoderError, OptionalDependencyError, choices
 from fungi_hf.storage.files import find_file, replace_file
@@ -210,8 +211,8 @@ class PixelSettings:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Give (rescale x - mean) / std of uint8 [N, 3, h, w] on any device, float32."""
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        both = sent(torch.tensor([self.mean, self.std]), images.device)
+        mean, std = both[:, :, None, None]
         return images.float().mul_(self.rescale).sub_(mean).div_(std)
 
 
