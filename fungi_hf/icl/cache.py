@@ -35,6 +35,10 @@ def request_key(parts: Mapping[str, object]) -> str:
     return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _digest(words: str) -> str:
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
 class AnswerCache:
     """Raw replies by request key in one SQLite file; it and its folder are made when missing.
 
@@ -70,12 +74,13 @@ class AnswerCache:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer-cache")
 
     def read(self, key: str) -> Future[dict[str, Any] | None]:
-        """Look up the reply stored under the key; None if there is none that can be read."""
+        """Look up the reply stored under the key; None if there is none, or it was altered."""
         return self._thread.submit(self._read, key)
 
     def write(self, key: str, reply: Mapping[str, object]) -> Future[None]:
         """Store a reply; it is on its way to the disk when the future is done."""
         words = json.dumps(reply)
+        words = f"{_digest(words)} {words}"
         insert = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)"
         return self._thread.submit(self._execute, insert, key, words, time.time())
 
@@ -93,8 +98,11 @@ class AnswerCache:
     def _read(self, key: str) -> dict[str, Any] | None:
         row = self._execute("SELECT reply FROM answers WHERE key = ?", key)
         try:
-            reply = json.loads(row[0]) if row else None
-        except (ValueError, TypeError):
+            digest, words = row[0].split(" ", 1) if row else ("", "null")
+            if row and digest.startswith("{"):  # written before replies had digests
+                digest, words = _digest(row[0]), row[0]
+            reply = json.loads(words) if not row or digest == _digest(words) else None
+        except (ValueError, TypeError, AttributeError):
             return None
         return reply if isinstance(reply, dict) else None
 

@@ -1,6 +1,7 @@
 """The run folder: what was asked, what was answered, and nothing twice.
 
-Rows are appended one write each as they finish, so a killed process loses only rows in flight.
+Rows are appended one write each as they finish, so a killed process loses only rows in flight; a
+row whose bytes changed on the disk is known by its digest, and asked again.
 `results.jsonl` holds no times and no attempts: however often a run was interrupted, its bytes are
 those of an undisturbed one. Everything here is JSON values; `results` knows what they mean.
 """
@@ -8,9 +9,11 @@ those of an undisturbed one. Everything here is JSON values; `results` knows wha
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from fungi_hf.errors import RunMismatchError, StorageError
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 RUN, JOURNAL = "run.json", "journal.jsonl"
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 RUN_VERSION = 1
+_DIGEST = b',"digest":"'
 
 
 class Journal:
@@ -58,7 +62,8 @@ class Journal:
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a line."""
         with _writing(self._folder):
-            os.write(self._file, _line(line))
+            words = _line(line)[:-2]
+            os.write(self._file, b'%s%s%s"}\n' % (words, _DIGEST, _digest(words)))
 
     def close(self) -> None:
         """Close the file."""
@@ -66,14 +71,24 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[Any]:
-    """Give what each line on disk holds, less those that are no JSON.
+    """Give what each line on disk holds, less those that are no JSON or were altered.
 
-    The last line of a killed process may be cut, and a folder may have no journal yet.
+    The last line of a killed process may be cut, and a folder may have no journal yet. Altered
+    lines are warned of.
     """
-    path, lines = folder / JOURNAL, []
+    path, lines, altered = folder / JOURNAL, [], 0
     for words in path.read_bytes().split(b"\n") if path.exists() else ():
+        content, mark, digest = words.rpartition(_DIGEST)
+        if mark and digest != _digest(content) + b'"}':
+            altered += 1
+            continue
         with contextlib.suppress(ValueError):
-            lines.append(json.loads(words))
+            lines.append(json.loads(content + b"}" if mark else words))
+    if altered:
+        warnings.warn(
+            f"{altered} lines of {path} are not as they were written; their rows are asked again",
+            stacklevel=2,
+        )
     return lines
 
 
@@ -170,6 +185,10 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {error}") from None
+
+
+def _digest(words: bytes) -> bytes:
+    return hashlib.sha256(words).hexdigest()[:16].encode()
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

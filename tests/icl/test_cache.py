@@ -119,12 +119,18 @@ def test_unreadable_rows_count_as_missing_and_are_replaced(tmp_path):
     with AnswerCache(path) as cache:
         cache.write("good", {"x": 1}).result()
     database = sqlite3.connect(path)
-    for key, reply in (("cut", '{"x": '), ("list", "[1]"), ("blob", b"\xff\xfe")):
+    altered = f"{'0' * 16} {{}}"
+    for key, reply in (
+        *(("cut", '{"x": '), ("list", "[1]"), ("blob", b"\xff\xfe")),
+        *(("altered", altered), ("without a digest", '{"x": 3}')),
+    ):
         database.execute("INSERT INTO answers VALUES (?, ?, ?)", (key, reply, time.time()))
     database.commit()
     database.close()
     with AnswerCache(path) as cache:
         assert [cache.read(key).result() for key in ("cut", "list", "blob")] == [None] * 3
+        assert cache.read("altered").result() is None
+        assert cache.read("without a digest").result() == {"x": 3}
         assert cache.read("good").result() == {"x": 1}
         cache.write("cut", {"x": 2}).result()
         assert cache.read("cut").result() == {"x": 2}

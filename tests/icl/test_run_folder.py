@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fungi_hf.errors import LLMAuthError, LLMError
 from fungi_hf.icl import FakeOpenAIServer
@@ -86,7 +90,7 @@ def test_statuses_can_be_asked_again_on_request(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "field"),
+    ("changes", "field"),
     [
         ({"k": 4}, r"selector\.k \(5 there, 4 here\)"),
         ({"output": "text"}, r"llm\.output"),
@@ -95,14 +99,14 @@ def test_statuses_can_be_asked_again_on_request(tmp_path):
         ({"repeats": 2}, r"repeats \(1 there, 2 here\)"),
     ],
 )
-def test_another_config_is_refused_naming_the_fields(settings, field, tmp_path):
+def test_another_config_is_refused_naming_the_fields(changes, field, tmp_path):
     from fungi_hf.errors import RunMismatchError
 
     with FakeOpenAIServer() as server:
         run(server, out=tmp_path / "run")
         before = (tmp_path / "run" / "run.json").read_bytes()
         with pytest.raises(RunMismatchError, match=field):
-            run(server, out=tmp_path / "run", **settings)
+            run(server, out=tmp_path / "run", **changes)
         assert (tmp_path / "run" / "run.json").read_bytes() == before
         assert len(server.log) == 20
 
@@ -200,3 +204,41 @@ def test_rows_survive_json():
         label_scores=(-0.1, -2.3000000000000003), repeat=2,
     )  # fmt: skip
     assert RowResult.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+
+
+def test_a_changed_byte_never_changes_a_result(tmp_path):
+    """Whatever byte of a finished run is another one, its row is asked again or as it was."""
+    with FakeOpenAIServer() as server:
+        run(server, out=tmp_path / "run")
+        wanted = results_bytes(tmp_path / "run")
+        before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+
+        @settings(max_examples=25, deadline=None, database=None)
+        @given(st.integers(0, len(before) - 1), st.integers(1, 255))
+        def changed(place, change):
+            folder = tmp_path / f"{place}-{change}"
+            shutil.copytree(tmp_path / "run", folder, dirs_exist_ok=True)
+            words = bytearray(before)
+            words[place] ^= change
+            (folder / "journal.jsonl").write_bytes(words)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert run(server, out=folder).complete
+            assert results_bytes(folder) == wanted
+
+        changed()
+
+
+def test_an_altered_row_is_said_and_asked_again(tmp_path):
+    folder = tmp_path / "run"
+    with FakeOpenAIServer() as server:
+        run(server, out=folder)
+        wanted, path = results_bytes(folder), folder / "journal.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)
+        row = json.loads(lines[3])
+        label = row["result"]["label"]
+        lines[3] = lines[3].replace(f'"{label}"'.encode(), f'"{label[::-1]}"'.encode())
+        path.write_bytes(b"".join(lines))
+        with pytest.warns(UserWarning, match=r"1 lines of .* are not as they were written"):
+            assert run(server, out=folder).requests == 1
+    assert results_bytes(folder) == wanted
