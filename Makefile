@@ -18,7 +18,7 @@ export HF_DATASETS_OFFLINE = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 test-adapters test-servers check fix bench clean
+.PHONY: help install demo demo-audio demo-vision tables relabel test test-portable test-newest test-lowest test-slow test-browser test-torchaudio test-openai2 test-adapters test-servers test-ray check fix bench clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -104,6 +104,16 @@ test-servers: .venv-servers/.done ## the chat client against servers of other au
 	.venv-servers/bin/python -m pip install --quiet -c constraints-servers.txt $(TORCH)
 	.venv-servers/bin/python -m pip install --quiet -c constraints-servers.txt -e '.[icl]' \
 		'transformers[serving]' 'litellm[proxy]' llmock pytest
+	@touch $@
+
+test-ray: .venv-ray/.done ## Ray on this machine, and the recipes for Dask and Spark
+	.venv-ray/bin/python -m pytest -q -m ray tests/ray
+
+.venv-ray/.done: pyproject.toml constraints-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet -c constraints-ray.txt $(TORCH)
+	.venv-ray/bin/python -m pip install --quiet -c constraints-ray.txt -e '.[ray,demo]' \
+		dask pyspark hypothesis pytest
 	@touch $@
 
 test-adapters: .venv-adapters/.done ## the adapters inside LangChain, LlamaIndex, DSPy and lm-eval

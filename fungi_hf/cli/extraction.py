@@ -26,6 +26,7 @@ _EXTRACT = """examples:
 
   fungi-hf extract my-features big.parquet --out features/ --workers 4 --threads 2
   fungi-hf extract my-features big.jsonl --out features/ --shard $SLURM_ARRAY_TASK_ID/64
+  fungi-hf extract my-features 's3://b/in/*.parquet' --out s3://b/out/ --engine ray
   fungi-hf extract my-features big.jsonl --out features/ --status
 
 An --out with a suffix is one file, without one a folder of shards. An interrupted run goes on where

@@ -35,8 +35,12 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     add("--out", help=words)
     add("--batch-size", type=int, help="most inputs of one forward pass")
     add("--shard-rows", type=int, default=20_000, help="rows kept when interrupted")
-    add("--workers", type=int, default=1, help="processes (default: 1, this one)")
-    add("--threads", type=int, help="of each process (default: the cores, shared out)")
+    words = "processes (default: 1, this one; with --engine ray all CPUs of the cluster but one)"
+    add("--workers", type=int, help=words)
+    add("--threads", type=int, help="of each process (default: the cores, shared out; ray: 1)")
+    words = "local (default), or ray: the cluster of RAY_ADDRESS, else one of this machine"
+    add("--engine", choices=("local", "ray"), default="local", help=words)
+    add("--gpus-per-worker", type=float, default=0, help="with --engine ray (default: 0)")
     add("--devices", help="of the workers, in turn, e.g. cuda:0,cuda:1")
     add("--shard", metavar="I/N", help="compute every N-th shard from I = 0 on, e.g. a Slurm array")
     add("--status", action="store_true", help="say what is missing; exit 3 if anything is")
@@ -56,14 +60,19 @@ def run_extract(options: argparse.Namespace) -> int:
     """
     check_counts(options, "batch_size", "shard_rows", "workers", "threads")
     many = [n for n in ("devices", "shard") if getattr(options, n)] + ["status"] * options.status
-    if options.out is None and (many or options.workers > 1):
-        raise ConfigError("--workers, --devices, --shard and --status need --out")
+    many += [n for n in ("engine",) if options.engine != "local"]
+    if options.out is None and (many or (options.workers or 1) > 1):
+        raise ConfigError("--workers, --engine, --devices, --shard and --status need --out")
+    if options.gpus_per_worker and options.engine == "local":
+        raise ConfigError("--gpus-per-worker is of --engine ray; name --devices cuda:0,cuda:1")
+    if options.devices and options.engine == "ray":
+        raise ConfigError("--devices is of --engine local; say --gpus-per-worker 1")
     _part_of(options.shard)  # a wrong one is refused at once
     source = None if options.inputs == "-" else _source(options, options.inputs)
     extractor = load(options)
     if is_file(options.inputs) and extractor.encoder.modality == "text":
         raise InputError(f"{options.inputs} holds sounds or pictures; this encoder takes texts")
-    if options.threads is not None and options.workers == 1:
+    if options.threads is not None and not _has_workers(options):
         import torch
 
         torch.set_num_threads(options.threads)
@@ -182,14 +191,9 @@ def _compute(
 
     from fungi_hf.shards import extract_shard
 
-    if options.workers > 1 or options.devices:
-        from fungi_hf.shards.pool import Pool, Workers
-
-        devices = tuple((options.devices or "").split(",")) if options.devices else ()
-        number = max(options.workers, len(devices))
-        workers = Workers(number=number, threads=options.threads, devices=devices)
+    if shards and _has_workers(options):
         make = functools.partial(load_again, {n: getattr(options, n) for n in _OF_MODEL})
-        pool = Pool(make, source, store, how, workers)
+        pool = _pool(options, make, source, store, how)
         pool.run(shards, progress=True)
         return {store.plan.shard(number).name: why for number, why in pool.lost.items()}
     with tqdm(total=source.n_rows, unit="input") as bar:
@@ -199,6 +203,35 @@ def _compute(
                 extract_shard(extractor, source, shard, store, how)
             bar.update(len(shard))
     return {}
+
+
+def _has_workers(options: argparse.Namespace) -> bool:
+    return (options.workers or 1) > 1 or bool(options.devices) or options.engine != "local"
+
+
+def _pool(
+    options: argparse.Namespace,
+    make: Any,
+    source: Source,
+    store: ShardStore,
+    how: ShardOptions,
+) -> Any:
+    if options.engine == "ray":
+        from fungi_hf.integrations.ray.cluster import Actors
+        from fungi_hf.integrations.ray.files import RayPool
+
+        actors = Actors(
+            number=options.workers,
+            num_cpus=options.threads or 1,
+            num_gpus=options.gpus_per_worker,
+        )
+        return RayPool(make, source, store, how, actors)
+    from fungi_hf.shards.pool import Pool, Workers
+
+    devices = tuple(options.devices.split(",")) if options.devices else ()
+    number = max(options.workers or 1, len(devices))
+    workers = Workers(number=number, threads=options.threads, devices=devices)
+    return Pool(make, source, store, how, workers)
 
 
 _OF_MODEL: Final = ("model", "config", "objective", "device", "revision")
