@@ -19,9 +19,9 @@ from fungi_hf.encoders.source import Source
 from fungi_hf.encoders.weights import STALE, check_weights
 from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
 from fungi_hf.extraction.calibration import Calibrated
-from fungi_hf.extraction.draws import learn
-from fungi_hf.extraction.finish import Finisher, extract
-from fungi_hf.extraction.inputs import InputReader, readable_twice, warn_of
+from fungi_hf.extraction.finish import Finisher, extract, finish_all
+from fungi_hf.extraction.inputs import InputReader, warn_of
+from fungi_hf.extraction.learning import LearningExtractor
 from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
@@ -31,6 +31,8 @@ from fungi_hf.shards.methods import LargeInputs
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
+
+    from torch import Tensor
 
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.parts import DenseStream
@@ -47,7 +49,7 @@ _TEXT = ("max_length", "prompts", "default_prompt_name")
 _OF_ENCODER = ("pooling", "target_layer", "image_size", "dense", *_TEXT, *_AUDIO)
 
 
-class FungiExtractor(LargeInputs, Calibrated, SavedExtractor):
+class FungiExtractor(LearningExtractor, LargeInputs, Calibrated, SavedExtractor):
     """Extracts FUNGI features with one encoder and one config, by default the default config.
 
     An encoder that does not conform to `fungi_hf.encoders.base.Encoder` is an EncoderError; its
@@ -150,37 +152,9 @@ class FungiExtractor(LargeInputs, Calibrated, SavedExtractor):
             self._fingerprint = fingerprint_of(self.config, self.encoder, digest, self.state)
         return self._fingerprint
 
-    def fit(
-        self,
-        inputs: Iterable[Any],
-        labels: Any = None,
-        *,
-        progress: bool = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-    ) -> FungiExtractor:
-        """Learn what the config asks for: negative banks, means, whitening, a PCA; give itself.
-
-        Args:
-            inputs: Training inputs. Their order changes the rounding of means and covariances,
-                and with it the fingerprint, alone. They are read one by one and only the drawn
-                negatives are held; a generator is held as it came (paths, not samples) where
-                `center`, `whitening` or `reduction` needs a second pass.
-            labels: Ignored; taken so that the call fits scikit-learn's convention.
-            progress: Show a bar.
-            prompt_name: As in a call, and so is `prompt`.
-            prompt: The text itself.
-
-        No input, or one that is unusable, is an InputError.
-        """
-        del labels
+    def _digest_weights(self) -> str:
         self._identify(stale=False)
-        reader = self._reader_of(prompt_name, prompt)
-        learning: Any = learn
-        if self.config.dense:
-            from fungi_hf.extraction.parts_fit import learn_parts as learning
-        self.restore(learning(reader, self._plan, inputs, self.budget, progress=progress)[0])
-        return self
+        return self._weights[1]
 
     def _reader_of(self, name: str | None, prompt: str | None) -> InputReader:
         if name is None and prompt is None:
@@ -215,30 +189,6 @@ class FungiExtractor(LargeInputs, Calibrated, SavedExtractor):
         from fungi_hf.tuning import tune
 
         return tune(self, inputs, labels, groups=groups, search=search, progress=progress)
-
-    def fit_transform(
-        self,
-        inputs: Iterable[Any],
-        labels: Any = None,
-        *,
-        progress: bool = False,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-    ) -> FungiFeatures:
-        """Do what `fit` does, and give the features of its inputs with one extraction less."""
-        del labels
-        self._refuse_dense()
-        self._identify(stale=False)
-        items = readable_twice(inputs)
-        reader = self._reader_of(prompt_name, prompt)
-        state, blocks, notes = learn(reader, self._plan, items, self.budget, progress=progress)
-        self.restore(state)
-        if blocks is None:
-            features, notes = self.collect(items, progress=progress, prompt=reader.prompt)
-        else:
-            features = self._features(self._finisher.finish(blocks), reader.prompt)
-        warn_of(notes, self.encoder)
-        return features
 
     def __call__(
         self,
@@ -391,3 +341,6 @@ class FungiExtractor(LargeInputs, Calibrated, SavedExtractor):
         layout, shapes = dict(self.layout), self._plan.factor_shapes
         notes = (*self._finisher.notes, *notes)
         return FungiFeatures(array, self._fingerprint_of(prompt), layout, shapes, notes=notes)
+
+    def _finished(self, blocks: list[dict[str, Tensor]], prompt: str) -> FungiFeatures:
+        return self._features(finish_all(self._finisher, blocks), prompt)

@@ -286,3 +286,17 @@ class DenseEncoder(TokenEncoder, Protocol):
 
     def regions(self, raws: Sequence[Any], items: Sequence[Prepared]) -> list[Regions]:
         """Give the parts of canonical raw inputs, which `prepare` made the items of."""
+
+
+@runtime_checkable
+class SummingEncoder(Encoder, Protocol):
+    """An encoder whose `fit` needs sums over its inputs alone, so that a fit can go in parts."""
+
+    def sums(self, items: Iterable[Any]) -> dict[str, Tensor]:
+        """Give sums over canonical training inputs, float64, by name; nothing if none are wanted.
+
+        Items are read once; those of several parts add up.
+        """
+
+    def fit_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Learn from the sums over all parts what `fit` learns from the inputs."""

@@ -5,69 +5,74 @@ from __future__ import annotations
 import heapq
 import itertools
 import warnings
-from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from fungi_hf.errors import InputError
+from fungi_hf.errors import FungiError
 from fungi_hf.extraction.batches import cut_groups
-from fungi_hf.extraction.finish import Finisher
-from fungi_hf.extraction.group import Group, compute
-from fungi_hf.extraction.inputs import iterate, readable_twice
-from fungi_hf.extraction.latents import AllTraining
-from fungi_hf.extraction.state import FittedState
+from fungi_hf.extraction.group import Group
+from fungi_hf.extraction.inputs import iterate
+from fungi_hf.features import Failure
 from fungi_hf.gradients.tape import untouched
 from fungi_hf.seeding import derive_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from torch import Tensor
-
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import InputReader
     from fungi_hf.extraction.plan import Plan
 
+NO_INPUT: Final = "fit needs at least one input; got none"
 
-def learn(
-    reader: InputReader, plan: Plan, inputs: Iterable[Any], budget: Budget, *, progress: bool
-) -> tuple[FittedState, dict[str, Tensor] | None, Counter[str]]:
-    """Let encoder and objectives learn what the config asks for; find means, whitening, a PCA.
 
-    Inputs are read once, and once more where something is learned from their raw blocks, which
-    are given beside the state, with what was special -> number of inputs; else None is. Where the
-    encoder itself learns, an objective of all inputs waits for it: they are read again.
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """A drawn input as a file holds it; an encoder's `check` makes it canonical again."""
+
+    raw: Any
+
+
+class Draw:
+    """Distinct inputs with the smallest seeded digests of their contents.
+
+    Neither order nor repeats matter, nor how inputs were cut into parts.
+
+    Attributes:
+        most: How many are kept.
+        items: Digest -> input in canonical form.
     """
-    config, every = reader.config, AllTraining(plan, reader, budget)
-    waits = bool(every.specs) and config.audio_statistics == "fit"
-    if config.learns_from_blocks or waits:
-        inputs = readable_twice(inputs)
-    if waits:
-        reader.encoder.fit(reader.encoder.check(raw, i) for i, raw in enumerate(iterate(inputs)))
-    draw = TrainingDraw(reader, inputs, each=every.add)
-    if not waits:
-        reader.encoder.fit(draw)
-    draw.finish(read_again=config.learns_from_blocks and not every.specs)
-    every.fit()
-    fit_objectives(plan, draw, reader, budget)
-    blocks, notes, state = None, Counter[str](), FittedState()
-    if reader.config.learns_from_blocks:
-        reading = reader.read(inputs)
-        parts = list(compute(reading, plan, budget, progress=progress))
-        blocks = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        finisher = Finisher(reader.config, plan.widths, plan.factor_shapes)
-        notes, state = reading.notes, finisher.fit(blocks)
-    state = replace(state, objectives=plan.state(), encoder=reader.encoder.state())
-    return state, blocks, notes
+
+    def __init__(self, most: int, items: Mapping[int, Any] | None = None) -> None:
+        self.most, self.items = most, dict(items or {})
+
+    def add(self, keys: Iterable[int], items: Iterable[Any]) -> None:
+        """Take inputs and their digests; of equal digests the first stays."""
+        kept = self.items
+        for key, item in zip(keys, items, strict=True):
+            kept.setdefault(key, item)
+        for key in kept.keys() - heapq.nsmallest(self.most, kept):
+            del kept[key]
+
+    def merged(self, other: Draw) -> Draw:
+        """Give the draw from both sets of inputs; neither is changed."""
+        found = Draw(self.most, self.items)
+        found.add(other.items, other.items.values())
+        return found
+
+    def inputs(self) -> list[Any]:
+        """Give the inputs by their digests."""
+        return [self.items[key] for key in sorted(self.items)]
 
 
 class TrainingDraw:
     """Passes inputs on, once, and keeps a few distinct ones for each objective.
 
-    Those with the smallest seeded digests of their content are kept, so that neither order nor
-    repeats matter.
+    Attributes:
+        draws: Objective -> what is kept of its inputs.
+        n_inputs: Inputs so far.
     """
 
     def __init__(
@@ -77,70 +82,71 @@ class TrainingDraw:
         streams: Mapping[str, str] | None = None,
         *,
         each: Callable[[list[Any]], None] | None = None,
+        skip: bool = False,
     ) -> None:
         """Begin; `streams`: objective name -> name that seeds its draw, by default its own.
 
-        `each` is called with the checked inputs of every chunk.
+        `each` is called with the checked inputs of every chunk. With `skip` unusable inputs are
+        left out and noted in `failures`.
         """
-        self.specs = [spec for spec in reader.config.objectives if spec.n_training]
-        self._each = each
+        specs = [spec for spec in reader.config.objectives if spec.n_training]
+        self.draws = {spec.name: Draw(spec.n_training) for spec in specs}
+        self.n_inputs, self.failures = 0, list[Failure]()
+        self._each, self._skip, self._streams = each, skip, streams or {}
         self._items = self._read(enumerate(iterate(inputs)), reader)
-        self._seed, self._streams = reader.config.seed, streams or {}
-        self._kept: dict[str, dict[int, Any]] = {spec.name: {} for spec in self.specs}  # by digest
-        self._is_empty = True
 
     def __iter__(self) -> Iterator[Any]:
         return self._items
 
     def _read(self, numbered: Iterator[tuple[int, Any]], reader: InputReader) -> Iterator[Any]:
         # In 32nds of a chunk (a clip at a time), and ahead only where an objective draws.
-        encoder = reader.encoder
-        size = max(1, encoder.chunk_size // 32) if self.specs else 1
-        while chunk := [encoder.check(raw, i) for i, raw in itertools.islice(numbered, size)]:
-            if reader.prompt:
-                chunk = [reader.prompt + text for text in chunk]
-            self._is_empty = False
+        encoder, seed = reader.encoder, reader.config.seed
+        size = max(1, encoder.chunk_size // 32) if self.draws else 1
+        while some := list(itertools.islice(numbered, size)):
+            chunk = list(self._checked(some, reader))
+            some.clear()  # before the next is read
+            self.n_inputs += len(chunk)
             if self._each is not None:
                 self._each(chunk)
-            contents = encoder.contents(chunk) if self.specs else []
-            for spec in self.specs:
-                stream = self._streams.get(spec.name, spec.name)
-                keys = derive_each(self._seed, ("negatives", stream), contents)
-                kept = self._kept[spec.name]
-                for key, item in zip(keys, chunk, strict=True):
-                    kept.setdefault(key, item)
-                for key in kept.keys() - heapq.nsmallest(spec.n_training, kept):
-                    del kept[key]
+            contents = encoder.contents(chunk) if self.draws and chunk else []
+            for name, draw in self.draws.items():
+                stream = self._streams.get(name, name)
+                draw.add(derive_each(seed, ("negatives", stream), contents), chunk)
             yield from chunk
-            chunk.clear()  # before the next is read
+            chunk.clear()
 
-    def finish(self, *, read_again: bool = False) -> None:
-        """Read what nobody has read; but one input is enough where all are read again.
+    def _checked(self, some: list[tuple[int, Any]], reader: InputReader) -> Iterator[Any]:
+        encoder, prompt = reader.encoder, reader.prompt
+        for index, raw in some:
+            try:
+                checked = encoder.check(raw, index)
+            except FungiError as error:
+                if not self._skip:
+                    raise
+                source = encoder.describe(raw)
+                self.failures.append(Failure(index=index, source=source, error=str(error)))
+            else:
+                yield prompt + checked if prompt else checked
 
-        Raises:
-            InputError: If there was no input at all.
-        """
+    def finish(self, *, one_is_enough: bool = False) -> None:
+        """Read what nobody has read, or, where that is enough, one of it."""
         for _ in self:
-            if read_again and not self.specs:
+            if one_is_enough:
                 break
-        if self._is_empty:
-            raise InputError("fit needs at least one input; got none")
-
-    def kept(self, name: str) -> list[Any]:
-        """Give the inputs of one objective, by their digests."""
-        return [self._kept[name][key] for key in sorted(self._kept[name])]
 
 
-def fit_objectives(plan: Plan, draw: TrainingDraw, reader: InputReader, budget: Budget) -> None:
-    """Let the objectives of a plan learn from the inputs that a finished draw has kept."""
+def fit_objectives(
+    plan: Plan, draws: Mapping[str, Draw], reader: InputReader, budget: Budget
+) -> None:
+    """Let the objectives of a plan learn from the inputs that were drawn for them."""
     size, bare = plan.encoder.chunk_size, plan.bare()
-    for spec in draw.specs:
-        chosen = draw.kept(spec.name)
+    for spec in [spec for spec in reader.config.objectives if spec.name in draws]:
+        chosen = draws[spec.name].inputs()
         if len(chosen) < spec.n_training:
             warnings.warn(
                 f"objective {spec.name!r} wants {spec.n_training} distinct training inputs; "
                 f"all {len(chosen)} are used",
-                stacklevel=4,
+                stacklevel=5,
             )
         places, found = [], []
         with untouched(plan.encoder.model):

@@ -10,13 +10,14 @@ import torch
 
 from fungi_hf.errors import FeatureError
 from fungi_hf.extraction.group import compute
-from fungi_hf.extraction.reduction import PrincipalComponents, block_statistics, centred
+from fungi_hf.extraction.moments import Moments
+from fungi_hf.extraction.reduction import PrincipalComponents, centred, whitening_from
 from fungi_hf.extraction.state import FittedState
 from fungi_hf.features import make_layout
 from fungi_hf.gradients.factors import unit_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -70,23 +71,50 @@ class Finisher:
         Means and whitening stay empty where the config does not ask, and so does a PCA that would
         not reduce.
         """
-        power, wanted = self._config.whitening, self._config.reduction
-        means, whitening = {}, {}
-        if self._config.center or power > 0:
-            for name in self._weights:
-                check_finite(blocks[name], name)
-                means[name], matrix = block_statistics(unit_rows(blocks[name]), power)
-                if matrix is not None:
-                    whitening[name] = matrix
-        self.load(FittedState(means=means, whitening=whitening))
-        if wanted is not None:
-            rows = self._concatenate(blocks)
-            if wanted.n_components < min(rows.shape):
-                components = PrincipalComponents.fit(rows, wanted.n_components)
-                self.load(replace(self.state, components=components))
-            else:
-                self.load(replace(self.state, skipped=(rows.shape[0], rows.shape[1])))
+        self.load(FittedState())
+        if self._config.center or self._config.whitening > 0:
+            self.learn_blocks(self.block_moments([blocks]))
+        if self._config.reduction is not None:
+            self.learn_features(self.feature_moments([blocks]))
         return self.state
+
+    def block_moments(self, chunks: Iterable[Mapping[str, Tensor]]) -> dict[str, Moments]:
+        """Give the moments of the unit rows of every block."""
+        products = self._config.whitening > 0
+        found = {name: Moments(self._widths[name], products=products) for name in self._weights}
+        first = 0
+        for blocks in chunks:
+            for name, moments in found.items():
+                check_finite(blocks[name], name, first)
+                moments.add(unit_rows(blocks[name]))
+            first += len(blocks[name])
+        return found
+
+    def learn_blocks(self, moments: Mapping[str, Moments]) -> None:
+        """Take means and whitening; a PCA is forgotten."""
+        power = self._config.whitening
+        means = {name: some.mean() for name, some in moments.items()}
+        whitening = {name: whitening_from(some, power) for name, some in moments.items() if power}
+        kept = FittedState(objectives=self.state.objectives, encoder=self.state.encoder)
+        self.load(replace(kept, means=means, whitening=whitening))
+
+    def feature_moments(self, chunks: Iterable[Mapping[str, Tensor]]) -> Moments:
+        """Give the moments of the rows that a PCA reduces; none must have been learned."""
+        found, first = Moments(sum(self._widths.values()), products=True), 0
+        for blocks in chunks:
+            rows = self._concatenate(blocks, first)
+            found.add(rows)
+            first += len(rows)
+        return found
+
+    def learn_features(self, moments: Moments) -> None:
+        """Take a PCA, or note that it would not reduce."""
+        wanted, shape = self._config.reduction, (moments.n, moments.width)
+        if wanted is not None and wanted.n_components < min(shape):
+            components = PrincipalComponents.of(moments, wanted.n_components)
+            self.load(replace(self.state, components=components, skipped=None))
+        else:
+            self.load(replace(self.state, components=None, skipped=shape))
 
     def finish(self, blocks: Mapping[str, Tensor], first: int = 0) -> Float32Array:
         """Give feature vectors [N, F] float32; `first` is the number of the first row in errors."""
@@ -130,6 +158,16 @@ def extract(
         for name, share in lost.items()
         if share > 1e-6
     ]
+
+
+def finish_all(finisher: Finisher, chunks: list[dict[str, Tensor]]) -> Float32Array:
+    """Give the features of raw blocks that come in chunks; the list is emptied on the way."""
+    n_rows = [len(next(iter(blocks.values()))) for blocks in chunks]
+    array, first = np.empty((sum(n_rows), finisher.width), dtype=np.float32), 0
+    for n in n_rows:
+        array[first : first + n] = finisher.finish(chunks.pop(0), first)
+        first += n
+    return array
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:

@@ -27,7 +27,7 @@ from fungi_hf.seeding import sample_generators
 from fungi_hf.views.base import BatchViews
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
 
     from torch import Tensor
@@ -90,9 +90,19 @@ class InputReader:
         made.prompt = prompt
         return made
 
-    def read(self, inputs: Iterable[Any], *, skip: bool = False, first: int = 0) -> Reading:
-        """Give an iterator over chunks of samples that remembers what it met."""
-        return Reading(self, inputs, skip=skip, first=first)
+    def read(
+        self,
+        inputs: Iterable[Any],
+        *,
+        skip: bool = False,
+        first: int = 0,
+        each: Callable[[list[Any]], None] | None = None,
+    ) -> Reading:
+        """Give an iterator over chunks of samples that remembers what it met.
+
+        `each` is called with the checked inputs of every chunk.
+        """
+        return Reading(self, inputs, skip=skip, first=first, each=each)
 
     def samples(self, raws: Sequence[Any], generators: _Views | None = None) -> list[Sample]:
         """Prepare checked inputs and views, by default the config's, in one call of the encoder."""
@@ -135,8 +145,15 @@ class Reading:
     """One pass over the inputs; with `skip` unusable ones are left out."""
 
     def __init__(
-        self, reader: InputReader, inputs: Iterable[Any], *, skip: bool, first: int
+        self,
+        reader: InputReader,
+        inputs: Iterable[Any],
+        *,
+        skip: bool,
+        first: int,
+        each: Callable[[list[Any]], None] | None = None,
     ) -> None:
+        self._each = each
         self._reader, self.encoder, self.skips, self.first = reader, reader.encoder, skip, first
         self._source = enumerate(iterate(inputs), first)  # with the number of each input
         self.n_inputs = len(inputs) if isinstance(inputs, Sized) else None
@@ -191,6 +208,8 @@ class Reading:
                 chunk.places.append(index)
             except FungiError as error:
                 chunk.failures.append(self._failure(index, raw, error))
+        if self._each is not None:
+            self._each(raws)
         try:
             chunk.samples = self._reader.samples(raws)
         except FungiError:

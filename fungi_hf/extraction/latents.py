@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,29 @@ if TYPE_CHECKING:
     from fungi_hf.specs import ObjectiveSpec
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Latents:
+    """What an objective keeps of distinct inputs, by the digests of their contents.
+
+    Attributes:
+        keys: [N] int64, increasing.
+        rows: [N, V', L] float32.
+    """
+
+    keys: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor, rows: Tensor) -> Latents:
+        """Sort rows by their keys; of equal keys the first stays."""
+        distinct, places = np.unique(keys.numpy(), return_index=True)
+        return cls(torch.from_numpy(distinct), rows[torch.from_numpy(places)])
+
+    def merged(self, other: Latents) -> Latents:
+        """Give those of both sets of inputs."""
+        return Latents.of(torch.cat([self.keys, other.keys]), torch.cat([self.rows, other.rows]))
+
+
 class AllTraining:
     """Takes training inputs chunk by chunk and keeps what objectives make of their views.
 
@@ -42,7 +66,7 @@ class AllTraining:
         self._plan, self._reader, self._budget = plan, reader, budget
         self._streams = streams or {}
         self._waiting: list[Any] = []
-        self._known: dict[str, dict[int, int]] = {spec.name: {} for spec in self.specs}
+        self._known: dict[str, dict[int, None]] = {spec.name: {} for spec in self.specs}
         self._latents: dict[str, list[Tensor]] = {spec.name: [] for spec in self.specs}
 
     def add(self, chunk: list[Any]) -> None:
@@ -53,14 +77,14 @@ class AllTraining:
         if len(self._waiting) >= self._plan.encoder.chunk_size:
             self._empty()
 
-    def fit(self) -> None:
-        """Let the objectives learn from all that was added."""
+    def found(self) -> dict[str, Latents]:
+        """Give the latents of all that was added, objective -> latents; none where that is none."""
         self._empty()
-        for spec in self.specs:
-            keys = np.array(list(self._known[spec.name]), dtype=np.uint64)
-            order = torch.from_numpy(keys.argsort())
-            objective: Any = self._plan.objectives[spec.name]
-            objective.fit_latents(torch.cat(self._latents.pop(spec.name))[order])
+        return {
+            name: Latents.of(torch.tensor(list(self._known[name])), torch.cat(rows))
+            for name, rows in self._latents.items()
+            if rows
+        }
 
     def _empty(self) -> None:
         raws, self._waiting = self._waiting, []
@@ -71,7 +95,7 @@ class AllTraining:
             known, new = self._known[spec.name], []
             for key, raw in zip(keys, raws, strict=True):
                 if key not in known:
-                    known[key] = len(known)
+                    known[key] = None
                     new.append(raw)
             if new:
                 self._latents[spec.name].append(self._latents_of(new, spec))
@@ -87,3 +111,10 @@ class AllTraining:
                 embeddings = group.view_embeddings(spec.name).cpu().double()
                 found.append(objective.latents(embeddings).float())
         return torch.cat(found)[torch.cat(places).argsort()]
+
+
+def fit_latents(plan: Plan, latents: Mapping[str, Latents]) -> None:
+    """Let the objectives of a plan learn from the latents of all training inputs."""
+    for name, found in latents.items():
+        objective: Any = plan.objectives[name]
+        objective.fit_latents(found.rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fungi_hf.errors import FeatureError
+from fungi_hf.extraction.moments import Moments
 from fungi_hf.gradients.factors import unit_rows
 
 if TYPE_CHECKING:
@@ -37,18 +38,26 @@ class PrincipalComponents:
         Raises:
             FeatureError: If C is not smaller than N and F.
         """
-        n, width = rows.shape
+        return cls.of(Moments.of(rows, products=True), n_components)
+
+    @classmethod
+    def of(cls, moments: Moments, n_components: int) -> PrincipalComponents:
+        """Find them from moments; where N < F, which hold the rows then, by the rows themselves.
+
+        Raises:
+            FeatureError: If C is not smaller than N and F.
+        """
+        n, width = moments.n, moments.width
         if not 0 < n_components < min(n, width):
             raise FeatureError(
                 f"PCA to {n_components} components needs more rows and columns; got {n} x {width}"
             )
-        data = rows.double()
-        mean = data.mean(0)
-        centred = data - mean
-        if n > width:
-            _, vectors = torch.linalg.eigh(centred.T @ centred)
+        rows, mean = moments.rows, moments.mean()
+        if rows is None:
+            _, vectors = torch.linalg.eigh(covariance_of(moments))
             components = vectors.flip(-1)[:, :n_components].T
         else:
+            centred = rows.double() - mean
             components = torch.linalg.svd(centred, full_matrices=False).Vh[:n_components]
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         return cls(mean, (components * largest.sign()).contiguous())
@@ -73,30 +82,44 @@ def centred_alone(blocks: Mapping[str, Tensor], power: float) -> dict[str, Tenso
 
 def block_statistics(rows: Tensor, power: float) -> tuple[Tensor, Tensor | None]:
     """Give the mean [D] of unit rows and the whitening matrix [D, D], None where power is 0."""
-    exact = rows.double()
-    mean = exact.mean(0)
-    return mean, whitening_matrix(exact - mean, power) if power > 0 else None
+    moments = Moments.of(rows, products=power > 0)
+    return moments.mean(), whitening_from(moments, power) if power > 0 else None
 
 
-def whitening_matrix(rows: Tensor, power: float) -> Tensor:
-    """Give the matrix that evens out the variances of centred rows.
+def covariance_of(moments: Moments) -> Tensor:
+    """Give the covariance [D, D] float64, divided by the number of rows."""
+    sums = moments.sums()
+    mean = sums.y / sums.n
+    return sums.yy / sums.n - torch.outer(mean, mean)
 
-    Formula: W = S^(-power / 2), S = (1 - r) C + r tr(C) / D I, C = rows^T rows / N, with Ledoit
+
+def whitening_from(moments: Moments, power: float) -> Tensor:
+    """Give the matrix that evens out the variances of rows less their mean.
+
+    Formula: W = S^(-power / 2), S = (1 - r) C + r tr(C) / D I, C the covariance, with Ledoit
     and Wolf's r, which goes to 1 as rows get fewer than columns: W then changes nothing. W is
-    scaled to a largest eigenvalue of 1; symmetric, [D, D] float64 like the rows [N, D]; the
-    identity where the rows do not vary, or where power is 0; 1 gives equal variances.
+    scaled to a largest eigenvalue of 1; symmetric, [D, D] float64; the identity where the rows do
+    not vary, or where power is 0; 1 gives equal variances. With m = s / n, s = sum y, q = y . y,
+
+        sum |y - m|^4 = sum q^2 + 4 m . (sum y y^T) m + n |m|^4 - 4 m . sum q y
+                        + 2 |m|^2 sum q - 4 |m|^2 m . s
 
     Reference: Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional
     covariance matrices.
     """
-    n, width = rows.shape
-    covariance = rows.T @ rows / n
+    sums, width = moments.sums(), moments.width
+    n, mean = sums.n, sums.y / sums.n
+    covariance = covariance_of(moments)
     level = covariance.trace() / width
-    if level <= 0:
-        return torch.eye(width, dtype=rows.dtype)
+    # Rows that are equal leave the rounding errors of their mean.
+    if width * level <= 1e-24 * moments.mean().square().sum():
+        return torch.eye(width, dtype=covariance.dtype)
     squares = (covariance**2).sum()
     spread = squares - width * level**2
-    noise = ((rows**2).sum(1) ** 2).sum() / n**2 - squares / n
+    size = mean @ mean
+    quartic = sums.qq + 4 * (mean @ (sums.yy @ mean)) + n * size**2
+    quartic += 2 * size * sums.q - 4 * (mean @ sums.qy) - 4 * size * (mean @ sums.y)
+    noise = quartic / n**2 - squares / n
     shrinkage = float((noise / spread).clamp(0, 1)) if spread > 0 else 1.0
     variances, directions = torch.linalg.eigh(covariance)
     variances = (1 - shrinkage) * variances.clamp(min=0) + shrinkage * level

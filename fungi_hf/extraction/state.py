@@ -112,9 +112,19 @@ def fingerprint_of(
     config: FungiConfig, encoder: Encoder, encoder_digest: str, state: FittedState
 ) -> str:
     """Digest of config, encoder (weights, preprocessor, layer, pooling, length) and state."""
+    known = _described(encoder, encoder_digest)
+    text = f"{config.fingerprint()}|{known}|{state.digest()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identity_of(encoder: Encoder, encoder_digest: str) -> str:
+    """Digest of an encoder alone: weights, preprocessor, layer, pooling, length, prompts."""
+    return hashlib.sha256(_described(encoder, encoder_digest).encode()).hexdigest()[:16]
+
+
+def _described(encoder: Encoder, encoder_digest: str) -> str:
     where = f"{encoder.layer_path}|{encoder.pooling}|{encoder.max_length}"
     prompts = {name: text for name, text in encoder.prompts.items() if text}
     if prompts or encoder.default_prompt:
         where += json.dumps([prompts, encoder.default_prompt], sort_keys=True)
-    text = f"{config.fingerprint()}|{encoder_digest}|{where}|{state.digest()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{encoder_digest}|{where}"

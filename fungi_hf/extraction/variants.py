@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from tqdm.auto import tqdm
 
-from fungi_hf.errors import ConfigError, LayerNotFoundError, choices
+from fungi_hf.errors import ConfigError, InputError, LayerNotFoundError, choices
 from fungi_hf.extraction.batches import Budget, cut_groups
-from fungi_hf.extraction.draws import TrainingDraw, fit_objectives
+from fungi_hf.extraction.draws import NO_INPUT, TrainingDraw, fit_objectives
 from fungi_hf.extraction.finish import check_finite
 from fungi_hf.extraction.group import Group
 from fungi_hf.extraction.inputs import InputReader, iterate
-from fungi_hf.extraction.latents import AllTraining
+from fungi_hf.extraction.latents import AllTraining, fit_latents
 from fungi_hf.extraction.plan import Plan, sketch_rank, token_encoder
 from fungi_hf.gradients.factors import concatenate, unit_rows
 from fungi_hf.gradients.layers import block_number, linear_layers
@@ -147,12 +147,18 @@ class VariantExtractor:
         return Budget(batch_tokens=min(2048, tokens), group_tokens=max(512, tokens))
 
     def fit(self, inputs: Iterable[Any]) -> VariantExtractor:
-        """Let objectives learn from training inputs, e.g. their negatives."""
+        """Let objectives learn from training inputs, e.g. their negatives.
+
+        Raises:
+            InputError: If there is none, or one is unusable.
+        """
         every = AllTraining(self._plan, self._reader, self._plan.budget, self._streams)
         draw = TrainingDraw(self._reader, inputs, self._streams, each=every.add)
         draw.finish()
-        every.fit()
-        fit_objectives(self._plan, draw, self._reader, self._plan.budget)
+        if not draw.n_inputs:
+            raise InputError(NO_INPUT)
+        fit_latents(self._plan, every.found())
+        fit_objectives(self._plan, draw.draws, self._reader, self._plan.budget)
         return self
 
     def __call__(

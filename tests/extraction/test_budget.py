@@ -31,7 +31,7 @@ def test_a_device_gets_larger_calls(pooling):
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_both_budgets_give_the_same_features(pooling):
     extractor = fitted(pooling=pooling, dtype="float32")
-    texts = [*TEXTS, *TRAIN] * 40
+    texts = [*TEXTS, *TRAIN] * 12
     few = extractor(texts).array
     extractor.budget = Budget(batch_tokens=32768, group_tokens=131072)
     assert np.allclose(few, extractor(texts).array, rtol=0, atol=ROUNDING)

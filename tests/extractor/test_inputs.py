@@ -258,7 +258,7 @@ def test_what_fit_draws_does_not_depend_on_how_much_it_reads_at_a_time() -> None
         extractor.encoder.chunk_size = size
         draw = TrainingDraw(InputReader(extractor.encoder, extractor.config), inputs)
         assert list(draw) == inputs
-        drawn.append(draw.kept("simclr"))
+        drawn.append(draw.draws["simclr"].inputs())
     assert len(drawn[0]) == 6
     assert drawn[0] == drawn[1] == drawn[2]
 

@@ -70,6 +70,10 @@ class Clip:
         digest.update(np.ascontiguousarray(self.samples).data)
         object.__setattr__(self, "content", digest.digest())
 
+    def plain(self) -> tuple[Float32Array, int]:
+        """Give what can be written to a file, and decoded to an equal clip."""
+        return self.samples, self.rate
+
 
 def decode(
     raw: object, rate: int, *, limit_s: float | None = None, sampling_rate: int | None = None

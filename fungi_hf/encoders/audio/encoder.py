@@ -14,7 +14,7 @@ import torch
 from fungi_hf.checks import check_choice
 from fungi_hf.encoders.audio.decoding import decode, describe
 from fungi_hf.encoders.audio.families import AudioInput
-from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics
+from fungi_hf.encoders.audio.mel import Statistics, estimate_statistics, statistics, sum_up
 from fungi_hf.encoders.audio.patches import PatchBody
 from fungi_hf.encoders.audio.waves import WaveBody
 from fungi_hf.encoders.audio.whisper import WhisperBody
@@ -236,10 +236,23 @@ class AudioEncoder(BlockEncoder):
 
     def fit(self, items: Iterable[Clip]) -> None:
         """Estimate the log-mel statistics from training clips, if the config asks for it."""
+        self.fit_sums(self.sums(items))
+
+    def sums(self, items: Iterable[Clip]) -> dict[str, Tensor]:
+        """Give the sums over log-mels that `fit` estimates the statistics from, or nothing."""
+        if not self._fits_statistics:
+            return {}
+        mels = (self._body.log_mel(self._wave(clip)) for clip in items)
+        return {"log_mel": sum_up(mel for mel in mels if mel is not None)}
+
+    def fit_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Estimate the statistics from sums, of several parts together.
+
+        Raises:
+            AudioError: If they are of no values, or of equal ones.
+        """
         if self._fits_statistics:
-            self._body.statistics = estimate_statistics(
-                mel for clip in items if (mel := self._body.log_mel(self._wave(clip))) is not None
-            )
+            self._body.statistics = estimate_statistics(sums["log_mel"])
 
     def _wave(self, clip: Clip) -> Tensor:
         return torch.from_numpy(clip.samples).to(next(self.model.parameters()).device)

@@ -186,26 +186,32 @@ def normalise(mel: Tensor, stats: Statistics) -> Tensor:
     return (mel - stats.mean) / (2 * stats.std)
 
 
-def estimate_statistics(mels: Iterable[Tensor]) -> Statistics:
-    """Estimate mean and standard deviation over a training set's log-mels, not padded.
+def sum_up(mels: Iterable[Tensor]) -> Tensor:
+    """Give the number of values of log-mels, not padded, their sum and that of squares: float64.
+
+    Sums of parts add up.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    for values in (mel.cpu().double() for mel in mels):
+        sums += torch.stack([torch.tensor(values.numel()), values.sum(), values.square().sum()])
+    return sums
+
+
+def estimate_statistics(sums: Tensor) -> Statistics:
+    """Estimate mean and standard deviation of a training set's log-mels from what `sum_up` gave.
 
     Raises:
         AudioError: If there are no values, or all are equal.
     """
-    count, mean, squares = 0, 0.0, 0.0
-    for values in (mel.double() for mel in mels if mel.numel()):
-        n = values.numel()
-        here = float(values.mean())
-        delta = here - mean  # Chan's update keeps the precision that plain sums lose
-        squares += float((values - here).square().sum()) + delta * delta * count * n / (count + n)
-        mean += delta * n / (count + n)
-        count += n
-    if count == 0 or squares == 0:
+    count, total, squares = sums.tolist()
+    mean, square = total / max(count, 1), squares / max(count, 1)
+    # Mean and deviation are of one size: the difference loses a digit, and equal values leave one.
+    if square - mean**2 <= 1e-12 * square:
         raise AudioError(
-            f"log-mel statistics need values that differ, got {count} values; "
+            f"log-mel statistics need values that differ, got {count:.0f} values; "
             f"pass statistics or one of the presets {sorted(STATISTICS)}"
         )
-    return Statistics(mean=mean, std=math.sqrt(squares / count))
+    return Statistics(mean=mean, std=math.sqrt(square - mean**2))
 
 
 @functools.lru_cache(maxsize=8)

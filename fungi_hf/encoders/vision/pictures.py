@@ -93,6 +93,10 @@ class Picture:
     notes: tuple[str, ...] = field(compare=False)
     raw: Any = field(compare=False, repr=False)
 
+    def plain(self) -> Any:
+        """Give what can be written to a file, and decoded to an equal picture."""
+        return self.raw
+
     def pixels(self) -> Pixels:
         """Give RGB [H, W, 3] uint8, not to be written to; decoded again if it is long ago.
 
