@@ -7,5 +7,6 @@ task being run once: shards are named beforehand and valid by their digests.
 from fungi_hf.integrations.ray.batches import FungiBatches
 from fungi_hf.integrations.ray.data import extract_dataset
 from fungi_hf.integrations.ray.files import extract_files
+from fungi_hf.integrations.ray.fitting import fit
 
-__all__ = ["FungiBatches", "extract_dataset", "extract_files"]
+__all__ = ["FungiBatches", "extract_dataset", "extract_files", "fit"]

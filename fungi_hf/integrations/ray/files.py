@@ -26,7 +26,7 @@ from fungi_hf.shards.sources import source_of
 from fungi_hf.shards.store import PLAN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.integrations.ray.cluster import Extractor, Maker
@@ -161,12 +161,12 @@ class ShardWriter:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Write the shards of a batch."""
-        told: dict[str, list[Any]] = {"shard": [], "error": [], "message": []}
+        answer: dict[str, list[Any]] = {"shard": [], "error": [], "message": []}
         for number in map(int, batch["shard"]):
             error, message = self._refusal if self._refusal[0] else self._one(number)
-            for name, value in zip(told, (number, error, message), strict=True):
-                told[name].append(value)
-        return told
+            for name, value in zip(answer, (number, error, message), strict=True):
+                answer[name].append(value)
+        return answer
 
     def _one(self, number: int) -> tuple[str, str]:
         job, shard = self._job, self._job.plan.shard(number)
@@ -214,10 +214,13 @@ class RayPool:
             threads=self.actors.threads,
             device=gpu_device(self.actors.num_gpus),
         )
-        told = _told(ray, shards, job, self.actors.options(ray, number))
+        # A shard is a block, so that no actor gets all of them and a loss is one shard.
+        items = [{"shard": shard.number} for shard in shards]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        answers = told(ray, dataset, ShardWriter, job, 1, self.actors.options(ray, number))
         left = {shard.number: shard for shard in shards}
         with tqdm(total=sum(map(len, shards)), disable=not progress, unit="input") as bar:
-            for one in told:
+            for one in answers:
                 if one["error"]:
                     kind: Any = getattr(errors, one["error"], ShardError)
                     raise kind(one["message"])
@@ -227,20 +230,21 @@ class RayPool:
                 self.lost[shard.number] = f"its actor died {_RETRIES + 1} times"
 
 
-def _told(ray: Any, shards: Sequence[Shard], job: _Job, options: dict[str, Any]) -> Any:
-    # A shard is a block, so that no actor gets all of them and a loss is one shard.
+def told(
+    ray: Any, dataset: Any, actor: type, task: Any, batch_size: int, options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Give what actors tell of batches of a data set, row by row; what kills them is left out."""
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks, context.enable_progress_bars = -1, False
     try:
-        items = [{"shard": shard.number} for shard in shards]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            ShardWriter,
-            fn_constructor_args=(job,),
-            batch_size=1,
+        found = dataset.map_batches(
+            actor,
+            fn_constructor_args=(task,),
+            batch_size=batch_size,
             max_task_retries=_RETRIES,
             **options,
         )
-        yield from dataset.iter_rows()
+        yield from found.iter_rows()
     finally:
         context.max_errored_blocks, context.enable_progress_bars = before
