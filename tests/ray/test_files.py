@@ -192,6 +192,7 @@ def test_a_folder_that_a_node_does_not_see_is_refused(cluster, folder, table, tm
         options=options,
         threads=1,
         device=None,
+        attempts=None,
     )
     told = ShardWriter(job)({"shard": np.array([0])})
     assert told["error"] == ["StorageError"]

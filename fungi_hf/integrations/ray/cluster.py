@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fungi_hf.checks import check_integer, check_number
 from fungi_hf.errors import ConfigError, FingerprintMismatchError, OptionalDependencyError
@@ -131,6 +132,7 @@ class Carried:
 
     what: Any
     fingerprint: str | None = None  # what it must be where it arrives
+    folder: str = field(default_factory=os.getcwd)  # in which names are relative ones
 
     @classmethod
     def of(cls, ray: Any, extractor: Extractor | Maker, fingerprint: str | None = None) -> Carried:
@@ -149,6 +151,8 @@ class Carried:
         """
         import torch
 
+        with contextlib.suppress(OSError):  # another machine may not have it
+            os.chdir(self.folder)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one of several processes
         torch.set_num_threads(threads or 1)
         what = self.what
@@ -163,6 +167,36 @@ class Carried:
         if self.fingerprint is not None:
             check_same(extractor.fingerprint, self.fingerprint)
         return extractor
+
+
+class Attempts:
+    """Counts how often each piece of work was begun, in an actor that takes no CPU.
+
+    Ray begins again for ever what kills its actors; whoever sees too high a number gives up.
+    """
+
+    MOST: Final = 4
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, key: str) -> int:
+        """Give the number of the attempt, from 1."""
+        self._begun[key] += 1
+        return self._begun[key]
+
+    @classmethod
+    def counted(cls, ray: Any) -> Any:
+        """Start the actor; it ends with the last handle."""
+        return ray.remote(num_cpus=0)(cls).remote()
+
+    @classmethod
+    def exhausted(cls, counter: Any, key: str) -> str:
+        """Count one attempt more; say that they were too many, or nothing."""
+        import ray
+
+        number = ray.get(counter.begin.remote(key))
+        return f"its actor died {cls.MOST} times" if number > cls.MOST else ""
 
 
 def loaded(extractor: Extractor, device: str | None = None) -> FungiExtractor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +14,7 @@ from fungi_hf import errors
 from fungi_hf.errors import FungiError, InputError, ShardError, StorageError
 from fungi_hf.integrations.ray.cluster import (
     Actors,
+    Attempts,
     Carried,
     check_same,
     cluster,
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from fungi_hf.shards import Manifest, Shard, ShardPlan
     from fungi_hf.shards.base import Source
 
-_RETRIES: Final = 3  # of a shard whose actor died; Ray's own default never ends
+LOST: Final = "lost"
+"""What an actor tells of work that killed its actors again and again."""
 
 
 def extract_files(  # noqa: PLR0913  (a user names them)
@@ -124,6 +128,7 @@ class _Job:
     options: ShardOptions
     threads: int
     device: str | None
+    attempts: Any
 
     def begin(self) -> tuple[FungiExtractor, ShardStore]:
         """See the driver's folder, make the extractor, join the job.
@@ -132,6 +137,8 @@ class _Job:
             StorageError: If this node does not see what the driver wrote.
             FingerprintMismatchError: If this node's extractor is another one.
         """
+        with contextlib.suppress(OSError):  # relative names are the driver's
+            os.chdir(self.carried.folder)
         try:
             seen = place_of(self.where).read(PLAN) == self.plan.to_json().encode()
         except (OSError, FungiError):
@@ -170,6 +177,9 @@ class ShardWriter:
 
     def _one(self, number: int) -> tuple[str, str]:
         job, shard = self._job, self._job.plan.shard(number)
+        gone = Attempts.exhausted(job.attempts, str(number))
+        if gone:
+            return LOST, gone
         try:
             if self._store.digest(shard) is None:  # nobody else was quicker
                 extract_shard(self._extractor, job.source, shard, self._store, job.options)
@@ -213,38 +223,33 @@ class RayPool:
             options=self.options,
             threads=self.actors.threads,
             device=gpu_device(self.actors.num_gpus),
+            attempts=Attempts.counted(ray),
         )
         # A shard is a block, so that no actor gets all of them and a loss is one shard.
         items = [{"shard": shard.number} for shard in shards]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         answers = told(ray, dataset, ShardWriter, job, 1, self.actors.options(ray, number))
-        left = {shard.number: shard for shard in shards}
         with tqdm(total=sum(map(len, shards)), disable=not progress, unit="input") as bar:
             for one in answers:
-                if one["error"]:
+                shard = self.store.plan.shard(int(one["shard"]))
+                if one["error"] == LOST:
+                    self.lost[shard.number] = one["message"]
+                elif one["error"]:
                     kind: Any = getattr(errors, one["error"], ShardError)
                     raise kind(one["message"])
-                bar.update(len(left.pop(int(one["shard"]), ())))
-        for shard in left.values():
-            if self.store.digest(shard) is None:
-                self.lost[shard.number] = f"its actor died {_RETRIES + 1} times"
+                else:
+                    bar.update(len(shard))
 
 
 def told(
     ray: Any, dataset: Any, actor: type, task: Any, batch_size: int, options: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Give what actors tell of batches of a data set, row by row; what kills them is left out."""
+    """Give what actors tell of batches of a data set, row by row."""
     context = ray.data.DataContext.get_current()
-    before = context.max_errored_blocks, context.enable_progress_bars
-    context.max_errored_blocks, context.enable_progress_bars = -1, False
+    before, context.enable_progress_bars = context.enable_progress_bars, False
     try:
-        found = dataset.map_batches(
-            actor,
-            fn_constructor_args=(task,),
-            batch_size=batch_size,
-            max_task_retries=_RETRIES,
-            **options,
-        )
-        yield from found.iter_rows()
+        yield from dataset.map_batches(
+            actor, fn_constructor_args=(task,), batch_size=batch_size, **options
+        ).iter_rows()
     finally:
-        context.max_errored_blocks, context.enable_progress_bars = before
+        context.enable_progress_bars = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fungi_hf import errors
 from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import ConfigError, FungiError, InputError, ShardError
-from fungi_hf.integrations.ray.cluster import Actors, Carried, cluster, gpu_device, loaded
+from fungi_hf.integrations.ray.cluster import Actors, Attempts, Carried, cluster, gpu_device, loaded
 from fungi_hf.integrations.ray.files import files_source
 from fungi_hf.seeding import derive_each
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 ROWS: Final = 20_000
 """Of a part."""
-_WHOLE: Final = 1 << 64
+_WHOLE: Final = 1 << 63  # digests are smaller
 
 
 def fit(  # noqa: PLR0913  (a user names them)
@@ -91,10 +92,11 @@ def fit(  # noqa: PLR0913  (a user names them)
                 how=how,
                 threads=actors.threads,
                 device=gpu_device(num_gpus),
+                attempts=Attempts.counted(ray),
             )
             number = actors.fitting(ray)
             told = _told(ray, inputs, task, actors.options(ray, number))
-            whole.fit_merge(list(_parts(told, n_rows)), stage)
+            whole.fit_merge(list(_parts(told)), stage)
     return whole
 
 
@@ -110,6 +112,7 @@ class _Task:
     how: dict[str, Any]
     threads: int
     device: str | None
+    attempts: Any
 
 
 class PartMaker:
@@ -126,26 +129,29 @@ class PartMaker:
             self._refusal = (type(error).__name__, str(error))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Give the part of a batch, and how many rows it was of."""
-        rows, part, error, message = 0, b"", *self._refusal
+        """Give the part of a batch."""
+        part, error, message = b"", *self._refusal
         if not error:
             try:
-                rows, found = self._part(batch)
-                part = pickle.dumps(found)
+                part = pickle.dumps(self._part(batch))
             except FungiError as refused:
                 error, message = type(refused).__name__, str(refused)
-        return {"rows": [rows], "part": [part], "error": [error], "message": [message]}
+        return {"part": [part], "error": [error], "message": [message]}
 
-    def _part(self, batch: dict[str, Any]) -> tuple[int, FitPart]:
+    def _part(self, batch: dict[str, Any]) -> FitPart:
         task, name = self._task, None
         if task.source is None:
             raws = list(batch[task.column])
+            key = hashlib.sha256(repr(raws).encode("utf-8", "replace")).hexdigest()
         else:
             start, stop = int(batch["start"][0]), int(batch["stop"][0])
             raws, name = task.source.read(start, stop), f"{start:015d}"
+            key = name
+        gone = Attempts.exhausted(task.attempts, key)
+        if gone:
+            raise ShardError(f"a part of {len(raws)} rows is lost: {gone}")
         chosen = raws if task.share >= 1 else list(self._sample(raws))
-        part = self._extractor.fit_part(chosen, task.stage, name=name, **task.how)
-        return len(raws), part
+        return self._extractor.fit_part(chosen, task.stage, name=name, **task.how)
 
     def _sample(self, raws: Sequence[Any]) -> Iterator[Any]:
         encoder, limit = self._extractor.encoder, int(self._task.share * _WHOLE)
@@ -160,18 +166,12 @@ class PartMaker:
                 yield raw
 
 
-def _parts(told: Iterable[dict[str, Any]], n_rows: int) -> Iterator[FitPart]:
-    seen = 0
+def _parts(told: Iterable[dict[str, Any]]) -> Iterator[FitPart]:
     for one in told:
         if one["error"]:
             kind: Any = getattr(errors, one["error"], ShardError)
             raise kind(one["message"])
-        seen += one["rows"]
         yield pickle.loads(one["part"])  # noqa: S301 - of our own actors, in memory
-    if seen < n_rows:
-        raise ShardError(
-            f"parts of {n_rows - seen} of {n_rows} rows are lost: their actors died again and again"
-        )
 
 
 def _told(ray: Any, inputs: Any, task: _Task, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
