@@ -87,6 +87,15 @@ def test_several_columns_by_their_names(extractor):
     ]
 
 
+def test_lists_of_variable_size_are_for_spark(extractor):
+    table = pa.table({"row": [0, 1], "text": pa.array([TEXTS[0], None], pa.string())})
+    found = FungiBatches(extractor, on_error="skip", output="variable_list")(table)["text_fungi"]
+    assert found.type == pa.list_(pa.float32())
+    assert found.null_count == 1
+    wanted = FungiBatches(extractor, on_error="skip")(table)["text_fungi"]
+    assert found.to_pylist() == wanted.to_pylist()
+
+
 def test_an_extractor_comes_by_name_in_parts_or_as_it_is(extractor, tmp_path):
     saved_model(tmp_path / "model")
     table = pa.table({"text": TEXTS})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fungi_hf import DINO, IBOT, DeepCluster, SimCLR
+from fungi_hf import DINO, IBOT, DeepCluster, DenseInfoNCE, SimCLR
 from fungi_hf.config import KL
 from fungi_hf.extraction.group import exact_leaf
 from fungi_hf.objectives.base import make_objective
@@ -48,6 +48,18 @@ def test_float32_is_enough_where_an_objective_says_so(spec, kind):
     wide = gradient(objective, e.double().requires_grad_())
     narrow = gradient(objective, e.clone().requires_grad_())
     assert torch.cosine_similarity(wide, narrow).min() > 1 - 1e-6
+
+
+def test_the_dense_loss_needs_no_more():
+    objective = make_objective(DenseInfoNCE(), width=384, seed=0)
+    rows = embeddings_of("common", 2, 40)
+    objective.fit(rows[1])
+    assert objective.needs_float64 is False
+    found = []
+    for leaf in (rows[0].double().requires_grad_(), rows[0].clone().requires_grad_()):
+        loss = objective.loss(leaf, b"content")
+        found.append(torch.autograd.grad(loss, leaf)[0].double())
+    assert torch.cosine_similarity(*found).min() > 1 - 1e-6
 
 
 def test_the_divergence_is_that_of_the_formula():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fungi_hf.types import Float32Array
 
 OnError = Literal["raise", "skip"]
-Output = Literal["list", "tensor"]
+Output = Literal["list", "variable_list", "tensor"]
 
 
 def names_of(columns: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
@@ -76,7 +76,7 @@ class FungiBatches:
             device: Where the model runs; None leaves it where it is.
             threads: Of torch; None changes nothing.
             on_error: "raise" or "skip".
-            output: "list" or "tensor".
+            output: "list", "variable_list" (Spark knows no fixed size), or "tensor".
 
         Raises:
             ConfigError: If an argument is none of the choices.
@@ -150,7 +150,10 @@ class FungiBatches:
             return facts, _tensors(whole)
         flat = pa.array(whole.reshape(-1), pa.float32())
         mask = None if keep.all() else pa.array(~keep)
-        return facts, pa.FixedSizeListArray.from_arrays(flat, width, mask=mask)
+        lists = pa.FixedSizeListArray.from_arrays(flat, width, mask=mask)
+        if self._output == "variable_list":
+            lists = lists.cast(pa.list_(pa.float32()))
+        return facts, lists
 
 
 def _tensors(rows: Float32Array) -> Any:

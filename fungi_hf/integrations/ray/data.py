@@ -43,7 +43,7 @@ def extract_dataset(  # noqa: PLR0913  (a user names them)
         num_gpus: GPUs of each actor.
         num_cpus: CPUs of each actor, and torch's threads in it.
         on_error: "raise", or "skip": features are null and `<column>_error` says why.
-        output: "list", fixed-size lists of float32, or "tensor".
+        output: "list", fixed-size lists of float32, "variable_list", or "tensor".
 
     Returns:
         The data set with the new columns, whose fields name fingerprint and layout.
