@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from fungi_hf.errors import FingerprintMismatchError, InputError
@@ -55,7 +55,7 @@ class FitPart:
         stage: One of `FungiExtractor.fit_stages`.
         origin: What computed it.
         names: Name -> digest of the inputs, of every part in it; by them a part that is given
-            twice is known.
+            twice is known. A part without a usable input has none.
         n_inputs: Usable inputs.
         failures: Inputs that were left out, numbered within their own part.
         sums: What the encoder sums up.
@@ -96,6 +96,7 @@ class FitPart:
             if digests.setdefault(name, digest) != digest:
                 raise InputError(f"two parts named {name!r} hold other inputs; name them apart")
         seen: set[str] = set()
+        empty = [part for part in given if not part.names]
         kept: list[FitPart] = []
         for part in sorted(given, key=lambda part: (-len(part.names), sorted(part.names))):
             again = seen & part.names.keys()
@@ -110,10 +111,11 @@ class FitPart:
             seen |= part.names.keys()
             kept.append(part)
         kept.sort(key=lambda part: sorted(part.names))
-        result = kept[0]
+        result = kept[0] if kept else empty[0]
         for part in kept[1:]:
             result = result._joined(part)
-        return result
+        left_out = (*result.failures, *(one for part in empty for one in part.failures))
+        return replace(result, failures=tuple(dict.fromkeys(left_out)))
 
     def _joined(self, other: Self) -> FitPart:
         return FitPart(

@@ -94,7 +94,7 @@ class Learner:
             if make is None
             else make(inputs, tally.add)
         )
-        names = {name or tally.digest(): tally.digest()}
+        names = {name or tally.digest(): tally.digest()} if tally.n else {}
         return FitPart(stage=stage, origin=origin, names=names, n_inputs=tally.n, **found)
 
     def _drawn(self, inputs: Iterable[Any], note: _Note) -> dict[str, Any]:

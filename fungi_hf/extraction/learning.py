@@ -210,6 +210,8 @@ class LearningExtractor(ABC):
         """
         self._check_stage(stage)
         check_choice("on_error", on_error, ("raise", "skip"))
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigError(f"name must be a text or None; got {name!r}")
         self._digest_weights()
         lacking = missing(stage, self.config, self.state)
         if lacking:
