@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -128,6 +129,22 @@ def load_part(path: str | Path) -> FitPart:
         raise
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise StateError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
+def packed(part: FitPart) -> bytes:
+    """Give what `save_part` would write; its errors."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "part.safetensors"
+        save_part(part, path)
+        return path.read_bytes()
+
+
+def unpacked(data: bytes) -> FitPart:
+    """Read what `packed` gave; the errors of `load_part`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "part.safetensors"
+        path.write_bytes(data)
+        return load_part(path)
 
 
 def _part(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> FitPart:

@@ -28,7 +28,7 @@ from fungi_hf.errors import (
 )
 from fungi_hf.extraction import group, learner
 from fungi_hf.extraction.fit_part import FitPart
-from fungi_hf.extraction.part_files import load_part, save_part
+from fungi_hf.extraction.part_files import load_part, packed, save_part, unpacked
 from fungi_hf.storage.files import tensor_digest
 from tests.encoders.audio_models import build, clips
 from tests.encoders.vision.kit import encoder_of, pictures
@@ -439,6 +439,8 @@ def test_parts_in_files(tmp_path: Path) -> None:
     direct = fit_in_parts(alone(), pieces)
     stored = fit_in_parts(alone(), pieces, through=through_file(tmp_path / "part.safetensors"))
     assert stored.fingerprint == direct.fingerprint
+    sent = fit_in_parts(alone(), pieces, through=lambda part: unpacked(packed(part)))
+    assert sent.fingerprint == direct.fingerprint
     part = alone().fit_part([*MANY, 3], "draw", on_error="skip", name="shard ü")
     again = through_file(tmp_path / "again")(part)
     assert (again.names, again.failures, again.n_inputs) == (part.names, part.failures, len(MANY))

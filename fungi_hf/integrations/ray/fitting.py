@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf import errors
 from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import ConfigError, FungiError, InputError, ShardError
+from fungi_hf.extraction.part_files import packed, unpacked
 from fungi_hf.integrations.ray.cluster import Actors, Attempts, Carried, cluster, gpu_device, loaded
 from fungi_hf.integrations.ray.files import files_source
 from fungi_hf.seeding import derive_each
@@ -133,7 +133,7 @@ class PartMaker:
         part, error, message = b"", *self._refusal
         if not error:
             try:
-                part = pickle.dumps(self._part(batch))
+                part = packed(self._part(batch))
             except FungiError as refused:
                 error, message = type(refused).__name__, str(refused)
         return {"part": [part], "error": [error], "message": [message]}
@@ -171,7 +171,7 @@ def _parts(told: Iterable[dict[str, Any]]) -> Iterator[FitPart]:
         if one["error"]:
             kind: Any = getattr(errors, one["error"], ShardError)
             raise kind(one["message"])
-        yield pickle.loads(one["part"])  # noqa: S301 - of our own actors, in memory
+        yield unpacked(one["part"])
 
 
 def _told(ray: Any, inputs: Any, task: _Task, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
