@@ -162,7 +162,7 @@ def _quick(faiss: Any, index: Any, cells: Any) -> Any:
     whole = faiss.IndexPreTransform(quick)
     for place in reversed(range(index.chain.size())):
         whole.prepend_transform(faiss.downcast_VectorTransform(index.chain.at(place)))
-    whole.owner = index  # of the centres and of the rotation
+    whole.referenced_objects.append(index)  # it owns the centres and the rotation
     return whole
 
 

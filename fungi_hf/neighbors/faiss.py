@@ -144,7 +144,9 @@ class FaissIndex(VectorIndex):
             raise StateError(f"{folder} holds no usable faiss index: {error}") from error
         VectorIndex.fit(index, array, fingerprint=stored["fingerprint"])
         if index._faiss.ntotal != len(index):
-            raise StateError(f"{_FILE} holds {index._faiss.ntotal} rows, vectors.npy {len(index)}")
+            raise StateError(
+                f"{_FILE} holds {index._faiss.ntotal} rows, the vectors are {len(index)}"
+            )
         return index
 
     def _built(self, faiss: Any, pool: Pool, folder: str | Path | None) -> Any:
