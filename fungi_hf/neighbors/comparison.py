@@ -8,6 +8,7 @@ most 1, so that one bound on the error holds whatever the vectors' magnitude.
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -94,6 +95,18 @@ class Pool:
         """Give what pool rows are divided by for the fast similarity, [n] or one for all."""
         is_cosine = self.metric == "cosine"
         return nonzero(self.whole[some]) if is_cosine else np.array(self.largest)
+
+    def fast(self, some: slice | Int64Array) -> RealArray:
+        """Give pool rows as the fast similarity takes them, float32."""
+        return np.ascontiguousarray(self.scaled(self.rows.array[some], self.divisors(some)))
+
+    def taken(self, rows: Int64Array) -> Pool:
+        """Give some rows, read once, as a pool that gives pairs the same scores."""
+        pool = copy.copy(self)
+        array = self.rows.array.take(rows, 0)
+        pool.rows = replace(self.rows, array=array, norms=self.rows.norms[rows])
+        pool.norms, pool.whole = self.norms[rows], self.whole[rows]
+        return pool
 
     def scaled(
         self, array: RealArray, divisors: Float64Array, dtype: type[np.floating] = np.float32

@@ -134,7 +134,8 @@ class ExactIndex(VectorIndex):
     def save(self, folder: str | Path) -> None:
         """Write `index.json` and `vectors.npy` to a folder; an index in it is replaced.
 
-        Vectors that are in files already are an InputError.
+        `ShardedVectors` are not copied: `index.json` says where their files are, as seen from the
+        folder, and their digests. Files must not move alone.
         """
         storage.write(folder, "exact", self.metric, self.pool.rows)
 
@@ -144,7 +145,8 @@ class ExactIndex(VectorIndex):
     ) -> Self:
         """Read a saved index, which answers as it did; `mmap` leaves the vectors on disk.
 
-        An index of another origin than the `fingerprint` that the caller expects is refused.
+        An index of another origin than the `fingerprint` that the caller expects is refused, and so
+        are files of vectors that are missing or were altered: each is read whole once.
         """
         array, stored = storage.read(folder, "exact", mmap=mmap, fingerprint=fingerprint)
         return cls(stored["metric"]).fit(array, fingerprint=stored["fingerprint"])

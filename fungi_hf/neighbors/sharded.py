@@ -18,6 +18,7 @@ from fungi_hf.errors import FingerprintMismatchError, InputError, ShapeError, St
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import FileIO
 
 _TYPES: Final = ("float16", "float32", "float64")
 
@@ -34,12 +35,33 @@ class _File:
     def read(self, start: int, stop: int) -> np.ndarray:
         # Read, not mapped: mapped pages count as resident memory.
         row = self.width * self.dtype.itemsize
-        with self.path.open("rb") as file:
+        with self._open() as file:
             file.seek(self.offset + start * row)
             found = np.fromfile(file, self.dtype, (stop - start) * self.width)
         if found.size != (stop - start) * self.width:
-            raise StorageError(f"{self.path} was cut since it was opened; open the vectors again")
+            raise self._cut()
         return found.reshape(stop - start, self.width)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        row = self.width * self.dtype.itemsize
+        found = np.empty((len(rows), self.width), self.dtype)
+        with self._open() as file:
+            for number, target in zip(rows.tolist(), found, strict=True):
+                file.seek(self.offset + number * row)
+                if file.readinto(target.data) != row:
+                    raise self._cut()
+        return found
+
+    def _open(self) -> FileIO:
+        try:
+            return self.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise StorageError(
+                f"{self.path} was removed since it was opened; put it back, or open what is left"
+            ) from None
+
+    def _cut(self) -> StorageError:
+        return StorageError(f"{self.path} was cut since it was opened; open the vectors again")
 
 
 class ShardedVectors:
@@ -107,6 +129,11 @@ class ShardedVectors:
             _check_complete(place, found)
         return cls(found, fingerprint=fingerprint)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in order."""
+        return tuple(file.path for file in self._files)
+
     def __len__(self) -> int:
         """Give N."""
         return self.shape[0]
@@ -138,10 +165,7 @@ class ShardedVectors:
         files = np.searchsorted(self.ends, distinct, side="right")
         for number in np.unique(files):
             file, here = self._files[number], files == number
-            first = int(self.ends[number]) - file.rows
-            shape = (file.rows, file.width)
-            mapped = np.memmap(file.path, file.dtype, "r", file.offset, shape)
-            found[here] = mapped[distinct[here] - first]
+            found[here] = file.take(distinct[here] - (int(self.ends[number]) - file.rows))
         result[:] = found[places]
         return result
 

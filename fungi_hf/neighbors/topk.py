@@ -150,7 +150,7 @@ def _sort_candidates(
     ]
     # All cores multiply a block, then all sort it out: a product whose cores have other work to do
     # waits for the slowest of them.
-    with ThreadPoolExecutor(max_workers=_n_threads()) as workers:
+    with ThreadPoolExecutor(max_workers=n_threads()) as workers:
         for pool in cut(slice(0, n_pool), POOL_ROWS):
             for chunk, pieces in zip(chunks, held, strict=True):
                 for some, block in zip(pieces, blocks(chunk, pool), strict=True):
@@ -167,7 +167,8 @@ def cut(rows: slice, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, rows.stop))
 
 
-def _n_threads() -> int:
+def n_threads() -> int:
+    """Give the number of threads for work that is cut into pieces."""
     has_list = hasattr(os, "sched_getaffinity")
     return min(len(os.sched_getaffinity(0)) if has_list else os.cpu_count() or 1, _MOST_THREADS)
 

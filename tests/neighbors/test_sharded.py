@@ -14,6 +14,7 @@ from fungi_hf.errors import (
     FingerprintMismatchError,
     InputError,
     ShapeError,
+    StateError,
     StorageError,
 )
 from fungi_hf.features import FungiFeatures
@@ -123,8 +124,6 @@ def test_shards_that_extract_wrote(tmp_path) -> None:
     assert classifier.predict(queries).tolist() == ["5", "6", "7"]
     for one in (index, FaissIndex("flat").fit(pool)):
         assert one.search(queries, 1).indices[:, 0].tolist() == [5, 6, 7]
-        with pytest.raises(InputError, match="an index over files of vectors is not saved"):
-            one.save(tmp_path / "index")
         added = one.add(FungiFeatures(vectors(["more"]), "stub", layout))
         assert len(added) == 48
     index = ExactIndex().fit(pool)
@@ -133,6 +132,39 @@ def test_shards_that_extract_wrote(tmp_path) -> None:
         StorageError, match=r"lacks 1 of 5 shards, such as part-00003-of-00005\.npy"
     ):
         ShardedVectors.of_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, FaissIndex])
+def test_a_saved_index_leaves_vectors_in_their_files(kind, tmp_path) -> None:
+    generator = np.random.default_rng(0)
+    array = generator.standard_normal((50, 6)).astype(np.float16)
+    (tmp_path / "vectors").mkdir()
+    paths = saved(tmp_path / "vectors", array, [20, 20, 45])
+    index = kind().fit(ShardedVectors([*paths, paths[0]]), fingerprint="abc")
+    index.save(tmp_path / "index")
+    assert not list((tmp_path / "index").glob("*.npy"))
+    (tmp_path / "index").rename(tmp_path / "moved")
+    loaded = kind.load(tmp_path / "moved", fingerprint="abc")
+    queries = generator.standard_normal((7, 6))
+    whole = ExactIndex().fit(np.concatenate([array, array[:20]])).search(queries, 5)
+    found = loaded.search(queries, 5)
+    assert np.array_equal(found.indices, whole.indices)
+    assert np.array_equal(found.scores, whole.scores)
+    assert isinstance(loaded.pool.rows.array, ShardedVectors)
+    loaded.save(tmp_path / "index")  # again, from where it was loaded
+    (tmp_path / "moved" / "index.json").unlink()
+    data = paths[1].read_bytes()
+    paths[2].write_bytes(paths[2].read_bytes()[:-1] + b"?")
+    with pytest.raises(StateError, match=r"002\.npy was altered"):
+        kind.load(tmp_path / "index")
+    paths[1].unlink()
+    with pytest.raises(StorageError, match=r"lacks \.\./vectors/001\.npy, which its index\.json"):
+        kind.load(tmp_path / "index")
+    paths[1].write_bytes(data)
+    record = json.loads((tmp_path / "index" / "index.json").read_text())
+    (tmp_path / "index" / "index.json").write_text(json.dumps(record | {"vectors": [1]}))
+    with pytest.raises(StateError, match="does not list"):
+        kind.load(tmp_path / "index")
 
 
 def test_rows_of_inputs_that_were_left_out_are_named(tmp_path) -> None:
@@ -181,6 +213,11 @@ def test_files_that_are_wrong_are_named(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(StorageError, match="was cut since it was opened"):
         sharded[:]
+    with pytest.raises(StorageError, match="was cut since it was opened"):
+        sharded[[0, 3]]
+    path.unlink()
+    with pytest.raises(StorageError, match=r"000\.npy was removed since it was opened"):
+        sharded[[0, 3]]
 
 
 def test_files_of_different_features(tmp_path) -> None:

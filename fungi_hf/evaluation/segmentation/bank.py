@@ -19,7 +19,8 @@ from fungi_hf.evaluation.segmentation.examples import check_classes, check_dense
 from fungi_hf.evaluation.segmentation.protocol import SEGMENTATION_PROTOCOLS
 from fungi_hf.evaluation.segmentation.upsampling import label_map, upsample
 from fungi_hf.neighbors.comparison import Comparison, Pool
-from fungi_hf.neighbors.faiss import FaissIndex, FaissOptions
+from fungi_hf.neighbors.faiss import FaissIndex
+from fungi_hf.neighbors.options import FaissOptions
 from fungi_hf.neighbors.vectors import check_fingerprint, read_rows
 
 if TYPE_CHECKING:
