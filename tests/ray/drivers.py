@@ -1,7 +1,7 @@
 """Programs of their own, for what a test's process cannot undergo.
 
 python -m tests.ray.drivers files TABLE OUT EXTRACTOR   a job on the cluster of RAY_ADDRESS
-python -m tests.ray.drivers local                       a cluster that the package starts
+python -m tests.ray.drivers local                       a cluster that is there, or is started
 python -m tests.ray.drivers versions TABLE OUT CACHE_A CACHE_B
                                                         a job on two nodes with a cache each
 """
@@ -22,7 +22,8 @@ def files(table, out, extractor):
 
 def local():
     with cluster() as ray:
-        print("CPUs:", ray.cluster_resources()["CPU"])
+        said = [os.environ.get(n) for n in ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE")]
+        print(int(ray.cluster_resources()["CPU"]), *said)
 
 
 def versions(table, out, first, second):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from fungi_hf import cli
 from fungi_hf.errors import ConfigError, InputError, ShardError
 from fungi_hf.features import FungiFeatures
 from fungi_hf.integrations.ray import extract_files
-from fungi_hf.integrations.ray.cluster import Actors, Carried, imported
+from fungi_hf.integrations.ray.cluster import Actors, Attempts, Carried, raised
 from fungi_hf.integrations.ray.files import RayPool, ShardWriter, _Job
 from fungi_hf.shards import ShardOptions, ShardStore
 from fungi_hf.shards.extract import as_source, plan_of
@@ -28,9 +29,15 @@ from tests.tiny import TRAIN, extractor_of, saved_model
 ROOT = Path(__file__).parents[2]
 
 
-def driver(*words, **environment):
+def environment(settings):
+    """That of the process with settings; None unsets."""
+    found = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def driver(*words, **settings):
     command = [sys.executable, "-m", "tests.ray.drivers", *map(str, words)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    env = environment(settings)
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
 
 
@@ -75,6 +82,7 @@ def test_an_actor_that_is_killed_takes_nothing_along(cluster, table, folder, wan
     assert not thread.is_alive()
     assert failed == []
     assert close(FungiFeatures.load(out).array, wanted.array)
+    assert not list(out.glob("seen-*"))
     # All is there: the same call computes nothing, and needs no cluster.
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     manifest = extract_files(table, out, folder, workers=2, shard_rows=100)
@@ -184,6 +192,7 @@ def test_a_folder_that_a_node_does_not_see_is_refused(cluster, folder, table, tm
     source, options = as_source(table, "text", extractor), ShardOptions()
     plan = plan_of(extractor, source, options)
     ShardStore(tmp_path / "here", plan)
+    ShardStore(tmp_path / "there", plan)  # a disk of its own, with the same plan
     job = _Job(
         carried=Carried.of(cluster, extractor),
         where=str(tmp_path / "there"),
@@ -193,7 +202,9 @@ def test_a_folder_that_a_node_does_not_see_is_refused(cluster, folder, table, tm
         threads=1,
         device=None,
         attempts=None,
+        token="seen-0",
     )
+    (tmp_path / "here" / job.token).write_text(job.token)
     told = ShardWriter(job)({"shard": np.array([0])})
     assert told["error"] == ["StorageError"]
     assert "does not see" in told["message"][0]
@@ -211,15 +222,100 @@ def test_wrong_input(cluster, folder, table, tmp_path):
         extract_files(tmp_path / "none.txt", tmp_path / "out", folder)
 
 
-def test_a_cluster_that_is_started_here_leaves_no_token(tmp_path, monkeypatch):
+def bent(device):
+    """An extractor with an error that nobody foresaw."""
+    extractor = extractor_of(objectives=("kl",), dtype="float32")
+    collect = extractor.collect
+
+    def collected(inputs, *args, **kwargs):
+        return {}[len(inputs)] if len(inputs) else collect(inputs, *args, **kwargs)
+
+    extractor.collect = collected
+    return extractor
+
+
+def absent(device):
+    raise RuntimeError(f"no model on {device}")
+
+
+@pytest.mark.parametrize(("make", "words"), [(bent, "KeyError: 4"), (absent, "RuntimeError: no ")])
+def test_an_error_that_nobody_foresaw_is_told_with_its_place(cluster, tmp_path, make, words):
+    path = tmp_path / "in.txt"
+    path.write_text("\n".join(TRAIN) + "\n")
+    extractor = extractor_of(objectives=("kl",), dtype="float32")
+    source, options = as_source(path, None, extractor), ShardOptions(shard_rows=4)
+    plan = plan_of(extractor, source, options)
+    job = _Job(
+        carried=Carried.of(cluster, make),
+        where=str(tmp_path),
+        plan=plan,
+        source=source,
+        options=options,
+        threads=1,
+        device=None,
+        attempts=Attempts.counted(cluster),
+        token="seen-0",
+    )
+    (tmp_path / job.token).write_text(job.token)
+    ((kind, said),) = told_by_an_actor(cluster, job)
+    assert kind == "ShardError"
+    assert said.startswith("node ")
+    assert words in said
+    assert type(raised(kind, said)) is ShardError
+    assert type(raised("OptionalDependencyError", "it is missing")) is ShardError
+
+
+def told_by_an_actor(ray, job):
+    batch = {"shard": np.array([0])}
+    told = ray.get(ray.remote(num_cpus=1)(lambda: ShardWriter(job)(batch)).remote())
+    return list(zip(told["error"], told["message"], strict=True))
+
+
+def test_attempts_are_counted_beside_the_driver_whoever_dies(cluster):
+    class Counting(Attempts):
+        def place(self):
+            return os.getpid()
+
+    counter = Counting.counted(cluster)
+    said = [Attempts.exhausted(counter, "one") for _ in range(5)]
+    assert said == [*[""] * 4, "its actor died 4 times"]
+    assert Attempts.exhausted(counter, "two") == ""
+    os.kill(cluster.get(counter.place.remote()), signal.SIGKILL)
+    assert Attempts.exhausted(counter, "one") == ""  # from nothing, and nobody fails
+
+
+def test_a_cluster_that_is_started_here_leaves_no_token(tmp_path):
     """Ray writes one into the home of whoever starts it, unless it is told not to."""
-    clean = {"HOME": str(tmp_path), "RAY_ADDRESS": ""}
-    process = driver("local", **clean)
-    said, _ = process.communicate(timeout=120)
-    assert said.startswith("CPUs: ")
+    clean = {"HOME": str(tmp_path), "RAY_TMPDIR": short(tmp_path), "RAY_ADDRESS": ""}
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE"):
+        clean[name] = None
+    said, _ = driver("local", **clean).communicate(timeout=120)
+    assert said.split()[1:] == ["0", "disabled"]
     assert not list(tmp_path.rglob("*token*"))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")  # what the user says holds
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    imported()
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
-    assert os.environ["RAY_AUTH_MODE"] == "token"
+    clean |= {"RAY_USAGE_STATS_ENABLED": "1", "RAY_AUTH_MODE": "token"}  # what the user says holds
+    said, _ = driver("local", **clean).communicate(timeout=120)
+    assert said.split()[1:] == ["1", "token"]
+
+
+def short(path):
+    """A folder with a short name, since names of sockets have 107 bytes."""
+    return tempfile.mkdtemp(prefix="ray-", dir=path.parents[2])
+
+
+def test_a_cluster_of_ray_start_is_joined_by_its_token(tmp_path):
+    settings = {"HOME": str(tmp_path), "RAY_TMPDIR": short(tmp_path), "RAY_ADDRESS": ""}
+    settings |= dict.fromkeys(("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE"))
+    command = [sys.executable, "-m", "ray.scripts.scripts"]
+    env = environment(settings)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    start = [*command, "start", "--head", "--port=0", "--num-cpus=7", "--block"]
+    start += ["--include-dashboard=false", "--disable-usage-stats"]
+    head = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: list(Path(settings["RAY_TMPDIR"]).rglob("ray_current_cluster")))
+        said, _ = driver("local", **settings).communicate(timeout=120)
+    finally:
+        head.terminate()  # all that it has started ends with it
+        head.wait(60)
+    assert said.split() == ["7", "None", "token"]

@@ -59,9 +59,9 @@ def test_more_rows_than_wanted_are_a_sample(cluster, tmp_path, small_parts):
 
 def test_wrong_input(cluster, tmp_path, small_parts):
     path = tmp_path / "in.jsonl"
-    path.write_text('{"text": "money"}\n{"text": 3}\n')
+    path.write_text('{"text": "money"}\n' * 6 + '{"text": 3}\n')
     extractor = extractor_of(objectives=("kl",), center=True)
-    with pytest.raises(InputTypeError, match="must be a text"):
+    with pytest.raises(InputTypeError, match="input 6 must be a text"):
         fit(path, extractor, workers=1)
     assert not extractor.is_fitted
     assert fit(path, extractor, workers=1, on_error="skip").is_fitted

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from fungi_hf import errors
 from fungi_hf.checks import check_integer, check_number
-from fungi_hf.errors import ConfigError, FingerprintMismatchError, OptionalDependencyError
+from fungi_hf.errors import (
+    ConfigError,
+    FingerprintMismatchError,
+    FungiError,
+    OptionalDependencyError,
+    ShardError,
+)
 from fungi_hf.extractor import FungiExtractor
 from fungi_hf.integrations.parts import ExtractorParts
 
@@ -24,15 +32,11 @@ Maker: TypeAlias = "Callable[[str | None], FungiExtractor]"
 
 
 def imported() -> Any:
-    """Import Ray; what is started here sends no usage statistics and leaves no token file.
-
-    Both are settings of the environment, which hold where the user has set nothing.
+    """Import Ray.
 
     Raises:
         OptionalDependencyError: If Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     try:
         import ray
         import ray.data  # noqa: F401 - Ray loads it when it is asked for by name alone
@@ -43,21 +47,33 @@ def imported() -> Any:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
-    """Use the cluster that is there (`ray.init` was called, or RAY_ADDRESS), or start a local one.
+    """Use the cluster that is there, or start a local one.
 
+    There is one if `ray.init` was called, RAY_ADDRESS is set, or `ray start` ran on this machine.
     What was started is shut down.
     """
     ray = imported()
-    started = not ray.is_initialized()
-    if started and os.environ.get("RAY_ADDRESS"):
+    joins = not ray.is_initialized()
+    if joins and os.environ.get("RAY_ADDRESS"):
         ray.init()
-    elif started:
-        ray.init(include_dashboard=False, log_to_driver=False)
+    elif joins:
+        _join_or_start(ray)
     try:
         yield ray
     finally:
-        if started:
+        if joins:
             ray.shutdown()
+
+
+def _join_or_start(ray: Any) -> None:
+    # A cluster of `ray start` may want its token, so that nothing is set before it was looked for.
+    # What is started sends no usage statistics and leaves no token file, unless the user says so.
+    try:
+        ray.init("auto")
+    except ConnectionError:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(include_dashboard=False, log_to_driver=False)  # raises where `ray start` has died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +203,15 @@ class Attempts:
 
     @classmethod
     def counted(cls, ray: Any) -> Any:
-        """Start the actor; it ends with the last handle."""
-        return ray.remote(num_cpus=0)(cls).remote()
+        """Start the actor, beside the driver; it ends with the last handle.
+
+        Where it dies it begins again at nothing: a job goes on without the machine it was on.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        return ray.remote(num_cpus=0, **options)(cls).remote()
 
     @classmethod
     def exhausted(cls, counter: Any, key: str) -> str:
@@ -221,6 +244,22 @@ def check_same(here: str, wanted: str) -> None:
             f"node {node()} has an extractor of fingerprint {here}, the driver's is {wanted}: give "
             "all nodes the same folder or revision"
         )
+
+
+def told_of(error: Exception) -> tuple[str, str]:
+    """Give kind and words of an error, as plain data; of one that nobody foresaw, the traceback."""
+    if isinstance(error, FungiError):
+        return type(error).__name__, str(error)
+    return ShardError.__name__, f"node {node()}: {''.join(traceback.format_exception(error))}"
+
+
+def raised(kind: str, message: str) -> FungiError:
+    """Give the error that an actor told."""
+    made: Any = getattr(errors, kind, ShardError)
+    try:
+        return made(message)
+    except TypeError:  # it wants more than words, such as the name of an extra
+        return ShardError(message)
 
 
 def node() -> str:

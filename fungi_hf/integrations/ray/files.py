@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tqdm.auto import tqdm
 
-from fungi_hf import errors
 from fungi_hf.errors import FungiError, InputError, ShardError, StorageError
 from fungi_hf.integrations.ray.cluster import (
     Actors,
@@ -21,12 +21,13 @@ from fungi_hf.integrations.ray.cluster import (
     gpu_device,
     loaded,
     node,
+    raised,
+    told_of,
 )
 from fungi_hf.shards import ShardOptions, ShardStore, extract_shard
 from fungi_hf.shards.extract import plan_of
 from fungi_hf.shards.places import place_of
 from fungi_hf.shards.sources import source_of
-from fungi_hf.shards.store import PLAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,6 +130,7 @@ class _Job:
     threads: int
     device: str | None
     attempts: Any
+    token: str  # a file of the driver's, which holds its name
 
     def begin(self) -> tuple[FungiExtractor, ShardStore]:
         """See the driver's folder, make the extractor, join the job.
@@ -140,7 +142,7 @@ class _Job:
         with contextlib.suppress(OSError):  # relative names are the driver's
             os.chdir(self.carried.folder)
         try:
-            seen = place_of(self.where).read(PLAN) == self.plan.to_json().encode()
+            seen = place_of(self.where).read(self.token) == self.token.encode()
         except (OSError, FungiError):
             seen = False
         if not seen:
@@ -163,8 +165,8 @@ class ShardWriter:
         self._job, self._refusal = job, ("", "")
         try:
             self._extractor, self._store = job.begin()
-        except FungiError as error:
-            self._refusal = (type(error).__name__, str(error))
+        except Exception as error:  # Ray would begin again for ever
+            self._refusal = told_of(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Write the shards of a batch."""
@@ -183,8 +185,8 @@ class ShardWriter:
         try:
             if self._store.digest(shard) is None:  # nobody else was quicker
                 extract_shard(self._extractor, job.source, shard, self._store, job.options)
-        except FungiError as error:
-            return type(error).__name__, str(error)
+        except Exception as error:  # goes to the driver, whatever it is
+            return told_of(error)
         return "", ""
 
 
@@ -210,10 +212,16 @@ class RayPool:
         Raises:
             FungiError: What an actor told, such as an InputError.
         """
+        # Not the plan: a node's own disk may have it of another day.
+        token = f"seen-{secrets.token_hex(8)}"
         with cluster() as ray:
-            self._run(ray, shards, progress=progress)
+            self.store.place.publish(token, token.encode())
+            try:
+                self._run(ray, shards, token, progress=progress)
+            finally:
+                self.store.place.delete(token)
 
-    def _run(self, ray: Any, shards: Sequence[Shard], *, progress: bool) -> None:
+    def _run(self, ray: Any, shards: Sequence[Shard], token: str, *, progress: bool) -> None:
         number = min(self.actors.fitting(ray), len(shards))
         job = _Job(
             carried=Carried.of(ray, self.extractor),
@@ -224,6 +232,7 @@ class RayPool:
             threads=self.actors.threads,
             device=gpu_device(self.actors.num_gpus),
             attempts=Attempts.counted(ray),
+            token=token,
         )
         # A shard is a block, so that no actor gets all of them and a loss is one shard.
         items = [{"shard": shard.number} for shard in shards]
@@ -235,8 +244,7 @@ class RayPool:
                 if one["error"] == LOST:
                     self.lost[shard.number] = one["message"]
                 elif one["error"]:
-                    kind: Any = getattr(errors, one["error"], ShardError)
-                    raise kind(one["message"])
+                    raise raised(one["error"], one["message"])
                 else:
                     bar.update(len(shard))
 

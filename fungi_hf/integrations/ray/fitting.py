@@ -6,11 +6,19 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fungi_hf import errors
 from fungi_hf.checks import check_choice, check_integer
 from fungi_hf.errors import ConfigError, FungiError, InputError, ShardError
 from fungi_hf.extraction.part_files import packed, unpacked
-from fungi_hf.integrations.ray.cluster import Actors, Attempts, Carried, cluster, gpu_device, loaded
+from fungi_hf.integrations.ray.cluster import (
+    Actors,
+    Attempts,
+    Carried,
+    cluster,
+    gpu_device,
+    loaded,
+    raised,
+    told_of,
+)
 from fungi_hf.integrations.ray.files import files_source
 from fungi_hf.seeding import derive_each
 
@@ -125,8 +133,8 @@ class PartMaker:
         self._task, self._refusal = task, ("", "")
         try:
             self._extractor = task.carried.build(task.device, task.threads)
-        except FungiError as error:
-            self._refusal = (type(error).__name__, str(error))
+        except Exception as error:  # Ray would begin again for ever
+            self._refusal = told_of(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Give the part of a batch."""
@@ -134,43 +142,49 @@ class PartMaker:
         if not error:
             try:
                 part = packed(self._part(batch))
-            except FungiError as refused:
-                error, message = type(refused).__name__, str(refused)
+            except Exception as refused:  # goes to the driver, whatever it is
+                error, message = told_of(refused)
         return {"part": [part], "error": [error], "message": [message]}
 
     def _part(self, batch: dict[str, Any]) -> FitPart:
-        task, name = self._task, None
+        task, name, start = self._task, None, None
         if task.source is None:
             raws = list(batch[task.column])
-            key = hashlib.sha256(repr(raws).encode("utf-8", "replace")).hexdigest()
+            content = hashlib.sha256(repr(raws).encode("utf-8", "replace")).hexdigest()
         else:
             start, stop = int(batch["start"][0]), int(batch["stop"][0])
             raws, name = task.source.read(start, stop), f"{start:015d}"
-            key = name
-        gone = Attempts.exhausted(task.attempts, key)
+            content = name
+        gone = Attempts.exhausted(task.attempts, content)
         if gone:
             raise ShardError(f"a part of {len(raws)} rows is lost: {gone}")
-        chosen = raws if task.share >= 1 else list(self._sample(raws))
-        return self._extractor.fit_part(chosen, task.stage, name=name, **task.how)
+        chosen = dict(enumerate(raws)) if task.share >= 1 else dict(self._sample(raws))
+        try:
+            found = list(chosen.values())
+            return self._extractor.fit_part(found, task.stage, name=name, **task.how)
+        except FungiError:
+            if start is not None:
+                for place, raw in chosen.items():  # raises with the row of the whole input
+                    self._extractor.encoder.check(raw, start + place)
+            raise
 
-    def _sample(self, raws: Sequence[Any]) -> Iterator[Any]:
+    def _sample(self, raws: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         encoder, limit = self._extractor.encoder, int(self._task.share * _WHOLE)
         seed = self._extractor.config.seed
         for place, raw in enumerate(raws):
             try:
                 contents = encoder.contents([encoder.check(raw, place)])
             except FungiError:
-                yield raw  # fit_part raises or skips it
+                yield place, raw  # fit_part raises or skips it
                 continue
             if derive_each(seed, ("sample",), contents)[0] < limit:
-                yield raw
+                yield place, raw
 
 
 def _parts(told: Iterable[dict[str, Any]]) -> Iterator[FitPart]:
     for one in told:
         if one["error"]:
-            kind: Any = getattr(errors, one["error"], ShardError)
-            raise kind(one["message"])
+            raise raised(one["error"], one["message"])
         yield unpacked(one["part"])
 
 
