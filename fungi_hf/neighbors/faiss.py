@@ -7,6 +7,7 @@ vectors and ordered by the same rule: scores are exact, but rows may be missed. 
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
@@ -20,15 +21,16 @@ from fungi_hf.neighbors.base import Neighbors, as_scores, check_count, check_exc
 from fungi_hf.neighbors.comparison import Comparison
 from fungi_hf.neighbors.exact import VectorIndex
 from fungi_hf.neighbors.options import FaissOptions
-from fungi_hf.neighbors.topk import best, cut
+from fungi_hf.neighbors.topk import best, cut, n_threads
 from fungi_hf.neighbors.vectors import blocks, nonzero
 from fungi_hf.seeding import derive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fungi_hf.neighbors.base import Exclusions, Metric, Vectors
     from fungi_hf.neighbors.comparison import Pool
+    from fungi_hf.neighbors.topk import Found
     from fungi_hf.neighbors.vectors import Rows
     from fungi_hf.types import Int64Array
 
@@ -97,24 +99,44 @@ class FaissIndex(VectorIndex):
         most = max((len(some) for some in skipped.values()), default=0)
         factor = self.options.rerank if self.kind == "ivfpq" else 2
         n_candidates = max(factor * k, k + 16) + most
-        if self.kind == "flat" or n_candidates >= len(self):
+        if self.kind == "flat" or n_candidates >= len(self) or not len(queries):
             return super().nearest(queries, k, exclude)
-        indices, exact = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
-        n_queries = max(1, _NUMBERS // (n_candidates * queries.width))
-        for part in cut(slice(0, len(queries)), n_queries):
-            found = self._candidates(queries, part, n_candidates)
-            for query in skipped.keys() & set(range(part.start, part.stop)):
-                own = found[query - part.start]
-                own[np.isin(own, skipped[query])] = -1
-            found = np.sort(np.where(found < 0, len(self), found), axis=1)
-            counts = (found < len(self)).sum(axis=1)
-            found = np.minimum(found, len(self) - 1)
-            rows, places = np.unique(found, return_inverse=True)
+        threads = n_threads()
+        size = _NUMBERS // (threads * n_candidates * queries.width)
+        size = max(1, min(size, -(-len(queries) // threads)))
+        parts = list(cut(slice(0, len(queries)), size))
+
+        def answer(part: slice) -> Found:
+            own = {
+                row - part.start: skipped[row]
+                for row in skipped.keys() & set(range(part.start, part.stop))
+            }
             some = replace(queries, array=queries.array[part], norms=queries.norms[part])
-            rescore = Comparison(self.pool.taken(rows), some).rescorer()
-            scores = rescore(np.arange(len(some)), places.reshape(found.shape), counts)
-            indices[part], exact[part] = best(scores, k, found)
+            return self._answer(some, k, n_candidates, own)
+
+        if len(parts) == 1:  # faiss's own threads
+            found = [answer(parts[0])]
+        else:
+            faiss = _load_faiss()
+            with ThreadPoolExecutor(threads, "search", faiss.omp_set_num_threads, (1,)) as workers:
+                found = list(workers.map(answer, parts))
+        indices, exact = (np.concatenate(column) for column in zip(*found, strict=True))
         return Neighbors(indices=indices, scores=as_scores(exact), metric=self.metric, exact=exact)
+
+    def _answer(
+        self, queries: Rows, k: int, n_candidates: int, skipped: Mapping[int, Int64Array]
+    ) -> Found:
+        """Score faiss's candidates exactly, all of them read once."""
+        found = self._candidates(queries, n_candidates)
+        for query, rows in skipped.items():
+            found[query, np.isin(found[query], rows)] = -1
+        found = np.sort(np.where(found < 0, len(self), found), axis=1)
+        counts = (found < len(self)).sum(axis=1)
+        found = np.minimum(found, len(self) - 1)
+        rows, places = np.unique(found, return_inverse=True)
+        rescore = Comparison(self.pool.taken(rows), queries).rescorer()
+        scores = rescore(np.arange(len(queries)), places.reshape(found.shape), counts)
+        return best(scores, k, found)
 
     def save(self, folder: str | Path) -> None:
         """Write `index.json`, `vectors.npy` and faiss's own `index.faiss`, as `ExactIndex` does."""
@@ -178,12 +200,11 @@ class FaissIndex(VectorIndex):
         index.train(pool.fast(taken))
         return index
 
-    def _candidates(self, rows: Rows, part: slice, n_candidates: int) -> Int64Array:
+    def _candidates(self, rows: Rows, n_candidates: int) -> Int64Array:
         """Give the rows that faiss finds, [q, c], -1 for none."""
         faiss, pool, options = _load_faiss(), self.pool, self.options
-        whole = nonzero(rows.norms[part])
-        scales = np.array(pool.largest) if self.metric == "euclidean" else whole
-        queries = pool.scaled(rows.array[part], scales)
+        scales = np.array(pool.largest) if self.metric == "euclidean" else nonzero(rows.norms)
+        queries = pool.scaled(rows.array, scales)
         if self.kind == "hnsw":
             depth = max(options.search_depth, n_candidates)
             settings = faiss.SearchParametersHNSW(efSearch=depth)

@@ -10,7 +10,7 @@ from fungi_hf.neighbors.base import check_count
 
 _ROWS_A_CELL = 39  # fewer, and faiss calls the cells' k-means badly trained
 _CODE_BYTES = 64
-_FEWEST_PROBES = 64
+_FEWEST_PROBES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class FaissOptions:
     Attributes:
         n_lists: `ivf`, `ivfpq`: number of cells; None takes sqrt(N), at most N / 39.
         n_probes: `ivf`, `ivfpq`: cells looked at per query; None takes a quarter of them for
-            `ivf`, and a 16th, but at least 64, for `ivfpq`.
+            `ivf`, and a tenth, but at least 32, for `ivfpq`.
         n_links: `hnsw`: links per row.
         build_depth: `hnsw`: candidates while building.
         search_depth: `hnsw`: candidates while searching; at least 2 K are taken.
@@ -53,7 +53,7 @@ class FaissOptions:
 
     def probes(self, n_cells: int, *, are_coded: bool) -> int:
         """Give the number of cells to look at, of vectors themselves or of their codes."""
-        usual = max(_FEWEST_PROBES, n_cells // 16) if are_coded else -(-n_cells // 4)
+        usual = max(_FEWEST_PROBES, n_cells // 10) if are_coded else -(-n_cells // 4)
         return min(self.n_probes or usual, n_cells)
 
     def code_bytes(self, width: int) -> int:

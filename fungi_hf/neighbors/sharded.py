@@ -42,15 +42,13 @@ class _File:
             raise self._cut()
         return found.reshape(stop - start, self.width)
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
+    def take(self, rows: np.ndarray, found: np.ndarray) -> None:
         row = self.width * self.dtype.itemsize
-        found = np.empty((len(rows), self.width), self.dtype)
         with self._open() as file:
             for number, target in zip(rows.tolist(), found, strict=True):
                 file.seek(self.offset + number * row)
                 if file.readinto(target.data) != row:
                     raise self._cut()
-        return found
 
     def _open(self) -> FileIO:
         try:
@@ -159,15 +157,17 @@ class ShardedVectors:
     ) -> np.ndarray:
         """Read rows by number, as numpy's method does, each distinct one once."""
         del axis, mode
-        result = np.empty((len(rows), self.shape[1]), self.dtype) if out is None else out
         distinct, places = np.unique(rows, return_inverse=True)
         found = np.empty((len(distinct), self.shape[1]), self.dtype)
-        files = np.searchsorted(self.ends, distinct, side="right")
-        for number in np.unique(files):
-            file, here = self._files[number], files == number
-            found[here] = file.take(distinct[here] - (int(self.ends[number]) - file.rows))
-        result[:] = found[places]
-        return result
+        stops = np.searchsorted(distinct, self.ends)
+        for file, end, stop in zip(self._files, self.ends, stops, strict=True):
+            start = np.searchsorted(distinct, end - file.rows)
+            if start < stop:
+                file.take(distinct[start:stop] - (end - file.rows), found[start:stop])
+        if out is None:
+            return found if np.array_equal(distinct, rows) else found[places]
+        out[:] = found[places]
+        return out
 
 
 def _opened(path: Path) -> _File:

@@ -129,6 +129,28 @@ def test_added_rows_are_numbered_on():
     np.testing.assert_array_equal(index.search(pool, 1).indices[:, 0], np.arange(300))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_queries_get_no_neighbours(kind):
+    found = FaissIndex(kind).fit(clustered(300, 6)).search(np.empty((0, 6)), 3)
+    assert found.indices.shape == found.scores.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+@pytest.mark.parametrize("numbers", [1, 1 << 12, 1 << 24])
+def test_the_answer_does_not_depend_on_how_queries_are_cut(kind, numbers, monkeypatch):
+    pool, queries = clustered(2000, 6), clustered(101, 6, 1)
+    exclude = {100: [1, 2], 0: [3], 50: range(20)}
+    monkeypatch.setattr("fungi_hf.neighbors.faiss._NUMBERS", numbers)
+    index = FaissIndex(kind).fit(pool)
+    found = index.search(queries, 3, exclude=exclude)
+    monkeypatch.setattr("fungi_hf.neighbors.faiss.n_threads", lambda: 3)
+    again = index.search(queries, 3, exclude=exclude)
+    assert np.array_equal(again.indices, found.indices)
+    assert np.array_equal(again.scores, found.scores)
+    assert not np.isin(found.indices[100], [1, 2]).any()
+    assert not np.isin(found.indices[50], range(20)).any()
+
+
 def test_a_classifier_takes_it():
     pool = clustered(200, 6)
     labels = np.arange(200) % 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,14 +149,13 @@ class PartMaker:
         task, name, start = self._task, None, None
         if task.source is None:
             raws = list(batch[task.column])
-            content = hashlib.sha256(repr(raws).encode("utf-8", "replace")).hexdigest()
         else:
             start, stop = int(batch["start"][0]), int(batch["stop"][0])
             raws, name = task.source.read(start, stop), f"{start:015d}"
-            content = name
-        gone = Attempts.exhausted(task.attempts, content)
-        if gone:
-            raise ShardError(f"a part of {len(raws)} rows is lost: {gone}")
+            # Batches of a data set have no name by which an attempt could be known again.
+            gone = Attempts.exhausted(task.attempts, name)
+            if gone:
+                raise ShardError(f"a part of {len(raws)} rows is lost: {gone}")
         chosen = dict(enumerate(raws)) if task.share >= 1 else dict(self._sample(raws))
         try:
             found = list(chosen.values())
