@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +20,10 @@ from fungi_hf.integrations.ray.cluster import Actors, Attempts, Carried, raised
 from fungi_hf.integrations.ray.files import RayPool, ShardWriter, _Job
 from fungi_hf.shards import ShardOptions, ShardStore
 from fungi_hf.shards.extract import as_source, plan_of
+from tests.ray.programs import driver, until
 from tests.tiny import TRAIN, extractor_of, saved_model
 
 ROOT = Path(__file__).parents[2]
-
-
-def environment(settings):
-    """That of the process with settings; None unsets."""
-    found = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def driver(*words, **settings):
-    command = [sys.executable, "-m", "tests.ray.drivers", *map(str, words)]
-    env = environment(settings)
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
 
 
 def close(found, wanted):
@@ -56,13 +41,6 @@ def actors():
         if name.startswith(b"ray::") and b"ShardWriter" in name:
             found.append(int(place.parent.name))
     return found
-
-
-def until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
 
 
 def test_an_actor_that_is_killed_takes_nothing_along(cluster, table, folder, wanted, tmp_path):
@@ -282,40 +260,3 @@ def test_attempts_are_counted_beside_the_driver_whoever_dies(cluster):
     assert Attempts.exhausted(counter, "two") == ""
     os.kill(cluster.get(counter.place.remote()), signal.SIGKILL)
     assert Attempts.exhausted(counter, "one") == ""  # from nothing, and nobody fails
-
-
-def test_a_cluster_that_is_started_here_leaves_no_token(tmp_path):
-    """Ray writes one into the home of whoever starts it, unless it is told not to."""
-    clean = {"HOME": str(tmp_path), "RAY_TMPDIR": short(tmp_path), "RAY_ADDRESS": ""}
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE"):
-        clean[name] = None
-    said, _ = driver("local", **clean).communicate(timeout=120)
-    assert said.split()[1:] == ["0", "disabled"]
-    assert not list(tmp_path.rglob("*token*"))
-    clean |= {"RAY_USAGE_STATS_ENABLED": "1", "RAY_AUTH_MODE": "token"}  # what the user says holds
-    said, _ = driver("local", **clean).communicate(timeout=120)
-    assert said.split()[1:] == ["1", "token"]
-
-
-def short(path):
-    """A folder with a short name, since names of sockets have 107 bytes."""
-    return tempfile.mkdtemp(prefix="ray-", dir=path.parents[2])
-
-
-def test_a_cluster_of_ray_start_is_joined_by_its_token(tmp_path):
-    settings = {"HOME": str(tmp_path), "RAY_TMPDIR": short(tmp_path), "RAY_ADDRESS": ""}
-    settings |= dict.fromkeys(("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE"))
-    command = [sys.executable, "-m", "ray.scripts.scripts"]
-    env = environment(settings)
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
-    start = [*command, "start", "--head", "--port=0", "--num-cpus=7", "--block"]
-    start += ["--include-dashboard=false", "--disable-usage-stats"]
-    head = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until(lambda: list(Path(settings["RAY_TMPDIR"]).rglob("ray_current_cluster")))
-        said, _ = driver("local", **settings).communicate(timeout=120)
-    finally:
-        head.terminate()  # all that it has started ends with it
-        head.wait(60)
-    assert said.split() == ["7", "None", "token"]
