@@ -22,7 +22,7 @@ from fungi_hf.checks import (
     check_number,
 )
 from fungi_hf.errors import ConfigError, choices
-from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objective
+from fungi_hf.specs import KL, OBJECTIVE_SPECS, PCA, Activation, Custom, SimCLR, parse_objectives
 from fungi_hf.specs.paper import PAPER
 from fungi_hf.storage.files import HubOptions, json_digest
 from fungi_hf.storage.sharing import PushOptions, push_config, read_config, write_config
@@ -139,7 +139,7 @@ class FungiConfig:
         given: Any = self.objectives
         if not isinstance(given, (tuple, list)):
             raise ConfigError(f"objectives must be a tuple of names or specs; got {given!r}")
-        object.__setattr__(self, "objectives", tuple(parse_objective(item) for item in given))
+        object.__setattr__(self, "objectives", parse_objectives(given))
         reduction: Any = self.reduction
         if isinstance(reduction, int) and not isinstance(reduction, bool):
             object.__setattr__(self, "reduction", PCA(n_components=reduction))
@@ -192,12 +192,18 @@ class FungiConfig:
             raise ConfigError(f"default_prompt_name is {choices(name, given)}")
 
     def _check_together(self) -> None:
-        names = [spec.name for spec in self.objectives]
+        names = [block for spec in self.objectives for block in spec.blocks]
         if self.base_block in names or "embedding" in names or len(set(names)) != len(names):
             raise ConfigError(
                 f"objective names must be unique and not {self.base_block!r}; got {names}; "
                 "give one of them another name=..."
             )
+        for spec in self.objectives:
+            if spec.has_gradient and spec.loss() != self.losses[spec.name].loss():
+                raise ConfigError(
+                    f"two objectives are named {spec.name!r} and differ in more than layer and "
+                    "weight, so that they are not one loss; give one of them another name=..."
+                )
         whole = [s.name for s in self.objectives if s.has_gradient and not s.per_token]
         if self.dense and whole:
             raise ConfigError(
@@ -234,6 +240,16 @@ class FungiConfig:
         """Whether features can only be computed after `fit`."""
         fitted = any(spec.needs_fit for spec in self.objectives)
         return fitted or self.learns_from_blocks or self.audio_statistics == "fit"
+
+    @property
+    def losses(self) -> dict[str, ObjectiveSpec]:
+        """Name -> objective with a gradient; of those that are one loss at several layers, one."""
+        return {spec.name: spec for spec in self.objectives if spec.has_gradient}
+
+    @property
+    def blocks(self) -> dict[str, ObjectiveSpec]:
+        """Name of every block beside the base block -> its objective, in the features' order."""
+        return {block: spec for spec in self.objectives for block in spec.blocks}
 
     @property
     def base_block(self) -> str:
@@ -363,10 +379,13 @@ class FungiConfig:
     def fingerprint(self) -> str:
         """Give a 16-digit digest of every field; equal configs have equal fingerprints.
 
-        Prompts that are not set count for nothing, so that older digests hold.
+        Younger fields that are not set count for nothing, so that older digests hold.
         """
         fields = self.to_dict()
         for name in _LATER:
             if fields[name] is None or fields[name] is False:
                 del fields[name]
+        for item in fields["objectives"]:
+            if item["layer"] is None and item["kind"] != Activation.kind:
+                del item["layer"]
         return json_digest(fields)

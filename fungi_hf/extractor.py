@@ -83,7 +83,7 @@ class FungiExtractor(LearningExtractor, LargeInputs, Calibrated, SavedExtractor)
         self.config = config or FungiConfig()
         self.source = source or Source()
         self._plan = plan = Plan.of(encoder, self.config)
-        self.budget, self.sketch = plan.budget, plan.sketch
+        self.budget = plan.budget
         self._reader = InputReader(plan.encoder, self.config)
         self._finisher = Finisher(self.config, plan.widths, plan.factor_shapes)
         self._missing = self.state.missing(self.config)

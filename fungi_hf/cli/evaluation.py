@@ -237,7 +237,7 @@ def _costs(
         return {}
     from fungi_hf.evaluation.cost import extraction_costs
 
-    known = {"embedding", *(spec.name for spec in extractor.config.objectives)}
+    known = {"embedding", *extractor.config.blocks}
     blocks = list(dict.fromkeys(one.blocks for one in results if known.issuperset(one.blocks)))
     step = max(1, len(test.inputs) // options.cost)
     return extraction_costs(extractor, test.inputs[::step][: options.cost], blocks)

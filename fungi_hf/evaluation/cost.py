@@ -41,7 +41,7 @@ def extraction_costs(
     items = list(inputs)
     if not items:
         raise InputError("inputs are empty; a timing needs at least one")
-    known = [_BASELINE, *(spec.name for spec in extractor.config.objectives)]
+    known = [_BASELINE, *extractor.config.blocks]
     runs = {_BASELINE: _run(extractor, [])}
     for names in combinations:
         check_known("the extractor", names, known, noun="block", error=FeatureError)
@@ -54,11 +54,12 @@ def extraction_costs(
 
 
 def _run(extractor: FungiExtractor, names: list[str]) -> tuple[Plan, InputReader]:
-    specs = tuple(spec for spec in extractor.config.objectives if spec.name in names)
+    kept = (spec.only(names) for spec in extractor.config.objectives)
+    specs = tuple(spec for spec in kept if spec is not None)
     config = dataclasses.replace(extractor.config, objectives=specs)
     plan = Plan.of(extractor.encoder, config)
     learned = extractor.state.objectives
-    plan.load_state({name: state for name, state in learned.items() if name in names})
+    plan.load_state({name: learned[name] for name in plan.objectives if name in learned})
     return plan, InputReader(plan.encoder, config)
 
 

@@ -89,7 +89,7 @@ class TrainingDraw:
         `each` is called with the checked inputs of every chunk. With `skip` unusable inputs are
         left out and noted in `failures`.
         """
-        specs = [spec for spec in reader.config.objectives if spec.n_training]
+        specs = [spec for spec in reader.config.losses.values() if spec.n_training]
         self.draws = {spec.name: Draw(spec.n_training) for spec in specs}
         self.n_inputs, self.failures = 0, list[Failure]()
         self._each, self._skip, self._streams = each, skip, streams or {}
@@ -140,7 +140,7 @@ def fit_objectives(
 ) -> None:
     """Let the objectives of a plan learn from the inputs that were drawn for them."""
     size, bare = plan.encoder.chunk_size, plan.bare()
-    for spec in [spec for spec in reader.config.objectives if spec.name in draws]:
+    for spec in [spec for name, spec in reader.config.losses.items() if name in draws]:
         chosen = draws[spec.name].inputs()
         if len(chosen) < spec.n_training:
             warnings.warn(

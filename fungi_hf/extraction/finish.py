@@ -46,7 +46,7 @@ class Finisher:
     ) -> None:
         """Keep raw blocks of positive weight; `factors` names exact ones, already of unit norm."""
         self._config, self._factors = config, factors
-        self._weights = {spec.name: spec.weight for spec in config.objectives}
+        self._weights = {block: spec.weight for block, spec in config.blocks.items()}
         if config.embedding_weight > 0:
             self._weights = {config.base_block: config.embedding_weight, **self._weights}
         self._widths = {name: widths[name] for name in self._weights}

@@ -86,9 +86,9 @@ class Chunk:
         self.blocks = self._cut(self._flat)
         self.lost: dict[str, list[Tensor]] = {}
         self.buffers = {
-            name: SketchBuffer(plan.sketch, self.blocks[name], rounded=plan.round_sketch)
-            for name in plan.objectives
-            if plan.sketch is not None
+            name: SketchBuffer(one.sketch, self.blocks[name], rounded=plan.round_sketch)
+            for name, one in plan.gradients.items()
+            if one.sketch is not None
         }
 
     def _cut(self, flat: Tensor) -> dict[str, Tensor]:
@@ -144,14 +144,14 @@ class Group:
         whole: list[int] = []
         for place, item in enumerate(self._units):
             (whole if item.late is None else late.setdefault(item.late, [])).append(place)
-        if late and plan.traced.keys() - {plan.encoder.layer_path}:
+        if late and plan.layers.keys() - {plan.encoder.layer_path}:
             raise ConfigError(
                 "many layers at once need views of the raw input, since late views reach the last "
                 "blocks only; set late_views=None"
             )
         # Originals apart from views, so that a pullback touches its objective's batches only;
         # together where the graph is one token's, which a larger batch outweighs.
-        first = len(whole) if plan.encoder.uses_short_last_block else self._n
+        first = len(whole) if plan.is_shallow else self._n
         self._segments = list(self._encode(whole[:first], late, dict(plan.activations.values())))
         if first < len(whole):
             self._segments += self._encode(whole[first:], {}, {})
@@ -181,7 +181,7 @@ class Group:
             rows = {owner: row for row, owner in enumerate(here)}  # an original's unit: its sample
             for k, views in depths.items():
                 mine = [place for place in views if self._owners[place] in rows]
-                hidden = states.pop(k)  # [M, T, D] before the last k blocks
+                hidden = states.pop(k).detach()  # [M, T, D] before the last k blocks
                 for some in self._batches(mine):
                     kept = np.zeros((len(some), hidden.shape[1]), dtype=np.bool_)
                     for row, place in enumerate(some):
@@ -221,14 +221,17 @@ class Group:
         pooled = self.activations()
         for name, (path, _) in plan.activations.items():
             blocks[name][there] = pooled[path].float()
-        for name in plan.objectives:
-            factors = self.factors(name)[plan.encoder.layer_path]
-            if name in chunk.buffers:
-                chunk.buffers[name].add(self.rows, factors)
-            else:
-                block, dropped = compress(factors, plan.rank)
-                chunk.lost.setdefault(name, []).append(dropped.max())
-                blocks[name][there] = block.float()
+        for objective in plan.objectives:
+            found = self.factors(objective)
+            for name, one in plan.gradients.items():
+                if one.objective != objective:
+                    continue
+                if name in chunk.buffers:
+                    chunk.buffers[name].add(self.rows, found[one.path])
+                else:
+                    block, dropped = compress(found[one.path], plan.rank)
+                    chunk.lost.setdefault(name, []).append(dropped.max())
+                    blocks[name][there] = block.float()
 
     def embeddings(self) -> Tensor:
         """Give the embeddings of the untouched inputs, [B, D]."""
@@ -248,15 +251,28 @@ class Group:
         return found
 
     def factors(self, name: str) -> dict[str, LayerFactors]:
-        """Give the exact gradients of one objective, path -> factors, for every layer with any."""
+        """Give the exact gradients of one objective, path -> factors, in one pass back.
+
+        They are of the layers that the plan wants; of many layers, of those that have any.
+
+        Raises:
+            LayerUseError: If a wanted layer has none in one of the passes.
+        """
         gradient, used = self._embedding_gradient(name)
         found: dict[str, LayerFactors] = {}
         owners, tokens = torch.tensor(self._owners), self._plan.tokens
+        wanted = self._plan.paths_of(name)
         for segment in self._segments:
             if not used[segment.units].any():
                 continue
             here = gradient[sent(segment.units, gradient.device)]
-            parts = segment.tape.pull_back(here, owners[segment.units], self._n, tokens=tokens)
+            parts = segment.tape.pull_back(
+                here, owners[segment.units], self._n, tokens=tokens, paths=wanted
+            )
+            for path in wanted or ():
+                if path not in parts:
+                    why = segment.tape.unusable[path]
+                    raise LayerUseError(f"layer {path!r} {why}; choose another layer")
             for path, part in parts.items():
                 found[path] = concatenate([found[path], part]) if path in found else part
             self.unusable |= segment.tape.unusable

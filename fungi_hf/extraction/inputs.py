@@ -54,7 +54,8 @@ class InputReader:
 
     def __init__(self, encoder: Encoder, config: FungiConfig) -> None:
         self.encoder, self.config, self.prompt = encoder, config, encoder.default_prompt
-        self._views = self._generators((s, s.n_views) for s in config.objectives if s.n_views > 1)
+        losses = config.losses.values()
+        self._views = self._generators((spec, spec.n_views) for spec in losses if spec.n_views > 1)
 
     def _generators(self, wanted: Iterable[tuple[ObjectiveSpec, int]]) -> _Views:
         # Of whole views and of prepared inputs', V views for each objective.

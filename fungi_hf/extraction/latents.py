@@ -62,7 +62,7 @@ class AllTraining:
         streams: Mapping[str, str] | None = None,
     ) -> None:
         """Begin; `streams`: objective name -> name that seeds the order, by default its own."""
-        self.specs = [spec for spec in reader.config.objectives if spec.learns_from_all]
+        self.specs = [spec for spec in reader.config.losses.values() if spec.learns_from_all]
         self._plan, self._reader, self._budget = plan, reader, budget
         self._streams = streams or {}
         self._waiting: list[Any] = []

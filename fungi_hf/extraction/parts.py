@@ -140,12 +140,16 @@ def raw_blocks(samples: Sequence[Sample], plan: Plan, budget: Budget) -> dict[st
             blocks[plan.base_block][there] = batch.tokens().float()
             for name, (path, _) in plan.activations.items():
                 blocks[name][there] = batch.activations(path).float()
-            for name in plan.objectives:
-                factors = batch.factors(name)
-                if name in chunk.buffers:
-                    chunk.buffers[name].add(rows, factors)
-                else:
-                    blocks[name][there] = compress(factors, plan.rank)[0].float()
+            for objective in plan.objectives:
+                found = batch.factors(objective)
+                for name, one in plan.gradients.items():
+                    if one.objective != objective:
+                        continue
+                    if name in chunk.buffers:
+                        chunk.buffers[name].add(rows, found[one.path])
+                    else:
+                        kept, _ = compress(found[one.path], plan.rank)
+                        blocks[name][there] = kept.float()
         return chunk.finished()
 
 
@@ -212,10 +216,17 @@ class EncodedParts:
         self._check(path, a.shape[1])
         return self._mean(a[:, self._first :])
 
-    def factors(self, name: str) -> LayerFactors:
-        """Give the exact gradients of one objective for every part."""
-        path, objective = self._plan.encoder.layer_path, self._plan.objectives[name]
-        self._check(path, self._tape.n_tokens(path))
+    def factors(self, name: str) -> dict[str, LayerFactors]:
+        """Give the exact gradients of one objective for every part, layer -> factors.
+
+        Raises:
+            LayerUseError: If a layer has none, or has not the parts' tokens.
+        """
+        objective, paths = self._plan.objectives[name], self._plan.paths_of(name)
+        for path in paths or ():
+            if path in self._tape.unusable:
+                raise LayerUseError(f"layer {path!r} {self._tape.unusable[path]}; choose another")
+            self._check(path, self._tape.n_tokens(path))
         gradient = torch.zeros_like(self._embeddings)
         for row, sample in enumerate(self._samples):
             if not len(regions_of(sample)):
@@ -226,7 +237,7 @@ class EncodedParts:
                 (own,) = torch.autograd.grad(loss, leaf)
             gradient[row, self._read(row)] = own.to(gradient.dtype)
         owners = torch.nn.functional.pad(self._owners, (self._first, 0), value=-1)
-        return self._tape.pull_back(gradient, owners, self._n)[path]
+        return self._tape.pull_back(gradient, owners, self._n, paths=paths)
 
     def _read(self, row: int) -> Tensor:
         tokens = torch.from_numpy(regions_of(self._samples[row]).tokens)

@@ -77,7 +77,7 @@ def learn_parts(
         InputError: If there is no input, or none with a part.
     """
     config, encoder = reader.config, reader.encoder
-    specs = [spec for spec in config.objectives if spec.n_training_tokens]
+    specs = [spec for spec in config.losses.values() if spec.n_training_tokens]
     fits = config.audio_statistics == "fit"
     if fits + bool(specs) + config.learns_from_blocks > 1:
         inputs = readable_twice(inputs)

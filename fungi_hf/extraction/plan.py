@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from fungi_hf.encoders.base import DenseEncoder, TokenEncoder
+from fungi_hf.encoders.blocks import BlockEncoder
 from fungi_hf.errors import ConfigError, StateError, choices
 from fungi_hf.extraction.batches import Budget
 from fungi_hf.gradients.layers import block_number, resolve_layer
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.gradients.sketches import Sketch
     from fungi_hf.objectives.base import Objective
+    from fungi_hf.specs import ObjectiveSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GradientBlock:
+    """A block of gradients: whose loss, and at which layer."""
+
+    objective: str
+    path: str
+    layer: nn.Linear
+    sketch: Sketch | None = None  # keeps exact factors
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n1) of a gradient."""
+        return self.layer.out_features, self.layer.in_features + (self.layer.bias is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +48,13 @@ class Plan:
     """The blocks of one extractor by name, layers by dotted path; fixed once it is made."""
 
     encoder: Encoder  # holds the target layer
-    objectives: Mapping[str, Objective]  # of blocks of gradients
+    objectives: Mapping[str, Objective]  # losses by name
     activations: Mapping[str, tuple[str, nn.Linear]] = field(default_factory=dict)
-    # Layers of gradients beside the target layer; of several the unusable ones are left out.
+    # Layers of every objective in place of blocks; the unusable ones among them are left out.
     layers: Mapping[str, nn.Linear] = field(default_factory=dict)
-    sketch: Sketch | None = None  # keeps exact factors, of `rank` terms
-    rank: int = 4
+    # By default each objective's at the target layer, as exact factors.
+    gradients: Mapping[str, GradientBlock] = field(default_factory=dict)
+    rank: int = 4  # terms of exact factors
     tokens: str = "all"  # whose outer products are summed
     round_sketch: bool = False  # to bfloat16
     reads_tokens: bool = False  # an objective's views are tokens
@@ -54,38 +72,56 @@ class Plan:
         layer: the encoder itself may serve other configs.
 
         Raises:
-            LayerNotFoundError: If an activation's layer is no Linear layer of the model.
+            LayerNotFoundError: If a named layer is no Linear layer of the model.
+            LayerUseError: If no gradient can be taken at it.
+            ConfigError: If late views begin above it.
         """
-        activations = {
-            spec.name: resolve_layer(encoder.model, spec.layer)
-            if spec.layer and spec.layer != encoder.layer_path
+        places = {
+            block: resolve_layer(encoder.model, path)
+            if path and path != encoder.layer_path
             else (encoder.layer_path, encoder.layer)
             for spec in config.objectives
-            if not spec.has_gradient
+            for block, path in spec.blocks.items()
         }
-        encoder = calling(encoder, [path for path, _ in activations.values()])
+        activations = {b: places[b] for b, s in config.blocks.items() if not s.has_gradient}
+        depths = {block: spec.late_views for block, spec in config.blocks.items()}
+        late = {block: depth for block, depth in depths.items() if depth is not None}
+        for block, depth in late.items():
+            if isinstance(encoder, BlockEncoder):
+                encoder.blocks.check(depth, places[block][0])
+        encoder = calling(
+            encoder,
+            [path for path, _ in activations.values()],
+            [places[block][0] for block in late],
+        )
         encoder, reads_tokens = token_encoder(encoder, config)
         objectives = {
-            spec.name: make_objective(spec, width=encoder.width, seed=config.seed)
-            for spec in config.objectives
-            if spec.has_gradient
+            name: make_objective(spec, width=encoder.width, seed=config.seed)
+            for name, spec in config.losses.items()
         }
         rank = sketch_rank(encoder, config, config.sketch)
-        sketch = None
-        if objectives and config.sketch != "none":
-            sketch = make_sketch(
-                config.sketch,
-                *_gradient_shape(encoder.layer),
-                config.sketch_dim or encoder.width,
-                seed=config.seed,
-                rank=rank,
-                published=config.published_signs,
-            )
+        sketches: dict[tuple[int, int], Sketch] = {}
+
+        def gradient(block: str, spec: ObjectiveSpec) -> GradientBlock:
+            bare = GradientBlock(spec.name, *places[block])
+            if config.sketch == "none":
+                return bare
+            if bare.shape not in sketches:
+                sketches[bare.shape] = make_sketch(
+                    config.sketch,
+                    *bare.shape,
+                    config.sketch_dim or encoder.width,
+                    seed=config.seed,
+                    rank=rank,
+                    published=config.published_signs,
+                )
+            return replace(bare, sketch=sketches[bare.shape])
+
         return cls(
             encoder=encoder,
             objectives=objectives,
             activations=activations,
-            sketch=sketch,
+            gradients={b: gradient(b, s) for b, s in config.blocks.items() if s.has_gradient},
             rank=rank,
             tokens=config.gradient_tokens,
             round_sketch=config.round_sketch,
@@ -95,15 +131,21 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Say once what follows from the fields: layers and widths."""
-        own = {self.encoder.layer_path: self.encoder.layer} if self.objectives else {}
-        shape = _gradient_shape(self.encoder.layer)
-        gradient = self.rank * sum(shape) if self.sketch is None else self.sketch.width
+        target = self.encoder.layer_path, self.encoder.layer
+        if not self.gradients:
+            found = {name: GradientBlock(name, *target) for name in self.objectives}
+            object.__setattr__(self, "gradients", found)
+        gradients = self.gradients.items()
         widths = {
             self.base_block: self.encoder.width,
-            **dict.fromkeys(self.objectives, gradient),
+            **{
+                block: self.rank * sum(one.shape) if one.sketch is None else one.sketch.width
+                for block, one in gradients
+            },
             **{name: layer.in_features for name, (_, layer) in self.activations.items()},
         }
-        factor_shapes = dict.fromkeys(self.objectives, shape) if self.sketch is None else {}
+        factor_shapes = {block: one.shape for block, one in gradients if one.sketch is None}
+        own = {one.path: one.layer for _, one in gradients}
         object.__setattr__(self, "traced", self.layers or own)
         object.__setattr__(self, "widths", widths)
         object.__setattr__(self, "factor_shapes", factor_shapes)
@@ -123,10 +165,38 @@ class Plan:
 
         A GPU wants far larger calls than two cores; `FungiExtractor.calibrate` finds its own.
         """
-        short = self.encoder.uses_short_last_block
+        short, span = self.is_shallow, self._span()
         if next(self.encoder.model.parameters()).device.type == "cpu":
-            return Budget(group_tokens=32768 if short else 6144)
-        return Budget(batch_tokens=32768, group_tokens=131072 if short else 32768)
+            return Budget(group_tokens=32768 if short else max(1024, 6144 // span))
+        return Budget(batch_tokens=32768, group_tokens=131072 if short else 32768 // span)
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether a graph is one token's: a short last block, and no layer but the target's."""
+        return self.encoder.uses_short_last_block and self._is_of_target
+
+    @property
+    def _is_of_target(self) -> bool:
+        return self.traced.keys() <= {self.encoder.layer_path}
+
+    def _span(self) -> int:
+        # Blocks that a graph spans; one where the config names no layers beside the target.
+        if self._is_of_target:
+            return 1
+        numbers = [n for path in self.traced if (n := block_number(path)) is not None]
+        every = (block_number(path) or 0 for path, _ in self.encoder.model.named_modules())
+        return 1 + max(every) - min(numbers, default=0)
+
+    def paths_of(self, objective: str) -> list[str] | None:
+        """Give the layers at which an objective's gradient is wanted; None is all that are usable.
+
+        Each of a list must be usable.
+        """
+        if self.layers:
+            return None
+        return list(
+            dict.fromkeys(b.path for b in self.gradients.values() if b.objective == objective)
+        )
 
     def digests(self) -> dict[str, str]:
         """Give a digest of every random object that was drawn."""
@@ -135,8 +205,9 @@ class Plan:
             for name, objective in self.objectives.items()
             if hasattr(objective, "digest")
         }
-        if self.sketch is not None:
-            digests["sketch"] = self.sketch.digest()
+        drawn = {b.shape: b.sketch.digest() for b in self.gradients.values() if b.sketch}
+        for (m, n1), digest in drawn.items():
+            digests["sketch" if len(drawn) == 1 else f"sketch/{m}x{n1}"] = digest
         return digests
 
     def state(self) -> dict[str, dict[str, Tensor]]:
@@ -161,10 +232,6 @@ class Plan:
                 )
             own = {key: tensor.clone() for key, tensor in tensors.items()}
             self.objectives[name].load_state(own)
-
-
-def _gradient_shape(layer: nn.Linear) -> tuple[int, int]:
-    return layer.out_features, layer.in_features + (layer.bias is not None)
 
 
 def sketch_rank(encoder: Encoder, config: FungiConfig, sketch: str) -> int:
@@ -203,9 +270,14 @@ def token_encoder(encoder: Encoder, config: FungiConfig) -> tuple[Encoder, bool]
     return encoder.with_full_last_block(), True
 
 
-def calling(encoder: Encoder, paths: Iterable[str]) -> Encoder:
-    """Give an encoder that calls these layers; a shortened last block does not call all others."""
-    if not encoder.uses_short_last_block:
+def calling(encoder: Encoder, paths: Iterable[str], late: Iterable[str] = ()) -> Encoder:
+    """Give an encoder that calls these layers, and those for every late view.
+
+    A shortened last block does not call all layers, one that late views share not for each view.
+    """
+    is_shared = isinstance(encoder, BlockEncoder) and encoder.shared_block is not None
+    paths = [*(paths if encoder.uses_short_last_block else ()), *(late if is_shared else ())]
+    if not paths:
         return encoder
     names = [n for n, m in encoder.model.named_modules() if isinstance(m, nn.Linear)]
     last = next(b for name in reversed(names) if (b := block_number(name)) is not None)

@@ -94,7 +94,7 @@ class VariantExtractor:
             encoder: Used, not changed.
             config: Objectives, seed, sketch and tokens where nothing else is said; what follows
                 raw blocks is not applied.
-            layers: Dotted paths; None takes the config's target layer.
+            layers: Dotted paths; None takes those of the objectives.
             objectives: Name of the variant -> its spec, whose own name draws the head, so that
                 variants can share one. None takes the config's objectives under their names.
             sketches: Name -> settings; None takes the config's sketch, named "config".
@@ -107,8 +107,9 @@ class VariantExtractor:
         for path in layers or ():
             if path not in usable:
                 raise LayerNotFoundError(f"no usable linear layer {choices(path, usable)}")
-        wanted = set(layers or [encoder.layer_path])
-        specs = objectives or {spec.name: spec for spec in config.objectives}
+        specs = objectives or config.losses
+        own = (path for spec in specs.values() for path in spec.layers if spec.has_gradient)
+        wanted = set(layers or [path or encoder.layer_path for path in own])
         self.objectives = {
             name: make_objective(spec, width=encoder.width, seed=config.seed)
             for name, spec in specs.items()
@@ -133,8 +134,8 @@ class VariantExtractor:
         self._reader = InputReader(self._plan.encoder, self._config)
         kind = "khatri_rao" if config.sketch == "none" else config.sketch
         width, rank = config.sketch_dim or encoder.width, sketch_rank(encoder, config, kind)
-        own = {"config": SketchSettings(kind=kind, width=width, rank=rank)}
-        self._settings = dict(sketches or own)
+        default = {"config": SketchSettings(kind=kind, width=width, rank=rank)}
+        self._settings = dict(sketches or default)
         self._sketches: dict[tuple[int, int, str], Sketch] = {}
 
     @property

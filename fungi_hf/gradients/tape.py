@@ -19,7 +19,7 @@ from fungi_hf.errors import EncoderError, LayerUseError
 from fungi_hf.gradients.factors import LayerFactors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -172,16 +172,25 @@ class Tape:
         return int(self._watches[path].a.shape[1])
 
     def pull_back(
-        self, gradient: Tensor, owner: Tensor, n_samples: int, *, tokens: str = "all"
+        self,
+        gradient: Tensor,
+        owner: Tensor,
+        n_samples: int,
+        *,
+        tokens: str = "all",
+        paths: Iterable[str] | None = None,
     ) -> dict[str, LayerFactors]:
-        """Pull a gradient [N, D] at the embeddings back to every traced layer, in one pass.
+        """Pull a gradient [N, D] at the embeddings back to traced layers, all or some, in one pass.
 
         Input i is of sample owner[i], or token t of it of sample owner[i, t], of none where that
         is negative; the owner is on the CPU. `tokens` "first" keeps position 0 alone (the published
         audio code). Gives layer -> factors in float32 (float64 for a float64 model), on the CPU
         without rows with a zero delta; layers off the embedding's path are noted in `unusable`.
         """
-        paths = [path for path in self._layers if path not in self.unusable]
+        asked = self._layers if paths is None else paths
+        paths = [path for path in asked if path not in self.unusable]
+        if not paths:
+            return {}
         deltas = torch.autograd.grad(
             self._embeddings,
             [self._watches[path].edge for path in paths],

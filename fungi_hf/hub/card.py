@@ -130,7 +130,7 @@ def render_card(subject: Subject, results: Iterable[Result] = ()) -> str:
         )
         for row in rows
     ]
-    has_gradients = any(spec.has_gradient for spec in subject.config.objectives)
+    has_gradients = bool(subject.config.losses)
     data = ModelCardData(
         library_name="fungi-hf",
         base_model=subject.base_model or None,

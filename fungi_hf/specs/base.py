@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -17,12 +18,16 @@ from fungi_hf.checks import check_fields, check_integer, check_number
 from fungi_hf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
 OBJECTIVE_SPECS: Final[dict[str, type[ObjectiveSpec]]] = {}
 """Spec classes by kind; a class enters when it is defined."""
 REGISTERED_OBJECTIVES: Final[dict[str, Callable[..., object]]] = {}
 """Factories of third-party objectives by name; `register_objective` fills it."""
+BLOCK_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+"""The numbers in a layer's dotted path, the block's first."""
+TARGET: Final = "auto"
+"""The name of the target layer among several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +49,12 @@ class ObjectiveSpec:
         n_views: V; 1 means the untouched input.
         late_views: k, to drop words (of audio: frames or patches) in the last k blocks only, so
             that a view costs k blocks; None makes views of the raw input (`encoders.late.stack`).
-        weight: Factor of the normalised block.
-        name: Of the block; keys the random head.
+        layer: Where the gradient is taken (of an activation: what is read): the dotted path of an
+            `nn.Linear` in any block, "auto" or None for the target layer, or several of these.
+        weight: Factor of each normalised block.
+        name: Keys the random head, and is the block's name; of a layer beside the target layer the
+            block's name goes on with the layer's, as in "kl_4_attention_output". Objectives of one
+            name are one loss at several layers.
     """
 
     kind: ClassVar[str]
@@ -58,6 +67,7 @@ class ObjectiveSpec:
     per_token: ClassVar[bool] = False
     n_views: int = 1
     late_views: int | None = None
+    layer: str | tuple[str, ...] | None = None
     weight: float = 1.0
     name: str = ""
 
@@ -72,6 +82,7 @@ class ObjectiveSpec:
         OBJECTIVE_SPECS[kind] = cls
 
     def __post_init__(self) -> None:
+        self._settle_layer()
         if not self.name:
             object.__setattr__(self, "name", self.default_name())
         if not isinstance(self.name, str) or not self.name.replace("_", "").isalnum():
@@ -99,9 +110,51 @@ class ObjectiveSpec:
                 f"to make late: set late_views=None; got {k}"
             )
 
+    def _settle_layer(self) -> None:
+        given: Any = self.layer
+        paths = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        named = bool(paths) and all(isinstance(path, str) and path for path in paths)
+        if given is not None and (not named or len(set(paths)) < len(paths)):
+            raise ConfigError(
+                f"{type(self).__name__}.layer must be None or 'auto' (the target layer), a dotted "
+                f"path, or several of these, each once; got {given!r}"
+            )
+        one = None if paths[0] == TARGET else paths[0]
+        object.__setattr__(self, "layer", one if len(paths) == 1 else paths)
+        if len({layer_label(path) for path in paths if path}) < len(paths) > 1:
+            raise ConfigError(
+                f"the layers {', '.join(map(repr, paths))} would share a block's name; give them "
+                "objectives of their own, with names"
+            )
+
     def default_name(self) -> str:
         """Give the block name used when none was given."""
         return self.kind
+
+    @property
+    def layers(self) -> tuple[str | None, ...]:
+        """Dotted paths; None is the target layer."""
+        paths = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        return tuple(None if path == TARGET else path for path in paths)
+
+    @property
+    def blocks(self) -> dict[str, str | None]:
+        """Block name -> dotted path of its layer, None for the target layer."""
+        named = [f"{self.name}_{layer_label(path)}" if path else self.name for path in self.layers]
+        return dict(zip(named, self.layers, strict=True))
+
+    def split(self) -> tuple[ObjectiveSpec, ...]:
+        """Give the specs that a config holds in place of this one."""
+        return (self,)
+
+    def loss(self) -> ObjectiveSpec:
+        """Give what is alike in all objectives that share one loss: all but layer and weight."""
+        return dataclasses.replace(self, layer=None, weight=1.0)
+
+    def only(self, names: Container[str]) -> ObjectiveSpec | None:
+        """Give this objective with those of its blocks that are named; None without any."""
+        kept = tuple(path or TARGET for block, path in self.blocks.items() if block in names)
+        return dataclasses.replace(self, layer=kept) if kept else None
 
     def check(self) -> None:
         """Check the fields of the subclass."""
@@ -141,15 +194,12 @@ class ObjectiveSpec:
         """Name of the views' random stream: variants of one objective see the same views."""
         return self.kind
 
-    @property
-    def layer(self) -> str | None:
-        """Dotted path of the layer; None is the target layer."""
-        return None
-
-    def title(self, target_layer: str) -> str:
-        """Say what the block holds, for a card."""
-        where = f"`{self.layer}`" if self.layer else f"target layer `{target_layer}`"
-        return self.words.format(**vars(self), where=where)
+    def title(self, target_layer: str, block: str = "") -> str:
+        """Say what a block holds, by default the first, for a card."""
+        path = self.blocks[block or next(iter(self.blocks))]
+        where = f"`{path}`" if path else f"target layer `{target_layer}`"
+        said = self.words.format(**vars(self), where=where)
+        return said if path is None or "{where}" in self.words else f"{said}, gradient at {where}"
 
     def variants(self, others: Sequence[ObjectiveSpec]) -> tuple[ObjectiveSpec, ...]:
         """Give what `tune` tries beside this objective and the others."""
@@ -168,7 +218,10 @@ class ObjectiveSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON data, the kind included."""
-        return {"kind": self.kind, **dataclasses.asdict(self)}
+        data = {"kind": self.kind, **dataclasses.asdict(self)}
+        if isinstance(self.layer, tuple):
+            data["layer"] = list(self.layer)
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +252,17 @@ class ViewsSpec(ObjectiveSpec):
     def view_generator(self) -> tuple[str, dict[str, Any]]:
         """As the user said."""
         return self.views, self.view_options
+
+
+def layer_label(path: str) -> str:
+    """Give a layer's name in a block's: what follows the block's number, and the number.
+
+    "encoder.layer.4.attention.output.dense" is "4_attention_output".
+    """
+    number = BLOCK_NUMBER.search(path)
+    own = path[number.start() :] if number else path
+    shorter = own.removesuffix(".base_layer").removesuffix(".dense")
+    return re.sub(r"[^0-9A-Za-z]+", "_", shorter).strip("_")
 
 
 def check_factors(owner: object, *names: str, optional: bool = False) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fungi_hf.checks import check_fields, check_flag, check_integer, check_known
 from fungi_hf.errors import ConfigError, choices
 from fungi_hf.specs.base import (
+    BLOCK_NUMBER,
     OBJECTIVE_SPECS,
     REGISTERED_OBJECTIVES,
     ObjectiveSpec,
@@ -19,10 +19,7 @@ from fungi_hf.specs.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-BLOCK_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
-"""The numbers in a layer's dotted path, the block's first."""
+    from collections.abc import Callable, Iterable, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +112,13 @@ class Activation(ObjectiveSpec, kind="activation"):
     """A Linear layer's pooled input: no loss, no backward; the control of every gradient.
 
     Attributes:
-        layer: Dotted path of an `nn.Linear`, in any block; None means the target layer. Several
-            activations share one forward pass.
-        name: By default "activation", and "activation_3" with a layer of block 3.
+        name: The block's, by default "activation", and "activation_3" with a layer of block 3.
+            Several layers are as many activations: "activation_3_output", say.
     """
 
     words: ClassVar[str] = "pooled input of {where}, no gradient"
     has_gradient: ClassVar[bool] = False
     takes_views: ClassVar[bool] = False
-    layer: str | None = None
 
     def default_name(self) -> str:
         """Name the block after the layer's block, or after the whole path."""
@@ -132,18 +127,16 @@ class Activation(ObjectiveSpec, kind="activation"):
         numbers = BLOCK_NUMBER.findall(self.layer)
         return f"{self.kind}_{numbers[0] if numbers else self.layer.replace('.', '_')}"
 
-    def check(self) -> None:
-        """Check the layer.
+    @property
+    def blocks(self) -> dict[str, str | None]:
+        """The name alone of a single layer, which it has in it by default."""
+        return super().blocks if len(self.layers) > 1 else {self.name: self.layers[0]}
 
-        Raises:
-            ConfigError: If it is no path.
-        """
-        is_path = isinstance(self.layer, str) and self.layer not in ("", "auto")
-        if self.layer is not None and not is_path:
-            raise ConfigError(
-                "Activation.layer must be None (the target layer, which may be 'auto') or a dotted "
-                f"path; got {self.layer!r}"
-            )
+    def split(self) -> tuple[ObjectiveSpec, ...]:
+        """Give an activation for each layer; they share one forward pass."""
+        return tuple(
+            dataclasses.replace(self, layer=path, name=name) for name, path in self.blocks.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +209,11 @@ class PCA:
     def __post_init__(self) -> None:
         check_fields(self, ["n_components"], check_integer)
         check_fields(self, ["normalize"], check_flag)
+
+
+def parse_objectives(items: Iterable[object]) -> tuple[ObjectiveSpec, ...]:
+    """Read objectives one after the other; activations of several layers become as many."""
+    return tuple(one for item in items for one in parse_objective(item).split())
 
 
 def parse_objective(item: object) -> ObjectiveSpec:

@@ -57,7 +57,7 @@ def space_of(encoder: Encoder, config: FungiConfig, search: TuningSearch) -> Spa
     """Give what a search may choose for one encoder, starting from an extractor's config."""
     target = encoder.layer_path
     layers = sibling_layers(encoder, search.max_layers) if search.free_layer else [target]
-    own = [spec.layer for spec in search.wanted(config) if not spec.has_gradient]
+    own = [spec.layers[0] for spec in search.wanted(config) if not spec.has_gradient]
     layers = [*(one for one in own if one and one not in layers), *layers]
     return Space(layer=target, specs=search.specs(config, layers, target))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fungi_hf.checks import check_fields, check_flag, check_integer, check_number
 from fungi_hf.config import FungiConfig
 from fungi_hf.errors import ConfigError
-from fungi_hf.specs import KL, Activation, SimCLR, parse_objective
+from fungi_hf.specs import KL, Activation, SimCLR, parse_objective, parse_objectives
 from fungi_hf.tuning.candidates import EMBEDDING, Transform
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Space:
     @property
     def activations(self) -> dict[str, str]:
         """Layer -> block; an activation without a layer is the target layer's."""
-        return {s.layer or self.layer: s.name for s in self.specs if not s.has_gradient}
+        return {s.layers[0] or self.layer: s.name for s in self.specs if not s.has_gradient}
 
     @property
     def gradients(self) -> list[str]:
@@ -107,7 +107,7 @@ class TuningSearch:
         """
         wanted = self.wanted(base)
         gradients = [spec for spec in wanted if spec.has_gradient]
-        known = {spec.layer or target: spec for spec in wanted if not spec.has_gradient}
+        known = {spec.layers[0] or target: spec for spec in wanted if not spec.has_gradient}
         taken = {spec.name for spec in wanted}
         activations = []
         for path in layers or (target,):
@@ -121,7 +121,7 @@ class TuningSearch:
     def wanted(self, base: FungiConfig) -> list[ObjectiveSpec]:
         """Give the objectives to try: those named, or the config's and what they lack."""
         if self.objectives is not None:
-            return [parse_objective(item) for item in self.objectives]
+            return list(parse_objectives(self.objectives))
         found = list(base.objectives)
         kinds = {spec.kind for spec in found}
         found += [missing() for missing in (KL, SimCLR) if missing.kind not in kinds]

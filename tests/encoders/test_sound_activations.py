@@ -50,3 +50,13 @@ def test_inner_layers_equal_target_layers(name: str, pooling: str) -> None:
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(LayerNotFoundError, match="is not in WhisperEncoder"):
         extractor_of("whisper", "mean", objectives=(Activation(layer="layers.9.fc1"),))
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("whisper", "mean"), ("ast", "cls"), *CASES[2:4]])
+def test_inner_gradients_equal_those_of_target_layers(name: str, pooling: str) -> None:
+    layers = sibling_layers(extractor_of(name, pooling).encoder, 12)
+    found = extractor_of(name, pooling, objectives=(KL(latent_dim=8, layer=tuple(layers)),))(CLIPS)
+    for block, layer in zip(list(found.layout)[1:], layers, strict=True):
+        objectives = (KL(latent_dim=8),)
+        alone = extractor_of(name, pooling, target_layer=layer, objectives=objectives)(CLIPS)
+        np.testing.assert_allclose(found.block(block), alone.block("kl"), rtol=0, atol=2e-6)

@@ -116,10 +116,25 @@ def test_names_widths_and_fingerprints():
     assert wide(TEXTS).block("activation_2").shape[1] == wide.encoder.model.config.intermediate_size
 
 
-@pytest.mark.parametrize("layer", ["", 3, ["encoder"], "auto"])
+@pytest.mark.parametrize("layer", ["", 3, [], [3], ["a.1.b", "a.1.b"], True, {"a": 1}])
 def test_a_layer_that_is_no_path_is_refused(layer):
-    with pytest.raises(ConfigError, match=r"Activation.layer must be None .* or a dotted path"):
+    with pytest.raises(ConfigError, match=r"Activation.layer must be None .* a dotted path"):
         Activation(layer=layer)
+
+
+def test_several_layers_are_as_many_activations():
+    layers = ("auto", MIDDLE["bert"], MLP["bert"])
+    several = FungiConfig(objectives=(Activation(layer=layers, weight=2.0),))
+    assert several == FungiConfig(
+        objectives=(
+            Activation(weight=2.0),
+            Activation(layer=layers[1], name="activation_1_attention_output", weight=2.0),
+            Activation(layer=layers[2], name="activation_2_intermediate", weight=2.0),
+        )
+    )
+    assert FungiConfig(objectives=(Activation(layer=["auto"]),)) == FungiConfig(
+        objectives=("activation",)
+    )
 
 
 def test_two_layers_of_one_block_need_names():

@@ -10,7 +10,9 @@ from fungi_hf import Activation, DenseInfoNCE, FungiConfig, FungiExtractor
 from fungi_hf.errors import LayerUseError
 from fungi_hf.extraction.parts import EncodedParts
 from fungi_hf.gradients.tape import untouched
+from fungi_hf.specs import layer_label
 from fungi_hf.testing import model_state
+from fungi_hf.tuning.scan import sibling_layers
 from tests.extraction.test_tokens import SOUNDS, by_hand, encoder_and_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*were cut at the end")  # one of AST's clips
@@ -72,7 +74,8 @@ def test_every_gradient_equals_a_loop_over_tokens(family, pooling) -> None:
     before = model_state(encoder.model)
     with untouched(encoder.model):
         group = EncodedParts(samples, plan)
-        found = group.factors("dense_infonce").materialise()
+        (factors,) = group.factors("dense_infonce").values()
+        found = factors.materialise()
     after = model_state(encoder.model)
     assert before == after
     start = 0
@@ -123,7 +126,7 @@ def test_exact_factors_have_the_cosines_of_the_gradients() -> None:
     features = next(iter(extractor.dense(inputs)))
     with untouched(extractor.encoder.model):
         group = EncodedParts(first_of(extractor, inputs[:1]), extractor._plan)
-        factors = group.factors("dense_infonce")
+        (factors,) = group.factors("dense_infonce").values()
     gradients = torch.nn.functional.normalize(factors.materialise().flatten(1), dim=1)
     tokens = torch.nn.functional.normalize(group.tokens(), dim=1)
     expected = (gradients @ gradients.T + tokens @ tokens.T) / 2
@@ -183,3 +186,27 @@ def test_whitening_and_a_pca_learn_from_parts() -> None:
     features = next(iter(reduced.dense(inputs)))
     assert features.array.shape == (16, 4)
     assert list(features.layout) == ["reduced"]
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_several_layers_are_those_of_extractors_with_that_target_layer(family) -> None:
+    encoder, _ = encoder_and_inputs(family, "mean")
+    low = sibling_layers(encoder, 12)[0]
+    spec = DenseInfoNCE(n_support=8, latent_dim=7, temperature=0.2, layer=("auto", low))
+    extractor, inputs = extractor_of(family, "mean", objectives=(spec,))
+    found = list(extractor.dense(inputs))
+    blocks = ("dense_infonce", f"dense_infonce_{layer_label(low)}")
+    assert list(found[0].layout) == ["tokens", *blocks]
+    for block, path in zip(blocks, ("auto", low), strict=True):
+        encoder = encoder.rebuilt(FungiConfig(dtype="float64", pooling="mean", target_layer=path))
+        config = FungiConfig(
+            objectives=(SPEC,), dtype="float64", pooling="mean", target_layer=path, dense=True
+        )
+        alone = FungiExtractor(encoder, config).fit(inputs)
+        for one, wanted in zip(found, alone.dense(inputs), strict=True):
+            gradient = (
+                one.array[:, one.layout[block]],
+                wanted.array[:, wanted.layout["dense_infonce"]],
+            )
+            rows = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in gradient]
+            np.testing.assert_allclose(*rows, rtol=0, atol=2e-6)

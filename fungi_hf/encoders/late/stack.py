@@ -58,8 +58,8 @@ class BlockStack:
         self._passes_on: int | None = None  # what a block gives beside the state; None: nothing
         self._carries = False
 
-    def check(self, k: int) -> None:
-        """Refuse a k that this encoder or its target layer does not allow.
+    def check(self, k: int, path: str | None = None) -> None:
+        """Refuse a k that this encoder or a layer, by default the target layer, does not allow.
 
         Raises:
             ConfigError: Saying what is allowed.
@@ -69,12 +69,14 @@ class BlockStack:
                 f"late_views={k} is more than the {self.n_blocks} blocks of {self._name}; choose 1 "
                 f"to {self.n_blocks}, or None for views of the raw input"
             )
-        inside = re.match(rf"{re.escape(self._prefix)}\.(\d+)\.", self._layer_path)
-        above = self._layer_path.startswith("pooler.")
+        what = "target_layer" if path in (None, self._layer_path) else "layer"
+        path = path or self._layer_path
+        inside = re.match(rf"{re.escape(self._prefix)}\.(\d+)\.", path)
+        above = path.startswith("pooler.")
         if not above and (inside is None or int(inside[1]) < self.n_blocks - k):
             needed = f"{self.n_blocks - int(inside[1])} or more" if inside else "None"
             raise ConfigError(
-                f"target_layer {self._layer_path!r} lies below block {self.n_blocks - k}, where "
+                f"{what} {path!r} lies below block {self.n_blocks - k}, where "
                 f"views with late_views={k} begin, so they have no gradient there; choose a layer "
                 f"of the last {k} of {self.n_blocks} blocks, or late_views={needed}"
             )

@@ -83,7 +83,7 @@ def sweep_layers(
     """
     check_integer("memory_mb", memory_mb, **AS_INPUT)
     encoder, config = extractor.encoder, extractor.config
-    names = [spec.name for spec in config.objectives if spec.has_gradient]
+    names = list(config.losses)
     paths = list(linear_layers(encoder.model))
     if layers is not None:
         paths = listed("layers are", layers, "dotted paths, or None for all", ConfigError)
@@ -137,11 +137,21 @@ def sweep_objective(
         f"v{place}": dataclasses.replace(spec, **{field: value})
         for place, value in enumerate(wanted)
     }
-    path = extractor.encoder.layer_path
-    sides = data.blocks(VariantExtractor(extractor.encoder, extractor.config, objectives=variants))
+    target = extractor.encoder.layer_path
+    paths = {block: path or target for block, path in spec.blocks.items()}
+    extract = VariantExtractor(
+        extractor.encoder,
+        extractor.config,
+        objectives=variants,
+        layers=list(dict.fromkeys(paths.values())),
+    )
+    sides = data.blocks(extract)
     rows: list[dict[str, Cell]] = []
     for label, value in zip(variants, wanted, strict=True):
-        blocks = [{spec.name: side.gradients[path, label, "config"]} for side in sides]
+        blocks = [
+            {block: side.gradients[path, label, "config"] for block, path in paths.items()}
+            for side in sides
+        ]
         rows += _judge({field: value}, sides, blocks, data)[bool(rows) :]  # one embedding
     return sweep_result(field, extractor, data, rows, (), objective=spec.to_dict())
 

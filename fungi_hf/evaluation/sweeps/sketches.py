@@ -68,7 +68,7 @@ def sweep_sketches(
     }
     variants = VariantExtractor(extractor.encoder, extractor.config, sketches=sketches)
     known, asked = data.blocks(variants)
-    place = (extractor.encoder.layer_path, next(iter(variants.objectives)))
+    place = (next(iter(variants.layers)), next(iter(variants.objectives)))
     left, right = (variants.exact_gradients(side)[place] for side in (data.test, data.train))
     exact = exact_cosines(left, right)  # [Q, N]
 
