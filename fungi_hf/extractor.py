@@ -176,11 +176,21 @@ class FungiExtractor(LearningExtractor, LargeInputs, Calibrated, SavedExtractor)
         inputs: Iterable[Any],
         labels: Labels,
         *,
+        judge: str | None = None,
         groups: Labels | None = None,
         search: TuningSearch | None = None,
         progress: bool = False,
     ) -> FungiExtractor:
         """Choose a config from labelled training data, as `fungi_hf.tuning.tune` says.
+
+        Args:
+            inputs: N training inputs.
+            labels: N class labels.
+            judge: What the features are for: "neighbors" (kNN, retrieval, demonstrations) or
+                "linear" (a linear probe); None is what the search says.
+            groups: N names of groups (speakers, sources) that are left out together.
+            search: What may be chosen; None is `TuningSearch()`.
+            progress: Say before what it will cost, and show bars.
 
         Returns:
             A new extractor with the chosen config, fitted on all inputs; `.tuning` is the
@@ -188,7 +198,9 @@ class FungiExtractor(LearningExtractor, LargeInputs, Calibrated, SavedExtractor)
         """
         from fungi_hf.tuning import tune
 
-        return tune(self, inputs, labels, groups=groups, search=search, progress=progress)
+        return tune(
+            self, inputs, labels, judge=judge, groups=groups, search=search, progress=progress
+        )
 
     def __call__(
         self,

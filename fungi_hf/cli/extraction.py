@@ -75,10 +75,14 @@ def add_parsers(subparsers: Any) -> None:
     add_columns(tune)
     words = "column of groups (speakers, sources) that test rows will not come from"
     tune.add_argument("--group", help=words)
+    words = "what the features are for (default: neighbors)"
+    tune.add_argument("--judge", choices=("neighbors", "linear"), default="neighbors", help=words)
     tune.add_argument("-k", type=int, default=20, help="neighbours (default: 20)")
     tune.add_argument("--max-rows", type=int, default=4000, help="rows that vote")
     tune.add_argument("--fixed-pooling", action="store_true", help="keep the pooling")
     tune.add_argument("--fixed-layer", action="store_true", help="keep the target layer")
+    words = "rows on which the paper preset is judged beside (default: 200, or what is affordable)"
+    tune.add_argument("--paper-rows", type=int, default=200, help=words)
     tune.add_argument("--no-gradients", action="store_true", help="try none: much faster")
 
 
@@ -99,6 +103,8 @@ def _run_tune(options: argparse.Namespace) -> None:
         objectives=() if options.no_gradients else None,
         n_neighbors=options.k,
         max_rows=options.max_rows,
+        judge=options.judge,
+        paper_rows=options.paper_rows,
     )
     check_folder(options.out)
     labels = read_labels(options.train, options.label)
@@ -108,7 +114,8 @@ def _run_tune(options: argparse.Namespace) -> None:
     tuned = extractor.tune(inputs, labels, groups=groups, search=search, progress=True)
     tuned.save_pretrained(options.out)
     if tuned.tuning is not None:
-        sys.stdout.write(f"{tuned.tuning.table()}\n\n{tuned.tuning.reason}\n")
+        report = tuned.tuning
+        sys.stdout.write(f"{report.table()}\n\n{report.reason}\n{report.advice}\n")
         sys.stderr.writelines(f"{note}\n" for note in tuned.tuning.notes)
     sys.stderr.write(f"saved in {options.out}\n")
 

@@ -12,7 +12,7 @@ from fungi_hf.statistics import against_first
 from fungi_hf.tuning.report import CandidateScore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.specs import ObjectiveSpec
@@ -72,11 +72,7 @@ class Candidate:
         """
         place = {"pooling": self.pooling, "target_layer": self.layer} if adjustable else {}
         weights = {name: weight**0.5 for name, weight in self.weights}
-        chosen = [
-            spec if spec.weight == weights[spec.name] else replace(spec, weight=weights[spec.name])
-            for spec in specs
-            if spec.name in weights
-        ]
+        chosen = [part for spec in specs for part in _weighted(spec, weights)]
         return base.replace(
             **place,
             center=self.transform.center,
@@ -85,6 +81,20 @@ class Candidate:
             objectives=tuple(chosen),
             reduction=None if self.components is None else PCA(n_components=self.components),
         )
+
+
+def _weighted(spec: ObjectiveSpec, weights: Mapping[str, float]) -> list[ObjectiveSpec]:
+    """Give an objective with its chosen blocks, once for each weight among them."""
+    by_weight: dict[float, list[str]] = {}
+    for block in spec.blocks:
+        if block in weights:
+            by_weight.setdefault(weights[block], []).append(block)
+    parts = [(weight, spec.only(blocks)) for weight, blocks in by_weight.items()]
+    return [
+        part if part.weight == weight else replace(part, weight=weight)
+        for weight, part in parts
+        if part is not None
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +112,8 @@ def costs(outcomes: Sequence[Outcome], specs: Sequence[ObjectiveSpec]) -> Int64A
     0 for a plain embedding, 2 for a transformed one, which needs a fit, 4 with an activation, 6
     with several, 8 with a gradient of the untouched input, 10 with one of views; 1 more with a PCA.
     """
-    views = {spec.name for spec in specs if spec.n_views > 1}
-    gradients = {spec.name for spec in specs if spec.has_gradient}
+    views = {block for spec in specs if spec.n_views > 1 for block in spec.blocks}
+    gradients = {block for spec in specs if spec.has_gradient for block in spec.blocks}
     ranks = []
     for one in (outcome.candidate for outcome in outcomes):
         used = {name for name, _ in one.weights} - {EMBEDDING}

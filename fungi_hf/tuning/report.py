@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from fungi_hf.errors import StateError
+from fungi_hf.tuning.evidence import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,23 @@ class CandidateScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """One simple way, judged by leaving rows out.
+
+    Attributes:
+        features: "embedding", "activation", "paper preset", or the tuned features' name.
+        head: "neighbors" or "linear".
+        accuracy: Share of right rows.
+        n_rows: Rows that judged: fewer for a linear head.
+    """
+
+    features: str
+    head: str
+    accuracy: float
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningReport:
     """How a config was chosen; no row but the training rows is in it.
 
@@ -65,6 +83,10 @@ class TuningReport:
         embedding: The score of the plain embedding with the extractor's own pooling.
         best: The best score by `share`, which need not be the chosen one's.
         reason: Why, in one sentence.
+        judge: "neighbors" or "linear".
+        evidence: What the choice gains on rows that did not choose.
+        baselines: What users would do without tuning, and the tuned features, by both heads.
+        advice: What to use, in one sentence.
         candidates: All scores, best first.
         n_rows: Labelled training rows given.
         n_used: Rows that voted; fewer than `n_rows` for a draw.
@@ -88,6 +110,10 @@ class TuningReport:
     search: Mapping[str, Any]
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    judge: str = "neighbors"
+    evidence: Evidence | None = None
+    baselines: tuple[Baseline, ...] = ()
+    advice: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain, JSON-able values."""
@@ -117,6 +143,9 @@ class TuningReport:
                 kept[name] = CandidateScore(**kept[name])
             kept["candidates"] = tuple(CandidateScore(**one) for one in kept["candidates"])
             kept["notes"] = tuple(kept.get("notes", ()))
+            kept["baselines"] = tuple(Baseline(**one) for one in kept.get("baselines", ()))
+            if kept.get("evidence") is not None:
+                kept["evidence"] = Evidence(**kept["evidence"])
             return cls(**kept)
         except (KeyError, TypeError) as error:
             raise StateError(f"the tuning report lacks or misnames a field: {error}") from None
@@ -155,4 +184,14 @@ class TuningReport:
                 f"| {100 * one.accuracy:.1f} | {100 * one.low:.1f} to {100 * one.high:.1f} "
                 f"| {100 * one.against_embedding:+.1f} |"
             )
+        if self.baselines:
+            lines += [
+                "",
+                "| baseline | head | leave-one-out | rows |",
+                "| --- | --- | ---: | ---: |",
+            ]
+            lines += [
+                f"| {one.features} | {one.head} | {100 * one.accuracy:.1f} | {one.n_rows} |"
+                for one in self.baselines
+            ]
         return "\n".join(lines)

@@ -8,6 +8,7 @@ layer, and are extracted once with all gradients; the chosen config is then fitt
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,27 +16,32 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from fungi_hf.errors import ConfigError, EncoderError, LayerUseError
 from fungi_hf.extraction.inputs import iterate
-from fungi_hf.tuning.candidates import EMBEDDING, FIRST_GRADIENT, Candidate, costs, scores
+from fungi_hf.tuning.baselines import compare
+from fungi_hf.tuning.candidates import EMBEDDING, Candidate, costs, scores
+from fungi_hf.tuning.forecast import forecast
+from fungi_hf.tuning.paper import judge_paper
 from fungi_hf.tuning.report import TuningReport
 from fungi_hf.tuning.sample import check_votes, draw_rows, read_classes, read_groups
 from fungi_hf.tuning.scan import scan, space_of
 from fungi_hf.tuning.search import TuningSearch
-from fungi_hf.tuning.stages import FEW_DRAWS, FEW_ROWS, Voters, decide
+from fungi_hf.tuning.stages import Voters, decide
+from fungi_hf.tuning.words import notes_of, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fungi_hf.config import FungiConfig
     from fungi_hf.encoders.base import Encoder
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.features import FungiFeatures
     from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.tuning.report import CandidateScore
     from fungi_hf.tuning.search import Space
     from fungi_hf.tuning.stages import Blocks
+    from fungi_hf.types import Int64Array
 
 
 class Tunable(Protocol):
@@ -78,21 +84,34 @@ class _Encoding(Generic[T]):
     def scans(self) -> Iterator[tuple[str, Blocks]]:
         """Give each pooling, the extractor's own first, with the embedding and the activations."""
         names = {EMBEDDING: EMBEDDING, **self.space.activations}
-        for encoder in self._encoders():
-            with self._timed("scan"):
+        encoders = list(self._encoders())
+        if self.progress:
+            plan = forecast(
+                encoders[0],
+                self.items,
+                len(encoders),
+                self.space,
+                self.search,
+                self.extractor.budget,
+            )
+            tqdm.write(str(plan), file=sys.stderr)
+        for encoder in tqdm(encoders, disable=not self.progress, unit="pooling"):
+            with self.timed("scan"):
                 encoder.fit(self.items)
                 found = scan(encoder, self.items, [*names][1:], self.extractor.budget)
             yield encoder.pooling, {name: found[place] for place, name in names.items()}
 
-    def gradients(self, pooling: str) -> Blocks:
-        """Give the embedding, the gradients and the activation of the target layer."""
-        layer = self.space.layer
-        names = (EMBEDDING, *self.space.gradients, self.space.activations[layer])
+    def gradients(
+        self, pooling: str, names: Sequence[str], places: Int64Array | None = None
+    ) -> Blocks:
+        """Extract blocks of gradients of all rows, or of some; none where there are none."""
         weights = tuple((name, 1.0) for name in names)
-        extractor = self.build(Candidate(pooling=pooling, layer=layer, weights=weights))
-        with self._timed("gradients"):
+        candidate = Candidate(pooling=pooling, layer=self.space.layer, weights=weights)
+        raws = self.raws if places is None else [self.raws[place] for place in places]
+        with self.timed("gradients"):
             try:
-                features = extractor.fit_transform(self.raws, progress=self.progress)
+                extractor = self.build(candidate)
+                features = extractor.fit_transform(raws, progress=self.progress)
             except LayerUseError as error:
                 self.notes.append(f"no gradients were tried with pooling {pooling!r}: {error}")
                 return {}
@@ -120,7 +139,7 @@ class _Encoding(Generic[T]):
                 yield other
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter() - self.seconds.get(stage, 0.0)
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 1)
@@ -139,23 +158,27 @@ def tune(
     inputs: Iterable[Any],
     labels: Labels,
     *,
+    judge: str | None = None,
     groups: Labels | None = None,
     search: TuningSearch | None = None,
     progress: bool = False,
 ) -> T:
-    """Choose a config from labelled training data by leave-one-out nearest neighbours.
+    """Choose a config from labelled training data by leaving rows out.
 
     What the search does not vary (sketch, length, dtype, seed) stays as the extractor's config
     says. Arguments and result are those of `FungiExtractor.tune`.
 
     Raises:
-        ConfigError: If the extractor keeps exact factors, or `search` is no search.
+        ConfigError: If the extractor keeps exact factors, `search` is no search, or the judge is
+            unknown.
         InputError: If an input is unusable, or no row could be classified rightly by the others.
         LabelError: If labels or groups are unusable.
     """
     search = TuningSearch() if search is None else search
     if not isinstance(search, TuningSearch):
         raise ConfigError(f"search must be a TuningSearch or None; got {type(search).__name__}")
+    if judge is not None:
+        search = dataclasses.replace(search, judge=judge)
     if extractor.config.sketch == "none":
         raise ConfigError(
             "sketch='none' keeps exact factors, which can be neither centred nor whitened; "
@@ -164,7 +187,7 @@ def tune(
     items = list(iterate(inputs))
     classes, codes = read_classes(labels, len(items))
     numbers, n_groups = read_groups(groups, len(items))
-    rows = draw_rows(codes, search.max_rows, search.seed)
+    rows = draw_rows(codes, search.most_rows, search.seed)
     drawn, canonical = set(rows.tolist()), []
     for place, raw in enumerate(items):  # before the work, also what is not drawn
         checked = extractor.encoder.check(raw, place)
@@ -175,15 +198,19 @@ def tune(
     raws = [items[row] for row in rows]
     encoding = _Encoding(extractor, search, raws, canonical, progress)
     space, voters = encoding.space, Voters.of(codes[rows], numbers[rows], search)
-    outcomes, position, voters = decide(encoding, space, voters, search)
+    decision = decide(encoding, space, voters, search)
+    outcomes, position = decision.outcomes, decision.position
+    found = scores(outcomes, costs(outcomes, space.specs))
+    compared = compare(decision, found[position].cost, space, search, codes[rows])
+    with encoding.timed("paper preset"):
+        paper, said = judge_paper(encoding, codes[rows], numbers[rows], search)
     seconds = encoding.seconds
     seconds["votes"] = round(time.perf_counter() - start - sum(seconds.values()), 1)
     start = time.perf_counter()
-    tuned = encoding.build(outcomes[position].candidate)
+    tuned = encoding.build(decision.chosen)
     if tuned.config.needs_fit:
         tuned.fit(items, progress=progress)
     seconds["fit"] = round(time.perf_counter() - start, 1)
-    found = scores(outcomes, costs(outcomes, space.specs))
     best = max(range(len(found)), key=lambda place: found[place].share)
     counts = np.bincount(codes[rows], minlength=len(classes))
     tuned.tuning = TuningReport(
@@ -191,7 +218,11 @@ def tune(
         chosen=found[position],
         embedding=found[0],
         best=found[best],
-        reason=_reason(found, position, best),
+        reason=reason_of(found, position, best, decision.evidence),
+        judge=search.judge,
+        evidence=decision.evidence,
+        baselines=(*compared.baselines, *paper),
+        advice=compared.advice,
         candidates=tuple(sorted(found, key=lambda one: -one.accuracy)),
         n_rows=len(items),
         n_used=len(rows),
@@ -199,52 +230,12 @@ def tune(
         classes={str(name): int(count) for name, count in zip(classes, counts, strict=True)},
         search={**dataclasses.asdict(search), "objectives": [s.to_dict() for s in space.specs]},
         seconds=seconds,
-        notes=_notes(voters, search.n_neighbors, len(items), n_groups, encoding.notes),
+        notes=notes_of(
+            decision.voters,
+            search.n_neighbors,
+            len(items),
+            n_groups,
+            [*decision.notes, *encoding.notes, *said],
+        ),
     )
     return tuned
-
-
-def _reason(found: list[CandidateScore], position: int, best: int) -> str:
-    chosen, top = found[position], found[best]
-    gain = (
-        f"{100 * chosen.against_embedding:+.1f} points against the plain embedding "
-        f"(exact McNemar p = {chosen.p:.2g}, one of {len(found)} candidates)"
-    )
-    if chosen.share == top.share:
-        return f"nothing has a higher share of right rows: {gain}"
-    pca = f", PCA {top.components}" if top.components else ""
-    behind = (
-        f"{top.name} ({top.pooling}, {top.transform}{pca}) leads by {100 * chosen.behind_best:.1f} "
-        f"points with a standard error of {100 * chosen.error:.1f}"
-    )
-    if chosen.share != chosen.accuracy or top.share != top.accuracy:
-        behind += " where few rows vote"
-    if position == 0:
-        return f"{behind}: too little, or too uncertain, to leave the plain embedding for"
-    if top.cost >= FIRST_GRADIENT > chosen.cost:
-        why = "too little for the gradients in it"
-    elif top.components and not chosen.components:
-        why = "too little for a PCA"
-    else:
-        why = "features like it do worse"
-    return f"{behind}, but {why}; {gain}"
-
-
-def _notes(
-    voters: Voters, wanted: int, n_rows: int, n_groups: int, more: list[str]
-) -> tuple[str, ...]:
-    n_used, single = len(voters.codes), int((np.bincount(voters.codes) == 1).sum())
-    before = {
-        f"{n_used} of {n_rows} rows voted, drawn within each class": n_used < n_rows,
-        f"{single} classes have one row, which no other row can classify": single,
-        f"{voters.n_neighbors} neighbours voted, not {wanted}: half of the {n_used} rows, "
-        "since with more the other classes always win": voters.n_neighbors < wanted,
-    }
-    after = {
-        "the plain embedding has nearly all training rows right, so candidates were compared "
-        f"by {FEW_DRAWS} draws of {FEW_ROWS} voting rows a class": voters.few,
-        "if rows come in groups (speakers, sources) that test rows will not come from, pass "
-        "groups": voters.few and not n_groups,
-    }
-    said, also = ([text for text, holds in some.items() if holds] for some in (before, after))
-    return (*said, *more, *also)

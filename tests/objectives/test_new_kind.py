@@ -145,7 +145,7 @@ def test_its_head_is_seeded_by_name_and_its_views_by_kind() -> None:
 
 def test_tuning_tries_it() -> None:
     specs = TuningSearch().specs(FungiConfig(objectives=("pull",)), target="x")
-    assert [spec.kind for spec in specs] == ["pull", "kl", "simclr", "simclr", "activation"]
+    assert [spec.kind for spec in specs] == ["pull", "kl", "activation"]
 
 
 def test_a_kind_is_taken_once() -> None:

@@ -7,7 +7,10 @@ import re
 from fungi_hf import FungiConfig
 from fungi_hf.config import Activation, SimCLR
 from fungi_hf.tuning import CandidateScore, TuningSearch
-from fungi_hf.tuning.tune import _reason
+from fungi_hf.tuning.evidence import Evidence
+from fungi_hf.tuning.words import reason_of
+
+HELD = Evidence(gain=0.02, error=0.01, p=0.02, n_candidates=3)
 
 
 def test_specs_vary_the_temper_alone() -> None:
@@ -49,5 +52,5 @@ def test_a_reason_names_what_leads() -> None:
         (score("activation_1", 0.8, 4), "nothing has a higher share"),
     ]
     for best, pattern in words:
-        assert re.search(pattern, _reason([plain, chosen, best], 1, 2))
-    assert "to leave the plain embedding for" in _reason([plain, chosen], 0, 1)
+        assert re.search(pattern, reason_of([plain, chosen, best], 1, 2, HELD))
+    assert "to leave the plain embedding for" in reason_of([plain, chosen], 0, 1, HELD)

@@ -17,8 +17,10 @@ from fungi_hf.errors import ConfigError, FeatureError, InputTypeError, ShapeErro
 from fungi_hf.specs import REGISTERED_OBJECTIVES
 from fungi_hf.testing import tiny_text_model
 from fungi_hf.tuning import TuningReport, TuningSearch, tune
-from fungi_hf.tuning.candidates import Candidate
+from fungi_hf.tuning.candidates import Candidate, Transform
+from fungi_hf.tuning.ridge import ridge_leave_out
 from fungi_hf.tuning.scan import scan, sibling_layers
+from fungi_hf.tuning.votes import leave_one_out
 from tests.encoders.audio_models import build, clips
 from tests.tiny import TRAIN, extractor_of
 
@@ -217,7 +219,8 @@ def test_few_rows_vote_where_nearly_all_are_right(plain) -> None:
     assert report.embedding.share < 1
     assert any("3 draws of 10 voting rows a class" in note for note in report.notes)
     assert any("pass groups" in note for note in report.notes)
-    never = TuningSearch(objectives=(), n_neighbors=2, components=(), ceiling=1.0)
+    fields = {"objectives": (), "n_neighbors": 2, "components": (), "paper_rows": 0}
+    never = TuningSearch(**fields, ceiling=1.0)
     labels[0] = 3 - labels[0]  # one wrong row, below this ceiling
     report = plain.tune(texts, labels, search=never).tuning
     assert report.embedding.share == report.embedding.accuracy < 1
@@ -294,6 +297,116 @@ def test_the_program_writes_config_and_evidence(plain, tmp_path: Path, capsys) -
     assert "max_rows" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("judge", ["neighbors", "linear"])
+def test_gradients_of_inner_layers_are_tried(plain, judge) -> None:
+    labels = labels_of(plain)
+    labels[::5] = 2
+    search = TuningSearch(n_neighbors=3, whitenings=(1.0,), components=(), free_pooling=False)
+    tuned = plain.tune(TEXTS, labels, search=search, judge=judge)
+    report = tuned.tuning
+    names = {one.name for one in report.candidates}
+    every = "embedding+kl_1_attention_output+kl+activation_0+activation_1+activation"
+    wanted = {
+        "neighbors": {"kl_1_attention_output", "embedding+kl_1_attention_output", "kl+activation"},
+        "linear": {"embedding+kl", "embedding+kl_1_attention_output+kl", every},
+    }
+    assert wanted[judge] <= names
+    assert report.judge == report.search["judge"] == judge
+    transforms = {one.transform for one in report.candidates}
+    assert ("centred" in transforms) == (judge == "neighbors")
+    none = TuningSearch(gradient_layers=0, n_neighbors=3, whitenings=(), components=())
+    found = plain.tune(TEXTS, labels, search=none, judge=judge).tuning
+    assert not any("kl_1" in one.name for one in found.candidates)
+
+
+@pytest.mark.parametrize("judge", ["neighbors", "linear"])
+def test_a_chosen_inner_gradient_is_what_its_config_computes(plain, judge) -> None:
+    """The candidates' scores are those of the extractor that each config makes."""
+    labels = np.arange(60) % 3
+    search = TuningSearch(n_neighbors=3, whitenings=(1.0,), components=(), free_pooling=False,
+                          judge=judge)  # fmt: skip
+    report = plain.tune(TEXTS, labels, search=search).tuning
+    layers = sibling_layers(plain.encoder, 12)
+    specs = search.specs(plain.config, layers, layers[-1])
+    name = "embedding+kl_1_attention_output+kl"
+    scored = next(o for o in report.candidates if (o.name, o.transform) == (name, "whitened 1"))
+    weights = tuple((block, 1.0) for block in name.split("+"))
+    candidate = Candidate(
+        pooling="mean", layer=layers[-1], transform=Transform(whitening=1.0), weights=weights
+    )
+    config = candidate.config(plain.config, specs)
+    assert [spec.kind for spec in config.objectives] == ["kl"]
+    features = FungiExtractor(plain.encoder, config).fit(TEXTS)(TEXTS)
+    rows, one = {"all": features.array}, [[("all", 1.0)]]
+    if judge == "linear":
+        (right,) = ridge_leave_out(rows, one, labels, np.arange(60))
+    else:
+        (right,) = leave_one_out(rows, one, labels, np.arange(60), 3)
+    assert right.mean() == pytest.approx(scored.accuracy, abs=1.5 / 60)
+
+
+def test_gradients_of_views_wait_for_a_pilot(plain) -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 2, 60)  # noise: nothing leads
+    fields = {"n_neighbors": 3, "whitenings": (), "components": (), "free_pooling": False}
+    search = TuningSearch(objectives=SMALL, pilot_rows=20, min_gain=0.5, **fields)
+    report = plain.tune(TEXTS, labels, search=search).tuning
+    assert not any("simclr" in one.name for one in report.candidates)
+    (note,) = [one for one in report.notes if "gradients of views" in one]
+    assert note.startswith("gradients of views (simclr) were tried on 20 rows")
+    whole = TuningSearch(objectives=SMALL, pilot_rows=60, **fields)
+    report = plain.tune(TEXTS, labels, search=whole).tuning
+    assert any("simclr" in one.name for one in report.candidates)
+    eager = TuningSearch(objectives=SMALL, pilot_rows=20, min_gain=0.0, **fields)
+    report = plain.tune(TEXTS, labels, search=eager).tuning
+    leads = any("simclr" in one.name for one in report.candidates)
+    assert leads != any("gradients of views" in one for one in report.notes)
+
+
+def test_the_baselines_and_an_advice_stand_beside_the_choice(plain) -> None:
+    labels = labels_of(plain)
+    search = TuningSearch(objectives=SMALL[:1], n_neighbors=3, paper_rows=0, components=())
+    report = plain.tune(TEXTS, labels, search=search).tuning
+    assert [(one.features, one.head) for one in report.baselines] == [
+        ("embedding", "neighbors"),
+        ("embedding", "linear"),
+        ("activation", "neighbors"),
+        ("activation", "linear"),
+    ]
+    assert report.baselines[0].accuracy == report.embedding.accuracy
+    assert report.chosen.name == "embedding"
+    assert report.advice.startswith(("use the plain embedding", "use a linear probe on the plain"))
+    assert "you need no gradients" in report.advice
+    assert "| embedding | linear |" in report.table()
+    linear = plain.tune(TEXTS, labels, search=search, judge="linear").tuning
+    (probe,) = [
+        one for one in linear.baselines if (one.features, one.head) == ("embedding", "linear")
+    ]
+    assert probe.accuracy == linear.embedding.accuracy
+    assert "a linear probe on the plain embedding" in linear.advice
+
+
+def test_the_paper_preset_is_judged_where_it_is_affordable(plain) -> None:
+    texts, labels = TEXTS * 25, np.tile(labels_of(plain), 25)
+    fields = {"objectives": (), "n_neighbors": 3, "components": (), "whitenings": ()}
+    report = plain.tune(texts, labels, search=TuningSearch(**fields, paper_rows=60)).tuning
+    shown = {(one.features, one.n_rows) for one in report.baselines if "paper" in one.features}
+    assert {name for name, _ in shown} >= {"paper preset"}
+    assert {n for _, n in shown} == {60}
+    few = plain.tune(TEXTS, labels[:60], search=TuningSearch(**fields)).tuning
+    assert any("the paper preset was not judged" in note for note in few.notes)
+
+
+def test_the_cost_is_said_before(plain, capsys) -> None:
+    search = TuningSearch(objectives=("kl",), n_neighbors=3, components=(), whitenings=())
+    plain.tune(TEXTS, labels_of(plain), search=search, progress=True)
+    said = capsys.readouterr().err
+    assert "tuning takes about 4.0 forward passes of the rows" in said
+    assert said.index("tuning takes about") < said.index("pooling")
+    with pytest.raises(ConfigError, match="judge is 'forest'"):
+        plain.tune(TEXTS, labels_of(plain), judge="forest")
+
+
 def test_own_activations_of_other_layers_are_tried() -> None:
     own = Activation(layer="encoder.layer.1.output.dense", name="mlp")
     extractor = extractor_of(objectives=(own,))
@@ -340,7 +453,7 @@ def test_a_layer_above_the_blocks_has_gradients_under_its_own_pooling_alone() ->
     search = TuningSearch(objectives=SMALL[:1], n_neighbors=3, components=(), whitenings=())
     labels = labels_of(extractor_of(objectives=(), pooling="mean"))
     report = extractor.tune(TEXTS, labels, search=search).tuning
-    assert report.chosen.pooling == "mean"  # which tells these labels
+    assert report.best.pooling == "mean"  # which tells these labels
     assert not any("kl" in one.name for one in report.candidates)
     assert any("no gradients were tried with pooling 'mean'" in note for note in report.notes)
 

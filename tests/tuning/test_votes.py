@@ -15,8 +15,9 @@ from fungi_hf.errors import FungiError, InputError, LabelError, ShapeError
 from fungi_hf.specs import KL, Activation, SimCLR
 from fungi_hf.tuning import TuningSearch, votes
 from fungi_hf.tuning.candidates import Candidate, Outcome, Transform, costs, scores
+from fungi_hf.tuning.choice import Rule, choose
+from fungi_hf.tuning.evidence import Evidence
 from fungi_hf.tuning.sample import check_votes, draw_rows, read_classes, read_groups
-from fungi_hf.tuning.stages import choose, leader, smoothed
 from fungi_hf.tuning.votes import leave_one_out
 
 SPECS = (KL(), SimCLR(), Activation())
@@ -79,9 +80,21 @@ def outcome(n_right: int, *names: str, n: int = 1000, flip: int = 0, **fields) -
     return Outcome(candidate, right, right.astype(float))
 
 
-def chosen_of(found: list[Outcome], specs=SPECS, search: TuningSearch = SEARCH) -> int:
+SURE = Evidence(gain=0.1, error=0.01, p=1e-9, n_candidates=2)
+
+
+def chosen_of(found: list[Outcome], specs=SPECS, search: TuningSearch = SEARCH, evidence=SURE):
     """The whole choice: the leader, a PCA of it, or the plain embedding."""
-    return choose(found, leader(found, ranks_of(found, specs), search), search)
+    whole = [i for i, one in enumerate(found) if one.candidate.components is None]
+    some = [found[i] for i in whole]
+    rule = Rule([one.candidate for one in some], ranks_of(some, specs), search)
+    first = whole[rule(np.stack([one.share for one in some]))]
+    return choose(found, first, search, evidence)
+
+
+def smoothed(found: list[Outcome], search: TuningSearch) -> np.ndarray:
+    rule = Rule([one.candidate for one in found], ranks_of(found), search)
+    return rule.smoothed(np.stack([one.share for one in found]))
 
 
 def ranks_of(found: list[Outcome], specs=SPECS) -> np.ndarray:
@@ -134,16 +147,14 @@ def test_a_lonely_peak_is_not_chosen() -> None:
     assert chosen_of(found, specs) == 3
 
 
-def test_the_plain_embedding_stays_where_a_gain_is_not_sure() -> None:
-    for n, flip, chosen in ((100, 0, 1), (100, 10, 0), (1000, 10, 1), (1000, 400, 0)):
-        # Gains of one row with 0 or 2 x flip other rows changed.
-        found = [
-            outcome(n // 2, n=n),
-            outcome(n // 2 + 1, "activation", n=n, flip=flip, **apart(1)),
-        ]
-        assert chosen_of(found) == chosen, (n, flip)
-    bold = TuningSearch(max_risk=0.1)
-    assert chosen_of(found, search=bold) == 1
+def test_the_plain_embedding_stays_without_evidence() -> None:
+    found = [outcome(800), outcome(830, "activation", **apart(1))]
+    for gain, p, chosen in ((0.03, 0.04, 1), (0.03, 0.06, 0), (-0.01, 0.01, 0), (0.0, 0.5, 0)):
+        evidence = Evidence(gain=gain, error=0.01, p=p, n_candidates=2)
+        assert chosen_of(found, evidence=evidence) == chosen
+    bold = TuningSearch(evidence=0.5)
+    unsure = Evidence(gain=0.001, error=0.01, p=0.46, n_candidates=2)
+    assert chosen_of(found, search=bold, evidence=unsure) == 1
 
 
 def test_a_pca_must_lead_what_it_reduces() -> None:
@@ -299,7 +310,12 @@ def test_the_plain_embedding_stays_where_nothing_beats_it() -> None:
         ({"embedding_weights": 1.0}, "embedding_weights must be a list"),
         ({"whitenings": None}, "whitenings must be a list"),
         ({"free_pooling": "no"}, "free_pooling must be True or False"),
-        ({"max_risk": "small"}, "max_risk must be a number from 0 to 1; got 'small'"),
+        ({"evidence": 0.6}, "evidence must be a number > 0 and <= 0.5; got 0.6"),
+        ({"evidence": "small"}, "evidence must be a number > 0 and <= 0.5; got 'small'"),
+        ({"judge": "forest"}, "judge is 'forest'; choose one of 'linear', 'neighbors'"),
+        ({"gradient_layers": -1}, "gradient_layers must be an integer >= 0"),
+        ({"linear_rows": 0}, "linear_rows must be an integer >= 1"),
+        ({"pilot_rows": 1.5}, "pilot_rows must be an integer"),
         ({"ceiling": 2}, "ceiling must be a number from 0 to 1"),
         ({"objectives": "kl"}, "objectives must be a list or a tuple; got 'kl'"),
         ({"objectives": KL()}, "objectives must be a list"),
