@@ -1,137 +1,114 @@
-"""Tune many small tasks cut out of the text sets, and count where the choice loses.
+"""Tune 300 small tasks cut out of all sets, and count where the choice loses to the embedding.
 
-python -m recipes.tuning_tasks [CASE ...]
+FUNGI_DATA=FOLDER FUNGI_MODELS=FOLDER python -m recipes.tuning_tasks [CASE ...]
 
-The margins of `fungi_hf.tuning.stages` were set on tasks like these: draws of 1,500,
-500 and 150 training rows, some intents of Banking-77 alone or with ten rows each, and TREC's fine
-labels, all of them and those of one coarse class. A task is judged on its test rows, with the
-pooling held, against the plain embedding and the plain activation. Features are those of
-`recipes.tuning`.
+A task is a draw of 100 to 4,000 training rows, of all labels or of some, under one pooling, which is
+held. It is judged by 20 neighbours on at most 1,500 test rows, against the plain embedding; so is the
+leader of all candidates, which would be chosen if no evidence were asked for. Blocks are those of
+`recipes.tuning_blocks`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fungi_hf.seeding import numpy_generator
-from fungi_hf.tuning.candidates import Candidate
-from recipes.datasets import load_fine
-from recipes.tuning import compare, decide, right
-from recipes.tuning_cases import HERE, TEXTS, text_case
+from fungi_hf.tuning import TuningSearch
+from fungi_hf.tuning.candidates import costs
+from fungi_hf.tuning.choice import Rule
+from recipes.tuning import HERE, compare, decide, features, neighbours, raws_of
+from recipes.tuning_blocks import CASES, Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from recipes.tuning_cases import Case
+    from fungi_hf.tuning.stages import Decision
 
-SIZES = (1500, 500, 150)
-MOST_QUERIES = 1500
+SIZES = (100, 150, 200, 300, 400, 500, 700, 1000, 2000, 4000)
+ONE_DRAW = 1000  # of more rows one draw is enough
+DRAWS, SOME_LABELS = 3, 8
+MOST_ROWS, MOST_QUERIES, LEAST_QUERIES = 900, 1500, 80
 OUT = HERE / "results/tuning-tasks.json"
+SEARCH = TuningSearch(free_pooling=False)
+Task = tuple[str, np.ndarray, np.ndarray]
 
 
-def tasks(case: Case) -> Iterator[Case]:
-    """Cut tasks out of one case, seeded by its name."""
+def tasks(case: Case) -> Iterator[Task]:
+    """Cut tasks out of one case, seeded by its name: name, training rows, test rows."""
     generator = numpy_generator(0, "tasks", case.name)
-    labels, (train, test) = case.labels, case.splits[0]
-
-    def task(name: str, rows: Any, queries: Any, own: np.ndarray = labels) -> Case:
-        split = (np.sort(rows), np.sort(generator.permutation(queries)[:MOST_QUERIES]))
-        return replace(case, name=f"{case.name} {name}", labels=own, splits=[split], paper=[])
-
-    def each(rows: np.ndarray, number: int) -> np.ndarray:
-        drawn = [generator.permutation(rows[labels[rows] == c])[:number] for c in set(labels[rows])]
-        return np.concatenate(drawn)
-
+    labels, train, test = case.rows.labels, case.rows.train, case.rows.test
+    classes = np.unique(labels)
     for size in SIZES:
-        for draw in range(2):
-            rows = each(train, max(2, size // len(set(labels))))
-            yield task(f"{size} rows, draw {draw}", rows, test)
-    if case.name.startswith("banking77"):
-        for number, most, draws in ((12, None, 4), (30, 10, 2)):
-            for draw in range(draws):
-                some = np.isin(labels, generator.permutation(77)[:number])
-                rows = train[some[train]]
-                rows = rows if most is None else each(rows, most)
-                name = f"{number} classes{f' of {most} rows' if most else ''}, draw {draw}"
-                yield task(name, rows, test[some[test]])
-    if case.name.startswith("trec6"):
-        fine = np.unique(load_fine(), return_inverse=True)[1]
-        yield task("fine labels", train, test, fine)
-        for coarse in range(6):
-            rows = generator.permutation(np.flatnonzero(labels == coarse))
-            if len(rows) > 500:  # the test set alone has too few of a class
-                half = len(rows) // 2
-                yield task(f"fine labels of class {coarse}", rows[:half], rows[half:], fine)
+        if size > len(train) or size < 2 * len(classes):
+            continue
+        for draw in range(1 if size > ONE_DRAW else DRAWS):
+            rows = generator.permutation(train)[:size]
+            queries = generator.permutation(test)[:MOST_QUERIES]
+            yield f"{case.name} {size} rows, draw {draw}", np.sort(rows), np.sort(queries)
+    for draw in range(SOME_LABELS if len(classes) > 4 else 0):
+        number = int(generator.integers(2, min(len(classes), 20)))
+        some = np.isin(labels, generator.permutation(classes)[:number])
+        wanted = int(generator.integers(SIZES[0], MOST_ROWS))
+        rows = generator.permutation(train[some[train]])[:wanted]
+        queries = generator.permutation(test[some[test]])[:MOST_QUERIES]
+        if len(rows) >= SIZES[0] and len(queries) >= LEAST_QUERIES:
+            name = f"{case.name} {number} labels, {len(rows)} rows, draw {draw}"
+            yield name, np.sort(rows), np.sort(queries)
 
 
-def judge(case: Case) -> dict[str, Any]:
-    """Tune one task with the pooling held and compare."""
-    own, (train, test) = case.extractor.encoder, case.splits[0]
-    search = replace(case.search, free_pooling=False)
-    chosen, (score, plain, _) = decide(case, train, search)
-    place = {"pooling": own.pooling, "layer": own.layer_path}
-    arms = {
-        "embedding": Candidate(**place),
-        "activation": Candidate(**place, weights=(("activation", 1.0),)),
-    }
-    hits = {name: right(case, one, train, test) for name, one in arms.items()}
-    tuned = right(case, chosen, train, test)
+def leader(case: Case, found: Decision) -> int:
+    """Give the position of the best candidate, whatever the evidence."""
+    whole = [one for one in found.outcomes if one.candidate.components is None]
+    rule = Rule([one.candidate for one in whole], costs(whole, case.space.specs), SEARCH)
+    return rule(np.stack([one.share for one in whole]))
+
+
+def judge(case: Case, raws: Any, task: Task) -> dict[str, Any]:
+    """Tune one task and compare."""
+    name, train, test = task
+    labels = case.rows.labels
+    found = decide(case, raws, labels, train, SEARCH)
+    arms = {"embedding": 0, "tuned": found.position, "leader": leader(case, found)}
+    hits = {}
+    for arm, position in arms.items():
+        candidate = found.outcomes[position].candidate
+        sides = features(case, raws, candidate, train, test)
+        hits[arm] = neighbours(*sides, labels, train, test)
     return {
-        "task": case.name,
+        "task": name,
         "rows": {"train": len(train), "test": len(test)},
-        "classes": len(set(case.labels[train])),
-        "features": f"{chosen.name}, {chosen.transform.name}",
-        "components": chosen.components,
-        "leave_one_out": score.accuracy,
-        "embedding_leave_one_out": plain.accuracy,
-        "accuracy": {n: float(h.mean()) for n, h in {**hits, "tuned": tuned}.items()},
-        "tests": {name: compare(baseline, tuned) for name, baseline in hits.items()},
+        "labels": len(set(labels[train].tolist())),
+        "features": f"{found.chosen.name}, {found.chosen.transform.name}",
+        "components": found.chosen.components,
+        "held_out_gain": found.evidence.gain,
+        "error": found.evidence.error,
+        "p": found.evidence.p,
+        "accuracy": {arm: float(rows.mean()) for arm, rows in hits.items()},
+        "tests": {arm: compare(hits["embedding"], hits[arm]) for arm in ("tuned", "leader")},
     }
-
-
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count over all tasks, and over the small ones."""
-
-    def counted(some: list[dict[str, Any]]) -> dict[str, Any]:
-        gains = [min(t["difference"] for t in one["tests"].values()) for one in some]
-        return {
-            "tasks": len(some),
-            "mean_gain_over_best_baseline": float(np.mean(gains)),
-            "smallest_gain": float(min(gains)),
-            "behind": sum(gain < 0 for gain in gains),
-            "significantly_worse": [
-                one["task"]
-                for one in some
-                if any(t["difference"] < 0 and t["p"] < 0.05 for t in one["tests"].values())
-            ],
-        }
-
-    small = [one for one in found if one["rows"]["train"] <= SIZES[1]]
-    return {"all": counted(found), "at most 500 rows": counted(small)}
 
 
 def main() -> None:
     """Run the tasks of the cases named on the command line; others keep their results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=TEXTS, help=", ".join(TEXTS))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=CASES, help=", ".join(CASES))
     options = parser.parse_args()
     done: list[dict[str, Any]] = []
     if OUT.exists():
         done = json.loads(OUT.read_text("utf-8"))["tasks"]
     for name in options.cases:
+        case = Case(name)
+        raws = raws_of(case, is_free=False)
         done = [one for one in done if not one["task"].startswith(f"{name} ")]
-        for task in tasks(text_case(name)):
-            done.append(judge(task))
+        for task in tasks(case):
+            done.append(judge(case, raws, task))
             print(done[-1]["task"], done[-1]["accuracy"], done[-1]["features"], flush=True)
-        done.sort(key=lambda one: TEXTS.index(one["task"].split(" ")[0]))
-        text = json.dumps({"tasks": done, "summary": summary(done)}, indent=1)
-        OUT.write_text(text + "\n", encoding="utf-8")
-    print(json.dumps(summary(done), indent=1))
+        done.sort(key=lambda one: CASES.index(one["task"].split(" ")[0]))
+        OUT.write_text(json.dumps({"tasks": done}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
