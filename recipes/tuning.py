@@ -26,12 +26,15 @@ from fungi_hf.statistics import mcnemar
 from fungi_hf.tuning import TuningSearch, stages
 from fungi_hf.tuning.candidates import EMBEDDING, Candidate
 from fungi_hf.tuning.sample import draw_rows, read_groups
-from fungi_hf.tuning.stages import Decision, Voters
+from fungi_hf.tuning.stages import Voters
 from recipes import protocol
-from recipes.tuning_blocks import CASES, POOLINGS, Blocks, Case
+from recipes.tuning_blocks import CASES, POOLINGS, Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from fungi_hf.tuning.stages import Decision
+    from recipes.tuning_blocks import Blocks
 
 HERE = Path(__file__).parent
 MOST = 1_000_000

@@ -18,7 +18,7 @@ Found = dict[str, dict[str, Any]]
 
 
 def tuning(found: Found) -> str:
-    """Give every case's accuracies by both heads, and exact paired tests against the embedding's."""
+    """Give every case's accuracies by both heads, and exact tests against the embedding's."""
     heads = {"neighbors": "neighbours", "linear": "linear probe"}
     lines = [
         "| data, pooling | "
@@ -78,7 +78,8 @@ def tasks(found: Found) -> str:
     """Give gains and losses on the small tasks, by the case that they are cut out of."""
     lines = [
         "| cut out of | tasks | kept the embedding | mean gain | smallest gain "
-        "| significantly worse (5 %) | mean gain of the leader | its smallest | significantly worse |",
+        "| significantly worse (5 %) | mean gain of the leader | its smallest gain "
+        "| significantly worse |",
         "| --- |" + " ---: |" * 8,
     ]
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -2,10 +2,10 @@
 
 FUNGI_DATA=FOLDER FUNGI_MODELS=FOLDER python -m recipes.tuning_tasks [CASE ...]
 
-A task is a draw of 100 to 4,000 training rows, of all labels or of some, under one pooling, which is
-held. It is judged by 20 neighbours on at most 1,500 test rows, against the plain embedding; so is the
-leader of all candidates, which would be chosen if no evidence were asked for. Blocks are those of
-`recipes.tuning_blocks`.
+A task is a draw of 100 to 4,000 training rows, of all labels or of some, under one pooling, which
+is held. It is judged by 20 neighbours on at most 1,500 test rows, against the plain embedding; so
+is the leader of all candidates, which would be chosen if no evidence were asked for. Blocks are
+those of `recipes.tuning_blocks`.
 """
 
 from __future__ import annotations
