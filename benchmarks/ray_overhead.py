@@ -1,8 +1,8 @@
 """Rows a second of an actor of Ray beside one plain process: MiniLM, embedding + KL, one thread.
 
-    .venv-ray/bin/python -m benchmarks.ray_overhead [--rounds 3] [--rows 6000]
+    .venv-ray/bin/python -m benchmarks.ray_overhead [--rounds 3] [--rows 12000]
 
-Generated texts of about 15 tokens, shards of 250 rows, alternated rounds in one run; the rate is
+Generated texts of about 15 tokens, shards of 1,000 rows, alternated rounds in one run; the rate is
 that between the first and the last shard that was written, so that neither the start of Ray nor
 the model's loading counts. The plain process is a worker of `fungi-hf extract --workers`. Two
 actors stand beside two such workers, which share the cores as they do. The bar: 0.95 per worker.
@@ -29,7 +29,7 @@ from fungi_hf.shards import ShardOptions, ShardStore
 from fungi_hf.shards.extract import as_source, plan_of
 from fungi_hf.shards.pool import Pool, Workers
 
-SHARD = 250
+SHARD = 1000
 
 
 def rate(extractor: Any, given: list[str], number: int, *, ray: bool) -> float:
@@ -53,7 +53,7 @@ def main() -> None:
     """Write benchmarks/results/ray_overhead.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--rows", type=int, default=12_000)
     options = parser.parse_args()
     ray = imported()
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)

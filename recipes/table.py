@@ -108,6 +108,24 @@ def published_table(_: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def layers_cost_table(_: object) -> str:
+    """Give what gradients at several layers cost, from the benchmark's file."""
+    record = _benchmark("layers_cost")
+    lines = ["| encoder, pooling | 1 layer | 3 layers | 6 layers |", "| --- | ---: | ---: | ---: |"]
+    ratios: dict[str, dict[int, float]] = {}
+    for row in record["rows"]:
+        own = ratios.setdefault(f"{row['encoder']}, {row['pooling']}", {})
+        own[row["layers"]] = row["ratio_to_plain_forward"]
+    for name, own in ratios.items():
+        lines.append(f"| {name} | " + " | ".join(f"{own[count]:.2f}" for count in (1, 3, 6)) + " |")
+    machine = record["machine"]
+    lines.append(
+        f"\n(Embedding and KL at each layer, {machine['processor']}, {machine['threads']} threads. "
+        f"Yardstick: {record['yardstick']}.)"
+    )
+    return "\n".join(lines)
+
+
 def full_table(found: dict[str, dict[str, Any]]) -> str:
     """Give the objectives' table with the control and the paper preset."""
     lines = [
@@ -297,6 +315,7 @@ TABLES = {
     "few-shot": few_shot_table,
     "defaults": defaults_table,
     "cost": cost_table,
+    "layers-cost": layers_cost_table,
     "audio": audio_table,
     "audio-cost": audio_cost_table,
     "sketch": sketch_table,

@@ -20,7 +20,7 @@ class FaissOptions:
     Attributes:
         n_lists: `ivf`, `ivfpq`: number of cells; None takes sqrt(N), at most N / 39.
         n_probes: `ivf`, `ivfpq`: cells looked at per query; None takes a quarter of them for
-            `ivf`, and a tenth, but at least 32, for `ivfpq`.
+            `ivf`, and a twelfth, but at least 32, for `ivfpq`.
         n_links: `hnsw`: links per row.
         build_depth: `hnsw`: candidates while building.
         search_depth: `hnsw`: candidates while searching; at least 2 K are taken.
@@ -53,7 +53,7 @@ class FaissOptions:
 
     def probes(self, n_cells: int, *, are_coded: bool) -> int:
         """Give the number of cells to look at, of vectors themselves or of their codes."""
-        usual = max(_FEWEST_PROBES, n_cells // 10) if are_coded else -(-n_cells // 4)
+        usual = max(_FEWEST_PROBES, n_cells // 12) if are_coded else -(-n_cells // 4)
         return min(self.n_probes or usual, n_cells)
 
     def code_bytes(self, width: int) -> int:
