@@ -127,6 +127,14 @@ class Actors:
                 f"{max(1, number)} workers of {self.num_gpus:g} GPU need more than the {gpus:g} "
                 "GPUs of the cluster; set num_gpus=0, or start nodes with GPUs"
             )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        if nodes and not any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
+            raise ConfigError(
+                f"no node has the {self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs of one worker, "
+                f"which Ray waits for without a word; the largest has {max_of(nodes, 'CPU'):g} CPUs "
+                f"and {max_of(nodes, 'GPU'):g} GPUs: ask for less"
+            )
         return number
 
     def options(self, ray: Any, number: int) -> dict[str, Any]:
@@ -220,6 +228,11 @@ class Attempts:
 
         number = ray.get(counter.begin.remote(key))
         return f"its actor died {cls.MOST} times" if number > cls.MOST else ""
+
+
+def max_of(nodes: list[dict[str, float]], resource: str) -> float:
+    """Give the most of a resource that a node has."""
+    return max(node.get(resource, 0) for node in nodes)
 
 
 def loaded(extractor: Extractor, device: str | None = None) -> FungiExtractor:
