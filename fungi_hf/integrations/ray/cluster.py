@@ -132,7 +132,7 @@ class Actors:
         if nodes and not any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
             raise ConfigError(
                 f"no node has the {self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs of one worker, "
-                f"which Ray waits for without a word; the largest has {max_of(nodes, 'CPU'):g} CPUs "
+                f"for which Ray waits; the largest has {max_of(nodes, 'CPU'):g} CPUs "
                 f"and {max_of(nodes, 'GPU'):g} GPUs: ask for less"
             )
         return number
