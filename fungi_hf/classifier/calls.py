@@ -27,7 +27,7 @@ def is_one(inputs: Any) -> bool:
     if isinstance(inputs, Sequence):
         return False
     shape = getattr(inputs, "shape", None)
-    if shape is not None and not hasattr(inputs, "index"):
+    if shape is not None and type(inputs).__name__ not in ("Series", "Index"):
         kind = getattr(getattr(inputs, "dtype", None), "kind", "")
         return len(shape) != 4 and not (len(shape) == 1 and kind in "UOT")
     return hasattr(inputs, "read") or not (

@@ -177,6 +177,7 @@ class FungiClassifier(KeptClassifier, ClassifierMixin, BaseEstimator):
             FingerprintMismatchError: If the model changed since.
             InputError: If there is no input, or one is unusable.
         """
+        self._fitted()
         return self.labels_of(self._features(_inputs(X)))
 
     def predict_proba(self, X: Any) -> Float64Array:
@@ -184,6 +185,7 @@ class FungiClassifier(KeptClassifier, ClassifierMixin, BaseEstimator):
 
         Of neighbours it is the share of the votes. Errors are those of `predict`.
         """
+        self._fitted()
         return self.shares_of(self._features(_inputs(X)))
 
     def labels_of(self, features: FungiFeatures) -> Any:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from fungi_hf.classifier import labels
 from fungi_hf.classifier.evidence import Measured
@@ -164,9 +164,11 @@ def read(
     digests = digests if isinstance(digests, dict) else {}
     fields = {name: value for name, value in document.items() if name not in ("kind", "format")}
     _compare(path, digests.get(CLASSIFIER_NAME), files.json_digest(fields))
-    arrays = files.find_file(place, ARRAYS, hub)
-    if arrays is None:
-        raise StorageError(f"{str(place)!r} lacks {ARRAYS}, which its {CLASSIFIER_NAME} belongs to")
+    found = {name: files.find_file(place, name, hub) for name in (ARRAYS, files.CONFIG_NAME)}
+    for name, beside in found.items():
+        if beside is None:
+            raise StorageError(f"{str(place)!r} lacks {name}, which its {CLASSIFIER_NAME} needs")
+    arrays = cast("Path", found[ARRAYS])
     tensors = files.read_tensors(arrays)
     _compare(arrays, digests.get(ARRAYS), files.tensor_digest(tensors))
     try:
@@ -196,6 +198,6 @@ def _document(path: Path) -> dict[str, Any]:
 def _compare(path: Path, wanted: Any, found: str) -> None:
     if wanted != found:
         raise StateError(
-            f"{path} was altered: its digest is {found}, {CLASSIFIER_NAME} says {wanted}; fetch or save "
-            "the classifier again"
+            f"{path} was altered: its digest is {found}, {CLASSIFIER_NAME} says {wanted}; fetch or "
+            "save the classifier again"
         )

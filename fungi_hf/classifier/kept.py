@@ -105,7 +105,8 @@ class KeptClassifier(ABC):
         Raises:
             NotFittedError: Before `fit`.
         """
-        return card.render(self.extractor_, self.record(), place)
+        record = self.record()
+        return card.render(self.extractor_, record, place)
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the ecosystem's own signature)
