@@ -21,6 +21,7 @@ from fungi_hf.classifier.kept import KeptClassifier
 from fungi_hf.errors import InputError, InputTypeError, NotFittedError, OptionalDependencyError
 from fungi_hf.extraction.inputs import iterate
 from fungi_hf.neighbors.classifier import Weights
+from fungi_hf.neighbors.labels import as_list
 from fungi_hf.tuning import TuningSearch
 from fungi_hf.tuning.sample import read_groups
 
@@ -137,6 +138,7 @@ class FungiClassifier(KeptClassifier, ClassifierMixin, BaseEstimator):
             check_integer("batch_size", self.batch_size)
         items = _inputs(X)
         classes, codes = labels.encode(y, len(items))
+        groups = None if groups is None else as_list(groups, "groups")
         numbers, n_groups = read_groups(groups, len(items))
         given, is_tuned = open_extractor(self.model, self.config, self.search, self.device)
         extractor = given

@@ -46,6 +46,8 @@ def open_extractor(
     if isinstance(model, FungiExtractor):
         if config is not None:
             raise ConfigError("the extractor brings its config; leave config=None")
+        if device is not None:
+            raise ConfigError(f"the extractor is where its model is; leave device={device!r} out")
         extractor, is_bare = model, False
     else:
         extractor = FungiExtractor.from_pretrained(model, config, device=device)

@@ -135,13 +135,18 @@ def record_of(
     **facts: Any,
 ) -> Record:
     """Give the record of a fit; the facts are its further fields."""
+    counts = np.bincount(training.codes)
+    alone = int((counts == 1).sum())
+    if alone:
+        note = f"{alone} classes have one row, which no other training row can classify rightly"
+        facts["notes"] = (note, *facts["notes"])
     return Record(
         head=head,
         weights=voting.weights,
         voters=voting.n_neighbors,
         fingerprint=fingerprint,
         classes=classes,
-        counts=tuple(np.bincount(training.codes).tolist()),
+        counts=tuple(counts.tolist()),
         results=(),
         **facts,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from fungi_hf.errors import (
     InputTypeError,
     LabelError,
     NotFittedError,
+    OptionalDependencyError,
 )
 from fungi_hf.neighbors import KNNClassifier
 from fungi_hf.tuning import TuningSearch, tune
@@ -236,6 +239,7 @@ BAD: list[tuple[str, Any, Any, dict[str, Any], type[Exception], str]] = [
     ("progress", X, Y, {"progress": 1}, ConfigError, "progress must be True or False"),
     ("a dict", X, Y, {"config": {}}, ConfigError, "config must be a FungiConfig"),
     ("two configs", X, Y, {"config": FungiConfig()}, ConfigError, "the extractor brings its"),
+    ("a device", X, Y, {"device": "cpu"}, ConfigError, "leave device='cpu' out"),
     ("a search", X, Y, {"search": "all"}, ConfigError, "search must be a TuningSearch"),
     ("no model", X, Y, {"model": None}, ConfigError, "model is None"),
 ]  # fmt: skip
@@ -322,13 +326,31 @@ def test_the_plain_embedding_is_that_of_the_given_pooling(extractor) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=ROUNDING)
 
 
+def test_classes_of_one_row_are_noted(extractor) -> None:
+    classifier = FungiClassifier(extractor, n_neighbors=3).fit(X, ["alone", *Y[1:]])
+    note = "1 classes have one row, which no other training row can classify rightly"
+    assert note in classifier.record().notes
+    assert note in classifier.make_card()
+
+
+def test_two_rows_are_enough_for_a_head(extractor) -> None:
+    for head in ("neighbors", "linear"):
+        classifier = FungiClassifier(extractor, head=head).fit(X[:2], Y[:2])
+        assert classifier.predict(X[:1]).tolist() in (["lost"], ["pay"])
+        assert classifier.record().voters == 1
+        assert all(one.n_right == 0 for one in classifier.results_)
+        words = "no row could be held out, so the strength is 0.0001"
+        assert (words in classifier.make_card()) is (head == "linear")
+    assert classifier.predict(X[:2]).tolist() == Y[:2]
+
+
 def test_groups_are_never_judged_by_themselves(extractor) -> None:
     """Copies of a row are of its group: without groups each is recognised by its copy."""
     rng = np.random.default_rng(0)
     y = [str(one) for one in rng.integers(0, 2, 12)] * 2
     x, groups = X[:12] * 2, [f"g{i}" for i in range(12)] * 2
     plain = FungiClassifier(extractor, n_neighbors=1).fit(x, y)
-    told = FungiClassifier(extractor, n_neighbors=1).fit(x, y, groups)
+    told = FungiClassifier(extractor, n_neighbors=1).fit(x, y, iter(groups))
     assert plain.results_[0].accuracy == 1
     assert told.results_[0].accuracy < 1
     assert told.results_[0].protocol == "leave-one-out, 1 nearest rows of other groups"
@@ -356,6 +378,17 @@ ASKED = (
 @pytest.mark.parametrize("name", ASKED)
 def test_scikit_learns_own_checks(name: str) -> None:
     getattr(estimator_checks, name)("FungiClassifier", FungiClassifier())
+
+
+def test_a_missing_scikit_learn_names_the_extra(monkeypatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in [name for name in sys.modules if name.startswith("fungi_hf.classifier")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(OptionalDependencyError, match=r"pip install 'fungi-hf\[sklearn\]'"):
+        importlib.import_module("fungi_hf.classifier")
+    assert fungi_hf.FungiExtractor is FungiExtractor
 
 
 def test_the_name_is_public() -> None:
