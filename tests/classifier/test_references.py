@@ -58,11 +58,10 @@ SHAPES = {
 @given(**SHAPES, k=st.integers(1, 6), weighted=st.booleans())
 def test_neighbours_vote_as_a_brute_force_does(seed, n, n_classes, width, k, weighted) -> None:
     rows, codes, queries = problem(seed, n, n_classes, width)
+    if weighted:  # no right angles, whose cosine is rounded to a tiny weight or to none
+        queries += np.random.default_rng(seed).uniform(0.1, 0.2, queries.shape).astype(np.float32)
     head = NeighborsHead(rows, codes, k, "similarity" if weighted else "uniform")
     votes = np.stack([brute_votes(rows, codes, q, k, n_classes, weighted) for q in queries])
-    # Where all weights are rounding errors of right angles, the shares are these errors'.
-    kept = votes.sum(1) > 1e-6
-    votes, queries = votes[kept], queries[kept]
     shares = head.shares(queries)
     np.testing.assert_allclose(shares, votes / votes.sum(1, keepdims=True), rtol=0, atol=1e-6)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=0, atol=1e-12)
