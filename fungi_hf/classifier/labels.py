@@ -141,12 +141,17 @@ def from_json(data: Mapping[str, Any]) -> ClassArray:
 
 
 def _as_array(values: list[Any], dtype: Any) -> ClassArray:
-    if isinstance(dtype, np.dtype) and dtype.kind in "biufU":
-        return np.array(values, dtype)
-    is_object = isinstance(dtype, np.dtype) and dtype.kind == "O"
-    if kind_of(values[0]) in ("strings", "booleans", "numbers") and not is_object:
-        return np.array(values)
-    array = np.empty(len(values), object)  # tuples stay labels, and become no second axis
+    is_numpys = isinstance(dtype, np.dtype)
+    if is_numpys and dtype.kind in "biufU":
+        found = np.array(values, dtype)
+    elif kind_of(values[0]) in ("strings", "booleans", "numbers") and not is_numpys:
+        found = np.array(values)
+    else:
+        found = np.empty(0)
+    if found.tolist() == values:
+        return found
+    # Tuples stay labels, and become no second axis; numpy's texts lose a null character at the end.
+    array = np.empty(len(values), object)
     array[:] = values
     return array
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
@@ -163,6 +163,7 @@ PLAIN = st.one_of(
 
 @QUICK
 @given(y=PLAIN)
+@example(y=["", "\x00"])
 def test_labels_are_kept_and_come_back_from_json(y) -> None:
     if len(set(y)) < 2:
         with pytest.raises(LabelError, match="only the class"):
