@@ -115,6 +115,11 @@ class Voting:
     n_neighbors: int
     weights: Weights
 
+    def words(self, k: int, of: str) -> str:
+        """Say who votes and how: k of what kind of rows."""
+        how = ", weighted by similarity" if self.weights == "similarity" else ""
+        return f"{k} nearest {of}{how}"
+
 
 def measure_training(
     training: TrainingRows, voting: Voting, head: str, chosen: Probe | None
@@ -141,7 +146,7 @@ def measure_held_out(
     """Judge the baselines on rows that they were not fitted on: embeddings [Q, D], classes [Q]."""
     known, codes = training.embedding, training.codes
     near = NeighborsHead(known, codes, voting.n_neighbors, voting.weights)
-    how = f"{voting.n_neighbors} nearest of {len(codes)} training rows"
+    how = voting.words(voting.n_neighbors, f"of {len(codes)} training rows")
     found = [measured(NEAREST, name, how, near.codes(embedding) == truth)]
     probed = probe(known, codes, training.groups)
     if probed is not None:
@@ -180,10 +185,10 @@ def _left_out(who: str, rows: Float32Array, training: TrainingRows, voting: Voti
     codes = training.codes
     judged = draw_rows(codes, _MOST_QUERIES, _SEED)
     right = leave_one_out(rows, codes, training.groups, voting, judged)
-    others = " of other groups" if training.has_groups() else ""
+    others = "rows of other groups" if training.has_groups() else "rows"
     drawn = f", {len(judged)} rows drawn" if len(judged) < len(codes) else ""
     k = min(voting.n_neighbors, len(codes) - 1)
-    return measured(who, TRAINING, f"leave-one-out, {k} nearest rows{others}{drawn}", right)
+    return measured(who, TRAINING, f"leave-one-out, {voting.words(k, others)}{drawn}", right)
 
 
 def _probed(who: str, found: Probe | None, training: TrainingRows) -> Measured | None:

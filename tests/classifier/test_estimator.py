@@ -312,6 +312,9 @@ def test_figures_name_their_rows_and_equal_a_loop(extractor) -> None:
     near_new = KNNClassifier(3).fit(embedding, Y).predict(extractor_of(objectives=())(NEW).array)
     assert held[1].n_right == (near_new == np.array(TRUTH)).sum()
     assert classifier.results_ == (own, near, linear, *held)
+    weighted = FungiClassifier(extractor, n_neighbors=3, weights="similarity").fit(X, Y)
+    words = "leave-one-out, 3 nearest rows, weighted by similarity"
+    assert weighted.results_[0].protocol == words
     again = classifier.evaluate(X[:4], Y[:4], name="new rows")
     assert again[0].protocol == "fitted on 24 training rows; 4 rows equal a training row"
     assert classifier.results_[3:] == again
