@@ -11,6 +11,7 @@ from fungi_hf.specs.dense import DenseInfoNCE
 from fungi_hf.specs.targets import DINO, IBOT, DeepCluster
 
 if TYPE_CHECKING:
+    from fungi_hf.classifier import FungiClassifier
     from fungi_hf.extractor import FungiExtractor
     from fungi_hf.features import FungiFeatures
     from fungi_hf.objectives import register_objective
@@ -25,6 +26,7 @@ __all__ = [
     "Custom",
     "DeepCluster",
     "DenseInfoNCE",
+    "FungiClassifier",
     "FungiConfig",
     "FungiError",
     "FungiExtractor",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FungiClassifier": "fungi_hf.classifier",
     "FungiExtractor": "fungi_hf.extractor",
     "FungiFeatures": "fungi_hf.features",
     "register_objective": "fungi_hf.objectives",

@@ -225,6 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
             if entry["key"] == "file":
                 value = entry["value"]
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "deletedFile":
+                del files[entry["value"]["path"]]
         extra = {}
         if "create_pr=1" in self.path:
             repo.pulls += 1

@@ -7,6 +7,8 @@ import importlib
 import pytest
 
 NAMES = [
+    "fungi_hf.classifier:FungiClassifier",
+    "fungi_hf.classifier:Measured",
     "fungi_hf.config:Activation",
     "fungi_hf.config:CONFIG_VERSION",
     "fungi_hf.config:Custom",
@@ -150,6 +152,7 @@ NAMES = [
     "fungi_hf:Custom",
     "fungi_hf:DINO",
     "fungi_hf:DeepCluster",
+    "fungi_hf:FungiClassifier",
     "fungi_hf:FungiConfig",
     "fungi_hf:FungiError",
     "fungi_hf:FungiExtractor",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """examples:
   fungi-hf extract sentence-transformers/all-MiniLM-L6-v2 texts.txt --out features.parquet
+  fungi-hf tune my-encoder train.csv --label label --classifier my-classifier
+  fungi-hf predict my-classifier new.txt
   fungi-hf fit my-encoder train.jsonl --objective kl --objective simclr --out my-features
   fungi-hf knn my-features --train train.csv --test test.csv --label label
   fungi-hf evaluate my-features --train train.csv --test test.csv --out results.json
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         extraction,
         folders,
         icl,
+        predict,
         search,
         segment,
         sweep,
@@ -51,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (extraction, search, segment, evaluation, sweep, folders, doctor, icl):
+    for room in (extraction, predict, search, segment, evaluation, sweep, folders, doctor, icl):
         room.add_parsers(subparsers)
     return parser
 

@@ -68,7 +68,7 @@ def run_extract(options: argparse.Namespace) -> int:
     if options.devices and options.engine == "ray":
         raise ConfigError("--devices is of --engine local; say --gpus-per-worker 1")
     _part_of(options.shard)  # a wrong one is refused at once
-    source = None if options.inputs == "-" else _source(options, options.inputs)
+    source = None if options.inputs == "-" else open_source(options.inputs, options.column)
     extractor = load(options)
     if is_file(options.inputs) and extractor.encoder.modality == "text":
         raise InputError(f"{options.inputs} holds sounds or pictures; this encoder takes texts")
@@ -85,11 +85,16 @@ def run_extract(options: argparse.Namespace) -> int:
             with path.open("wb") as file:
                 for block in iter(lambda: sys.stdin.buffer.read(1 << 20), b""):
                     file.write(block)
-            return _extract(options, extractor, _source(options, path))
+            return _extract(options, extractor, open_source(path, options.column))
     return _extract(options, extractor, source)
 
 
-def _source(options: argparse.Namespace, place: str | Path) -> Source:
+def open_source(place: str | Path, column: str | None) -> Source:
+    """Open a file or folder of inputs.
+
+    Raises:
+        InputError: If there is none, or no such column.
+    """
     from fungi_hf.shards.sources import PathSource, source_of
 
     path = Path(place)
@@ -98,7 +103,7 @@ def _source(options: argparse.Namespace, place: str | Path) -> Source:
         if not files:
             raise InputError(f"{place} holds no inputs")
         return PathSource(files, str(place))
-    return source_of(place, options.column)
+    return source_of(place, column)
 
 
 def _options(options: argparse.Namespace, *, kind: str) -> ShardOptions:
@@ -251,7 +256,7 @@ def _print(options: argparse.Namespace, extractor: FungiExtractor, source: Sourc
     notes, n_failed = Counter[str](), 0
     how: dict[str, Any] = {"on_error": options.on_error, "prompt": options.prompt}
     how["prompt_name"] = options.prompt_name
-    for first, part in _parts(options, source):
+    for first, part in parts_of(source, options.column, options.shard_rows):
         features, found = extractor.collect(part, options.batch_size, first=first, **how)
         notes.update(found)
         failed = {one.index for one in features.failures}
@@ -269,13 +274,22 @@ def _print(options: argparse.Namespace, extractor: FungiExtractor, source: Sourc
         sys.stderr.write(f"{n_failed} inputs were left out\n")
 
 
-def _parts(options: argparse.Namespace, source: Source | None) -> Iterator[tuple[int, list[Any]]]:
-    step = min(options.shard_rows, _LINES)
+def parts_of(
+    source: Source | None, column: str | None, most: int = _LINES
+) -> Iterator[tuple[int, list[Any]]]:
+    """Give inputs in parts, each with the number of its first; None is stdin, as it comes.
+
+    Raises:
+        ConfigError: If a column of stdin is named.
+        InputError: If stdin is empty.
+        StorageError: If stdin is not UTF-8.
+    """
+    step = min(most, _LINES)
     if source is not None:
         for start in range(0, source.n_rows, step):
             yield start, source.read(start, min(start + step, source.n_rows))
         return
-    if options.column is not None:
+    if column is not None:
         raise ConfigError("--column is of a table; stdin has one text a line")
     row = 0
     try:

@@ -137,7 +137,7 @@ def push(extractor: _Savable, repo_id: str, options: PushOptions) -> str:
     with tempfile.TemporaryDirectory() as folder:
         save(extractor, folder, public=True)
         (Path(folder) / "README.md").write_text(card(extractor, (), repo_id), "utf-8")
-        return push_folder(folder, repo_id, options)
+        return push_folder(folder, repo_id, options, own=(TUNING_NAME,))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ class DemoClassifier(ClassifierMixin, BaseEstimator):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             options = PushOptions("Upload a FUNGI demonstration classifier", private, token, None)
-            return push_folder(folder, repo_id, options)
+            return push_folder(folder, repo_id, options, own=(_SETTINGS, _POOL, _VECTORS))
 
     @classmethod
     def from_pretrained(

@@ -25,7 +25,7 @@ def read_labels(labels: Labels, name: str, n_rows: int | None = None) -> LabelAr
         LabelError: If labels are missing, of mixed kinds, not whole numbers, or several a row.
         ShapeError: If there are more or fewer than rows.
     """
-    values = _as_list(labels, name)
+    values = as_list(labels, name)
     if n_rows is not None and len(values) != n_rows:
         raise ShapeError(f"{name} has {len(values)} labels for {n_rows} rows; one a row is needed")
     several = [i for i, value in enumerate(values) if isinstance(value, list | tuple | set | dict)]
@@ -34,7 +34,7 @@ def read_labels(labels: Labels, name: str, n_rows: int | None = None) -> LabelAr
             f"{name} has several labels in a row, first in row {several[0]}: "
             f"{values[several[0]]!r}; multi-label data is not supported, give one label a row"
         )
-    missing = [i for i, value in enumerate(values) if _is_missing(value)]
+    missing = [i for i, value in enumerate(values) if is_missing(value)]
     if missing:
         rows = ", ".join(map(str, missing[:10]))
         raise LabelError(f"{name} has {len(missing)} missing labels (None or NaN): rows {rows}")
@@ -82,7 +82,12 @@ def check_kinds(first: LabelArray, second: LabelArray, names: tuple[str, str]) -
         )
 
 
-def _as_list(labels: Labels, name: str) -> list[Any]:
+def as_list(labels: Labels, name: str) -> list[Any]:
+    """Give labels as plain Python values, [N], whatever kind they are of.
+
+    Raises:
+        LabelError: If they are one label, no sequence, or a table with several a row.
+    """
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         raise LabelError(f"{name} is a {type(labels).__name__}; it must hold one label a row")
     shape = getattr(labels, "shape", None)
@@ -96,7 +101,7 @@ def _as_list(labels: Labels, name: str) -> list[Any]:
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
-def _is_missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
     """Recognise None, NaN, NaT and pandas' NA, the last by name: pandas is not needed here."""
     if value is None or type(value).__name__ in {"NAType", "NaTType"}:
         return True

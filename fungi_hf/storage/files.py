@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 CONFIG_NAME: Final = "fungi_config.json"
 STATE_NAME: Final = "fungi_state.safetensors"
+CLASSIFIER_NAME: Final = "classifier.json"  # beside them in the folder of a classifier
 FORMAT: Final = 1
 MODEL_TYPE: Final = "fungi"  # in the `config.json` of a folder without a model
 TASK: Final = "fungi-feature-extraction"  # in the `config.json` of a saved pipeline

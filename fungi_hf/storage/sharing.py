@@ -14,6 +14,8 @@ from fungi_hf.errors import StorageError
 from fungi_hf.storage import files
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from huggingface_hub import HfApi
 
 
@@ -43,18 +45,20 @@ def push_folder(
     *,
     with_model: bool = False,
     alone: bool = False,
+    own: Collection[str] = (),
 ) -> str:
     """Upload a folder's files in one commit.
 
-    Our two files replace older ones. Any other file (a reference, `modules.json`, a card) is only
-    added where the repository has none, so a model that lives there keeps its own; a folder
-    `with_model` is refused where the repository holds another, a config `alone` where it holds a
-    saved extractor. Gives the address of the commit or pull request.
+    Our two files, and those that the caller names as its `own`, replace older ones, and are deleted
+    where the folder has none. Any other file (a reference, `modules.json`, a card) is only added
+    where the repository has none, so a model that lives there keeps its own; a folder `with_model`
+    is refused where the repository holds another, a config `alone` where it holds a saved
+    extractor. Gives the address of the commit or pull request.
 
     Raises:
         StorageError: If the repository cannot be written, or holds another model.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
     what = f"cannot push to {repo_id!r}"
@@ -74,11 +78,14 @@ def push_folder(
         )
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in paths}
-    operations = [
+    operations: list[Any] = [
         CommitOperationAdd(path_in_repo=file, path_or_fileobj=path)
         for file, path in named.items()
-        if file in (files.CONFIG_NAME, files.STATE_NAME) or own_model or file not in there
+        if file in (files.CONFIG_NAME, files.STATE_NAME, *own) or own_model or file not in there
     ]
+    # What an older extractor learned is not this one's.
+    gone = there.intersection((files.STATE_NAME, *own)) - set(named)
+    operations += [CommitOperationDelete(file) for file in sorted(gone)]
     message = options.commit_message or "Upload FUNGI features with fungi_hf"
     how: dict[str, Any] = {"revision": options.revision, "create_pr": options.create_pr}
     how |= {"token": options.token, "commit_message": message}
