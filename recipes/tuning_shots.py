@@ -2,9 +2,9 @@
 
 FUNGI_DATA=FOLDER FUNGI_MODELS=FOLDER python -m recipes.tuning_shots [CASE ...]
 
-8, 16 and 64 rows a class in ten draws, the pooling held; all that follows, the choice, the whitening
-and the probe, sees these rows alone. Blocks are those of `recipes.tuning_blocks`; at most 1,500 test
-rows judge.
+8, 16 and 64 rows a class in ten draws, the pooling held; all that follows, the choice, the
+whitening and the probe, sees these rows alone. Blocks are those of `recipes.tuning_blocks`; at
+most 1,500 test rows judge.
 """
 
 from __future__ import annotations
