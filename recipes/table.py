@@ -327,6 +327,9 @@ TABLES = {
     "tuning": tuning_tables.tuning,
     "tuning-choices": tuning_tables.choices,
     "tuning-tasks": tuning_tables.tasks,
+    "tuning-shots": tuning_tables.shots,
+    "setfit": tuning_tables.setfit,
+    "icl-votes": tuning_tables.votes,
     **{
         f"ablation-{name}": functools.partial(tuning_tables.ablation, name=name)
         for name in ("transforms", "weights", "layers", "inner", "heads", "infonce", "factors")

@@ -106,6 +106,71 @@ def tasks(found: Found) -> str:
     return "\n".join(lines)
 
 
+def shots(found: Found) -> str:
+    """Give probes on few rows, tuned and plain: means over draws."""
+    lines = [
+        "| data, pooling | rows a class | embedding, linear probe | tuned | difference "
+        "| worst draw | draws that kept the embedding |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for one in found["tuning-shots"]["cases"]:
+        cells = [_title(one["case"]), str(one["shots"])]
+        cells += [_percent(one["accuracy"][arm]) for arm in ("embedding", "tuned")]
+        cells.append(f"{100 * one['gain']:+.1f} ± {100 * one['error']:.1f}")
+        cells.append(f"{100 * one['worst']:+.1f}")
+        cells.append(f"{one['kept_the_embedding']} of {len(one['draws']['tuned'])}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def setfit(found: Found) -> str:
+    """Give accuracy and seconds of fine-tuning and of frozen features: means over draws."""
+    arms = {
+        "probe": "linear probe on the embedding",
+        "tuned": "`FungiClassifier`, tuned",
+        "setfit": "SetFit",
+    }
+    lines = [
+        "| data, rows a class | " + " | ".join(f"{title} | s" for title in arms.values()) + " |",
+        "| --- |" + " ---: |" * (2 * len(arms)),
+    ]
+    cases = {arm: found["setfit"][arm]["cases"] for arm in arms}
+    keys = dict.fromkeys((one["data"], one["shots"]) for one in cases["setfit"])
+    for data, number in keys:
+        cells = [f"{TITLES[data]}, {number}"]
+        for some in cases.values():
+            here = [one for one in some if (one["data"], one["shots"]) == (data, number)]
+            shares = [one["accuracy"] for one in here]
+            mean = sum(shares) / len(shares)
+            spread = (sum((s - mean) ** 2 for s in shares) / max(1, len(shares) - 1)) ** 0.5
+            cells.append(f"{100 * mean:.1f} ± {100 * spread:.1f}")
+            cells.append(f"{sum(one['fit_seconds'] for one in here) / len(here):.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    n_draws = len({one["seed"] for one in cases["setfit"]})
+    versions = found["setfit"]["setfit"]["versions"]
+    lines.append(
+        f"\n({n_draws} draws: mean and standard deviation of accuracies on all test rows, seconds "
+        f"of fitting from raw texts. setfit {versions['setfit']}, sentence-transformers "
+        f"{versions['sentence-transformers']}.)"
+    )
+    return "\n".join(lines)
+
+
+def votes(found: Found) -> str:
+    """Give the vote and the coverage of demonstrations, embedding against tuned features."""
+    lines = [
+        "| data | measure | embedding | tuned | difference (exact McNemar) |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for case in found["icl-votes"]["cases"]:
+        for measure, test in case["tests"].items():
+            shares = [_percent(case["shares"][arm][measure]) for arm in ("embedding", "tuned")]
+            gain = f"{100 * test['difference']:+.1f} (p = {test['p']:.2g})"
+            cells = [TITLES[case["data"]], measure, *shares, gain]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def ablation(found: Found, name: str, most: int = 25) -> str:
     """Give an experiment: leave-one-out / test accuracy, best mean first; plain sums always."""
     cases = found[f"ablations-{name}"]["cases"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,21 @@ def test_texts_run_to_their_blocks_without_a_value_of_the_device(family, pooling
     assert copies.waits == []
     assert {block.device for block in chunk.blocks.values()} == {META}
     assert chunk.blocks["kl"].shape[0] == len(TEXTS)
+
+
+@pytest.mark.parametrize("sketch", ["khatri_rao", "sparse", "none"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_several_layers_run_to_their_blocks_without_a_value_of_the_device(pooling, sketch):
+    model, tokenizer = tiny_text_model("bert")
+    layers = ("auto", "encoder.layer.0.intermediate.dense", "encoder.layer.1.output.dense")
+    late = replace(LATE, layer=("auto", "encoder.layer.2.output.dense"))
+    objectives = (KL(latent_dim=8, layer=layers), replace(NEGATIVES, layer=layers[1:]), late)
+    config = FungiConfig(objectives=objectives, pooling=pooling, sketch=sketch, sketch_dim=16)
+    encoder = TextEncoder(copy.deepcopy(model).to(META), tokenizer, config)
+    chunk, copies = run(encoder, config, TEXTS)
+    assert copies.waits == []
+    assert {block.device for block in chunk.blocks.values()} == {META}
+    assert len(chunk.blocks) == 8
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
