@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, get_args
 
 import numpy as np
 
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from fungi_hf.icl.rankings import Ranker, Rows, Scores
 
 Repeats: TypeAlias = Literal["drop", "keep"]
+
+
+class Tunable(Protocol):
+    """What `DemoSelector.tuned` asks of an extractor; a `FungiExtractor` has it."""
+
+    def tune(self, inputs: list[str], labels: list[Any], *, search: Any, progress: bool) -> Self:
+        """Give an extractor of features chosen on labelled texts."""
+
+    def __call__(self, inputs: list[str]) -> Any:
+        """Give the features of texts."""
 
 
 class DemoSelector:
@@ -94,6 +104,62 @@ class DemoSelector:
         self.leaks = _as_guard(leaks)
         self.order: Order = order
         self._fitted: _Fitted | None = None
+        self.extractor: Any = None  # of queries that bring no features
+        self._bare: Examples | None = None
+
+    @classmethod
+    def tuned(
+        cls,
+        extractor: Tunable,
+        pool: Examples,
+        k: int | None = None,
+        *,
+        strategy: str | Strategy = "knn",
+        search: Any = None,
+        progress: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Choose features for a labelled pool by its own labels, and fit a selector on them.
+
+        `select` extracts the features of queries that bring texts alone; `.extractor` is the tuned
+        extractor, with its evidence in `.extractor.tuning`.
+
+        Args:
+            extractor: Where tuning starts from; it is not changed.
+            pool: Texts and targets.
+            k: As for the class.
+            strategy: As for the class.
+            search: What may be chosen, a `TuningSearch`.
+            progress: Show bars.
+            **options: As for the class.
+
+        Raises:
+            InputTypeError: If the pool is no Examples.
+            InputError: If the pool lacks texts or targets, or cannot be tuned on.
+            DemoConfigError: If a setting is unknown or out of range.
+        """
+        selector = cls(strategy, k, **options)
+        if not isinstance(pool, Examples):
+            raise InputTypeError(f"pool is {type(pool).__name__}; an Examples is needed")
+        if pool.texts is None or pool.targets is None:
+            raise InputError("tuned needs a pool with texts and targets; give both to Examples")
+        labels = list(pool.targets)
+        selector.extractor = extractor.tune(
+            list(pool.texts), labels, search=search, progress=progress
+        )
+        selector._bare = pool
+        return selector.fit(selector._featured(pool))
+
+    def _featured(self, examples: Examples) -> Examples:
+        # With features of the tuned extractor, where there is one and they bring none.
+        if self.extractor is None or not isinstance(examples, Examples):
+            return examples
+        if examples is self._bare and self._fitted is not None:
+            return self._fitted.pool  # asks for leave-one-out
+        if examples.features is not None or examples.texts is None:
+            return examples
+        features = self.extractor(list(examples.texts))
+        return dataclasses.replace(examples, features=features)
 
     @property
     def pool(self) -> Examples:
@@ -155,6 +221,7 @@ class DemoSelector:
             DemoConfigError: If the guard leaves a query fewer than k rows.
         """
         state, ranker = self._state, self._state.ranker
+        queries = self._featured(queries)
         n_queries = self._checked(queries, "queries", "the queries")
         if isinstance(self.strategy, Random) and queries.features is None:
             ranker = None
