@@ -230,7 +230,7 @@ def test_codes_need_not_divide_the_width(width, n_codes):
     assert (found.indices[:, 0] == np.arange(300)).mean() > 0.9
 
 
-@pytest.mark.parametrize(("n", "cells", "probes"), [(10**4, 100, 32), (10**7, 2632, 316)])
+@pytest.mark.parametrize(("n", "cells", "probes"), [(10**4, 100, 32), (10**7, 3162, 263)])
 def test_numbers_that_follow_from_the_size(n, cells, probes):
     options = FaissOptions()
     assert (options.cells(n), options.probes(cells, are_coded=True)) == (cells, probes)
