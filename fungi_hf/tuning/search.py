@@ -104,7 +104,7 @@ class TuningSearch:
     gradient_layers: int = 3
     layer_counts: tuple[int, ...] = (2, 3, 4)
     min_gain: float = 0.005
-    evidence: float = 0.05
+    evidence: float = 0.15
     pilot_rows: int = 500
     paper_rows: int = 200
     ceiling: float = 0.97

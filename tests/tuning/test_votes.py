@@ -149,7 +149,7 @@ def test_a_lonely_peak_is_not_chosen() -> None:
 
 def test_the_plain_embedding_stays_without_evidence() -> None:
     found = [outcome(800), outcome(830, "activation", **apart(1))]
-    for gain, p, chosen in ((0.03, 0.04, 1), (0.03, 0.06, 0), (-0.01, 0.01, 0), (0.0, 0.5, 0)):
+    for gain, p, chosen in ((0.03, 0.14, 1), (0.03, 0.16, 0), (-0.01, 0.01, 0), (0.0, 0.5, 0)):
         evidence = Evidence(gain=gain, error=0.01, p=p, n_candidates=2)
         assert chosen_of(found, evidence=evidence) == chosen
     bold = TuningSearch(evidence=0.5)
