@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fungi_hf.errors import FingerprintMismatchError, StorageError
+from fungi_hf.errors import FingerprintMismatchError, InputError, StorageError
 from fungi_hf.tables import Vectors, make_layout, read_features
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fungi_hf.types import Float32Array, Layout
 
-__all__ = ["Failure", "FungiFeatures", "make_layout"]
+__all__ = ["Explanation", "Failure", "FungiFeatures", "make_layout"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,33 @@ class Failure:
     index: int
     source: str
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How much each block gives to the similarity of two rows.
+
+    Attributes:
+        similarity: Of the two rows, as `FungiFeatures.similarity` gives it.
+        parts: Block -> what it adds; they sum to the similarity.
+    """
+
+    similarity: float
+    parts: dict[str, float]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Give each block's part over the sum of all parts' absolute values.
+
+        The shares' absolute values sum to 1; a block that pushes the rows apart has a negative one.
+        All are 0 where all parts are.
+        """
+        whole = sum(map(abs, self.parts.values()))
+        return {name: part / whole if whole else 0.0 for name, part in self.parts.items()}
+
+    def __str__(self) -> str:
+        shown = (f"{name} {share:.2f}".replace("0.", ".", 1) for name, share in self.shares.items())
+        return ", ".join(shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +113,42 @@ class FungiFeatures(Vectors):
         the blocks' cosines. Features of other configs, models or states are a
         FingerprintMismatchError.
         """
-        self._check_same(other)
         total = np.zeros((len(self), len(other)), dtype=np.float32)
+        for part in self.similarities(other).values():
+            total += part
+        return total
+
+    def similarities(self, other: FungiFeatures) -> dict[str, Float32Array]:
+        """Give what each block adds to `similarity`, name -> [N, N']."""
+        self._check_same(other)
+        found = {}
         for name, columns in self.layout.items():
             left, right = self.array[:, columns], other.array[:, columns]
             factors = self.factors.get(name)
-            total += _factor_similarity(left, right, *factors) if factors else left @ right.T
-        return total
+            found[name] = _factor_similarity(left, right, *factors) if factors else left @ right.T
+        return found
+
+    def explain(self, i: int, j: int, other: FungiFeatures | None = None) -> Explanation:
+        """Say how much each block gives to the similarity of row i and row j.
+
+        Row j is one of these features, or of `other`: a query's and a gallery's. After a PCA there
+        is one block, "reduced". `str` of the answer is a line such as
+        "embedding .61, kl .24, activation_4 .15".
+
+        Raises:
+            InputError: If there is no such row.
+            FingerprintMismatchError: If `other` is of another config, model or state.
+        """
+        there = self if other is None else other
+        rows = []
+        for name, row, side in (("i", i, self), ("j", j, there)):
+            whole = isinstance(row, (int, np.integer)) and not isinstance(row, bool)
+            if not whole or not 0 <= row < len(side):
+                raise InputError(f"{name} must be a row, 0 to {len(side) - 1}; got {row!r}")
+            rows.append(side[int(row) : int(row) + 1])
+        found = rows[0].similarities(rows[1])
+        parts = {name: float(part[0, 0]) for name, part in found.items()}
+        return Explanation(similarity=sum(parts.values()), parts=parts)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with layout and fingerprint in its header.

@@ -20,7 +20,13 @@ from fungi_hf.cli.judgements import (
     read_relevance,
 )
 from fungi_hf.cli.rows import add_sets, extract_sets, read_set
-from fungi_hf.errors import ConfigError, InputError, choices
+from fungi_hf.errors import (
+    ConfigError,
+    InputError,
+    LabelError,
+    OptionalDependencyError,
+    choices,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +74,7 @@ def add_parsers(subparsers: Any) -> None:
     words = "for feature files: a table, or .txt with one label a line"
     parser.add_argument("--train-labels", help=words)
     parser.add_argument("--test-labels", help=words)
-    words = "default: knn; may be repeated"
+    words = "default: knn and, on the embedding and on all blocks, linear; may be repeated"
     parser.add_argument("--task", action="append", choices=[*TASKS, "all"], help=words)
     words = "default: fungi and, for knn, fungi-5-shot; of landmarks paper-landmarks"
     parser.add_argument("--protocol", action="append", help=words)
@@ -105,10 +111,16 @@ def _run_evaluate(options: argparse.Namespace) -> None:
     extractor = None
     if options.model is not None:
         train, test, extractor = extract_sets(options, train, test)
-    results = []
+    results: list[EvaluationResult] = []
     for task, protocol in plan:
         start = time.perf_counter()
-        found = _evaluate(task, protocol, train, test, judged, options)
+        try:
+            found = _evaluate(task, protocol, train, test, judged, options)
+        except (LabelError, OptionalDependencyError) as error:
+            if task != "linear" or options.task is not None or not results:
+                raise
+            sys.stderr.write(f"no linear probe beside knn: {error}\n")
+            continue
         results += found
         sys.stderr.write(
             f"{task}, {protocol.name}: {len({one.blocks for one in found})} combinations in "
@@ -148,7 +160,7 @@ def _run_report(options: argparse.Namespace) -> None:
 
 
 def _tasks(options: argparse.Namespace) -> list[str]:
-    asked = list(dict.fromkeys(options.task or ["knn"]))
+    asked = list(dict.fromkeys(options.task or ["knn", "linear"]))
     return [*TASKS] if "all" in asked else asked
 
 
@@ -176,6 +188,8 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
         if n_found == sum(map(len, found.values())):
             allowed = {one for task in found for one in known[task]}
             raise ConfigError(f"unknown protocol of {', '.join(found)}: {choices(name, allowed)}")
+    if named and options.task is None and not found["linear"]:
+        del found["linear"]  # neighbours alone were asked for
     return [
         (task, _changed(one, options))
         for task, protocols in found.items()
@@ -217,6 +231,9 @@ def _evaluate(
     else:
         sides = (train.features, _labels(train, "train"), test.features, _labels(test, "test"))
     combinations = [text.split("+") for text in options.combination or []] or None
+    if task == "linear" and options.task is None and combinations is None:
+        names = list(train.features.layout)  # the baseline and the whole: fits are slow
+        combinations = [names[:1], *([names] if len(names) > 1 else [])]
     run: Callable[..., list[EvaluationResult]] = getattr(evaluation, f"evaluate_{task}")
     return run(*sides, protocol=protocol, combinations=combinations, **more)
 

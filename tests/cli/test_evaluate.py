@@ -15,7 +15,7 @@ import pytest
 
 from fungi_hf import FungiConfig, FungiExtractor, SimCLR
 from fungi_hf.cli import build_parser
-from fungi_hf.evaluation import evaluate_knn
+from fungi_hf.evaluation import evaluate_knn, evaluate_linear
 from fungi_hf.evaluation.report.documents import read_documents
 from fungi_hf.features import FungiFeatures
 from tests.cli.program import run
@@ -64,7 +64,9 @@ def test_feature_files_give_the_records_of_the_library(
     capsys: pytest.CaptureFixture[str], files: SimpleNamespace, tmp_path: Path
 ) -> None:
     out = tmp_path / "results.json"
-    status, stdout, stderr = run(capsys, "evaluate", *sides(files), "--out", str(out))
+    status, stdout, stderr = run(
+        capsys, "evaluate", *sides(files), "--task", "knn", "--out", str(out)
+    )
     assert status == 0
     document = read_documents([out])
     (train, y), (test, truth) = files.train, files.test
@@ -83,8 +85,41 @@ def test_feature_files_give_the_records_of_the_library(
     line = next(line for line in stdout.splitlines() if line.startswith("embedding+kl"))
     assert f"{100 * wanted[2].metrics['accuracy']:.1f} [" in line
     assert "6 records in" in stderr
-    again = run(capsys, "evaluate", *sides(files, labels=".txt"), "--json")
+    again = run(capsys, "evaluate", *sides(files, labels=".txt"), "--task", "knn", "--json")
     assert json.loads(again[1])["results"] == json.loads(out.read_text())["results"]
+
+
+def test_a_linear_probe_stands_beside_by_default(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace
+) -> None:
+    status, stdout, stderr = run(capsys, "evaluate", *sides(files), "--json")
+    assert status == 0
+    (train, y), (test, truth) = files.train, files.test
+    names = [["embedding"], ["embedding", "kl"]]
+    wanted = evaluate_linear(train, y, test, truth, combinations=names)
+    got = [one for one in json.loads(stdout)["results"] if one["task"] == "linear"]
+    assert [one["blocks"] for one in got] == names
+    shares = [one["metrics"]["accuracy"] for one in got]
+    assert shares == pytest.approx([one.metrics["accuracy"] for one in wanted])
+    assert "linear, fungi: 2 combinations" in stderr
+
+
+def test_where_no_probe_can_be_fitted_a_line_says_so(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace, tmp_path: Path
+) -> None:
+    labels = [f"class {i}" for i in range(160)]  # none can be held out to choose by
+    (tmp_path / "train.txt").write_text("\n".join(labels))
+    words = sides(files)
+    words[words.index("--train-labels") + 1] = str(tmp_path / "train.txt")
+    words[words.index("--test-labels") + 1] = str(tmp_path / "test.txt")
+    (tmp_path / "test.txt").write_text("\n".join(labels[:60]))
+    status, stdout, stderr = run(capsys, "evaluate", *words, "--protocol", "fungi", "--json")
+    assert status == 0
+    assert {one["task"] for one in json.loads(stdout)["results"]} == {"knn"}
+    assert "no linear probe beside knn: no class has two rows" in stderr
+    status, _, stderr = run(capsys, "evaluate", *words, "--task", "linear")
+    assert status == 1
+    assert "no class has two rows" in stderr
 
 
 def test_every_task_and_named_protocols(
@@ -141,14 +176,16 @@ def test_a_model_is_fitted_evaluated_timed_and_reported(
     status, _stdout, _ = run(capsys, "evaluate", model, *words)
     assert status == 0
     document = read_documents([out])
-    assert len(document.results) == 15
+    assert len(document.results) == 15 + 2  # and the linear probe of the embedding and of all
+    probes = [one for one in document.results if one.task == "linear"]
+    assert [len(one.blocks) for one in probes] == [1, 4]
     assert set(document.costs) == {one.name for one in document.results}
     assert document.costs["embedding"] == 1
     extractor = FungiExtractor.from_pretrained(model, config)
     features = extractor.fit_transform(TRAIN)
     labels = ["pay" if "pa" in text else "card" for text in TRAIN]
     rule = evaluate_knn(features, labels, features, labels, protocol=_three())
-    accuracies = [one.metrics["accuracy"] for one in document.results]
+    accuracies = [one.metrics["accuracy"] for one in document.results if one.task == "knn"]
     assert accuracies == pytest.approx([one.metrics["accuracy"] for one in rule])
     assert "auc" in document.results[0].metrics
     assert run(capsys, "report", str(out), "--out", str(html), "--title", "A & B")[0] == 0
@@ -186,8 +223,11 @@ def test_extracted_parquet_files_are_read_with_their_blocks(
 
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "protocol": (["FILES", "--protocol", "papr"], "unknown protocol of knn: 'papr'; choose one of"),
-    "landmarks": (["FILES", "--protocol", "paper-landmarks"], "unknown protocol of knn"),
+    "protocol": (
+        ["FILES", "--protocol", "papr"],
+        "unknown protocol of knn, linear: 'papr'; choose one of",
+    ),
+    "landmarks": (["FILES", "--protocol", "paper-landmarks"], "unknown protocol of knn, linear"),
     "labels": (["BARE"], "--train-labels is needed: the file of features has no labels"),
     "block": (
         ["FILES", "--combination", "embedding+kk"],

@@ -137,7 +137,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     "task": (
         ["PLAIN", "--judgements", "TRUTH"],
-        "--judgements is of retrieval, the tasks are knn; add --task retrieval",
+        "--judgements is of retrieval, the tasks are knn, linear; add --task retrieval",
     ),
     "tasks": (
         ["ALL", "--task", "linear"],

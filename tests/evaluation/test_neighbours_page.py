@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import wave
 
 import numpy as np
 import pytest
@@ -44,9 +45,12 @@ def test_what_a_page_says(tmp_path) -> None:
     assert "<title>A &amp; B</title>" in text
     assert "a &lt;b&gt;bold&lt;/b&gt; card" in text
     assert "<b>" not in text
-    first, second = text.split("<section>")[1:]
+    changes, first, second = text.split("<section>")[1:]
     assert "card?" in first  # from wrong to right: shown first
     assert "top up &amp; go" in second
+    assert "Wrong to right, from embedding to embedding + kl: 1 of 2 rows" in changes
+    assert "<li>test row 0 (card), top-up -&gt; card: card?</li>" in changes
+    assert "Right to wrong, from embedding to embedding + kl: 0 of 2 rows" in changes
     plain, both = first.split("<h3>")[1:]
     assert 'embedding: <span class="bad">top-up</span>' in plain
     assert 'embedding + kl: <span class="good">card</span>' in both
@@ -70,6 +74,32 @@ def test_pictures_are_small_jpegs(tmp_path) -> None:
     sizes = {Image.open(io.BytesIO(base64.b64decode(one))).size for one in found}
     assert (160, 53) in sizes
     assert len(found) == 2 * (1 + 2 * 4)  # k is at most the training rows
+
+
+def test_sounds_are_played_from_the_page(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    clips = [
+        {"array": rng.standard_normal(8000 * n) / 9, "sampling_rate": 8000} for n in (1, 2, 9, 1)
+    ]
+    shown = Shown(train=clips, test=clips[:2], modality="audio")
+    write_neighbours(tmp_path / "page.html", *sides(), shown, n_neighbors=4)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    found = re.findall(r'src="data:audio/wav;base64,([^"]+)"', text)
+    assert len(found) == 2 * (1 + 2 * 4)
+    lengths = set()
+    for one in set(found):
+        with wave.open(io.BytesIO(base64.b64decode(one))) as sound:
+            assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (
+                1,
+                2,
+                16000,
+            )
+            lengths.add(sound.getnframes() / 16000)
+    assert lengths == {1.0, 2.0, 6.0}  # of nine seconds the first six
+    assert 'preload="none"' in text
+    bad = Shown(train=["nothing.wav", *clips[1:]], test=clips[:2], modality="audio")
+    with pytest.raises(InputError, match="training row 0 cannot be played: "):
+        write_neighbours(tmp_path / "bad.html", *sides(), bad, n_neighbors=4)
 
 
 def test_what_is_refused(tmp_path) -> None:
@@ -104,6 +134,6 @@ def test_the_command_writes_it_for_class_folders(tmp_path, capsys) -> None:
     words = ["neighbours", str(tmp_path / "model"), "--objective", "kl", "--out", str(page)]
     words += ["--train", str(tmp_path / "train"), "--test", str(tmp_path / "test")]
     assert main([*words, "--queries", "3", "-k", "2"]) == 0
-    assert page.read_text("utf-8").count("<section>") == 3
+    assert page.read_text("utf-8").count("<section>") == 4
     assert main([*words, "--combination", "embedding+lk"]) == 1
     assert "'lk'" in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fungi_hf.checks import check_integer
-from fungi_hf.errors import FungiError, InputError
+from fungi_hf.errors import InputError
 from fungi_hf.evaluation.inputs import choose_combinations, read_sides
 from fungi_hf.evaluation.protocols import AS_INPUT
 from fungi_hf.evaluation.records import write_text
+from fungi_hf.evaluation.report.media import excerpt, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,21 +24,23 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.types import Float32Array, Int64Array
 
-_SIDE: Final = 160  # of thumbnails, in pixels
 _LONGEST: Final = 220  # characters of a text
+_MOST: Final = 50  # of the rows whose vote changes that are listed
 _CELLS: Final = 2 * 10**7  # of a block's cosines: more test rows are thinned evenly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """The inputs behind the rows of both sides, in their order; texts, or anything with pictures.
+    """The inputs behind the rows of both sides, in their order.
 
-    `modality` is the encoder's: "vision" makes thumbnails, all else is written as text.
+    `modality` is the encoder's: "vision" makes thumbnails, "audio" sounds to play (bare arrays need
+    `sampling_rate`, in Hz), all else is written as text.
     """
 
     train: Sequence[Any]
     test: Sequence[Any]
     modality: str = "text"
+    sampling_rate: int | None = None
 
 
 def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
@@ -59,7 +60,8 @@ def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
 
     Under each combination of blocks stand the neighbours by the mean cosine of its blocks, with
     each block's share of it, those that the first combination does not have ("new"), and those that
-    it alone has ("pushed out"). Queries whose vote goes from wrong to right between the first and
+    it alone has ("pushed out"). All test rows whose vote changes between the first and the last
+    combination are listed. Queries whose vote goes from wrong to right between the first and
     the last combination come first, then those from right to wrong, then others, evenly spread.
 
     Args:
@@ -100,7 +102,8 @@ def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
         "rows, whose vote is the coloured label. Numbers are the mean cosine of the blocks, and "
         "each block's share of it."
     )
-    write_text(path, _rendered(title, words, [page.query(row) for row in chosen]), "page")
+    shown_queries = [page.query(row) for row in chosen]
+    write_text(path, _rendered(title, words, page.changed(), shown_queries), "page")
 
 
 def _cosines(train: Float32Array, test: Float32Array) -> Float32Array:
@@ -145,6 +148,27 @@ class _Page:
             picked += rows[places].tolist()
         return picked
 
+    def changed(self) -> list[dict[str, Any]]:
+        """Give the rows whose vote changes from the first to the last combination, both ways."""
+        first, *_, last = [*self.votes, *self.votes]
+        was, is_ = (np.asarray(self.votes[some]) == self.truth for some in (first, last))
+        names = f"{' + '.join(first)} to {' + '.join(last)}"
+        return [
+            {
+                "heading": f"{words}, from {names}: {int(kind.sum())} of {len(kind)} rows",
+                "rows": [self._change(row, first, last) for row in np.flatnonzero(kind)[:_MOST]],
+                "more": max(0, int(kind.sum()) - _MOST),
+            }
+            for words, kind in (("Wrong to right", ~was & is_), ("Right to wrong", was & ~is_))
+        ]
+
+    def _change(self, row: int, first: tuple[str, ...], last: tuple[str, ...]) -> str:
+        place = int(self.asked[row])
+        votes = f"{self.votes[first][row]} -> {self.votes[last][row]}"
+        raw = self.shown.test[place]
+        text = f": {_cut(raw)}" if isinstance(raw, str) and self.shown.modality == "text" else ""
+        return f"test row {place} ({self.truth[row]}), {votes}{text}"
+
     def query(self, row: int) -> dict[str, Any]:
         """Give what the page shows of one query."""
         first, *_ = self.nearest
@@ -183,34 +207,27 @@ class _Page:
 
     def _item(self, raw: Any, name: str) -> dict[str, str]:
         if self.shown.modality == "vision":
-            return {"name": name, "picture": _thumbnail(raw, name)}
+            return {"name": name, "picture": thumbnail(raw, name), "sound": ""}
+        if self.shown.modality == "audio":
+            sound = excerpt(raw, name, self.shown.sampling_rate)
+            return {"name": name, "picture": "", "sound": sound}
         text = raw if isinstance(raw, str) else str(getattr(raw, "name", name))
-        return {"name": text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...", "picture": ""}
+        return {"name": _cut(text), "picture": "", "sound": ""}
 
 
-def _thumbnail(raw: Any, name: str) -> str:
-    """Give a picture as JPEG, upright and RGB, in base64.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
-    from PIL import Image
-
-    from fungi_hf.encoders.vision.pictures import decode
-
-    try:
-        image = Image.fromarray(decode(raw).pixels())
-    except FungiError as error:
-        raise InputError(f"{name} cannot be shown: {error}") from None
-    image.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return base64.b64encode(file.getvalue()).decode()
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _rendered(title: str, lead: str, queries: list[dict[str, Any]]) -> str:
+def _rendered(
+    title: str, lead: str, changes: list[dict[str, Any]], queries: list[dict[str, Any]]
+) -> str:
     page = resources.files(__package__).joinpath("neighbours.html").read_text(encoding="utf-8")
-    return environment().from_string(page).render(title=title, lead=lead, queries=queries)
+    return (
+        environment()
+        .from_string(page)
+        .render(title=title, lead=lead, changes=changes, queries=queries)
+    )
 
 
 def environment() -> Any:

@@ -27,6 +27,8 @@ _UP, _DOWN, _GREY = "#1b7837", "#b2182b", "#7a8594"
 # Okabe and Ito's palette, told apart by colour-blind readers as well.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES = ("-", "--", ":")
+# All figures are as wide and have one type size, so that a page scales them alike.
+_WIDTH, _POINTS = 6.4, 8
 # What XML and UTF-8 cannot hold, and what would move the line: controls, halves of pairs, and two
 # code points that are no characters.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -41,14 +43,14 @@ def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
     table = np.asarray(values, float)
     if table.shape != (len(names), len(names)) or not len(names):
         raise ShapeError(f"values have shape {table.shape} for {len(names)} names")
-    figure, axes = _figure(1.2 + 0.8 * len(names), 0.8 + 0.8 * len(names))
+    figure, axes = _figure(min(_WIDTH, 1.2 + 0.55 * len(names)))
     image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
     shown = [literal(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=35, ha="right")
     axes.set_yticks(range(len(names)), shown)
     for (row, column), one in np.ndenumerate(table):
         shade = "black" if one > 0.6 else "white"
-        axes.text(column, row, f"{one:.2f}", ha="center", va="center", color=shade, fontsize=9)
+        axes.text(column, row, f"{one:.2f}", ha="center", va="center", color=shade)
     figure.colorbar(image, ax=axes, label="linear CKA", fraction=0.046, pad=0.04)
     return figure
 
@@ -59,20 +61,20 @@ def class_bars(changes: Mapping[str, float], *, most: int = 40, metric: str = "r
     kept = sorted(changes, key=lambda name: -abs(changes[name]))[:most]
     kept.sort(key=lambda name: changes[name])
     points = [100 * changes[name] for name in kept]
-    figure, axes = _figure(5.5, 1 + 0.2 * len(kept))
+    figure, axes = _figure(1 + 0.2 * len(kept))
     axes.barh(range(len(kept)), points, color=[_UP if one >= 0 else _DOWN for one in points])
-    axes.set_yticks(range(len(kept)), [literal(name) for name in kept], fontsize=7)
+    axes.set_yticks(range(len(kept)), [literal(name) for name in kept])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(f"change of {metric}, points")
     left = len(changes) - len(kept)
-    axes.set_title(f"({left} smaller changes not shown)" if left else "", fontsize=9)
+    axes.set_title(f"({left} smaller changes not shown)" if left else "")
     return figure
 
 
 def difference_intervals(differences: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw differences to a baseline with their intervals: name -> `difference`, `low`, `high`."""
     _check_any(differences, "differences")
-    figure, axes = _figure(6.4, 0.9 + 0.3 * len(differences))
+    figure, axes = _figure(0.9 + 0.3 * len(differences))
     for place, one in enumerate(differences.values()):
         low, middle, high = (100 * one[key] for key in ("low", "difference", "high"))
         colour = _GREY if low <= 0 <= high else _UP if middle > 0 else _DOWN
@@ -132,7 +134,7 @@ def accuracy_against_cost(
     Points are (time over that of a plain forward pass, accuracy), the latter labelled `metric`.
     """
     _check_any(points, "points")
-    figure, axes = _figure(6.4, 3.8)
+    figure, axes = _figure(3.8)
     front: list[tuple[float, float]] = []
     for x, y in sorted(points.values(), key=lambda point: (point[0], -point[1])):
         if not front or y > front[-1][1]:
@@ -140,7 +142,7 @@ def accuracy_against_cost(
     axes.plot(*zip(*front, strict=True), color=_GREY, linewidth=1, linestyle="--", zorder=1)
     for place, (name, (x, y)) in enumerate(points.items()):
         axes.scatter([x], [y], s=30, color=_COLOURS[place % len(_COLOURS)], zorder=2)
-        axes.annotate(literal(name), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(literal(name), (x, y), xytext=(5, 4), textcoords="offset points")
     axes.set(xlabel="time, x plain forward", ylabel=literal(metric))
     axes.grid(alpha=0.3)
     axes.margins(0.18)
@@ -149,6 +151,10 @@ def accuracy_against_cost(
 
 def render(figure: Figure, kind: str = "svg") -> bytes:
     """Give a figure as the bytes of an SVG, PNG or PDF file; equal new figures give equal bytes."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_fontsize(_POINTS)
     target = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with need("matplotlib").rc_context({"svg.hashsalt": "fungi"}):
@@ -171,7 +177,7 @@ def literal(name: object) -> str:
 
 
 def _lines(curves: Curves, y: str, baseline: float | None) -> tuple[Figure, Axes]:
-    figure, axes = _figure(6.4, 3.8)
+    figure, axes = _figure(3.8)
     lines = []
     for place, points in enumerate(curves.values()):
         turn, colour = divmod(place, len(_COLOURS))
@@ -185,7 +191,7 @@ def _lines(curves: Curves, y: str, baseline: float | None) -> tuple[Figure, Axes
     if lines:
         numbers = [str(place) for place in range(len(lines))]
         legend = axes.legend(
-            lines, numbers, fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
+            lines, numbers, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False
         )
         # Given at once, a name with an underscore in front would be left out.
         for text, name in zip(legend.get_texts(), curves, strict=True):
@@ -198,9 +204,9 @@ def _check_any(values: Any, name: str) -> None:
         raise InputError(f"{name} are empty; a figure needs at least one")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Give a figure of its own, in inches, drawn by Agg."""
-    figure = need("matplotlib.figure").Figure(figsize=(width, height), layout="tight")
+def _figure(height: float) -> tuple[Figure, Axes]:
+    """Give a figure of its own, of a height in inches, drawn by Agg."""
+    figure = need("matplotlib.figure").Figure(figsize=(_WIDTH, height), layout="tight")
     need("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     axes = figure.subplots()
     for side in ("top", "right"):

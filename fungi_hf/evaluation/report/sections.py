@@ -77,7 +77,7 @@ def build_report(
         finalize=lambda text: plots.visible(text, kept="\n\t") if type(text) is str else text,
     )
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    source = ", ".join(f"{name}: {fact}" for name, fact in given.source.items())
+    source = ", ".join(f"{name}: {_short(fact)}" for name, fact in given.source.items())
     shown = [dict.fromkeys(_FIELDS, ()) | section for section in sections]
     return environment.from_string(page).render(title=title, source=source, sections=shown)
 
@@ -110,6 +110,14 @@ def _sections(document: EvaluationDocument) -> list[Section]:
 
 def _drawn(figures: Iterable[tuple[str, Figure]]) -> list[tuple[str, str]]:
     return [(words, base64.b64encode(plots.render(one)).decode()) for words, one in figures]
+
+
+def _short(fact: object) -> str:
+    """Give a fact; of a path what a reader needs, its last two names. A Hub id has no more."""
+    text = str(fact)
+    parts = [part for part in text.replace("\\", "/").split("/") if part]
+    is_path = "/" in text and " " not in text and "://" not in text
+    return "/".join(parts[-2:]) if is_path and parts else text
 
 
 def _heading(one: EvaluationResult, *, several: bool = False) -> str:
@@ -156,7 +164,10 @@ def _sweep(sweep: SweepResult) -> Section:
         "rows": rows,
         "mark": scores.index(max(scores)) if scores else None,
         "figures": _drawn(_sweep_figures(sweep)),
-        "notes": [*(f"{name}: {value}" for name, value in sweep.settings.items()), *sweep.notes],
+        "notes": [
+            *(f"{name}: {_short(value)}" for name, value in sweep.settings.items()),
+            *sweep.notes,
+        ],
     }
 
 
