@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ from xml.parsers.expat import ParserCreate
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from fungi_hf.errors import (
     InputError,
@@ -23,6 +25,7 @@ from fungi_hf.evaluation import (
     linear_cka,
     write_report,
 )
+from fungi_hf.evaluation.report.documents import EvaluationDocument
 from fungi_hf.evaluation.report.plots import (
     accuracy_against_cost,
     cka_heat_map,
@@ -226,3 +229,44 @@ def test_the_report_refuses_nothing_and_bad_places(tmp_path):
     results = evaluate_knn(train, y, train, y)
     with pytest.raises(StorageError, match="cannot be written"):
         write_report(tmp_path / "none" / "report.html", results)
+
+
+def test_all_figures_have_one_width_and_one_type_size() -> None:
+    curve = {"a layer with a long name": [0.1, 0.2], "other": [0.2, 0.1]}
+    figures = [
+        cka_heat_map(["embedding", "kl"], np.eye(2)),
+        cka_heat_map([f"kl_{i}_attention_output" for i in range(9)], np.eye(9)),
+        class_bars({f"class {i}": i / 9 for i in range(50)}),
+        difference_intervals({"kl": {"low": -0.1, "difference": 0.1, "high": 0.2}}),
+        layer_curves(curve, [0, 1]),
+        value_curves({"a": [(1, 2), (3, 4)]}, x="width", y="accuracy"),
+        accuracy_against_cost({"embedding": (1, 2), "kl": (2, 3)}),
+    ]
+    sizes, widths = set(), set()
+    for figure in figures:
+        drawn = render(figure).decode()
+        sizes |= {text.get_fontsize() for text in figure.findobj(Text)}
+        widths.add(re.search(r'<svg[^>]* width="([^"]+)"', drawn)[1])
+    assert len(sizes) == len(widths) == 1
+
+
+@pytest.mark.parametrize(
+    ("fact", "shown"),
+    [
+        ("/home/me/very/long/path/to/model", "to/model"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("data/train.csv", "data/train.csv"),
+        ("../../data/deep/train.csv", "deep/train.csv"),
+        ("0123abcd", "0123abcd"),
+        ("https://example.org/a/b/c", "https://example.org/a/b/c"),
+    ],
+)
+def test_paths_are_shortened(fact: str, shown: str) -> None:
+    results = evaluate_knn(*_sides())
+    page = build_report(EvaluationDocument(results=tuple(results), source={"model": fact}))
+    assert f"model: {shown}<" in page.replace("\n", "")
+
+
+def _sides():
+    train, y = labelled(40, {"embedding": 4}, 2)
+    return train, y, train, y

@@ -28,7 +28,7 @@ _UP, _DOWN, _GREY = "#1b7837", "#b2182b", "#7a8594"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _STYLES = ("-", "--", ":")
 # All figures are as wide and have one type size, so that a page scales them alike.
-_WIDTH, _POINTS = 6.4, 8
+_WIDTH, _POINTS = 5.2, 9
 # What XML and UTF-8 cannot hold, and what would move the line: controls, halves of pairs, and two
 # code points that are no characters.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
