@@ -68,8 +68,10 @@ class Place:
         if self.kind == "hub":
             return {"kind": "hub", "id": self.where, "revision": self.revision,
                     "resolved": self.resolved}  # fmt: skip
-        name = self.local.folder if self.local else Path(self.where).name
-        return {"kind": self.kind, "folder": name, "digest": digest(Path(self.where))}
+        folder = Path(self.where)
+        if self.local:
+            return {"kind": "local", "folder": self.local.folder, "digest": digest(folder)}
+        return {"kind": "folder", "folder": folder.name, "resolved": downloaded_commit(folder)}
 
 
 def find(one: DataSet, places: Places) -> Place:
@@ -118,6 +120,13 @@ def digest(folder: Path) -> str:
             with path.open("rb") as file:
                 parts.update(hashlib.file_digest(file, "sha256").digest())
     return parts.hexdigest()[:16]
+
+
+def downloaded_commit(folder: Path) -> str | None:
+    """Give the commit that `hf download --local-dir` noted, if it is one."""
+    notes = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
+    commits = {note.read_text(encoding="utf-8").partition("\n")[0] for note in notes}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def download_line(one: DataSet, places: Places) -> str:

@@ -6,7 +6,6 @@ sounds stay whole files, which the extractor decodes.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +16,17 @@ import numpy as np
 from fungi_hf.errors import ConfigError, InputError, LabelError, StorageError, choices
 from fungi_hf.evaluation.landmarks import Landmarks, read_landmarks
 from fungi_hf.storage.files import explain
-from recipes.paper.registry import CONVERTED, VOC_CLASSES
+from recipes.paper.masks import Masks
+from recipes.paper.registry import CONVERTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from recipes.paper.access import Place
     from recipes.paper.registry import DataSet
 
 _PICTURES: Final = (".jpg", ".jpeg", ".png")
 _INPUTS: Final = {"text": "text", "vision": "image_bytes", "audio": "audio_bytes"}
-_VOID: Final = 255
 
 
 @dataclass(frozen=True)
@@ -105,53 +104,6 @@ def spread(n: int, wanted: int | None) -> np.ndarray:
     if wanted is None or wanted >= n:
         return np.arange(n)
     return np.linspace(0, n - 1, wanted).round().astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Label maps of a split, decoded when they are asked for; colours of VOC become classes."""
-
-    table: Any
-    column: str
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for row in self.table.select_columns([self.column]):
-            yield read_mask(row[self.column])
-
-
-def read_mask(given: Any) -> np.ndarray:
-    """Give the labels [H, W] of a PNG of palette, grey or, as VOC has them, colours.
-
-    Raises:
-        InputError: If colours are no classes of VOC.
-    """
-    from PIL import Image
-
-    content = given if isinstance(given, bytes) else given.get("bytes")
-    picture = Image.open(io.BytesIO(content) if content else given["path"])
-    array = np.asarray(picture)
-    if array.ndim == 2:
-        return array.astype(np.int64)
-    codes = array[..., :3].astype(np.int64) @ (65536, 256, 1)
-    colours = {int(_colour(k) @ (65536, 256, 1)): k for k in range(VOC_CLASSES)}
-    colours[0xE0E0C0] = _VOID
-    if odd := set(np.unique(codes).tolist()) - set(colours):
-        shown = ", ".join(f"#{code:06x}" for code in sorted(odd)[:5])
-        raise InputError(
-            f"a mask has colours that no class of VOC has: {shown}; give one label a pixel"
-        )
-    known, place = np.unique(codes, return_inverse=True)
-    return np.array([colours[code] for code in known.tolist()])[place].reshape(codes.shape)
-
-
-def _colour(label: int) -> np.ndarray:
-    # VOC's palette: bits 0, 3, 6 of the label are the high bits of red, 1, 4, 7 of green, ...
-    return np.array(
-        [
-            sum((label >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
-            for channel in range(3)
-        ]
-    )
 
 
 def builder_of(

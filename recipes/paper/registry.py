@@ -131,12 +131,10 @@ _REVISITED: Final[dict[str, Any]] = {
     "metric": "map",
     "revision": CONVERTED,
     "licence": "none stated; photographs of Flickr users",
-    "differs": "queries are whole images in the published code and here",
 }
 _ALL: Final = (
     _vision("imagenet-1k", "ImageNet-1k", "ILSVRC/imagenet-1k", (1_281_167, 50_000),
-            splits=("train", "validation"), licence=_IMAGENET, gated=True, megabytes=155_000,
-            differs="the validation images are judged, as everywhere"),
+            splits=("train", "validation"), licence=_IMAGENET, gated=True, megabytes=155_000),
     _vision("imagenet-100", "ImageNet-100", "clane9/imagenet-100", (126_689, 5_000),
             splits=("train", "validation"), licence=_IMAGENET, local=_NETTE,
             differs="the hundred classes may be others than the paper's"),

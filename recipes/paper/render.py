@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -90,7 +91,7 @@ def records() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def documented(name: str) -> str:
+def documented(name: str, _: Any = None) -> str:
     """Give all recorded runs of one table, each with its facts."""
     parts = []
     for record in records().values():
@@ -134,10 +135,7 @@ def overview() -> str:
 TABLES: Final[dict[str, Callable[[Any], str]]] = {
     "paper-sets": lambda _: registry(),
     "paper-overview": lambda _: overview(),
-    **{
-        f"paper-{name}": (lambda _, name=name: documented(name))  # type: ignore[misc]
-        for name in tables.TABLES
-    },
+    **{f"paper-{name}": functools.partial(documented, name) for name in tables.TABLES},
 }
 
 

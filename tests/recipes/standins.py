@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from recipes.paper.loading import _colour
+from recipes.paper.masks import voc_colour
 from recipes.paper.registry import CONVERTED, SETS
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def mask(one: DataSet, code: int) -> bytes:
     labels = labels_of(one, code)
     if one.name != "voc":
         return _png(Image.fromarray(labels.astype(np.uint8)))
-    colours = np.array([_colour(k) if k < 21 else (224, 224, 192) for k in range(256)])
+    colours = np.array([voc_colour(k) if k < 21 else (224, 224, 192) for k in range(256)])
     return _png(Image.fromarray(colours[labels].astype(np.uint8)))
 
 

@@ -15,7 +15,8 @@ from fungi_hf.features import FungiFeatures, make_layout
 from recipes.paper import judge, plan, render, tables
 from recipes.paper.__main__ import main
 from recipes.paper.access import Places, digest, find, missing
-from recipes.paper.loading import load, read_mask, spread
+from recipes.paper.loading import load, spread
+from recipes.paper.masks import read_mask
 from recipes.paper.registry import SETS
 from tests.recipes.standins import picture, sound
 
@@ -235,7 +236,11 @@ def test_a_repository_that_was_downloaded_is_read_like_the_hub(tmp_path, no_data
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         place = find(SETS[name], Places(folders={name: tmp_path / name}))
-        assert place.kind == "folder"
+        noted = tmp_path / name / ".cache" / "huggingface" / "download" / "a.metadata"
+        assert place.record() == {"kind": "folder", "folder": name, "resolved": None}
+        noted.parent.mkdir(parents=True)
+        noted.write_text("c0ffee\netag\n1.0\n")
+        assert place.record()["resolved"] == "c0ffee"
         loaded = load(SETS[name], place)
         assert (len(loaded.train), len(loaded.test)) == (N_TRAIN, N_TEST)
         assert loaded.names == ["one", "two", "three"]

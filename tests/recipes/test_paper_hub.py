@@ -232,7 +232,7 @@ def test_a_dry_run_says_size_and_forward_passes(found):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "fungi"])
 def test_every_table_runs_whole(hub, place, preset):
-    size = ("--image-size", 32, 32)
+    size = ("--image-size", 64, 64)
     commands = {
         name: table(name, place, "--preset", preset, "--skip-missing", out=f"{preset}-{name}.json")
         for name in TABLES
