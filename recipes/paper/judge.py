@@ -28,6 +28,7 @@ WORDS: Final = {
     "kl": "KL",
     "dino": "DINO",
     "simclr": "SimCLR",
+    "deepcluster": "DeepCluster",
     "dense_infonce": "dense InfoNCE",
     "activation": "activation (control)",
     "random": "random columns (control)",

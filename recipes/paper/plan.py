@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recipes.paper import access, tables
+from fungi_hf.errors import StorageError
+from recipes.paper import tables
 from recipes.paper.access import find, is_local
 from recipes.paper.registry import CONVERTED
 
@@ -50,6 +51,8 @@ def plan(table: Table, options: Options) -> str:
         )  # fmt: skip
         rows = _rows(one, options)
         n = passes(config, rows)
+        if table.task == "segmentation":
+            n *= len(options.judges)  # features of patches are not kept between judges
         total += n
         lines.append(
             f"  {one.name:16} {_place(one, options.places)}; {rows[0]:,} + {rows[1]:,} rows; "
@@ -65,7 +68,7 @@ def passes(config: FungiConfig, rows: tuple[int, int]) -> int:
     # An objective of one view takes the input itself.
     views = 1 + sum(spec.n_views for spec in config.objectives if spec.n_views > 1)
     bank = sum(
-        min(rows[0], spec.n_training or 0) * spec.training_views
+        (rows[0] if spec.learns_from_all else min(rows[0], spec.n_training)) * spec.training_views
         for spec in config.objectives
         if spec.needs_fit and not spec.per_token
     )
@@ -82,14 +85,17 @@ def _rows(one: DataSet, options: Options) -> tuple[int, int]:
 def _place(one: DataSet, places: Places) -> str:
     try:
         place = find(one, places)
-    except access.StorageError as error:
-        return f"MISSING {error}"
+    except StorageError as error:
+        return f"{_size(one.megabytes)}, NOT AT HAND: {error}"
     if place.kind != "hub":
         name = place.local.folder if place.local else place.where
         return f"files here ({name}), nothing to download"
-    size = place.megabytes or one.megabytes
-    about = f"{size:,.0f} MB" if size else "of unknown size"
+    about = _size(place.megabytes or one.megabytes)
     return f"download {place.where}@{place.resolved or place.revision}, {about}"
+
+
+def _size(megabytes: float | None) -> str:
+    return f"about {max(megabytes, 0.1):,.1f} MB" if megabytes else "size not known"
 
 
 def rows_of_registry() -> list[Sequence[Any]]:

@@ -14,7 +14,7 @@ from fungi_hf.evaluation.knn import knn_protocol
 from fungi_hf.evaluation.linear import LINEAR_PROTOCOLS
 from fungi_hf.evaluation.segmentation import SEGMENTATION_PROTOCOLS
 from fungi_hf.specs.dense import DenseInfoNCE
-from fungi_hf.specs.targets import DINO
+from fungi_hf.specs.targets import DINO, DeepCluster
 from recipes.paper.registry import SETS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fungi_hf.evaluation.knn import KNNProtocol
     from fungi_hf.evaluation.linear import LinearProtocol
     from fungi_hf.evaluation.segmentation import SegmentationProtocol
+    from fungi_hf.specs import ObjectiveSpec
     from recipes.paper.registry import DataSet
 
 PRESETS: Final = ("paper", "fungi")
@@ -129,18 +130,23 @@ def config(
 ) -> FungiConfig:
     """Give the config of a set: the preset's objectives, all or the named ones, and the control.
 
+    For images "deepcluster" may be named, too.
+
     The protocols reduce each combination of blocks, so the config reduces nothing.
 
     Raises:
         ConfigError: If a name is none of the choices.
     """
     base = _preset(table, one, preset)
-    known = {spec.name: spec for spec in base.objectives}
+    further = _further(table, preset)
+    known = {spec.name: spec for spec in (*base.objectives, *further)}
     for name in objectives or ():
         if name not in known:
             raise ConfigError(f"preset {preset!r} of table {table.name!r} has no objective "
                               f"{choices(name, known)}")  # fmt: skip
-    kept = tuple(s for s in base.objectives if objectives is None or s.name in objectives)
+    kept = base.objectives
+    if objectives is not None:
+        kept = tuple(spec for name, spec in known.items() if name in objectives)
     return base.replace(
         objectives=(*kept, Activation()),
         reduction=None,
@@ -159,6 +165,15 @@ def _preset(table: Table, one: DataSet, preset: str) -> FungiConfig:
         return FungiConfig(objectives=(DenseInfoNCE(),))
     dino = (DINO(),) if table.modality == "vision" else ()
     return FungiConfig(objectives=(KL(), *dino, SimCLR()))
+
+
+def _further(table: Table, preset: str) -> tuple[ObjectiveSpec, ...]:
+    # DeepCluster has a run of its own in the published jobs and is in no concatenation.
+    if table.kind != "vision":
+        return ()
+    if preset == "fungi":
+        return (DeepCluster(),)
+    return (DeepCluster(views="deepcluster", view_options={"statistics": "deepcluster"}),)
 
 
 def neighbours(

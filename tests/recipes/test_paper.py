@@ -153,6 +153,10 @@ def test_forward_passes_are_counted():
     # The input, 12 crops, 49 patches; 49 patches of each of 100 and of 256 images for the bank.
     assert plan.passes(config, (100, 50)) == 150 * 62 + 100 * 49
     assert plan.passes(config, (1000, 0)) == 1000 * 62 + 256 * 49
+    # DeepCluster: 8 crops, two of every training image for the clusters.
+    config = tables.config(table, one, objectives=["deepcluster"])
+    assert [spec.name for spec in config.objectives] == ["deepcluster", "activation"]
+    assert plan.passes(config, (1000, 100)) == 1100 * 9 + 1000 * 2
 
 
 def test_rows_are_evenly_spread():
