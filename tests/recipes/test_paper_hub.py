@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
 from fungi_hf.testing import tiny_text_model
@@ -20,18 +22,21 @@ from fungi_hf.testing.vision_models import tiny_vision_model
 from recipes.paper.registry import SETS
 from recipes.paper.tables import TABLES
 from tests.encoders.vision.kit import SETTINGS
+from tests.fake_hub import TOKEN
 from tests.recipes.data_hub import DataHub
 from tests.recipes.standins import CLASSES, N_TEST, N_TRAIN, all_repositories, labels_of, repository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 GATED = "ILSVRC/imagenet-1k"
 MODELS = {"vision": "vit", "text": "bert", "audio": "ast"}
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with tiny models and, later, results."""
-    root = tmp_path_factory.mktemp("paper")
+def save_models(root: Path) -> None:
+    """Write tiny models into a folder that results will be in, too."""
+    root.mkdir(exist_ok=True)
     tiny_vision_model("vit", dtype=torch.float32).save_pretrained(root / "vit")
     (root / "vit" / "preprocessor_config.json").write_text(json.dumps(SETTINGS))
     model, tokenizer = tiny_text_model("bert", dtype=torch.float32)
@@ -45,11 +50,11 @@ def place(tmp_path_factory):
                              frequency_stride=16)  # fmt: skip
         ASTModel(settings).save_pretrained(root / "ast")
         ASTFeatureExtractor(max_length=128).save_pretrained(root / "ast")
-    return root
 
 
-@pytest.fixture(scope="module")
-def hub():
+@contextlib.contextmanager
+def serving() -> Iterator[DataHub]:
+    """Give a running Hub with a stand-in of every set, and odd branches of one."""
     memory = DataHub()
     running = memory.start()
     for name, revision, files in all_repositories():
@@ -61,16 +66,18 @@ def hub():
     memory.put_data(cifar.hub, {"data/train-00000-of-00001.parquet": train}, "one-split")
     memory.put_data(cifar.hub, {p.replace("validation", "test"): f for p, f in other.items()},
                     "other-column")  # fmt: skip
-    yield memory
-    running.shutdown()
-    running.server_close()
+    try:
+        yield memory
+    finally:
+        running.shutdown()
+        running.server_close()
 
 
 def child(hub: DataHub, place: Path, sets: list[str], commands: dict[str, list[Any]],
           **more: str) -> dict[str, Any]:  # fmt: skip
     cases, out = place / "cases.json", place / "out.json"
     words = {name: [str(word) for word in own] for name, own in commands.items()}
-    cases.write_text(json.dumps({"sets": sets, "commands": words}))
+    cases.write_text(json.dumps({"sets": sets, "commands": words, "token": TOKEN}))
     inherited = {name: value for name, value in os.environ.items() if name != "FUNGI_DATA"}
     settings = {
         "HF_ENDPOINT": hub.url,
@@ -100,11 +107,26 @@ def table(name: str, place: Path, *more: Any, model: str = "", out: str = "") ->
 
 
 @pytest.fixture(scope="module")
-def found(hub, place):
-    """Everything that the default tests look at, from one process."""
+def found(tmp_path_factory):
+    """Everything that the default tests look at, from one process, which workers share."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "paper"
+    written = root / "found.json"
+    with FileLock(f"{root}.lock"):
+        if not written.exists():
+            save_models(root)
+            with serving() as hub:
+                told = child(hub, root, list(SETS), commands_of(root))
+                told["commits"] = {name: list(repo.commits) for name, repo in hub.repos.items()}
+                told["branches"] = {name: repo.branches for name, repo in hub.repos.items()}
+                told["asked"] = hub.asked
+            written.write_text(json.dumps(told))
+    return json.loads(written.read_text()) | {"root": root}
+
+
+def commands_of(place: Path) -> dict[str, list[Any]]:
     cifar = table("vision", place, "--sets", "cifar10", "--objectives", "kl")
-    everything = [name for name, one in SETS.items() if one.hub != GATED]
-    commands = {
+    return {
         "text": table("text", place, "--objectives", "kl", "--sets", "trec", "tweet-eval",
                       "--rows", 21, 9, out="text.json"),
         "landmarks": table("landmarks", place, "--objectives", "kl", "--sets", "oxford",
@@ -120,16 +142,14 @@ def found(hub, place):
         "no model of images": table("vision", place, "--sets", "cifar10", model="bert"),
         "dry": table("text", place, "--dry"),
     }  # fmt: skip
-    return child(hub, place, everything, commands)
 
 
-@pytest.mark.parametrize("name", [name for name, one in SETS.items() if one.hub != GATED])
-def test_every_set_is_read_from_the_hub_by_its_row_of_the_registry(found, hub, name):
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_read_from_the_hub_by_its_row_of_the_registry(found, name):
     one, read = SETS[name], found["sets"][name]
-    repo = hub.repos[f"datasets/{one.hub}"]
     assert read["place"] == {
         "kind": "hub", "id": one.hub, "revision": one.revision,
-        "resolved": repo.branches[one.revision],
+        "resolved": found["branches"][f"datasets/{one.hub}"][one.revision],
     }  # fmt: skip
     assert read["megabytes"] > 0
     wanted = [N_TRAIN, N_TEST]
@@ -153,16 +173,15 @@ def test_every_set_is_read_from_the_hub_by_its_row_of_the_registry(found, hub, n
         assert read["easy"] == [[0, 9], [1, 10]]
 
 
-def test_files_are_asked_for_by_the_commit_that_the_result_names(found, hub):
-    asked = [(repo, revision) for repo, revision in hub.asked if revision not in ("main",)]
-    assert len(asked) > len(SETS)
-    for repo, revision in asked:
-        assert revision in hub.repos[repo].commits
+def test_files_are_asked_for_by_the_commit_that_the_result_names(found):
+    assert len(found["asked"]) > len(SETS)
+    for repo, revision in found["asked"]:
+        assert revision in found["commits"][repo]
 
 
-def test_a_table_has_the_columns_of_the_paper_and_the_controls(found, place):
+def test_a_table_has_the_columns_of_the_paper_and_the_controls(found):
     assert found["commands"]["text"]["status"] == 0, found["commands"]["text"]["err"]
-    record = json.loads((place / "text.json").read_text("utf-8"))
+    record = json.loads((found["root"] / "text.json").read_text("utf-8"))
     assert record["model"]["id"] == "bert"
     assert record["missing"] == []
     assert [one["set"] for one in record["sets"]] == ["trec", "tweet-eval"]
@@ -181,12 +200,12 @@ def test_a_table_has_the_columns_of_the_paper_and_the_controls(found, place):
     printed = found["commands"]["text"]["out"]
     assert "| + KL | + activation (control) | + random columns (control) |" in printed
     assert "| linear probe on the embedding |" in printed
-    assert str(place) not in json.dumps(record)
+    assert str(found["root"]) not in json.dumps(record)
 
 
-def test_landmarks_are_judged_at_three_levels(found, place):
+def test_landmarks_are_judged_at_three_levels(found):
     assert found["commands"]["landmarks"]["status"] == 0, found["commands"]["landmarks"]["err"]
-    (one,) = json.loads((place / "landmarks.json").read_text("utf-8"))["sets"]
+    (one,) = json.loads((found["root"] / "landmarks.json").read_text("utf-8"))["sets"]
     assert list(one["results"]) == ["easy", "medium", "hard"]
     assert one["notes"] == ["no classes: no linear probe"]
     assert one["results"]["easy"]["rows"][0]["metric"] == "map"
@@ -213,11 +232,11 @@ def test_what_is_wrong_is_said_with_what_is_allowed(found, name, words):
     assert words in one["err"]
 
 
-def test_sets_that_are_not_at_hand_may_be_left_out(found, place):
+def test_sets_that_are_not_at_hand_may_be_left_out(found):
     one = found["commands"]["gated, left out"]
     assert one["status"] == 0, one["err"]
     assert "missing: imagenet-1k: ImageNet-1k is gated" in one["out"]
-    record = json.loads((place / "left.json").read_text("utf-8"))
+    record = json.loads((found["root"] / "left.json").read_text("utf-8"))
     assert record["missing"] == ["imagenet-1k"]
     assert [own["set"] for own in record["sets"]] == ["cifar10"]
 
@@ -231,17 +250,18 @@ def test_a_dry_run_says_size_and_forward_passes(found):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "fungi"])
-def test_every_table_runs_whole(hub, place, preset):
-    size = ("--image-size", 64, 64)
+def test_every_table_runs_whole(tmp_path, preset):
+    save_models(tmp_path)
     commands = {
-        name: table(name, place, "--preset", preset, "--skip-missing", out=f"{preset}-{name}.json")
+        name: table(name, tmp_path, "--preset", preset, "--skip-missing", out=f"{name}.json")
         for name in TABLES
     }
-    commands["segmentation"] += [*size]
-    found = child(hub, place, [], commands)["commands"]
+    commands["segmentation"] += ["--image-size", 64, 64]
+    with serving() as hub:
+        found = child(hub, tmp_path, [], commands)["commands"]
     for name, one in found.items():
         assert one["status"] == 0, one["err"]
-        record = json.loads((place / f"{preset}-{name}.json").read_text("utf-8"))
+        record = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
         wanted = [own.name for own in TABLES[name].sets if own.hub != GATED]
         assert [own["set"] for own in record["sets"]] == wanted
         for own in record["sets"]:
@@ -249,10 +269,11 @@ def test_every_table_runs_whole(hub, place, preset):
 
 
 @pytest.mark.slow
-def test_what_was_read_before_is_read_offline(hub, place):
+def test_what_was_read_before_is_read_offline(tmp_path):
     names = ["cifar10", "tweet-eval"]
-    before = child(hub, place, names, {})["sets"]
-    after = child(hub, place, names, {}, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")["sets"]
+    with serving() as hub:
+        before = child(hub, tmp_path, names, {})["sets"]
+    after = child(hub, tmp_path, names, {}, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")["sets"]
     for name in names:
         assert after[name]["labels"] == before[name]["labels"]
         assert after[name]["place"]["resolved"] == before[name]["place"]["resolved"]
