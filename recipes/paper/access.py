@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from recipes.paper.registry import DataSet
 
-LABELS = "labels.json"  # marks a folder of our own form
+LABELS = "labels.json"  # marks a folder of our own form, as TRUTH one of landmarks
+TRUTH = "truth.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,8 @@ def download_line(one: DataSet, places: Places) -> str:
     )
     if one.local:
         text += f" (or files of our own form in {root / one.local.folder})"
+    if one.task == "landmarks":
+        text += f" (or pictures and a {TRUTH} in {root / one.name})"
     return text
 
 
@@ -152,7 +155,7 @@ def _candidates(one: DataSet, root: Path | None) -> list[Path]:
 
 
 def _folder(one: DataSet, folder: Path) -> Place:
-    if not (folder / LABELS).is_file() and not (folder / "truth.json").is_file():
+    if not (folder / LABELS).is_file() and not (folder / TRUTH).is_file():
         return Place(kind="folder", where=str(folder))
     local = one.local
     if local is None or Path(local.folder).name != folder.name:

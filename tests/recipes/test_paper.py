@@ -272,6 +272,8 @@ def test_what_is_not_at_hand_gives_the_lines_that_say_what_to_download(no_data, 
         line = f"hf download {one.hub} --repo-type dataset --revision {one.revision} "
         assert f"{line}--local-dir {tmp_path / one.name}, then --data {tmp_path}" in error
     assert "--skip-missing" in error
+    assert main(["--table", "landmarks", *WORDS]) == 1
+    assert "(or pictures and a truth.json in FOLDER/oxford)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
