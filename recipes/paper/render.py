@@ -73,15 +73,14 @@ def controls(record: dict[str, Any]) -> str:
 
 
 def about(record: dict[str, Any]) -> str:
-    """Give one line on encoder, preset, protocol, seed and seconds."""
+    """Give one line on encoder, preset, protocols, seed and versions."""
     model = record["model"]
     first = record["sets"][0]["results"] if record["sets"] else {}
     rules = ", ".join(dict.fromkeys(judgement["protocol"] for judgement in first.values()))
-    seconds = sum(sum(one["seconds"].values()) for one in record["sets"])
     versions = ", ".join(f"{name} {one}" for name, one in record["versions"].items())
     return (
         f"{model['id']} ({model['class']}, {model['layer']}), preset {record['preset']}, seed "
-        f"{record['seed']}; protocols {rules}; {seconds:,.0f} s; {versions}"
+        f"{record['seed']}; protocols {rules}; {versions}"
     )
 
 
