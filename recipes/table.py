@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import late, tuning_tables
+from recipes.paper import render as paper_tables
 from recipes.sweeps import table as sweep_tables
 from recipes.vision import tables as vision_tables
 
@@ -334,6 +335,7 @@ TABLES = {
         for name in ("transforms", "weights", "layers", "inner", "heads", "infonce", "factors")
     },
     **vision_tables.TABLES,
+    **paper_tables.TABLES,
     "late": late.accuracy_table,
     "late-cost": late.cost_table,
     "late-sound": late.sound_table,
