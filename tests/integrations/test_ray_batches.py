@@ -123,6 +123,12 @@ def test_wrong_arguments(extractor):
         FungiBatches(extractor_of())
 
 
+def of_one_node(**resources):
+    """A cluster, as far as the number of actors asks."""
+    nodes = [{"Alive": True, "Resources": resources}]
+    return SimpleNamespace(cluster_resources=lambda: resources, nodes=lambda: nodes)
+
+
 @pytest.mark.parametrize(
     ("actors", "cpus", "gpus", "number"),
     [
@@ -135,16 +141,16 @@ def test_wrong_arguments(extractor):
     ],
 )
 def test_actors_leave_a_cpu(actors, cpus, gpus, number):
-    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": cpus, "GPU": gpus})
+    ray = of_one_node(CPU=cpus, GPU=gpus)
     assert actors.fitting(ray) == number
 
 
 def test_actors_that_take_everything_are_refused():
-    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+    ray = of_one_node(CPU=2.0)
     words = "2 workers of 1 CPU take all 2 CPUs of the cluster and nothing is left to read"
     with pytest.raises(ConfigError, match=words):
         Actors(number=2).fitting(ray)
-    one = SimpleNamespace(cluster_resources=lambda: {"CPU": 1.0})
+    one = of_one_node(CPU=1.0)
     with pytest.raises(ConfigError, match="1 workers of 1 CPU take all 1 CPUs"):
         Actors().fitting(one)
     with pytest.raises(ConfigError, match="1 workers of 1 GPU need more than the 0 GPUs"):

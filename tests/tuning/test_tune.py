@@ -365,7 +365,8 @@ def test_gradients_of_views_wait_for_a_pilot(plain) -> None:
 
 def test_the_baselines_and_an_advice_stand_beside_the_choice(plain) -> None:
     labels = labels_of(plain)
-    search = TuningSearch(objectives=SMALL[:1], n_neighbors=3, paper_rows=0, components=())
+    fields = {"n_neighbors": 3, "paper_rows": 0, "components": (), "evidence": 1e-6}
+    search = TuningSearch(objectives=SMALL[:1], **fields)
     report = plain.tune(TEXTS, labels, search=search).tuning
     assert [(one.features, one.head) for one in report.baselines] == [
         ("embedding", "neighbors"),
