@@ -69,9 +69,9 @@ def forecast(
 
 
 def affordable_rows(preset: FungiConfig, n_rows: int, space: Space) -> int:
-    """Give how many rows a preset may be judged on for half of what tuning itself costs."""
+    """Give how many rows a preset may be judged on for a quarter of what tuning itself costs."""
     losses = preset.losses.values()
     views = sum(spec.n_views for spec in losses if spec.n_views > 1)
     training = sum(spec.n_training * spec.training_views for spec in losses)
     own = n_rows * (2 + bool(space.gradients) * (1 + _BACK + _LAYER * len(space.gradients)))
-    return max(0, int((own / 2 - training) / (1 + views)))
+    return max(0, int((own / 4 - training) / (1 + views)))

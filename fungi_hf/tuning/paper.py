@@ -43,7 +43,8 @@ def judge_paper(
     preset = FungiConfig.paper(own.encoder.modality).replace(dtype=own.config.dtype)
     n_rows = min(search.paper_rows, affordable_rows(preset, len(codes), rows.space))
     if n_rows < LEAST_PAPER_ROWS:
-        return [], ["the paper preset was not judged: its views cost more than half of the tuning"]
+        reason = "its views cost more than a quarter of the tuning; evaluate it apart"
+        return [], [f"the paper preset was not judged: {reason}"]
     places = draw_rows(codes, n_rows, search.seed)
     raws = [rows.raws[place] for place in places]
     try:

@@ -84,7 +84,7 @@ class TuningSearch:
             at this one-sided level (`fungi_hf.tuning.evidence`); 0.5 asks for any gain.
         pilot_rows: Rows on which gradients of views must lead before they are computed for all.
         paper_rows: Most rows on which the paper preset is judged, for the report alone; fewer where
-            it would cost more than half of the rest, none below `LEAST_PAPER_ROWS`.
+            it would cost more than a quarter of the rest, none below `LEAST_PAPER_ROWS`.
         ceiling: Share of rows that the plain embedding has right from which on few rows vote, since
             the others hide the differences.
         seed: Of the draw.

@@ -387,15 +387,19 @@ def test_the_baselines_and_an_advice_stand_beside_the_choice(plain) -> None:
     assert "a linear probe on the plain embedding" in linear.advice
 
 
-def test_the_paper_preset_is_judged_where_it_is_affordable(plain) -> None:
-    texts, labels = TEXTS * 25, np.tile(labels_of(plain), 25)
+def test_the_paper_preset_is_judged_where_it_is_affordable(plain, monkeypatch) -> None:
+    texts, labels = TEXTS * 2, np.tile(labels_of(plain), 2)
     fields = {"objectives": (), "n_neighbors": 3, "components": (), "whitenings": ()}
+    few = plain.tune(texts, labels, search=TuningSearch(**fields)).tuning
+    assert any("the paper preset was not judged" in note for note in few.notes)
+    assert not any("paper" in one.features for one in few.baselines)
+    monkeypatch.setattr("fungi_hf.tuning.paper.affordable_rows", lambda *_: 70)
     report = plain.tune(texts, labels, search=TuningSearch(**fields, paper_rows=60)).tuning
     shown = {(one.features, one.n_rows) for one in report.baselines if "paper" in one.features}
     assert {name for name, _ in shown} >= {"paper preset"}
     assert {n for _, n in shown} == {60}
-    few = plain.tune(TEXTS, labels[:60], search=TuningSearch(**fields)).tuning
-    assert any("the paper preset was not judged" in note for note in few.notes)
+    silent = plain.tune(texts, labels, search=TuningSearch(**fields, paper_rows=0)).tuning
+    assert not any("paper" in note for note in silent.notes)
 
 
 def test_the_cost_is_said_before(plain, capsys) -> None:
