@@ -126,6 +126,22 @@ def layers_cost_table(_: object) -> str:
     return "\n".join(lines)
 
 
+def tuning_cost_table(_: object) -> str:
+    """Give what tuning takes, from the benchmark's file."""
+    lines = [
+        "| rows, judge | candidates | one extraction, s | tuning, s | of it votes or fits, s "
+        "| encoder, extractions |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for row in _benchmark("tuning_cost")["rows"]:
+        cells = [f"{row['rows']:,}, {row['judge']}", str(row["candidates"])]
+        cells += [f"{row[name]:.1f}" for name in ("extraction_s", "tune_s")]
+        cells.append(f"{row['stages_s']['votes']:.1f}")
+        cells.append(f"{row['encoder_ratio_to_one_extraction']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def full_table(found: dict[str, dict[str, Any]]) -> str:
     """Give the objectives' table with the control and the paper preset."""
     lines = [
@@ -327,8 +343,8 @@ TABLES = {
     "tuning": tuning_tables.tuning,
     "tuning-choices": tuning_tables.choices,
     "tuning-tasks": tuning_tables.tasks,
+    "tuning-cost": tuning_cost_table,
     "tuning-shots": tuning_tables.shots,
-    "setfit": tuning_tables.setfit,
     "icl-votes": tuning_tables.votes,
     **{
         f"ablation-{name}": functools.partial(tuning_tables.ablation, name=name)

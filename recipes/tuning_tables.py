@@ -123,39 +123,6 @@ def shots(found: Found) -> str:
     return "\n".join(lines)
 
 
-def setfit(found: Found) -> str:
-    """Give accuracy and seconds of fine-tuning and of frozen features: means over draws."""
-    arms = {
-        "probe": "linear probe on the embedding",
-        "tuned": "`FungiClassifier`, tuned",
-        "setfit": "SetFit",
-    }
-    lines = [
-        "| data, rows a class | " + " | ".join(f"{title} | s" for title in arms.values()) + " |",
-        "| --- |" + " ---: |" * (2 * len(arms)),
-    ]
-    cases = {arm: found["setfit"][arm]["cases"] for arm in arms}
-    keys = dict.fromkeys((one["data"], one["shots"]) for one in cases["setfit"])
-    for data, number in keys:
-        cells = [f"{TITLES[data]}, {number}"]
-        for some in cases.values():
-            here = [one for one in some if (one["data"], one["shots"]) == (data, number)]
-            shares = [one["accuracy"] for one in here]
-            mean = sum(shares) / len(shares)
-            spread = (sum((s - mean) ** 2 for s in shares) / max(1, len(shares) - 1)) ** 0.5
-            cells.append(f"{100 * mean:.1f} ± {100 * spread:.1f}")
-            cells.append(f"{sum(one['fit_seconds'] for one in here) / len(here):.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    n_draws = len({one["seed"] for one in cases["setfit"]})
-    versions = found["setfit"]["setfit"]["versions"]
-    lines.append(
-        f"\n({n_draws} draws: mean and standard deviation of accuracies on all test rows, seconds "
-        f"of fitting from raw texts. setfit {versions['setfit']}, sentence-transformers "
-        f"{versions['sentence-transformers']}.)"
-    )
-    return "\n".join(lines)
-
-
 def votes(found: Found) -> str:
     """Give the vote and the coverage of demonstrations, embedding against tuned features."""
     lines = [

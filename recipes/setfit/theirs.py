@@ -40,6 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--draws", type=int, default=DRAWS)
     options = parser.parse_args()
+    names = ("setfit", "sentence-transformers", "transformers", "torch")
+    versions = {name: importlib.metadata.version(name) for name in names}
     cases: list[dict[str, Any]] = []
     for name in SETS:
         data = read(name)
@@ -61,8 +63,7 @@ def main() -> None:
                     }
                 )
                 print(cases[-1], flush=True)
-    names = ("setfit", "sentence-transformers", "transformers", "torch")
-    record("setfit", {name: importlib.metadata.version(name) for name in names}, cases)
+                record("setfit", versions, cases)
 
 
 if __name__ == "__main__":
