@@ -201,8 +201,8 @@ def _compute(
         pool = _pool(options, make, source, store, how)
         pool.run(shards, progress=True)
         return {store.plan.shard(number).name: why for number, why in pool.lost.items()}
-    with tqdm(total=source.n_rows, unit="input") as bar:
-        bar.update(source.n_rows - sum(map(len, shards)))
+    done = source.n_rows - sum(map(len, shards))
+    with tqdm(total=source.n_rows, initial=done, unit="input") as bar:
         for shard in shards:
             if store.digest(shard) is None:  # nobody else was quicker
                 extract_shard(extractor, source, shard, store, how)

@@ -184,8 +184,8 @@ def extract_to(
     source = as_source(inputs, column, extractor)
     store = ShardStore(where, plan_of(extractor, source, options))
     todo = list(store.missing())
-    with tqdm(total=source.n_rows, disable=not progress, unit="input") as bar:
-        bar.update(source.n_rows - sum(map(len, todo)))
+    done = source.n_rows - sum(map(len, todo))
+    with tqdm(total=source.n_rows, initial=done, disable=not progress, unit="input") as bar:
         for shard in todo:
             if store.digest(shard) is None:  # nobody else was quicker
                 extract_shard(extractor, source, shard, store, options)
