@@ -11,6 +11,7 @@ from fungi_hf.errors import FingerprintMismatchError, InputError, StorageError
 from fungi_hf.tables import Vectors, make_layout, read_features
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -52,8 +53,12 @@ class Explanation:
         return {name: part / whole if whole else 0.0 for name, part in self.parts.items()}
 
     def __str__(self) -> str:
-        shown = (f"{name} {share:.2f}".replace("0.", ".", 1) for name, share in self.shares.items())
-        return ", ".join(shown)
+        shown = {name: f"{share:.2f}" for name, share in self.shares.items()}
+        short = {
+            name: text.removeprefix("-") if float(text) == 0 else text
+            for name, text in shown.items()
+        }
+        return ", ".join(f"{name} {_without_zero(text)}" for name, text in short.items())
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,19 +119,17 @@ class FungiFeatures(Vectors):
         FingerprintMismatchError.
         """
         total = np.zeros((len(self), len(other)), dtype=np.float32)
-        for part in self.similarities(other).values():
+        for _, part in self._parts(other):
             total += part
         return total
 
-    def similarities(self, other: FungiFeatures) -> dict[str, Float32Array]:
-        """Give what each block adds to `similarity`, name -> [N, N']."""
+    def _parts(self, other: FungiFeatures) -> Iterator[tuple[str, Float32Array]]:
+        # One block after the other, so that no more than one is in memory beside the sum.
         self._check_same(other)
-        found = {}
         for name, columns in self.layout.items():
             left, right = self.array[:, columns], other.array[:, columns]
             factors = self.factors.get(name)
-            found[name] = _factor_similarity(left, right, *factors) if factors else left @ right.T
-        return found
+            yield name, _factor_similarity(left, right, *factors) if factors else left @ right.T
 
     def explain(self, i: int, j: int, other: FungiFeatures | None = None) -> Explanation:
         """Say how much each block gives to the similarity of row i and row j.
@@ -146,8 +149,7 @@ class FungiFeatures(Vectors):
             if not whole or not 0 <= row < len(side):
                 raise InputError(f"{name} must be a row, 0 to {len(side) - 1}; got {row!r}")
             rows.append(side[int(row) : int(row) + 1])
-        found = rows[0].similarities(rows[1])
-        parts = {name: float(part[0, 0]) for name, part in found.items()}
+        parts = {name: float(part[0, 0]) for name, part in rows[0]._parts(rows[1])}
         return Explanation(similarity=sum(parts.values()), parts=parts)
 
     def save(self, path: str | Path) -> None:
@@ -173,6 +175,12 @@ class FungiFeatures(Vectors):
         """
         found = read_features(path)
         return cls(found.array, found.fingerprint, found.layout, found.factors)
+
+
+def _without_zero(number: str) -> str:
+    """Give ".61" for "0.61", "-.15" for "-0.15"."""
+    sign, digits = ("-", number[1:]) if number.startswith("-") else ("", number)
+    return sign + (digits.removeprefix("0") if digits.startswith("0.") else digits)
 
 
 def _factor_similarity(left: Float32Array, right: Float32Array, m: int, n1: int) -> Float32Array:

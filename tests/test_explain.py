@@ -50,6 +50,9 @@ def test_a_line_says_it():
     rows = np.array([[1.0, 0.5, 1.0], [0.61, 0.48, -0.15]], np.float32)
     found = FungiFeatures(rows, "f", layout).explain(0, 1)
     assert str(found) == "embedding .61, kl .24, activation_4 -.15"
+    odd = make_layout({"kl_t0.5": 1, "kl": 1})
+    tiny = FungiFeatures(np.array([[1, 1], [1, -1e-6]], np.float32), "f", odd).explain(0, 1)
+    assert str(tiny) == "kl_t0.5 1.00, kl .00"
     nothing = FungiFeatures(np.zeros((2, 3), np.float32), "f", layout).explain(0, 1)
     assert set(nothing.shares.values()) == {0.0}
 

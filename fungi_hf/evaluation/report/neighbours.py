@@ -100,7 +100,7 @@ def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
     words = (
         f"{len(chosen)} of {len(judged)} test rows with their {k} nearest of {len(known)} training "
         "rows, whose vote is the coloured label. Numbers are the mean cosine of the blocks, and "
-        "each block's share of it."
+        "what each block adds to it."
     )
     shown_queries = [page.query(row) for row in chosen]
     write_text(path, _rendered(title, words, page.changed(), shown_queries), "page")
