@@ -1,4 +1,4 @@
-"""Tune 300 small tasks cut out of all sets, and count where the choice loses to the embedding.
+"""Tune hundreds of tasks cut out of all sets; count where the choice loses to the embedding.
 
 FUNGI_DATA=FOLDER FUNGI_MODELS=FOLDER python -m recipes.tuning_tasks [CASE ...]
 

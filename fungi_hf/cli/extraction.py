@@ -47,7 +47,8 @@ _TUNE = """examples:
   fungi-hf tune my-encoder train.csv --classifier my-classifier --head linear --test test.csv
   fungi-hf predict my-classifier new.txt
 
-Every score is leave-one-out accuracy of nearest neighbours on the training rows. The folder holds
+Every score is leave-one-out accuracy on the training rows, of nearest neighbours or, with --judge
+linear, of a linear classifier. The folder holds
 the chosen config, fitted, and the evidence in fungi_tuning.json. A --classifier holds a head on the
 chosen features as well, and a card with what was measured; --test adds held-out rows to that.
 """

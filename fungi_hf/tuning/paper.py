@@ -10,6 +10,7 @@ from fungi_hf.config import FungiConfig
 from fungi_hf.errors import FungiError
 from fungi_hf.gradients.factors import unit_rows
 from fungi_hf.specs.paper import PAPER
+from fungi_hf.tuning.candidates import EMBEDDING
 from fungi_hf.tuning.forecast import affordable_rows
 from fungi_hf.tuning.report import Baseline
 from fungi_hf.tuning.sample import draw_rows
@@ -52,22 +53,13 @@ def judge_paper(
     except FungiError as error:
         return [], [f"the paper preset does not run on this encoder: {error}"]
     k = max(1, min(search.n_neighbors, len(places) // 2))
+    judged = {"paper preset": features.array}
+    if EMBEDDING in features.layout:  # no PCA has mixed the blocks
+        judged["embedding, on the rows of the paper preset"] = features.block(EMBEDDING)
     found = []
-    for name, columns in {"paper preset": slice(None), "embedding": "embedding"}.items():
-        whole = isinstance(columns, slice)
-        if not whole and columns not in features.layout:  # reduced
-            continue
-        array = features.array if whole else features.block(columns)
+    for name, array in judged.items():
         unit = {name: unit_rows(torch.from_numpy(array)).numpy()}
-        weights = [((name, 1.0),)]
-        right = leave_one_out(unit, weights, codes[places], groups[places], k)[0]
-        shown = name if whole else f"{name}, on the rows of the paper preset"
-        found.append(
-            Baseline(
-                features=shown,
-                head="neighbors",
-                accuracy=float(right.mean()),
-                n_rows=len(places),
-            )
-        )
+        right = leave_one_out(unit, [((name, 1.0),)], codes[places], groups[places], k)[0]
+        share = float(right.mean())
+        found.append(Baseline(features=name, head="neighbors", accuracy=share, n_rows=len(places)))
     return found, []

@@ -76,7 +76,7 @@ class TuningSearch:
         max_layers: Layers whose activations are tried, spread evenly and ending with the last;
             bounds memory.
         gradient_layers: Layers below the target layer at which an objective of the untouched input
-            is tried that names no layer itself, spread over the upper two thirds; 0 for none.
+            is tried that is given no layer, spread over the upper two thirds; 0 for none.
         layer_counts: How many of the last layers are tried together, beside all of them.
         min_gain: Gradients must gain more than this share of the rows, and more than one standard
             error.
@@ -148,9 +148,10 @@ class TuningSearch:
         """
         wanted = self.wanted(base)
         inner = (*self.inner(layers, target), "auto")
+        placed = {spec.name for spec in wanted if spec.layer is not None}
         gradients = [
             replace(spec, layer=inner)
-            if spec.n_views == 1 and spec.layer is None and not spec.per_token
+            if spec.n_views == 1 and spec.name not in placed and not spec.per_token
             else spec
             for spec in wanted
             if spec.has_gradient

@@ -123,10 +123,12 @@ def test_wrong_arguments(extractor):
         FungiBatches(extractor_of())
 
 
-def of_one_node(**resources):
-    """A cluster, as far as the number of actors asks."""
-    nodes = [{"Alive": True, "Resources": resources}]
-    return SimpleNamespace(cluster_resources=lambda: resources, nodes=lambda: nodes)
+def of_nodes(*alive):
+    """A cluster, as far as the number of actors asks; a node that is gone counts for nothing."""
+    nodes = [{"Alive": True, "Resources": one} for one in alive]
+    nodes.append({"Alive": False, "Resources": {"CPU": 64, "GPU": 8}})
+    whole = {name: sum(one.get(name, 0) for one in alive) for name in ("CPU", "GPU")}
+    return SimpleNamespace(cluster_resources=lambda: whole, nodes=lambda: nodes)
 
 
 @pytest.mark.parametrize(
@@ -141,16 +143,16 @@ def of_one_node(**resources):
     ],
 )
 def test_actors_leave_a_cpu(actors, cpus, gpus, number):
-    ray = of_one_node(CPU=cpus, GPU=gpus)
+    ray = of_nodes({"CPU": cpus, "GPU": gpus})
     assert actors.fitting(ray) == number
 
 
 def test_actors_that_take_everything_are_refused():
-    ray = of_one_node(CPU=2.0)
+    ray = of_nodes({"CPU": 2.0})
     words = "2 workers of 1 CPU take all 2 CPUs of the cluster and nothing is left to read"
     with pytest.raises(ConfigError, match=words):
         Actors(number=2).fitting(ray)
-    one = of_one_node(CPU=1.0)
+    one = of_nodes({"CPU": 1.0})
     with pytest.raises(ConfigError, match="1 workers of 1 CPU take all 1 CPUs"):
         Actors().fitting(one)
     with pytest.raises(ConfigError, match="1 workers of 1 GPU need more than the 0 GPUs"):
@@ -159,6 +161,17 @@ def test_actors_that_take_everything_are_refused():
         Actors(number=0)
     with pytest.raises(ConfigError, match="num_cpus"):
         Actors(num_cpus=0)
+
+
+def test_an_actor_that_no_node_holds_is_refused():
+    two = of_nodes({"CPU": 4}, {"CPU": 4})
+    assert Actors(number=2, num_cpus=3).fitting(two) == 2
+    words = r"no node has the 6 CPUs and 0 GPUs of one worker, .* the largest has 4 CPUs"
+    with pytest.raises(ConfigError, match=words):
+        Actors(number=1, num_cpus=6).fitting(two)
+    apart = of_nodes({"CPU": 8}, {"CPU": 2, "GPU": 1})
+    with pytest.raises(ConfigError, match="no node has the 4 CPUs and 1 GPUs"):
+        Actors(number=1, num_cpus=4, num_gpus=1).fitting(apart)
 
 
 @pytest.mark.skipif(not HAS_RAY, reason="the message names the node, which Ray knows")

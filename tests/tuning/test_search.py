@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from fungi_hf import FungiConfig
-from fungi_hf.config import Activation, SimCLR
+from fungi_hf.config import KL, Activation, SimCLR
 from fungi_hf.tuning import CandidateScore, TuningSearch
 from fungi_hf.tuning.evidence import Evidence
 from fungi_hf.tuning.words import reason_of
@@ -21,6 +21,16 @@ def test_specs_vary_the_temper_alone() -> None:
         n_views=3, views="crop", logsumexp_temperature=1.0, name="simclr_untempered"
     )
     assert [type(spec) for spec in TuningSearch(objectives=()).specs(config)] == [Activation]
+
+
+def test_layers_that_a_config_names_are_kept() -> None:
+    layers = [f"encoder.layer.{i}.attention.output.dense" for i in range(6)]
+    bare = TuningSearch().specs(FungiConfig(), layers, layers[-1])
+    assert list(bare[0].blocks) == [*(f"kl_{i}_attention_output" for i in (2, 3, 4)), "kl"]
+    own = (KL(), KL(layer=layers[4]))  # one loss: no further layers, which would come twice
+    specs = TuningSearch().specs(FungiConfig(objectives=own), layers, layers[-1])
+    assert specs[:2] == own
+    assert list(FungiConfig(objectives=specs).blocks)[:2] == ["kl", "kl_4_attention_output"]
 
 
 def test_both_tempers_are_tried_whatever_the_config_has() -> None:

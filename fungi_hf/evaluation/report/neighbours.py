@@ -58,11 +58,12 @@ def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
 ) -> None:
     """Write a page that shows test rows and the training rows nearest to them.
 
-    Under each combination of blocks stand the neighbours by the mean cosine of its blocks, with
-    each block's share of it, those that the first combination does not have ("new"), and those that
-    it alone has ("pushed out"). All test rows whose vote changes between the first and the last
-    combination are listed. Queries whose vote goes from wrong to right between the first and
-    the last combination come first, then those from right to wrong, then others, evenly spread.
+    Under each combination of blocks stand the neighbours by the mean cosine of its blocks, what
+    each block adds to it, those that the first combination does not have ("new"), and those that
+    it alone has ("pushed out"). Of the test rows whose vote changes between the first and the last
+    combination up to 50 each way are listed. Queries whose vote goes from wrong to right come
+    first, then those from right to wrong, then others, evenly spread. With very many training rows
+    the test rows are thinned evenly.
 
     Args:
         path: The HTML file; its folder must exist.
