@@ -134,13 +134,18 @@ class DemoSelector:
             **options: As for the class.
 
         Raises:
-            InputTypeError: If the pool is no Examples.
+            InputTypeError: If the pool is no Examples, or the extractor cannot be tuned.
             InputError: If the pool lacks texts or targets, or cannot be tuned on.
             DemoConfigError: If a setting is unknown or out of range.
         """
         selector = cls(strategy, k, **options)
         if not isinstance(pool, Examples):
             raise InputTypeError(f"pool is {type(pool).__name__}; an Examples is needed")
+        if not callable(getattr(extractor, "tune", None)):
+            raise InputTypeError(
+                f"extractor is {type(extractor).__name__}; one with tune(...) is needed, such as a "
+                "FungiExtractor"
+            )
         if pool.texts is None or pool.targets is None:
             raise InputError("tuned needs a pool with texts and targets; give both to Examples")
         labels = list(pool.targets)

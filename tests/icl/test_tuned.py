@@ -50,6 +50,8 @@ def test_the_pool_itself_asks_for_leave_one_out(extractor):
 def test_unusable_pools(extractor):
     with pytest.raises(InputTypeError, match="pool is list; an Examples is needed"):
         DemoSelector.tuned(extractor, TEXTS, k=3)
+    with pytest.raises(InputTypeError, match="extractor is NoneType; one with tune"):
+        DemoSelector.tuned(None, POOL, k=3)
     for pool in (Examples(contents=TEXTS), Examples(features=np.eye(3), targets=[0, 1, 1])):
         with pytest.raises(InputError, match="tuned needs a pool with texts and targets"):
             DemoSelector.tuned(extractor, pool, k=3)
