@@ -31,7 +31,9 @@ _NEIGHBOURS = """examples:
   fungi-hf neighbours my-features --train train/ --test test/ --out neighbours.html
   fungi-hf neighbours my-encoder --objective kl --train train.csv --test test.csv --out page.html
 
-Pictures are shown small, texts in full. The page needs no network and no scripts.
+Pictures are shown small, sounds can be played, texts are cut at 220 characters. Beside each
+neighbour stand the similarity and each block's share of it, then what each block
+brings in or pushes out, found by leaving it out. The page needs no network and no scripts.
 """
 
 

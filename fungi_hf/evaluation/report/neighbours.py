@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -14,7 +15,8 @@ from fungi_hf.errors import InputError
 from fungi_hf.evaluation.inputs import choose_combinations, read_sides
 from fungi_hf.evaluation.protocols import AS_INPUT
 from fungi_hf.evaluation.records import write_text
-from fungi_hf.evaluation.report.media import excerpt, thumbnail
+from fungi_hf.evaluation.report.media import Media, short_path
+from fungi_hf.evaluation.report.nearness import Nearness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
 
     from fungi_hf.evaluation.inputs import FeatureInput
     from fungi_hf.neighbors.labels import Labels
-    from fungi_hf.types import Float32Array, Int64Array
+    from fungi_hf.types import Int64Array
 
-_LONGEST: Final = 220  # characters of a text
 _MOST: Final = 50  # of the rows whose vote changes that are listed
-_CELLS: Final = 2 * 10**7  # of a block's cosines: more test rows are thinned evenly
+_CELLS: Final = 2 * 10**7  # of a block's similarities: more test rows are thinned evenly
+_HOW: Final = (
+    "Under each neighbour stands its similarity, the sum of the blocks' products with the weights "
+    "of the config, and each block's share of it, as features.explain gives them; a block with a "
+    "negative share pushes the two apart."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +64,15 @@ def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
 ) -> None:
     """Write a page that shows test rows and the training rows nearest to them.
 
-    Under each combination of blocks stand the neighbours by the mean cosine of its blocks, what
-    each block adds to it, those that the first combination does not have ("new"), and those that
-    it alone has ("pushed out"). Of the test rows whose vote changes between the first and the last
-    combination up to 50 each way are listed. Queries whose vote goes from wrong to right come
+    Under each combination of blocks stand the neighbours by the sum of its blocks' similarities,
+    with that sum and each block's share of it: the numbers of `FungiFeatures.explain`, weights of
+    the config included (features without blocks, plain arrays, are compared by the cosine). A block
+    brings in what is among the nearest by all blocks, but not when it is left out, and pushes out
+    what is among them only then. Of the test rows whose vote changes between the first and the
+    last combination up to 50 each way are listed. Queries whose vote goes from wrong to right come
     first, then those from right to wrong, then others, evenly spread. With very many training rows
-    the test rows are thinned evenly.
+    the test rows are thinned evenly. Pictures and sounds are embedded up to 32 MB, each sound once;
+    the page says what it leaves out.
 
     Args:
         path: The HTML file; its folder must exist.
@@ -92,33 +101,34 @@ def write_neighbours(  # noqa: PLR0913  (each is a setting of its own)
     beside = [("embedding", name) for name in names[1:]] if names[0] == "embedding" else []
     usual = list(dict.fromkeys([names[:1], *beside, names]))
     wanted = usual if combinations is None else choose_combinations(known.layout, combinations)
-    cosines = {name: _cosines(known.take((name,)), judged.take((name,))[asked]) for name in names}
+    near = Nearness.of(known, judged, asked, train)
     labels, truth = np.asarray(known.labels), np.asarray(judged.labels)[asked]
-    nearest = {some: _nearest(cosines, some, k) for some in wanted}
+    nearest = {some: near.nearest(some, k) for some in wanted}
     votes = {some: [_vote(labels[rows]) for rows in found] for some, found in nearest.items()}
-    page = _Page(shown, asked, labels, truth, cosines, nearest, votes)
+    media = Media(shown.modality, shown.sampling_rate)
+    page = _Page(shown, media, asked, labels, truth, near, nearest, votes)
     chosen = page.chosen(min(n_queries, len(asked)))
+    queries = [page.query(row) for row in chosen]
+    changes = page.changed()
+    facts = {
+        "title": title,
+        "notes": [_lead(len(chosen), len(asked), len(judged), k, len(known)), _HOW, *page.notes()],
+        "changes": changes,
+        "queries": queries,
+        "is_text": media.is_text,
+        "is_picture": shown.modality == "vision",
+    }
+    write_text(path, _rendered(facts), "page")
+
+
+def _lead(n_shown: int, n_asked: int, n_test: int, k: int, n_train: int) -> str:
     words = (
-        f"{len(chosen)} of {len(judged)} test rows with their {k} nearest of {len(known)} training "
-        "rows, whose vote is the coloured label. Numbers are the mean cosine of the blocks, and "
-        "what each block adds to it."
+        f"{n_shown:,} of {n_test:,} test rows with their {k} nearest of {n_train:,} training rows, "
+        "whose vote is the coloured label."
     )
-    shown_queries = [page.query(row) for row in chosen]
-    write_text(path, _rendered(title, words, page.changed(), shown_queries), "page")
-
-
-def _cosines(train: Float32Array, test: Float32Array) -> Float32Array:
-    left, right = (
-        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        for rows in (test, train)
-    )
-    product: Float32Array = left @ right.T
-    return product
-
-
-def _nearest(cosines: dict[str, Float32Array], names: tuple[str, ...], k: int) -> Int64Array:
-    total = sum(cosines[name] for name in names)
-    return np.argsort(-np.asarray(total), axis=1, kind="stable")[:, :k]
+    if n_asked == n_test:
+        return words
+    return f"{words} Compared were {n_asked:,} of {n_test:,} test rows, evenly spread."
 
 
 def _vote(labels: Any) -> Any:
@@ -129,12 +139,31 @@ def _vote(labels: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class _Page:
     shown: Shown
+    media: Media
     asked: Int64Array  # [Q] rows of the test side
     labels: Any  # [N]
     truth: Any  # [Q]
-    cosines: dict[str, Float32Array]  # block -> [Q, N]
+    near: Nearness
     nearest: dict[tuple[str, ...], Int64Array]  # combination -> [Q, k]
     votes: dict[tuple[str, ...], list[Any]]
+
+    @property
+    def k(self) -> int:
+        return next(iter(self.nearest.values())).shape[1]
+
+    def notes(self) -> list[str]:
+        """Say what a block does, and what was left out; asked when all else has been shown."""
+        found = []
+        if len(self.near.parts) > 1:
+            found.append(
+                f"A block brings in a neighbour that is among the {self.k} nearest by all blocks, "
+                "but not when the block is left out; it pushes out one that is among them only "
+                "when the block is left out."
+            )
+        if n := self.media.n_left_out:
+            kind = "pictures" if self.shown.modality == "vision" else "sounds"
+            found.append(f"{n:,} {kind} are named only: a page holds 32 MB of them.")
+        return found
 
     def chosen(self, n: int) -> list[int]:
         """Give the queries that say most."""
@@ -154,81 +183,76 @@ class _Page:
         first, *_, last = [*self.votes, *self.votes]
         was, is_ = (np.asarray(self.votes[some]) == self.truth for some in (first, last))
         names = f"{' + '.join(first)} to {' + '.join(last)}"
-        return [
-            {
-                "heading": f"{words}, from {names}: {int(kind.sum())} of {len(kind)} rows",
-                "rows": [self._change(row, first, last) for row in np.flatnonzero(kind)[:_MOST]],
-                "more": max(0, int(kind.sum()) - _MOST),
-            }
-            for words, kind in (("Wrong to right", ~was & is_), ("Right to wrong", was & ~is_))
-        ]
+        found = []
+        for words, kind in (("Wrong to right", ~was & is_), ("Right to wrong", was & ~is_)):
+            rows = np.flatnonzero(kind)
+            heading = f"{words}, from {names}: {len(rows):,} of {len(kind):,} test rows"
+            if len(rows) > _MOST:
+                heading += f", {_MOST} of {len(rows):,} shown"
+            changes = [self._change(row, first, last) for row in rows[:_MOST].tolist()]
+            found.append({"heading": heading, "rows": changes})
+        return found
 
-    def _change(self, row: int, first: tuple[str, ...], last: tuple[str, ...]) -> str:
+    def _change(self, row: int, first: tuple[str, ...], last: tuple[str, ...]) -> dict[str, Any]:
         place = int(self.asked[row])
-        votes = f"{self.votes[first][row]} -> {self.votes[last][row]}"
-        raw = self.shown.test[place]
-        text = f": {_cut(raw)}" if isinstance(raw, str) and self.shown.modality == "text" else ""
-        return f"test row {place} ({self.truth[row]}), {votes}{text}"
+        votes = f"{self.votes[first][row]} \u2192 {self.votes[last][row]}"
+        item = self.media.item(self.shown.test[place], f"test row {place}")
+        text = f": {item['text']}" if item["text"] else ""
+        words = f"{self._named(place)} ({self.truth[row]}), {votes}{text}"
+        return {"item": item, "words": words}
 
     def query(self, row: int) -> dict[str, Any]:
         """Give what the page shows of one query."""
-        first, *_ = self.nearest
-        base = self.nearest[first][row].tolist()
-        found = []
+        place, found = int(self.asked[row]), []
+        item = self.media.item(self.shown.test[place], f"test row {place}")
         for names, nearest in self.nearest.items():
-            rows = nearest[row].tolist()
-            gone = [str(self.labels[one]) for one in base if one not in rows]
             found.append(
                 {
                     "name": " + ".join(names),
                     "vote": str(self.votes[names][row]),
                     "right": self.votes[names][row] == self.truth[row],
-                    "cards": [self._card(row, one, names, base) for one in rows],
-                    "gone": ", ".join(gone),
+                    "cards": [self._card(row, one, names) for one in nearest[row].tolist()],
                 }
             )
-        right, place = [one["name"] for one in found if one["right"]], int(self.asked[row])
+        right = [one["name"] for one in found if one["right"]]
         return {
-            "item": self._item(self.shown.test[place], f"test row {place}"),
+            "item": item,
             "label": str(self.truth[row]),
-            "words": f"test row {place}; right by {', '.join(right) or 'none'}",
+            "words": f"{self._named(place)}; right by {', '.join(right) or 'none'}",
             "combinations": found,
+            **self._moved(row),
         }
 
-    def _card(self, row: int, one: int, names: tuple[str, ...], base: list[int]) -> dict[str, Any]:
-        shares = {name: float(self.cosines[name][row, one]) / len(names) for name in names}
-        parts = "".join(f", {name} {share:.2f}" for name, share in shares.items())
+    def _moved(self, row: int) -> dict[str, Any]:
+        names, cards, idle = tuple(self.near.parts), [], []
+        for block, (into, out) in self.near.moved(row, self.k).items():
+            for words, rows in ((f"brought in by {block}", into), (f"pushed out by {block}", out)):
+                cards += [self._card(row, one, names, words) for one in rows]
+            if not into:
+                idle.append(block)
+        return {"moved": cards, "idle": ", ".join(idle)}
+
+    def _card(self, row: int, one: int, names: tuple[str, ...], words: str = "") -> dict[str, Any]:
+        found = self.near.explain(row, one, names)
         return {
-            "item": self._item(self.shown.train[one], f"training row {one}"),
+            "item": self.media.item(self.shown.train[one], f"training row {one}"),
             "label": str(self.labels[one]),
             "right": self.labels[one] == self.truth[row],
-            "new": one not in base,
-            "shares": f"{sum(shares.values()):.2f}" + (parts if len(names) > 1 else ""),
+            "words": words,
+            "similarity": f"{found.similarity:.2f}",
+            "shares": str(found) if len(names) > 1 else "",
         }
 
-    def _item(self, raw: Any, name: str) -> dict[str, str]:
-        if self.shown.modality == "vision":
-            return {"name": name, "picture": thumbnail(raw, name), "sound": ""}
-        if self.shown.modality == "audio":
-            sound = excerpt(raw, name, self.shown.sampling_rate)
-            return {"name": name, "picture": "", "sound": sound}
-        text = raw if isinstance(raw, str) else str(getattr(raw, "name", name))
-        return {"name": _cut(text), "picture": "", "sound": ""}
+    def _named(self, place: int) -> str:
+        # A file's name finds a picture or a sound again; a text stands there itself.
+        raw = self.shown.test[place]
+        is_file = isinstance(raw, str | os.PathLike) and not self.media.is_text
+        return f"test row {place}" + (f", {short_path(raw)}" if is_file else "")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _rendered(
-    title: str, lead: str, changes: list[dict[str, Any]], queries: list[dict[str, Any]]
-) -> str:
+def _rendered(facts: dict[str, Any]) -> str:
     page = resources.files(__package__).joinpath("neighbours.html").read_text(encoding="utf-8")
-    return (
-        environment()
-        .from_string(page)
-        .render(title=title, lead=lead, changes=changes, queries=queries)
-    )
+    return str(environment().from_string(page).render(facts))
 
 
 def environment() -> Any:

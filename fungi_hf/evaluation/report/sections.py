@@ -11,6 +11,7 @@ from fungi_hf.evaluation.protocols import expect
 from fungi_hf.evaluation.records import EvaluationResult, change_per_class, write_text
 from fungi_hf.evaluation.report import plots
 from fungi_hf.evaluation.report.documents import EvaluationDocument
+from fungi_hf.evaluation.report.media import short_path
 from fungi_hf.evaluation.report.tables import (
     class_table,
     group_results,
@@ -77,7 +78,7 @@ def build_report(
         finalize=lambda text: plots.visible(text, kept="\n\t") if type(text) is str else text,
     )
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    source = ", ".join(f"{name}: {_short(fact)}" for name, fact in given.source.items())
+    source = ", ".join(f"{name}: {short_path(fact)}" for name, fact in given.source.items())
     shown = [dict.fromkeys(_FIELDS, ()) | section for section in sections]
     return environment.from_string(page).render(title=title, source=source, sections=shown)
 
@@ -110,14 +111,6 @@ def _sections(document: EvaluationDocument) -> list[Section]:
 
 def _drawn(figures: Iterable[tuple[str, Figure]]) -> list[tuple[str, str]]:
     return [(words, base64.b64encode(plots.render(one)).decode()) for words, one in figures]
-
-
-def _short(fact: object) -> str:
-    """Give a fact; of a path what a reader needs, its last two names. A Hub id has no more."""
-    text = str(fact)
-    parts = [part for part in text.replace("\\", "/").split("/") if part]
-    is_path = "/" in text and " " not in text and "://" not in text
-    return "/".join(parts[-2:]) if is_path and parts else text
 
 
 def _heading(one: EvaluationResult, *, several: bool = False) -> str:
@@ -165,7 +158,7 @@ def _sweep(sweep: SweepResult) -> Section:
         "mark": scores.index(max(scores)) if scores else None,
         "figures": _drawn(_sweep_figures(sweep)),
         "notes": [
-            *(f"{name}: {_short(value)}" for name, value in sweep.settings.items()),
+            *(f"{name}: {short_path(value)}" for name, value in sweep.settings.items()),
             *sweep.notes,
         ],
     }
