@@ -84,7 +84,11 @@ def test_figures_render_to_files_the_same_way_twice(kind, start):
 
 def test_figures_show_their_numbers():
     figure = figures()["CKA between blocks"]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "0.25", "0.25", "1.00"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", ".25", ".25", "1.00"]
+    for n, n_numbers in ((10, 100), (11, 0)):
+        figure = cka_heat_map([f"kl_{i}" for i in range(n)], np.eye(n))
+        assert len(figure.axes[0].texts) == n_numbers
+        assert figure.axes[1].get_ylabel() == "linear CKA"  # the bar of colours stays
     axes = figures()["Classes"].axes[0]
     assert len(axes.patches) == 40
     assert "(20 smaller changes not shown)" in axes.get_title()
@@ -235,7 +239,7 @@ def test_all_figures_have_one_width_and_one_type_size() -> None:
     curve = {"a layer with a long name": [0.1, 0.2], "other": [0.2, 0.1]}
     figures = [
         cka_heat_map(["embedding", "kl"], np.eye(2)),
-        cka_heat_map([f"kl_{i}_attention_output" for i in range(9)], np.eye(9)),
+        *(cka_heat_map([f"kl_{i}_attention_output" for i in range(n)], np.eye(n)) for n in (9, 30)),
         class_bars({f"class {i}": i / 9 for i in range(50)}),
         difference_intervals({"kl": {"low": -0.1, "difference": 0.1, "high": 0.2}}),
         layer_curves(curve, [0, 1]),

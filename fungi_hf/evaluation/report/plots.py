@@ -29,6 +29,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _STYLES = ("-", "--", ":")
 # All figures are as wide and have one type size, so that a page scales them alike.
 _WIDTH, _POINTS = 5.2, 9
+_NUMBERED = 10  # blocks whose similarities have room for numbers
 # What XML and UTF-8 cannot hold, and what would move the line: controls, halves of pairs, and two
 # code points that are no characters.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -37,20 +38,30 @@ _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 def cka_heat_map(names: Sequence[str], values: npt.ArrayLike) -> Figure:
     """Draw similarities [n, n] in [0, 1] of n blocks, with their numbers.
 
+    More than 10 blocks have colours alone, and stand by number below.
+
     Raises:
         ShapeError: If the matrix does not fit the names.
     """
     table = np.asarray(values, float)
     if table.shape != (len(names), len(names)) or not len(names):
         raise ShapeError(f"values have shape {table.shape} for {len(names)} names")
-    figure, axes = _figure(min(_WIDTH, 1.2 + 0.55 * len(names)))
-    image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
-    shown = [literal(name) for name in names]
-    axes.set_xticks(range(len(names)), shown, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), shown)
-    for (row, column), one in np.ndenumerate(table):
-        shade = "black" if one > 0.6 else "white"
-        axes.text(column, row, f"{one:.2f}", ha="center", va="center", color=shade)
+    n, shown = len(names), [literal(name) for name in names]
+    numbered = n <= _NUMBERED
+    figure, axes = _figure(min(_WIDTH, 1.2 + 0.55 * n) if numbered else 0.8 + 0.18 * n)
+    aspect: Any = "equal" if numbered else "auto"
+    image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis", aspect=aspect)
+    if numbered:
+        axes.set_xticks(range(n), shown, rotation=35, ha="right")
+        for (row, column), one in np.ndenumerate(table):
+            shade = "black" if one > 0.6 else "white"
+            words = f"{one:.2f}".removeprefix("0")
+            axes.text(column, row, words, ha="center", va="center", color=shade)
+    else:  # names that are slanted and this near hide each other
+        shown = [f"{name}  {place}" for place, name in enumerate(shown, start=1)]
+        places = range(0, n, -(-n // 16))
+        axes.set_xticks(places, [str(place + 1) for place in places])
+    axes.set_yticks(range(n), shown)
     figure.colorbar(image, ax=axes, label="linear CKA", fraction=0.046, pad=0.04)
     return figure
 
