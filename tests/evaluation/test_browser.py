@@ -24,6 +24,8 @@ from tests.evaluation.blocks import labelled
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -45,7 +47,10 @@ style="border:0"></iframe><script>
 onload = () => {{ const page = document.querySelector("iframe").contentDocument.documentElement;
 document.title = JSON.stringify({{ scroll: page.scrollWidth, client: page.clientWidth,
 height: page.scrollHeight, images: [...page.querySelectorAll("img")].map(i => i.naturalWidth),
-past: [...page.querySelectorAll("section,h1,nav,img,p")].filter(
+sounds: [...page.querySelectorAll("audio")].map(a => Math.round(a.getBoundingClientRect().width)),
+lost: [...page.querySelectorAll("a[href^='#']")].filter(
+a => !page.querySelector("[id='" + a.getAttribute("href").slice(1) + "']")).length,
+past: [...page.querySelectorAll("section,h1,nav,img,p,audio,li,summary")].filter(
 e => e.getBoundingClientRect().right > page.clientWidth).length }}) }}
 </script></body></html>"""
 
@@ -81,7 +86,7 @@ def seen_whole(folder: Path, width: int) -> dict[str, Any]:
     assert console(done.stderr) == []
     assert seen["client"] == width
     assert seen["scroll"] <= width
-    assert seen["past"] == 0
+    assert seen["past"] == seen["lost"] == 0
     return seen
 
 
@@ -109,7 +114,7 @@ def document() -> EvaluationDocument:
     )
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [375, 390, 1280])
 def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", document(), title="Banking-77 <MiniLM>")
     seen = seen_whole(tmp_path, width)
@@ -121,21 +126,43 @@ def test_the_page_fits_and_is_silent(width: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [375, 1280])
 def test_the_page_of_neighbours_fits_and_is_silent(width: int, tmp_path: Path) -> None:
     train, test = load("tiles", "train"), load("tiles", "test").spread(3)
-    generator = np.random.default_rng(0)
-    features = [
-        FungiFeatures(
-            array=generator.standard_normal((len(side), 8)).astype(np.float32),
-            layout={"embedding": slice(0, 4), "a_block_with_a_long_name": slice(4, 8)},
-            fingerprint="f",
-        )
-        for side in (train, test)
-    ]
     shown = Shown(train=train.files, test=test.files, modality="vision")
-    sides = (features[0], train.labels, features[1], test.labels)
-    write_neighbours(tmp_path / "report.html", *sides, shown, title="Tiles & neighbours")
+    write_neighbours(
+        tmp_path / "report.html",
+        *near(train.labels, test.labels),
+        shown,
+        title="Tiles & neighbours",
+    )
     seen = seen_whole(tmp_path, width)
-    assert len(seen["images"]) == 12 * (1 + 2 * 6)
+    assert len(seen["images"]) > 12 * (1 + 2 * 6)  # and those that a block moves, and that changed
     assert min(seen["images"]) == 64  # every picture was decoded
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_of_sounds_fits_and_is_silent(width: int, tmp_path: Path) -> None:
+    known, judged = np.arange(60) % 4, np.arange(40) % 4
+    clips = [
+        [{"array": np.sin(np.arange(4000) / (9 + one)), "sampling_rate": 8000} for one in labels]
+        for labels in (known, judged)
+    ]
+    shown = Shown(train=clips[0], test=clips[1], modality="audio")
+    write_neighbours(tmp_path / "report.html", *near(known, judged), shown, n_queries=4)
+    seen = seen_whole(tmp_path, width)
+    assert len(seen["sounds"]) > 4 + 6
+    shut = [one for one in seen["sounds"] if not one]  # in a list that is folded up
+    assert len(shut) < len(seen["sounds"]) / 2
+    assert min(one for one in seen["sounds"] if one) >= 100  # wide enough for its buttons
+
+
+def near(known: npt.ArrayLike, judged: npt.ArrayLike) -> tuple[Any, ...]:
+    """Give features of two blocks without meaning, and labels, of both sides."""
+    generator = np.random.default_rng(0)
+    sides: list[Any] = []
+    for labels in (known, judged):
+        array = generator.standard_normal((np.size(labels), 8)).astype(np.float32)
+        layout = {"embedding": slice(0, 4), "a_block_with_a_long_name": slice(4, 8)}
+        sides += [FungiFeatures(array=array, layout=layout, fingerprint="f"), labels]
+    return tuple(sides)
 
 
 @pytest.mark.parametrize("width", [375, 1280])
