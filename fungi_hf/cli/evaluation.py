@@ -47,6 +47,8 @@ _EVALUATE = """examples:
       --task retrieval --judgements roxford5k.json --level medium --level hard
   fungi-hf report results.json --out report.html
 
+In each table of knn the last line is a linear probe on the embedding alone, the line to beat;
+--no-probe leaves it out. Without --task there is a table of linear, too: the embedding, all blocks.
 Protocols of knn: fungi (cosine, 20 neighbours), fungi-N-shot (N random rows a class, 5 draws, 5
 neighbours weighted by similarity); as published: paper (Euclidean, 20 neighbours, PCA to 512),
 paper-text-N-shot (a proportional draw), paper-vision-N-shot (the first N rows of each class).
@@ -76,6 +78,8 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--test-labels", help=words)
     words = "default: knn and, on the embedding and on all blocks, linear; may be repeated"
     parser.add_argument("--task", action="append", choices=[*TASKS, "all"], help=words)
+    words = "no linear probe beside knn: it may take long with very many rows"
+    parser.add_argument("--no-probe", action="store_true", help=words)
     words = "default: fungi and, for knn, fungi-5-shot; of landmarks paper-landmarks"
     parser.add_argument("--protocol", action="append", help=words)
     parser.add_argument("--shots", type=int, action="append", help="the same as fungi-N-shot")
@@ -97,7 +101,7 @@ def add_parsers(subparsers: Any) -> None:
 def _run_evaluate(options: argparse.Namespace) -> None:
     from fungi_hf.evaluation import Landmarks, block_cka
     from fungi_hf.evaluation.report.documents import EvaluationDocument, write_document
-    from fungi_hf.evaluation.report.tables import group_results, render_text, result_table
+    from fungi_hf.evaluation.report.tables import group_results
 
     check_judgements(options, _tasks(options))
     plan = _plan(options)
@@ -117,15 +121,15 @@ def _run_evaluate(options: argparse.Namespace) -> None:
         try:
             found = _evaluate(task, protocol, train, test, judged, options)
         except (LabelError, OptionalDependencyError) as error:
-            if task != "linear" or options.task is not None or not results:
+            beside = task == "probe" or (task == "linear" and options.task is None)
+            if not beside or not results:
                 raise
             sys.stderr.write(f"no linear probe beside knn: {error}\n")
             continue
         results += found
-        sys.stderr.write(
-            f"{task}, {protocol.name}: {len({one.blocks for one in found})} combinations in "
-            f"{time.perf_counter() - start:.1f} s\n"
-        )
+        n, seconds = len({one.blocks for one in found}), time.perf_counter() - start
+        words = "1 combination" if n == 1 else f"{n} combinations"
+        sys.stderr.write(f"{found[0].task}, {protocol.name}: {words} in {seconds:.1f} s\n")
     names, values = block_cka(test.features) if len(test.features) > 1 else ([], np.empty((0, 0)))
     document = EvaluationDocument(
         results=tuple(results),
@@ -140,14 +144,29 @@ def _run_evaluate(options: argparse.Namespace) -> None:
         sys.stdout.write(document.to_json() + "\n")
         return
     for group in group_results(results):
-        one = group[0]
-        sys.stdout.write(
-            f"{one.task}, protocol {one.protocol}: {one.n_train} training and {one.n_test} test "
-            f"rows, percent\n{render_text(result_table(group))}\n"
-        )
-        notes = dict.fromkeys(note for one in group for note in one.notes)
-        sys.stdout.writelines(f"note: {note}\n" for note in notes)
-        sys.stdout.write("\n")
+        _print(group, results)
+
+
+def _print(group: list[EvaluationResult], results: list[EvaluationResult]) -> None:
+    from fungi_hf.evaluation.report.tables import (
+        group_results,
+        probe_beside,
+        render_text,
+        result_table,
+    )
+
+    one, probe = group[0], probe_beside(group, results)
+    others = [probe_beside(other, results) for other in group_results(results)]
+    if len(group) == 1 and any(other is one for other in others):
+        return  # it stands in the tables of knn
+    sys.stdout.write(
+        f"{one.task}, protocol {one.protocol}: {one.n_train} training and {one.n_test} test "
+        f"rows, percent\n{render_text(result_table(group, probe))}\n"
+    )
+    notes = dict.fromkeys(note for one in group for note in one.notes)
+    beside = [] if probe is None else [f"linear probe: {note}" for note in probe.notes]
+    sys.stdout.writelines(f"note: {note}\n" for note in [*notes, *beside])
+    sys.stdout.write("\n")
 
 
 def _run_report(options: argparse.Namespace) -> None:
@@ -161,7 +180,13 @@ def _run_report(options: argparse.Namespace) -> None:
 
 def _tasks(options: argparse.Namespace) -> list[str]:
     asked = list(dict.fromkeys(options.task or ["knn", "linear"]))
-    return [*TASKS] if "all" in asked else asked
+    if options.no_probe and "linear" in (options.task or ()):
+        raise ConfigError(
+            "--no-probe leaves out the linear probe, which --task linear asks for; leave out one "
+            "of the two"
+        )
+    asked = [*TASKS] if "all" in asked else asked
+    return [task for task in asked if task != "linear" or not options.no_probe]
 
 
 def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -188,13 +213,16 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, Any]]:
         if n_found == sum(map(len, found.values())):
             allowed = {one for task in found for one in known[task]}
             raise ConfigError(f"unknown protocol of {', '.join(found)}: {choices(name, allowed)}")
-    if named and options.task is None and not found["linear"]:
-        del found["linear"]  # neighbours alone were asked for
-    return [
+    if named and options.task is None and not found.get("linear"):
+        found.pop("linear", None)  # neighbours alone were asked for
+    plan = [
         (task, _changed(one, options))
         for task, protocols in found.items()
         for one in protocols or [known[task]["fungi"]]
     ]
+    if "knn" in found and "linear" not in found and not options.no_probe:
+        plan.append(("probe", _changed(known["linear"]["fungi"], options)))
+    return plan
 
 
 def _changed(protocol: Any, options: argparse.Namespace) -> Any:
@@ -231,11 +259,29 @@ def _evaluate(
     else:
         sides = (train.features, _labels(train, "train"), test.features, _labels(test, "test"))
     combinations = [text.split("+") for text in options.combination or []] or None
-    if task == "linear" and options.task is None and combinations is None:
-        names = list(train.features.layout)  # the baseline and the whole: fits are slow
-        combinations = [names[:1], *([names] if len(names) > 1 else [])]
+    if task in ("linear", "probe"):
+        combinations = _probed(task, train, combinations, options)
+        task = "linear"
     run: Callable[..., list[EvaluationResult]] = getattr(evaluation, f"evaluate_{task}")
     return run(*sides, protocol=protocol, combinations=combinations, **more)
+
+
+def _probed(
+    task: str,
+    train: LabelledSet,
+    combinations: list[list[str]] | None,
+    options: argparse.Namespace,
+) -> list[list[str]] | None:
+    """Give the combinations of a linear probe; the embedding is among them beside neighbours."""
+    names = list(getattr(train.features, "layout", {"features": ()}))
+    bare = ["embedding"] if "embedding" in names else (combinations or [names[:1]])[0]
+    if task == "probe":
+        return [bare]
+    if combinations is None and options.task is None:
+        return [bare, *([names] if len(names) > 1 else [])]  # not all: fits are slow
+    if combinations is not None and "knn" in _tasks(options) and bare not in combinations:
+        return [bare, *combinations]
+    return combinations
 
 
 def _labels(one: LabelledSet, side: str) -> list[Any]:

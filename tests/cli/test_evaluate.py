@@ -71,7 +71,7 @@ def test_feature_files_give_the_records_of_the_library(
     document = read_documents([out])
     (train, y), (test, truth) = files.train, files.test
     wanted = evaluate_knn(train, y, test, truth)
-    got = [one for one in document.results if one.protocol == "fungi"]
+    got = [one for one in document.results if (one.task, one.protocol) == ("knn", "fungi")]
     assert [one.blocks for one in got] == [("embedding",), ("kl",), ("embedding", "kl")]
     for one, other in zip(got, wanted, strict=True):
         assert one.metrics == pytest.approx(dict(other.metrics))
@@ -84,7 +84,7 @@ def test_feature_files_give_the_records_of_the_library(
     assert "knn, protocol fungi: 160 training and 60 test rows, percent" in stdout
     line = next(line for line in stdout.splitlines() if line.startswith("embedding+kl"))
     assert f"{100 * wanted[2].metrics['accuracy']:.1f} [" in line
-    assert "6 records in" in stderr
+    assert "7 records in" in stderr  # and the linear probe on the embedding
     again = run(capsys, "evaluate", *sides(files, labels=".txt"), "--task", "knn", "--json")
     assert json.loads(again[1])["results"] == json.loads(out.read_text())["results"]
 
@@ -102,6 +102,69 @@ def test_a_linear_probe_stands_beside_by_default(
     shares = [one["metrics"]["accuracy"] for one in got]
     assert shares == pytest.approx([one.metrics["accuracy"] for one in wanted])
     assert "linear, fungi: 2 combinations" in stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--task", "knn"],
+        ["--protocol", "fungi-5-shot", "--protocol", "paper-vision-5-shot"],
+        ["--combination", "kl", "--shots", "3"],
+        ["--task", "knn", "--task", "clustering"],
+        [],
+    ],
+)
+def test_the_probe_on_the_embedding_is_the_last_line_of_each_table_of_neighbours(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace, words: list[str], tmp_path: Path
+) -> None:
+    out, html = str(tmp_path / "results.json"), tmp_path / "report.html"
+    status, stdout, stderr = run(capsys, "evaluate", *sides(files), *words, "--out", out)
+    assert status == 0
+    (train, y), (test, truth) = files.train, files.test
+    (probe,) = evaluate_linear(train, y, test, truth, combinations=[["embedding"]])
+    tables = [one for one in stdout.split("\n\n") if one.startswith("knn, ")]
+    assert tables
+    for one in tables:
+        few = "" if one.startswith("knn, protocol fungi:") else " (160 rows)"
+        last = [line for line in one.splitlines() if not line.startswith("note: ")][-1]
+        shown = " ".join(last.split())
+        assert shown.startswith(f"linear probe, embedding{few} {_shown(probe)} ")
+        assert "note: linear probe: strength " in one
+    # It is told again only where other probes stand beside it.
+    assert ("linear, protocol fungi" in stdout) == (not words)
+    assert ("linear, fungi: 1 combination in" in stderr) == bool(words)
+    assert run(capsys, "report", out, "--out", str(html))[0] == 0
+    page = html.read_text(encoding="utf-8")
+    assert page.count("A linear probe on embedding alone, fitted on 160 rows: ") == len(tables)
+    assert page.count("<td>linear probe, embedding") == len(tables)
+
+
+def _shown(one: Any) -> str:
+    return f"{100 * one.metrics['accuracy']:.1f}"
+
+
+@pytest.mark.parametrize("words", [[], ["--task", "knn"], ["--task", "all"], ["--shots", "2"]])
+def test_the_probe_can_be_left_out(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace, words: list[str]
+) -> None:
+    status, stdout, _ = run(capsys, "evaluate", *sides(files), *words, "--no-probe")
+    assert status == 0
+    assert "knn, protocol" in stdout
+    assert "linear" not in stdout
+
+
+def test_an_array_without_blocks_has_its_probe(
+    capsys: pytest.CaptureFixture[str], files: SimpleNamespace
+) -> None:
+    words = sides(files, suffix=".npy")
+    words += ["--protocol", "fungi", "--protocol", "paper"]
+    status, stdout, _ = run(capsys, "evaluate", *words)
+    assert status == 0
+    assert stdout.count("linear probe, features ") == 2
+    assert "linear, protocol paper" in stdout  # it stands in no table of neighbours
+    status, stdout, _ = run(capsys, "evaluate", *words, "--json")
+    found = [(one["task"], one["protocol"]) for one in json.loads(stdout)["results"]]
+    assert found == [("knn", "fungi"), ("knn", "paper"), ("linear", "fungi"), ("linear", "paper")]
 
 
 def test_where_no_probe_can_be_fitted_a_line_says_so(
@@ -144,7 +207,8 @@ def test_numbers_override_the_protocol(
 ) -> None:
     words = ["--shots", "3", "--draws", "2", "-k", "1", "--seed", "9", "--combination", "kl"]
     _, stdout, _ = run(capsys, "evaluate", *sides(files), *words, "--json", "--test-rows", "20")
-    (one,) = json.loads(stdout)["results"]
+    one, probe = json.loads(stdout)["results"]
+    assert (probe["task"], probe["blocks"], probe["seeds"]) == ("linear", ["embedding"], [9])
     assert one["protocol"] == "fungi-3-shot"
     assert (one["seeds"], one["settings"]["n_neighbors"]) == ([9, 10], 1)
     assert (one["n_train"], one["n_test"]) == (12, 20)
@@ -212,7 +276,8 @@ def test_extracted_parquet_files_are_read_with_their_blocks(
         assert status == 0
         results[suffix] = json.loads(stdout)["results"]
     assert results[".parquet"] == results[".safetensors"]
-    assert [one["blocks"] for one in results[".parquet"]][-1] == ["embedding", "kl"]
+    blocks = [one["blocks"] for one in results[".parquet"] if one["task"] == "knn"]
+    assert blocks[-1] == ["embedding", "kl"]
     exact = str(tmp_path / "exact.parquet")
     FungiConfig(sketch="none").save_pretrained(tmp_path)
     assert run(capsys, "extract", model, table, "--config", str(tmp_path), "--out", exact)[0] == 0
@@ -236,6 +301,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "k": (["FILES", "-k", "161", "--protocol", "fungi"], "n_neighbors is 161, but there are 160"),
     "shots": (["FILES", "--shots", "41"], "41-shot needs 41 rows of each class; 4 of 4 classes"),
     "cost": (["FILES", "--cost", "5"], "--cost 5 needs a model"),
+    "probe": (
+        ["FILES", "--task", "knn", "--task", "linear", "--no-probe"],
+        "--no-probe leaves out the linear probe, which --task linear asks for; leave out one",
+    ),
     "rows": (["FILES", "--train-rows", "0"], "--train-rows must be an integer >= 1; got 0"),
     "swapped": (["SWAPPED"], "train labels has 60 labels for 160 rows"),
     "kind": (["--train", "a.txt", "--test", "b.txt"], "features have suffix '.txt'; choose one of"),

@@ -15,6 +15,7 @@ from fungi_hf.evaluation.report.media import short_path
 from fungi_hf.evaluation.report.tables import (
     class_table,
     group_results,
+    probe_beside,
     result_table,
     sweep_table,
 )
@@ -37,7 +38,7 @@ _TASKS: Final = {
 }
 _BARS: Final = 20  # of classes, beside a figure of the combinations
 _FIELDS: Final = (
-    "lead", "best", "base", "tests", "head", "rows", "mark", "classes", "figures", "notes",
+    "lead", "best", "base", "probe", "tests", "head", "rows", "mark", "classes", "figures", "notes",
 )  # fmt: skip
 
 
@@ -97,7 +98,9 @@ def write_report(
 def _sections(document: EvaluationDocument) -> list[Section]:
     groups = group_results(document.results)
     several = len({one.fingerprint for one in document.results}) > 1
-    found = [_section(group, several=several) for group in groups]
+    found = [
+        _section(group, probe_beside(group, document.results), several=several) for group in groups
+    ]
     found += [_sweep(sweep) for sweep in document.sweeps]
     names, values = document.similarity
     if len(names) > 1:
@@ -118,8 +121,10 @@ def _heading(one: EvaluationResult, *, several: bool = False) -> str:
     return f"{_TASKS.get(one.task, one.task.capitalize())}, protocol {one.protocol}{source}"
 
 
-def _section(group: list[EvaluationResult], *, several: bool) -> Section:
-    head, rows = result_table(group)
+def _section(
+    group: list[EvaluationResult], probe: EvaluationResult | None, *, several: bool
+) -> Section:
+    head, rows = result_table(group, probe)
     tested = [one for one in group if not one.is_control] or group
     best = max(tested, key=lambda one: one.metrics[one.main])
     base = next((one for one in tested if not one.against_baseline), None)
@@ -138,6 +143,7 @@ def _section(group: list[EvaluationResult], *, several: bool) -> Section:
         "heading": _heading(best, several=several),
         "best": best,
         "base": base,
+        "probe": probe,
         "tests": len(compared),
         "head": head,
         "rows": rows,

@@ -23,8 +23,29 @@ def group_results(results: Iterable[EvaluationResult]) -> list[list[EvaluationRe
     return list(groups.values())
 
 
-def result_table(group: Sequence[EvaluationResult]) -> Table:
+def probe_beside(
+    group: Sequence[EvaluationResult], results: Iterable[EvaluationResult]
+) -> EvaluationResult | None:
+    """Give the linear probe that belongs in a table of neighbours, as the line to beat.
+
+    It is on the embedding, or where there is none on the baseline, of the same features and test
+    rows; the first of several. Tables of other tasks have none.
+    """
+    origins = {(one.fingerprint, one.n_test) for one in group if one.task == "knn"}
+    probes = {
+        one.blocks: one
+        for one in reversed([*results])
+        if one.task == "linear" and (one.fingerprint, one.n_test) in origins
+    }
+    bases = [("embedding",), *(one.blocks for one in group if not one.against_baseline)]
+    return next((probes[some] for some in bases if some in probes), None)
+
+
+def result_table(group: Sequence[EvaluationResult], probe: EvaluationResult | None = None) -> Table:
     """Give header and rows of records of one task and protocol, the baseline among them.
+
+    A probe, see `probe_beside`, is the last row: its metrics without a comparison, and its training
+    rows where they are others.
 
     A column per metric, and for the main metric the difference to the baseline in points, its 95 %
     interval, the paired test's p, and p after Holm's correction over the rows but controls, which
@@ -39,6 +60,12 @@ def result_table(group: Sequence[EvaluationResult]) -> Table:
         head += ["difference", "95 %", "p", "p (Holm)"]
         for one, cells in zip(group, rows, strict=True):
             cells.extend(_comparison(one, next(adjusted) if one in tested else None))
+    if probe is not None:
+        name = f"linear probe, {probe.name}"
+        if probe.n_train != group[0].n_train:
+            name += f" ({probe.n_train:,} rows)"
+        cells = [name, *[_metric(probe, one) for one in metrics]]
+        rows.append(cells + [""] * (len(head) - len(cells)))
     return head, rows
 
 
