@@ -18,7 +18,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == tensor.device.type:
         return tensor.to(device)
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
+        tensor = tensor.contiguous().pin_memory()  # an expanded one cannot be pinned
     return tensor.to(device, non_blocking=True)
 
 
