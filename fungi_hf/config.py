@@ -42,8 +42,7 @@ Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_comman
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
 Modality: TypeAlias = Literal["text", "audio", "vision"]
-# Fields younger than the first digests; None, or False, counts for nothing.
-_LATER: Final = ("prompts", "default_prompt_name", "image_size", "modality", "dense")
+_LATER = {"prompts", "default_prompt_name", "image_size", "modality", "dense", "discriminant"}
 _CHOICES = {"pooling": Pooling, "gradient_tokens": Tokens, "sketch": SketchKind, "dtype": Dtype}
 _AUDIO = {"audio_statistics": Statistics, "audio_frontend": Frontend, "audio_context": Context}
 __all__ = [
@@ -86,6 +85,8 @@ class FungiConfig:
         center: Subtract each block's training mean (learned by `fit`) before normalising.
         whitening: How far each block is whitened by its training covariance (learned by `fit`,
             with the mean): 0 not at all, 1 to equal variance in every direction, 0.5 half-way.
+        discriminant: Whiten by the covariance within classes, and stretch the directions between
+            their means this much (3 is good; 1 only whitens); learned by `fit(inputs, labels)`.
         reduction: None, a number of principal components, or `PCA(...)`.
         max_length: Tokens (or seconds-derived frames) per input; None is the encoder's limit.
         prompts: Name -> text in front of an input, e.g. {"query": "query: ", "document":
@@ -121,6 +122,7 @@ class FungiConfig:
     round_sketch: bool = False
     center: bool = False
     whitening: float = 0.0
+    discriminant: float = 0.0
     reduction: PCA | None = None
     max_length: int | None = None
     prompts: Mapping[str, str] | None = field(default=None, hash=False)
@@ -149,11 +151,14 @@ class FungiConfig:
         check_fields(self, ("published_signs", "round_sketch", "center", "dense"), check_flag)
         if any(spec.per_token for spec in self.objectives):
             object.__setattr__(self, "dense", True)
-        whole = ("sketch_dim", "sketch_rank", "max_length")
-        check_fields(self, whole, check_integer, optional=True)
+        check_fields(
+            self, ("sketch_dim", "sketch_rank", "max_length"), check_integer, optional=True
+        )
         check_fields(self, ["version"], check_integer)
-        check_fields(self, ["embedding_weight"], check_number, 0, 1e9)
+        check_fields(self, ["embedding_weight", "discriminant"], check_number, 0, 1e9)
         check_fields(self, ["whitening"], check_number, 0, 1)
+        if self.discriminant and (self.dense or not self.whitening):
+            raise ConfigError("discriminant needs whitening above 0, and no dense features")
         if not isinstance(self.target_layer, str) or not self.target_layer:
             raise ConfigError(
                 f"target_layer must be 'auto' or a dotted path; got {self.target_layer!r}"
@@ -343,9 +348,8 @@ class FungiConfig:
     ) -> FungiConfig:
         """Read the config of a folder, of a repository of the Hub, or of a JSON file.
 
-        A config or an extractor was saved or pushed there; fitted state is not read. The options
-        are those of `fungi_hf.storage.files.HubOptions`. A config that is not there or cannot be
-        read is a StorageError, one with an unknown key or value a ConfigError.
+        Fitted state is not read. The options are those of `fungi_hf.storage.files.HubOptions`. What
+        is not there or cannot be read is a StorageError, an unknown key or value a ConfigError.
         """
         hub = HubOptions(revision, token, cache_dir, local_files_only)
         return cls.from_dict(read_config(place, hub))
@@ -383,7 +387,7 @@ class FungiConfig:
         """
         fields = self.to_dict()
         for name in _LATER:
-            if fields[name] is None or fields[name] is False:
+            if fields[name] in (None, False):
                 del fields[name]
         for item in fields["objectives"]:
             if item["layer"] is None and item["kind"] != Activation.kind:

@@ -17,7 +17,7 @@ from fungi_hf.encoders.loading import encoder_digest
 from fungi_hf.encoders.prompts import prompt_text, prompted
 from fungi_hf.encoders.source import Source
 from fungi_hf.encoders.weights import STALE, check_weights
-from fungi_hf.errors import ConfigError, EncoderError, NotFittedError, choices
+from fungi_hf.errors import ConfigError, EncoderError, LabelError, NotFittedError, choices
 from fungi_hf.extraction.calibration import Calibrated
 from fungi_hf.extraction.finish import Finisher, extract, finish_all
 from fungi_hf.extraction.inputs import InputReader, warn_of
@@ -26,6 +26,7 @@ from fungi_hf.extraction.plan import Plan
 from fungi_hf.extraction.state import fingerprint_of
 from fungi_hf.features import FungiFeatures
 from fungi_hf.hub.saved import SavedExtractor
+from fungi_hf.neighbors.labels import encode_labels
 from fungi_hf.shards.methods import LargeInputs
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from fungi_hf.neighbors.labels import Labels
     from fungi_hf.tuning import TuningSearch
     from fungi_hf.tuning.report import TuningReport
-    from fungi_hf.types import Float32Array
+    from fungi_hf.types import Float32Array, Int64Array
 
 
 # What an encoder is built from, apart from its model.
@@ -323,6 +324,16 @@ class FungiExtractor(LearningExtractor, LargeInputs, Calibrated, SavedExtractor)
                 )
             self._dense = self.with_config(config)
         return self._dense
+
+    def _codes_of(self, labels: Labels | None) -> Int64Array | None:
+        if not self.config.discriminant:
+            return None
+        if labels is None:
+            raise LabelError(
+                f"discriminant={self.config.discriminant:g} learns from labels: call fit(inputs, "
+                "labels), with one label an input, or set discriminant=0"
+            )
+        return encode_labels(labels, "labels")[1]
 
     def _refuse_dense(self) -> None:
         if self.config.dense:

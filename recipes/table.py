@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from recipes import late, tuning_tables
+from recipes import discriminant, late, tuning_tables
 from recipes.paper import render as paper_tables
 from recipes.sweeps import table as sweep_tables
 from recipes.vision import tables as vision_tables
@@ -345,6 +345,7 @@ TABLES = {
     "tuning-tasks": tuning_tables.tasks,
     "tuning-cost": tuning_cost_table,
     "tuning-shots": tuning_tables.shots,
+    "discriminant": lambda found: discriminant.table(found["discriminant"]["cases"]),
     "icl-votes": tuning_tables.votes,
     **{
         f"ablation-{name}": functools.partial(tuning_tables.ablation, name=name)

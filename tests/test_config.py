@@ -30,6 +30,7 @@ OTHER_VALUES = {
     "round_sketch": True,
     "center": True,
     "whitening": 0.5,
+    "discriminant": 3.0,
     "reduction": PCA(n_components=9, normalize=False),
     "max_length": 33,
     "prompts": {"query": "query: ", "document": ""},
@@ -57,6 +58,8 @@ def test_every_field_survives_json_and_changes_the_fingerprint(field: str) -> No
         changes["objectives"] = ()
     if field == "published_signs":
         changes["sketch"] = "rademacher"
+    if field == "discriminant":
+        changes["whitening"] = 0.5
     if field == "default_prompt_name":
         changes["prompts"] = OTHER_VALUES["prompts"]
     config = FungiConfig(**changes)

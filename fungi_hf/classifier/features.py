@@ -92,7 +92,12 @@ class PlainEmbedding:
 def plain_config(config: FungiConfig) -> FungiConfig:
     """Give a config of the embedding alone."""
     return config.replace(
-        objectives=(), embedding_weight=1.0, center=False, whitening=0.0, reduction=None
+        objectives=(),
+        embedding_weight=1.0,
+        center=False,
+        whitening=0.0,
+        discriminant=0.0,
+        reduction=None,
     )
 
 
@@ -103,6 +108,11 @@ def _is_saved_extractor(model: Any) -> bool:
 
 
 def _refuse(config: FungiConfig) -> None:
+    if config.discriminant:
+        raise ConfigError(
+            "a discriminant has seen the labels of the training rows, which cannot judge the "
+            "classifier then; set discriminant=0"
+        )
     if config.sketch == "none":
         raise ConfigError(
             "sketch='none' keeps exact factors, whose columns no head can take; use another sketch"

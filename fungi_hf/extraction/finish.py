@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fungi_hf.errors import FeatureError
+from fungi_hf.extraction.classes import ClassSums, discriminant_from
 from fungi_hf.extraction.group import compute
 from fungi_hf.extraction.moments import Moments
 from fungi_hf.extraction.reduction import PrincipalComponents, centred, whitening_from
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fungi_hf.extraction.batches import Budget
     from fungi_hf.extraction.inputs import Reading
     from fungi_hf.extraction.plan import Plan
-    from fungi_hf.types import Float32Array
+    from fungi_hf.types import Float32Array, Int64Array
 
 
 class Finisher:
@@ -65,36 +66,57 @@ class Finisher:
                 f"training features are {state.skipped[0]} x {state.skipped[1]}",
             )
 
-    def fit(self, blocks: Mapping[str, Tensor]) -> FittedState:
+    def fit(self, blocks: Mapping[str, Tensor], codes: Int64Array | None = None) -> FittedState:
         """Learn block means, whitening and a PCA from raw training blocks, name -> [N, width].
 
         Means and whitening stay empty where the config does not ask, and so does a PCA that would
-        not reduce.
+        not reduce. `codes` [N] are class numbers, where the config learns from labels.
         """
         self.load(FittedState())
         if self._config.center or self._config.whitening > 0:
-            self.learn_blocks(self.block_moments([blocks]))
+            classes = self.class_sums(codes)
+            self.learn_blocks(self.block_moments([blocks], classes), classes)
         if self._config.reduction is not None:
             self.learn_features(self.feature_moments([blocks]))
         return self.state
 
-    def block_moments(self, chunks: Iterable[Mapping[str, Tensor]]) -> dict[str, Moments]:
-        """Give the moments of the unit rows of every block."""
+    def class_sums(self, codes: Int64Array | None) -> dict[str, ClassSums]:
+        """Give empty sums of every block, none without class numbers [N]."""
+        if codes is None:
+            return {}
+        return {name: ClassSums.empty(codes, self._widths[name]) for name in self._weights}
+
+    def block_moments(
+        self, chunks: Iterable[Mapping[str, Tensor]], classes: Mapping[str, ClassSums] | None = None
+    ) -> dict[str, Moments]:
+        """Give the moments of the unit rows of every block; sums of classes are added to."""
         products = self._config.whitening > 0
         found = {name: Moments(self._widths[name], products=products) for name in self._weights}
         first = 0
         for blocks in chunks:
             for name, moments in found.items():
                 check_finite(blocks[name], name, first)
-                moments.add(unit_rows(blocks[name]))
+                rows = unit_rows(blocks[name])
+                moments.add(rows)
+                if classes:
+                    classes[name].add(rows)
             first += len(blocks[name])
         return found
 
-    def learn_blocks(self, moments: Mapping[str, Moments]) -> None:
+    def learn_blocks(
+        self, moments: Mapping[str, Moments], classes: Mapping[str, ClassSums] | None = None
+    ) -> None:
         """Take means and whitening; a PCA is forgotten."""
         power = self._config.whitening
         means = {name: some.mean() for name, some in moments.items()}
-        whitening = {name: whitening_from(some, power) for name, some in moments.items() if power}
+        stretch = self._config.discriminant
+        whitening = {
+            name: discriminant_from(some, classes[name], power, stretch)
+            if classes
+            else whitening_from(some, power)
+            for name, some in moments.items()
+            if power
+        }
         kept = FittedState(objectives=self.state.objectives, encoder=self.state.encoder)
         self.load(replace(kept, means=means, whitening=whitening))
 

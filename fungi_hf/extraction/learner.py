@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fungi_hf.extraction.batches import Budget
+    from fungi_hf.extraction.classes import ClassSums
     from fungi_hf.extraction.fit_part import Origin
     from fungi_hf.extraction.inputs import InputReader
     from fungi_hf.extraction.plan import Plan
     from fungi_hf.features import Failure
+    from fungi_hf.types import Int64Array
 
     _Note: TypeAlias = Callable[[list[Any]], None]
 
@@ -52,16 +54,19 @@ class Learner:
         progress: bool = False,
         skip: bool = False,
         most_bytes: int = 0,
+        codes: Int64Array | None = None,
     ) -> None:
         """Begin; up to `most_bytes` raw blocks are kept, so that inputs are extracted once.
 
-        With `skip` unusable inputs are left out.
+        With `skip` unusable inputs are left out. `codes` are class numbers of all inputs.
         """
         self.stages = stages_of(reader.config, reader.encoder)
         self.blocks: list[dict[str, Tensor]] | None = None
         self.notes = Counter[str]()
         self._reader, self._plan, self._budget = reader, plan, budget
         self._progress, self._skip, self._most = progress, skip, most_bytes
+        self._codes = codes
+        self._classes: dict[str, ClassSums] = {}
 
     def covariance_columns(self, stage: str) -> int:
         """Give the columns of the widest covariance that a part of a stage may hold."""
@@ -137,7 +142,8 @@ class Learner:
         failures: list[Failure] = []
         chunks = self._chunks(inputs, note, failures) if self.blocks is None else self.blocks
         if stage == MOMENTS:
-            moments = finisher.block_moments(chunks)
+            self._classes = finisher.class_sums(self._codes)
+            moments = finisher.block_moments(chunks, self._classes)
         else:
             moments = {FEATURES: finisher.feature_moments(chunks)}
         return {"moments": moments, "failures": tuple(failures)}
@@ -186,7 +192,7 @@ class Learner:
         if stage == COMPONENTS:
             finisher.learn_features(part.moments[FEATURES])
         else:
-            finisher.learn_blocks(part.moments)
+            finisher.learn_blocks(part.moments, self._classes)
         return finisher.state
 
     def _finisher(self, state: FittedState) -> Finisher:

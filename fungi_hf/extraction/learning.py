@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from fungi_hf.checks import check_choice
 from fungi_hf.errors import ConfigError, EncoderError, InputTypeError, NotFittedError
+from fungi_hf.extraction.classes import refuse_parts
 from fungi_hf.extraction.fit_part import FitPart, Origin
 from fungi_hf.extraction.inputs import readable_twice, warn_of
 from fungi_hf.extraction.learner import Learner
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fungi_hf.extraction.plan import Plan
     from fungi_hf.extraction.state import FittedState
     from fungi_hf.features import FungiFeatures
+    from fungi_hf.types import Int64Array
 
 _FIT_BYTES: Final = 1 << 27
 """Raw blocks that `fit` keeps between its two extractions; of more rows it extracts twice."""
@@ -73,6 +75,9 @@ class LearningExtractor(ABC):
     def _reader_of(self, name: str | None, prompt: str | None) -> InputReader: ...
 
     @abstractmethod
+    def _codes_of(self, labels: Any) -> Int64Array | None: ...
+
+    @abstractmethod
     def _refuse_dense(self) -> None: ...
 
     @abstractmethod
@@ -89,22 +94,23 @@ class LearningExtractor(ABC):
     ) -> Self:
         """Learn what the config asks for: negative banks, means, whitening, a PCA; give itself.
 
-        It is `fit_merge([fit_part(inputs, stage)], stage)` for every stage of `fit_stages`, and a
-        failure on the way leaves the state as it was.
+        Without a `discriminant` it is `fit_merge([fit_part(inputs, stage)], stage)` for every
+        stage of `fit_stages`; a failure on the way leaves the state as it was.
 
         Args:
             inputs: Training inputs. Their order changes the rounding of means and covariances,
                 and with it the fingerprint, alone. They are read one by one, once a stage; of them
                 only the drawn negatives are held, and sums of their blocks. A generator is held as
                 it came (paths, not samples) where there are several stages.
-            labels: Ignored; taken so that the call fits scikit-learn's convention.
+            labels: One an input, where the config has a `discriminant`; else ignored.
             progress: Show a bar.
             prompt_name: As in a call, and so is `prompt`.
             prompt: The text itself.
 
-        No input, or one that is unusable, is an InputError.
+        No input, or one that is unusable, is an InputError; labels that are missing or unusable
+        are a LabelError, another number of them than of inputs a ShapeError.
         """
-        del labels
+        codes = self._codes_of(labels)
         self._digest_weights()
         reader = self._reader_of(prompt_name, prompt)
         if self.config.dense:
@@ -114,7 +120,9 @@ class LearningExtractor(ABC):
             return self
         is_again = {MOMENTS, COMPONENTS} <= set(self.fit_stages)
         most = _FIT_BYTES if is_again else 0
-        learner = Learner(reader, self._plan, self.budget, progress=progress, most_bytes=most)
+        learner = Learner(
+            reader, self._plan, self.budget, progress=progress, most_bytes=most, codes=codes
+        )
         self._learn(learner, inputs, reader.prompt)
         return self
 
@@ -131,13 +139,15 @@ class LearningExtractor(ABC):
 
         Where their raw blocks take more than 1 GB, they are extracted as after `fit`.
         """
-        del labels
+        codes = self._codes_of(labels)
         self._refuse_dense()
         self._digest_weights()
         items = readable_twice(inputs)
         reader = self._reader_of(prompt_name, prompt)
         most = _TRANSFORM_BYTES
-        learner = Learner(reader, self._plan, self.budget, progress=progress, most_bytes=most)
+        learner = Learner(
+            reader, self._plan, self.budget, progress=progress, most_bytes=most, codes=codes
+        )
         self._learn(learner, items, reader.prompt)
         if learner.blocks is None:
             features, notes = self.collect(items, progress=progress, prompt=reader.prompt)
@@ -270,6 +280,7 @@ class LearningExtractor(ABC):
             raise
 
     def _check_stage(self, stage: str) -> None:
+        refuse_parts(self.config)
         if self.config.dense:
             raise ConfigError(
                 "dense features are not fitted in parts: a bounded number of patches, words or "

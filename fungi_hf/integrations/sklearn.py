@@ -111,7 +111,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         extractor.restore(FittedState.from_tensors(tensors), tuning)
         self.extractor_ = extractor
 
-    def fit(self, X: Any, y: Any = None) -> FungiTransformer:  # noqa: ARG002
+    def fit(self, X: Any, y: Any = None) -> FungiTransformer:
         """Load the encoder and learn what the config asks for from a list, array or column.
 
         Any other X is an InputTypeError, a parameter that is none of the choices a ConfigError.
@@ -119,9 +119,9 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         inputs = _inputs(X)
         extractor = self._build()
         if extractor.config.needs_fit and not isinstance(self.model, FungiExtractor):
-            extractor = _fresh(extractor).fit(inputs, prompt_name=self.prompt_name)
+            extractor = _fresh(extractor).fit(inputs, y, prompt_name=self.prompt_name)
         elif not extractor.is_fitted:
-            extractor.fit(inputs, prompt_name=self.prompt_name)
+            extractor.fit(inputs, y, prompt_name=self.prompt_name)
         else:
             for index, item in enumerate(inputs):
                 extractor.encoder.check(item, index)

@@ -77,6 +77,7 @@ class Candidate:
             **place,
             center=self.transform.center,
             whitening=self.transform.whitening,
+            discriminant=0.0,
             embedding_weight=weights.get(EMBEDDING, 0.0),
             objectives=tuple(chosen),
             reduction=None if self.components is None else PCA(n_components=self.components),
