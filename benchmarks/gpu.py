@@ -44,7 +44,7 @@ def bert_on(device: str) -> Callable[[FungiConfig], FungiExtractor]:
 
 
 def texts(n: int) -> list[str]:
-    """Give sentences of the tokenizer's words, 4 to 28 long."""
+    """Give texts of 4 to 28 letters, which the small tokenizer knows as words."""
     words = np.array(tuple("abcdefghijklmnop"))
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(words, rng.integers(4, 29))) for _ in range(n)]

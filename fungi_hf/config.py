@@ -42,6 +42,7 @@ Statistics: TypeAlias = Literal["processor", "audioset", "esc50", "speech_comman
 Frontend: TypeAlias = Literal["torch", "torchaudio"]
 Context: TypeAlias = Literal["clip", "full"]
 Modality: TypeAlias = Literal["text", "audio", "vision"]
+# Younger than the first digests; None, False or 0 counts for nothing.
 _LATER = {"prompts", "default_prompt_name", "image_size", "modality", "dense", "discriminant"}
 _CHOICES = {"pooling": Pooling, "gradient_tokens": Tokens, "sketch": SketchKind, "dtype": Dtype}
 _AUDIO = {"audio_statistics": Statistics, "audio_frontend": Frontend, "audio_context": Context}
@@ -151,14 +152,16 @@ class FungiConfig:
         check_fields(self, ("published_signs", "round_sketch", "center", "dense"), check_flag)
         if any(spec.per_token for spec in self.objectives):
             object.__setattr__(self, "dense", True)
-        check_fields(
-            self, ("sketch_dim", "sketch_rank", "max_length"), check_integer, optional=True
-        )
+        whole = ("sketch_dim", "sketch_rank", "max_length")
+        check_fields(self, whole, check_integer, optional=True)
         check_fields(self, ["version"], check_integer)
         check_fields(self, ["embedding_weight", "discriminant"], check_number, 0, 1e9)
         check_fields(self, ["whitening"], check_number, 0, 1)
         if self.discriminant and (self.dense or not self.whitening):
-            raise ConfigError("discriminant needs whitening above 0, and no dense features")
+            raise ConfigError(
+                f"discriminant={self.discriminant:g} needs whitening above 0 and dense=False; got "
+                f"whitening={self.whitening:g} and dense={self.dense}"
+            )
         if not isinstance(self.target_layer, str) or not self.target_layer:
             raise ConfigError(
                 f"target_layer must be 'auto' or a dotted path; got {self.target_layer!r}"

@@ -49,7 +49,7 @@ def judge(name: str) -> dict[str, Any]:
     sets = {
         "embedding": ["embedding"],
         "last four activations": activations,
-        "KL at four layers": gradients,
+        "KL at several layers": gradients,
     }
     codes = np.unique(labels[train], return_inverse=True)[1].astype(np.int64)
     hits: dict[tuple[str, str], np.ndarray] = {}

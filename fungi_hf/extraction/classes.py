@@ -81,8 +81,8 @@ def discriminant_from(moments: Moments, classes: ClassSums, power: float, stretc
 
     Formula: W = S^(-power / 2) (I + (stretch - 1) P), S the covariance within classes, shrunk to a
     multiple of the identity by the oracle approximation, P the projection on the differences of
-    the class means after S^(-power / 2). [D, D] float64, scaled to a largest entry of S^(-power/2)
-    of 1; the identity where rows do not vary within classes.
+    the class means after S^(-power / 2), which is scaled to a largest eigenvalue of 1. [D, D]
+    float64; the identity where rows do not vary within classes.
 
     Reference: Hatch, Kajarekar and Stolcke 2006, Within-class covariance normalization; Rao 1948
     for the discriminants; Chen, Wiesel, Eldar and Hero 2010 for the shrinkage.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fungi_hf.errors import FeatureError
+from fungi_hf.errors import FeatureError, LabelError
 from fungi_hf.extraction.classes import ClassSums, discriminant_from
 from fungi_hf.extraction.group import compute
 from fungi_hf.extraction.moments import Moments
@@ -106,10 +106,16 @@ class Finisher:
     def learn_blocks(
         self, moments: Mapping[str, Moments], classes: Mapping[str, ClassSums] | None = None
     ) -> None:
-        """Take means and whitening; a PCA is forgotten."""
+        """Take means and whitening; a PCA is forgotten.
+
+        Raises:
+            LabelError: If the config learns from labels and there are no sums of classes.
+        """
         power = self._config.whitening
         means = {name: some.mean() for name, some in moments.items()}
         stretch = self._config.discriminant
+        if stretch and not classes:
+            raise LabelError(f"discriminant={stretch:g} learns from labels; got none")
         whitening = {
             name: discriminant_from(some, classes[name], power, stretch)
             if classes

@@ -114,7 +114,8 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> FungiTransformer:
         """Load the encoder and learn what the config asks for from a list, array or column.
 
-        Any other X is an InputTypeError, a parameter that is none of the choices a ConfigError.
+        A config with a `discriminant` learns from labels y; others ignore them. Any other X is an
+        InputTypeError, a parameter that is none of the choices a ConfigError.
         """
         inputs = _inputs(X)
         extractor = self._build()

@@ -14,6 +14,7 @@ from sklearn.covariance import OAS
 from fungi_hf import FungiClassifier, FungiConfig, FungiExtractor
 from fungi_hf.errors import ConfigError, LabelError, ShapeError
 from fungi_hf.extraction.classes import ClassSums, discriminant_from
+from fungi_hf.extraction.finish import Finisher
 from fungi_hf.extraction.moments import Moments
 from fungi_hf.integrations.sklearn import FungiTransformer
 from fungi_hf.testing import tiny_text_model
@@ -24,7 +25,7 @@ LABELS = ["lost"] * 8 + ["pay"] * 8
 
 
 def slow(rows: np.ndarray, codes: np.ndarray, power: float, stretch: float) -> np.ndarray:
-    """Give the matrix step by step, with scikit-learn's shrinkage."""
+    """Give the matrix step by step."""
     mean = rows.mean(0)
     own = np.stack([rows[codes == code].mean(0) for code in codes])
     left = rows - own
@@ -104,8 +105,8 @@ def test_classes_come_apart_and_all_ways_of_fitting_agree(tmp_path: Any) -> None
     np.testing.assert_allclose(transformer.transform(TEXTS), features.array, atol=1e-5)
     extractor.save_pretrained(tmp_path)
     model, tokenizer = tiny_text_model("bert")
-    loaded = FungiExtractor.from_pretrained(model.float(), CONFIG, tokenizer)
-    loaded.restore(extractor.state)
+    loaded = FungiExtractor.from_pretrained(tmp_path, processor=tokenizer, model=model.float())
+    assert loaded.config == CONFIG
     assert loaded(TEXTS).fingerprint == features.fingerprint
 
 
@@ -121,8 +122,13 @@ def test_what_cannot_be_is_refused() -> None:
             _extractor().fit(TEXTS, labels)
     with pytest.raises(ConfigError, match="not fitted in parts"):
         _extractor().fit_part(TEXTS, "moments")
-    with pytest.raises(ConfigError, match="needs whitening"):
+    with pytest.raises(ConfigError, match="dense=False; got whitening=0 and"):
         FungiConfig(discriminant=3.0)
+    with pytest.raises(ConfigError, match="and dense=True"):
+        FungiConfig(objectives=(), dense=True, whitening=1.0, discriminant=3.0)
+    finisher = Finisher(CONFIG.replace(objectives=()), {"embedding": 4}, {})
+    with pytest.raises(LabelError, match="learns from labels; got none"):
+        finisher.fit({"embedding": torch.eye(4)})
     with pytest.raises(ConfigError, match="set discriminant=0"):
         FungiClassifier(_extractor()).fit(TEXTS, LABELS)
 
